@@ -1,0 +1,2 @@
+# Read by every `flask …` command in this folder.
+FLASK_APP=app

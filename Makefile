@@ -1,0 +1,48 @@
+# What a newcomer, a developer and CI run. All of it shares one virtual environment, .venv, made from the lock.
+
+# The Python to make it with, 3.11 or newer: make PYTHON=/path/to/python3.13 test
+PYTHON ?= python3
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --custom-compile-command "make lock"
+
+.PHONY: help demo run test format lock
+.DEFAULT_GOAL := help
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/installed ## see a pretend Alipay and the service at work, in a minute
+	$(BIN)/python -m app.simulator.demo
+
+run: .venv/installed ## migrate the database and serve
+	$(BIN)/flask db upgrade
+	$(BIN)/flask serve
+
+test: .venv/installed ## check and test everything, as CI does
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest --numprocesses 2 --cov
+
+format: .venv/installed ## format the code and repair what can be repaired
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+lock: .venv/installed ## take the newest releases that pyproject.toml allows into the locks
+	$(LOCK) --upgrade pyproject.toml --output-file requirements/run.lock
+	$(LOCK) --upgrade pyproject.toml --group dev --constraints requirements/run.lock --output-file requirements/dev.lock
+
+# Nothing is installed that the lock does not name with its hash, the build backend included.
+.venv/installed: requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "notifyauth needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=/path/to/python3.13 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(PIP) install --require-hashes --no-deps --requirement requirements/dev.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""The specification, one sentence a test."""

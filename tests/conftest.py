@@ -1,0 +1,104 @@
+"""Give each test that asks for one a database of its own: migrated, empty, on SQLite and on PostgreSQL.
+
+Migrating once and copying the result is what makes a fresh database cheap enough for every test.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import alembic.command
+import hypothesis
+import pytest
+from alembic.config import Config
+from sqlalchemy import make_url
+
+from tests.postgres import PostgresServer, running_server
+
+ROOT = Path(__file__).parent.parent
+
+# An example that asks a database takes as long as it takes.
+hypothesis.settings.register_profile("notifyauth", deadline=None)
+hypothesis.settings.load_profile("notifyauth")
+
+
+def pytest_configure() -> None:
+    """Forget the settings, ours and PostgreSQL's, of whoever runs the tests: each test says what it needs."""
+    for name in [name for name in os.environ if name.startswith(("FLASK_", "PG"))]:
+        del os.environ[name]
+
+
+def migrate(url: str) -> None:
+    """Bring a database to the newest schema, as ``flask db upgrade`` does."""
+    config = Config(toml_file=ROOT / "pyproject.toml")
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    alembic.command.upgrade(config, "head")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database of the test's own; the test runs once on each kind."""
+    url = request.getfixturevalue(f"{request.param}_url")
+    assert isinstance(url, str)
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def unmigrated_database_url(request: pytest.FixtureRequest) -> str:
+    """A database without a table, for tests of the migrations; the test runs once on each kind."""
+    url = request.getfixturevalue(f"unmigrated_{request.param}_url")
+    assert isinstance(url, str)
+    return url
+
+
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database of the test's own."""
+    return f"sqlite:///{shutil.copyfile(migrated_sqlite, tmp_path / 'notifyauth.db')}"
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgresServer, migrated_postgresql: str) -> Iterator[str]:
+    """A migrated PostgreSQL database of the test's own."""
+    with postgresql.database(template=migrated_postgresql) as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def unmigrated_sqlite_url(tmp_path: Path) -> str:
+    """An SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'unmigrated.db'}"
+
+
+@pytest.fixture
+def unmigrated_postgresql_url(postgresql: PostgresServer) -> Iterator[str]:
+    """A PostgreSQL database without a table."""
+    with postgresql.database(template="template0") as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresServer]:
+    """The server that ``TEST_DATABASE_URL`` names, or one that lives as long as the test run."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    with nullcontext(make_url(given)) if given else running_server() as url, PostgresServer.connected(url) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql: PostgresServer) -> Iterator[str]:
+    """The name of a migrated database, to be copied and otherwise left alone."""
+    with postgresql.database(template="template0") as url:
+        migrate(url.render_as_string(hide_password=False))
+        assert url.database is not None
+        yield url.database
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied and otherwise left alone."""
+    file = tmp_path_factory.mktemp("migrated") / "notifyauth.db"
+    migrate(f"sqlite:///{file}")
+    return file

