@@ -1,0 +1,274 @@
+"""A pretend Alipay: make its keys, send a notification, sign any body, play a scenario."""
+
+import functools
+import itertools
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from flask import current_app
+from flask.cli import AppGroup
+
+from app.alipay.delivery import Delivery
+from app.alipay.keyring import KeyringError, load_private_key
+from app.alipay.secret import Secret
+from app.config import DEFAULT_NOTIFY_PATH
+from app.service import Service
+from app.simulator.draft import Draft
+from app.simulator.forgery import Forgery, forge
+from app.simulator.keys import MERCHANT_KEY_NAME, SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, KeysExistError, make_sandbox
+from app.simulator.merchant import Merchant
+from app.simulator.player import Performance, Player
+from app.simulator.scenarios import SCENARIOS, Scenario
+from app.simulator.sender import (
+    REDELIVERY_DELAYS,
+    Sender,
+    Signer,
+    UnusableUrlError,
+    deliver,
+    epoch_milliseconds,
+    headers_of,
+)
+
+#: Where ``flask serve`` listens unless it is told otherwise.
+DEFAULT_URL = f"http://127.0.0.1:8000{DEFAULT_NOTIFY_PATH}"
+
+_NO_HEADER_VALUE = "no header can carry it: only visible ASCII characters, without blanks, will do."
+
+#: Nothing faster than this is of use: a day passes in under a tenth of a second.
+_SPEED = click.FloatRange(0, 1_000_000, min_open=True)
+
+simulator = AppGroup("simulator", help=__doc__)
+
+
+class NoKeyError(click.ClickException):
+    """The private key to sign with cannot be read."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"{path} cannot be read ({error.strerror}): name a key with --key, or make one with flask simulator keys."
+        )
+
+
+def _keyring_path() -> Path:
+    service: Service = current_app.extensions["notifyauth"]
+    return service.settings.keyring_path
+
+
+def _plain(text: str) -> str:
+    """Take the control characters out of what a stranger wrote: a terminal would obey them."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _sender(context: click.Context, _option: click.Parameter, url: str) -> Sender:
+    try:
+        return context.with_resource(Sender(url))
+    except UnusableUrlError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _header_value(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[!-~]+", value):
+        raise click.BadParameter(_NO_HEADER_VALUE)
+    return value
+
+
+_to = click.option("--to", "sender", default=DEFAULT_URL, show_default=True, callback=_sender, help="Where to post.")
+_uri = click.option(
+    "--uri", callback=_header_value, help="Path and query to sign, if a proxy rewrites them. [default: those of --to]"
+)
+_client = click.option(
+    "--client", "client_id", default=SANDBOX_CLIENT_ID, show_default=True, callback=_header_value, help="The client id."
+)
+
+
+def _takes_signer(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say who signs, and give the command the signer they make."""
+
+    @_client
+    @click.option(
+        "--key",
+        "key_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help=f"Private key that signs. [default: {SIMULATOR_KEY_NAME} beside the keyring]",
+    )
+    @click.option("--key-version", type=click.IntRange(min=1), default=1, show_default=True, help="Which key it is.")
+    @functools.wraps(command)
+    def with_signer(*args: object, client_id: str, key_path: Path | None, key_version: int, **options: object) -> None:
+        key = _private_key(key_path or _keyring_path().with_name(SIMULATOR_KEY_NAME))
+        command(*args, signer=Signer(client_id, key, key_version), **options)
+
+    return with_signer
+
+
+def _private_key(path: Path) -> RSAPrivateKey:
+    try:
+        return load_private_key(path.read_bytes(), place=str(path))
+    except OSError as error:
+        raise NoKeyError(path, error) from None
+    except KeyringError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@simulator.command("keys")
+@_client
+@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), help="Where to put the files.")
+def make_keys(client_id: str, directory: Path | None) -> None:
+    """Make the keys of a sandbox, and the keyring that knows them.
+
+    Without --dir the keyring is the one the service reads, FLASK_KEYRING. Nothing is ever overwritten.
+    """
+    path = directory / "keyring.toml" if directory else _keyring_path()
+    try:
+        make_sandbox(path, client_id=client_id)
+    except (KeysExistError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{path}\n  introduces client {client_id} to the service")
+    click.echo(f"{path.with_name(SIMULATOR_KEY_NAME)}\n  signs as Alipay, for the simulator only")
+    click.echo(f"{path.with_name(MERCHANT_KEY_NAME)}\n  signs the service's acknowledgements")
+    if path != _keyring_path():
+        click.echo(f"The service reads it with FLASK_KEYRING={path}")
+
+
+@simulator.command()
+@click.argument("notification_type", metavar="TYPE")
+@click.option("--auth-state")
+@click.option("--auth-code")
+@click.option("--access-token")
+@click.option("--reason")
+@click.option("--result-status", default="S", show_default=True, help="Alipay only ever sends S.")
+@_to
+@_uri
+@_takes_signer
+@click.option("--redeliver", is_flag=True, help="Repeat until acknowledged: up to 8 times in 24 h 22 min.")
+@click.option("--speed", type=_SPEED, default=1, help="With --redeliver: so many times faster than Alipay.")
+@click.option("--same-signature", is_flag=True, help="With --redeliver: repeat the headers, do not sign anew.")
+@click.option("--forge", "forged", is_flag=True, help="Let a stranger sign.")
+def send(
+    signer: Signer,
+    sender: Sender,
+    uri: str | None,
+    notification_type: str,
+    speed: float,
+    *,
+    redeliver: bool,
+    same_signature: bool,
+    forged: bool,
+    **fields: str,
+) -> None:
+    """Send one notification: AUTHCODE_CREATED, TOKEN_CREATED, TOKEN_CANCELED or any other TYPE.
+
+    A field that is not given is left out, so that a malformed notification can be sent too. Ends with 0 if the
+    notification was acknowledged, and with 1 otherwise.
+    """
+    draft = Draft(notification_type, **fields)
+
+    def sign_attempt() -> Delivery:
+        return forge(
+            signer,
+            Forgery.STRANGER if forged else None,
+            draft.body(),
+            uri=uri or sender.uri,
+            request_time=epoch_milliseconds(datetime.now(UTC)),
+        )
+
+    def sleep(delay: timedelta) -> None:
+        time.sleep(delay.total_seconds() / speed)
+
+    click.echo(f"{_plain(str(draft))}\n  to {sender.url} for {signer.client_id}")
+    delays = REDELIVERY_DELAYS if redeliver else REDELIVERY_DELAYS[:1]
+    answers = deliver(
+        sender, functools.cache(sign_attempt) if same_signature else sign_attempt, sleep=sleep, delays=delays
+    )
+    acknowledged = False
+    for number, (answer, offset) in enumerate(zip(answers, itertools.accumulate(delays), strict=False), start=1):
+        click.echo(f"  {number}. after {offset}: {_plain(str(answer))}")
+        acknowledged = answer.acknowledged
+    if not acknowledged:
+        raise click.exceptions.Exit(1)
+
+
+@simulator.command()
+@click.argument("file", type=click.File("rb"))
+@click.option(
+    "--uri", default=DEFAULT_NOTIFY_PATH, show_default=True, callback=_header_value, help="Path and query to post to."
+)
+@click.option("--request-time", callback=_header_value, help="Any text. [default: now, in milliseconds]")
+@_takes_signer
+def sign(file: BinaryIO, signer: Signer, uri: str, request_time: str | None) -> None:
+    r"""Print the headers that make the bytes of FILE, or of - for stdin, a delivery of Alipay's.
+
+    \b
+    They are what curl reads from a file:
+      flask simulator sign body.json \
+        | curl -H @- --data-binary @body.json http://127.0.0.1:8000/alipay/notifyAuthorization
+    """
+    request_time = request_time or epoch_milliseconds(datetime.now(UTC))
+    delivery = signer.sign(file.read(), uri=uri, request_time=request_time)
+    for name, value in headers_of(delivery).items():
+        click.echo(f"{name}: {value}")
+
+
+_STORIES = "\n".join(f"  {name:<18}{scenario.story}" for name, scenario in SCENARIOS.items())
+
+
+@simulator.command(epilog=f"\b\nScenarios:\n{_STORIES}")
+@click.argument("names", metavar="SCENARIO...", nargs=-1, required=True, type=click.Choice(list(SCENARIOS)))
+@_to
+@_uri
+@_takes_signer
+@click.option("--api", "api_url", help="Where the merchant's own interface is. [default: the host of --to]")
+@click.option("--api-key", envvar="FLASK_SIMULATOR_API_KEY", show_envvar=True, help="One of FLASK_API_KEYS.")
+@click.pass_context
+def play(
+    context: click.Context,
+    signer: Signer,
+    sender: Sender,
+    uri: str | None,
+    api_url: str | None,
+    api_key: str | None,
+    names: tuple[str, ...],
+) -> None:
+    """Play scenarios against a running service, and check every answer.
+
+    The simulator plays Alipay and, with an API key, the merchant: it consults, reports and looks things up. Without
+    one those steps are left out. Ends with 0 if every answer was the right one, and with 1 otherwise.
+    """
+    merchant = None
+    if api_key:
+        merchant = context.with_resource(Merchant(api_url or sender.url, Secret(api_key), client_id=signer.client_id))
+    else:
+        click.echo("Without an API key, the merchant's steps are left out.\n")
+    player = Player(signer, sender, uri or sender.uri, now=lambda: datetime.now(UTC), merchant=merchant)
+    rights = [_play(player, SCENARIOS[name]) for name in names]
+    if not all(rights):
+        raise click.exceptions.Exit(1)
+
+
+def _play(player: Player, scenario: Scenario) -> bool:
+    """Print the scenario as it goes, and say whether every answer was the right one."""
+    click.secho(f"{scenario.name}: {scenario.story}", bold=True)
+    rights = []
+    for performance in player.play(scenario):
+        _print(performance)
+        rights.append(performance.right)
+    right = all(rights)
+    click.secho(f"{sum(rights)} of {len(rights)} answers right.\n", fg="green" if right else "red")
+    return right
+
+
+def _print(performance: Performance) -> None:
+    """Print who did what, what came back, and what should have if that is something else."""
+    first, *more = performance.action.splitlines()
+    click.echo(f"  {performance.actor:<10}{_plain(first)}")
+    for line in more:
+        click.echo(f"{'':12}{_plain(line)}")
+    mark = click.style("✓", fg="green") if performance.right else click.style("✗", fg="red")
+    click.echo(f"{'':10}{mark} {_plain(performance.answer)}")
+    if not performance.right:
+        click.echo(f"{'':12}expected: {_plain(performance.expected)}")

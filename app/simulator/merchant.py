@@ -1,0 +1,78 @@
+"""Do the merchant's part of a scenario: consult, report and look up over the service's own HTTP interface."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urljoin
+
+import urllib3
+
+from app.alipay.secret import Secret
+
+_TIMEOUT = urllib3.Timeout(connect=5, read=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the service told the merchant; ``said`` is empty unless it is a JSON object."""
+
+    status: int | None
+    said: Mapping[str, Any]
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The states of the history in their order; none if what came has no history."""
+        history = self.said.get("history")
+        if not isinstance(history, list):
+            return ()
+        return tuple(str(transition.get("to")) for transition in history if isinstance(transition, dict))
+
+    def __str__(self) -> str:
+        """Say what came back: the authorization's state, or the problem's title."""
+        if self.status is None:
+            return "no answer"
+        return f"{self.status} {self.said.get('state') or self.said.get('title') or 'without an authorization'}"
+
+
+class Merchant:
+    """One of the merchant's own services, with its API key; it remembers the ids of what it consulted."""
+
+    def __init__(self, url: str, api_key: Secret, *, client_id: str) -> None:
+        self._url = urljoin(url, "/v1/authorizations")
+        self._client_id = client_id
+        self._ids: dict[str, str] = {}
+        self._http = urllib3.PoolManager(
+            retries=False, timeout=_TIMEOUT, headers={"Authorization": f"Bearer {api_key.reveal()}"}
+        )
+
+    def consult(self, auth_state: str, *, flow: str, user_ref: str) -> Reply:
+        """Register a consult."""
+        consult = {"authState": auth_state, "clientId": self._client_id, "flow": flow, "userRef": user_ref}
+        reply = self._ask("POST", self._url, consult)
+        self._ids[auth_state] = str(reply.said.get("id", ""))
+        return reply
+
+    def report(self, auth_state: str, what: str, secrets: Mapping[str, str]) -> Reply:
+        """Report what happened to an authorization that was consulted before."""
+        return self._ask("POST", f"{self._url}/{self._ids[auth_state]}/{what}", secrets)
+
+    def look_up(self, auth_state: str) -> Reply:
+        """Read an authorization that was consulted before, with its history."""
+        return self._ask("GET", f"{self._url}/{self._ids[auth_state]}", None)
+
+    def _ask(self, method: str, url: str, body: Mapping[str, str] | None) -> Reply:
+        try:
+            response = self._http.request(method, url, json=body)
+        except urllib3.exceptions.HTTPError:
+            return Reply(None, {})
+        try:
+            said = response.json()
+        except ValueError:
+            said = None
+        return Reply(response.status, said if isinstance(said, dict) else {})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.clear()
