@@ -42,7 +42,8 @@ lock: .venv/installed ## take the newest releases that pyproject.toml allows int
 		echo "notifyauth needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=/path/to/python3.13 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
-	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(PIP) install --require-hashes --no-deps --requirement requirements/dev.lock
-	$(PIP) install --no-deps --no-build-isolation --editable .
+	@echo "Installing what the lock names into .venv. This takes a minute, once."
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@$(PIP) install --require-hashes --no-deps --requirement requirements/dev.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
