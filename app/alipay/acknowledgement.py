@@ -1,0 +1,107 @@
+"""Answer a delivery: the acknowledgement that stops redelivery, or a refusal of the same shape."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from types import MappingProxyType
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from app.alipay.delivery import Delivery
+from app.alipay.keyring import Client
+from app.alipay.signature import sign
+
+#: The one body that says "received" (Antom's "notifyAuthorization"). It tells nothing of what became of the message.
+ACKNOWLEDGEMENT = b'{"result": {"resultCode": "SUCCESS", "resultStatus": "S", "resultMessage": "success"}}'
+
+_ACKNOWLEDGED = json.loads(ACKNOWLEDGEMENT)
+
+#: An entry serves one second of one client and URI, so a few are alive at a time; the rest leaves room for refusals.
+_SIGNATURES_KEPT_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer as values; the doors only copy it out. The result is what its body says."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    result_code: str
+    result_status: str
+
+
+def acknowledge(delivery: Delivery, client: Client | None, *, now: datetime) -> Answer:
+    """Say that the notification is stored, so that Alipay never sends it again.
+
+    Signed when the client's private key is known: Antom does not ask for it, the sibling network Alipay+ does.
+    """
+    return _answer(
+        delivery, client, now, status=HTTPStatus.OK, body=ACKNOWLEDGEMENT, result_code="SUCCESS", result_status="S"
+    )
+
+
+def refuse(
+    delivery: Delivery,
+    *,
+    status: int,
+    result_code: str,
+    result_status: str,
+    message: str,
+    client: Client | None,
+    now: datetime,
+) -> Answer:
+    """Say why there is no acknowledgement; Alipay sends again on its schedule.
+
+    Only an authentic delivery comes with its client, and is answered signed: a stranger shall not choose what we sign.
+    """
+    result = {"resultCode": result_code, "resultStatus": result_status, "resultMessage": message}
+    return _answer(
+        delivery,
+        client,
+        now,
+        status=status,
+        body=json.dumps({"result": result}).encode("ascii"),
+        result_code=result_code,
+        result_status=result_status,
+    )
+
+
+def is_acknowledgement(status: int, body: bytes) -> bool:
+    """Say, as Alipay does, whether an answer stops redelivery: status 200 and the fixed body, however it is spaced."""
+    if status != HTTPStatus.OK:
+        return False
+    try:
+        return bool(json.loads(body.decode("utf-8")) == _ACKNOWLEDGED)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _answer(
+    delivery: Delivery,
+    client: Client | None,
+    now: datetime,
+    *,
+    status: int,
+    body: bytes,
+    result_code: str,
+    result_status: str,
+) -> Answer:
+    response_time = now.astimezone(UTC).isoformat(timespec="seconds")
+    headers = {"Content-Type": "application/json", "response-time": response_time}
+    # A stranger's header is echoed as it came or not at all: a control character could begin a header of its own.
+    if delivery.client_id and delivery.client_id.isascii() and delivery.client_id.isprintable():
+        headers["client-id"] = delivery.client_id
+    if client is not None and client.merchant_private_key is not None:
+        key = client.merchant_private_key
+        headers["signature"] = _signature(key, delivery.method, delivery.uri, client.client_id, response_time, body)
+    return Answer(status, MappingProxyType(headers), body, result_code, result_status)
+
+
+@functools.lru_cache(maxsize=_SIGNATURES_KEPT_MAX)
+def _signature(key: RSAPrivateKey, method: str, uri: str, client_id: str, response_time: str, body: bytes) -> str:
+    """Sign an answer, once for all that are the same: a signature costs thirty times a verification."""
+    return sign(key, method=method, uri=uri, client_id=client_id, time=response_time, body=body)

@@ -1,0 +1,283 @@
+"""Know whose signatures to believe: Alipay's public keys by client id and key version, read once from keyring.toml."""
+
+import base64
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+
+DEFAULT_FLOW = "auto_debit"
+FLOWS = (DEFAULT_FLOW, "direct")
+
+#: The size of the keys that Alipay issues, and the smallest that NIST SP 800-131A still allows for signatures.
+KEY_BITS_MIN = 2048
+
+_CLIENT_SETTINGS = ("default_flow", "merchant_private_key", "alipay_public_keys")
+#: A client id travels in a header, where anything but visible ASCII arrives as something else.
+_CLIENT_ID = re.compile(r"[!-~]+")
+_KEY_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----(?P<base64>[^-]*)-----END [A-Z0-9 ]+-----")
+_FILE_PREFIX = "file:"
+#: Every name of ours is shorter; a longer one may be a key pasted on the wrong side of the equals sign.
+_SHOWN_NAME_CHARACTERS_MAX = 64
+
+_COPY_ALIPAYS_KEY = "copy the Antom public key that Antom Dashboard shows under Developer > Key configuration"
+
+
+class UnknownClientError(LookupError):
+    """A client id that is not in the keyring."""
+
+    def __init__(self, client_id: str) -> None:
+        super().__init__(f"There is no client {client_id!r} in the keyring.")
+        self.client_id = client_id
+
+
+class KeyNotFoundError(LookupError):
+    """A client has no Alipay public key of the version that was asked for."""
+
+    def __init__(self, client_id: str, version: int) -> None:
+        super().__init__(f"Client {client_id!r} has no Alipay public key of version {version} in the keyring.")
+        self.client_id = client_id
+        self.version = version
+
+
+class KeyringError(Exception):
+    """The keyring or a key cannot be used: one sentence with the place, the problem and the remedy, never the key."""
+
+    def __init__(self, place: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{place} {problem}; {remedy}.")
+        self.place = place
+        self.problem = problem
+        self.remedy = remedy
+
+
+# Compared by identity: a client is one entry of one keyring, and the mapping of its keys has no hash.
+@dataclass(frozen=True, slots=True, eq=False)
+class Client:
+    """A client id of the merchant's, the keys Alipay signs with for it, and the merchant's own key if it is known."""
+
+    client_id: str
+    default_flow: str
+    alipay_public_keys: Mapping[int, RSAPublicKey]
+    merchant_private_key: RSAPrivateKey | None = None
+
+    def alipay_public_key(self, version: int | None) -> RSAPublicKey:
+        """Return the key of a version, or the newest for None.
+
+        An old key stays valid until it is taken out of the file: when Alipay stops signing with it is not documented.
+        Raises `KeyNotFoundError`.
+        """
+        if version is None:
+            version = max(self.alipay_public_keys)
+        try:
+            return self.alipay_public_keys[version]
+        except KeyError:
+            raise KeyNotFoundError(self.client_id, version) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """All clients, by client id."""
+
+    clients: Mapping[str, Client]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read keyring.toml and every key file it names, now and never again.
+
+        A mistake must show when the service starts, not in the answer to a delivery. Raises `KeyringError`.
+        """
+        document = _read_toml(path)
+        _refuse_unknown_settings(f"{path}", document, ("clients",))
+        tables = document.get("clients")
+        if not isinstance(tables, dict) or not tables:
+            raise KeyringError(
+                str(path), "names no client", "add a table [clients.ID] for the client ID that Antom Dashboard shows"
+            )
+        return cls(
+            MappingProxyType({client_id: _client(path, client_id, table) for client_id, table in tables.items()})
+        )
+
+    def client(self, client_id: str) -> Client:
+        """Return the client of this id. Raises `UnknownClientError`."""
+        try:
+            return self.clients[client_id]
+        except KeyError:
+            raise UnknownClientError(client_id) from None
+
+
+def load_public_key(text: str | bytes, *, place: str = "The public key") -> RSAPublicKey:
+    """Read an RSA public key from base64 DER or PEM, SubjectPublicKeyInfo or PKCS#1.
+
+    `place` begins the sentence of the `KeyringError` this raises.
+    """
+    key = _rsa_key(text, place)
+    if isinstance(key, RSAPrivateKey):
+        raise KeyringError(place, "is a private key where a public one belongs", _COPY_ALIPAYS_KEY)
+    return key
+
+
+def load_private_key(text: str | bytes, *, place: str = "The private key") -> RSAPrivateKey:
+    """Read an unencrypted RSA private key from base64 DER or PEM, PKCS#8 or PKCS#1.
+
+    `place` begins the sentence of the `KeyringError` this raises.
+    """
+    key = _rsa_key(text, place)
+    if isinstance(key, RSAPublicKey):
+        raise KeyringError(
+            place,
+            "is a public key where a private one belongs",
+            "paste the merchant's private key, which Antom Dashboard shows once, when it generates the keys",
+        )
+    return key
+
+
+def fingerprint(public_key: RSAPublicKey) -> str:
+    """Return "SHA256:" and the unpadded base64 SHA-256 of the SubjectPublicKeyInfo, to compare keys by eye.
+
+    `openssl rsa -pubin -outform der | openssl sha256 -binary | base64` prints the same, padded.
+    """
+    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return "SHA256:" + base64.b64encode(hashlib.sha256(spki).digest()).decode("ascii").rstrip("=")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        problem, remedy = "does not exist", "create it, or point FLASK_KEYRING at the keyring you have"
+    except OSError as error:
+        problem, remedy = f"cannot be read ({error.strerror})", "make it a file that the service's user may read"
+    except UnicodeDecodeError:
+        problem, remedy = "is not UTF-8", "save it as UTF-8 text"
+    except tomllib.TOMLDecodeError as error:
+        # The parser's messages quote names and positions, never values.
+        problem, remedy = f"is not TOML ({error})", "mend that place; a key stands in quotes, and PEM in triple quotes"
+    raise KeyringError(str(path), problem, remedy)
+
+
+def _refuse_unknown_settings(place: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:
+    for name in table:
+        if name not in known:
+            problem = f"has an unknown setting {_shown(name)}"
+            raise KeyringError(place, problem, f"correct its name or take it out (known here: {', '.join(known)})")
+
+
+def _client(path: Path, client_id: str, table: object) -> Client:
+    place = f"{path}: client {_shown(client_id)}"
+    if not _CLIENT_ID.fullmatch(client_id):
+        raise KeyringError(place, "has an id that no header can carry", "write it as Antom Dashboard shows it")
+    if not isinstance(table, dict):
+        raise KeyringError(place, "is not a table", f"write [clients.{_shown(client_id)}] and its settings below")
+    _refuse_unknown_settings(place, table, _CLIENT_SETTINGS)
+    default_flow = table.get("default_flow", DEFAULT_FLOW)
+    if default_flow not in FLOWS:
+        raise KeyringError(place, "has a default_flow that does not exist", f"write {' or '.join(FLOWS)}")
+    private_key = None
+    if "merchant_private_key" in table:
+        key_place = f"{path}: merchant_private_key of client {_shown(client_id)}"
+        private_key = load_private_key(_key_text(path, table["merchant_private_key"], key_place), place=key_place)
+    public_keys = {}
+    for version, value in _versions(table, place):
+        key_place = f"{path}: Alipay public key {version} of client {_shown(client_id)}"
+        public_keys[version] = load_public_key(_key_text(path, value, key_place), place=key_place)
+        if private_key is not None and public_keys[version] == private_key.public_key():
+            # The most reported mistake of all: every genuine notification would be refused.
+            problem = "is the merchant's own public key, the other half of merchant_private_key, not Alipay's"
+            raise KeyringError(key_place, problem, _COPY_ALIPAYS_KEY)
+    return Client(client_id, default_flow, MappingProxyType(public_keys), private_key)
+
+
+def _versions(table: Mapping[str, Any], place: str) -> list[tuple[int, object]]:
+    keys = table.get("alipay_public_keys")
+    if not isinstance(keys, dict) or not keys:
+        problem = "has no table alipay_public_keys, so nothing sent to it could be verified"
+        raise KeyringError(place, problem, f'{_COPY_ALIPAYS_KEY} into a table alipay_public_keys, as 1 = "…"')
+    for version in keys:
+        if not _KEY_VERSION.fullmatch(version):
+            problem = f"has an Alipay public key under {_shown(version)}, which is no version"
+            raise KeyringError(place, problem, "number the keys 1, 2, 3 as keyVersion does")
+    return [(int(version), value) for version, value in keys.items()]
+
+
+def _key_text(path: Path, value: object, place: str) -> str | bytes:
+    """Return the text of a key, or of the file that "file:NAME" names, beside the keyring."""
+    if not isinstance(value, str) or not value.strip():
+        raise KeyringError(place, "is not a text", f'write the key in quotes, or "{_FILE_PREFIX}NAME.pem"')
+    if not value.startswith(_FILE_PREFIX):
+        return value
+    key_path = path.parent / value.removeprefix(_FILE_PREFIX)
+    try:
+        return key_path.read_bytes()
+    except FileNotFoundError:
+        problem, remedy = f"is in a file that does not exist, {key_path}", "put it there, or name the file it is in"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no file has such a name"
+        problem, remedy = (
+            f"is in {key_path}, which cannot be read ({reason})",
+            "name a file the service's user may read",
+        )
+    raise KeyringError(place, problem, remedy)
+
+
+def _rsa_key(text: str | bytes, place: str) -> RSAPublicKey | RSAPrivateKey:
+    key = _key_in(_der(text, place), place)
+    if not isinstance(key, RSAPublicKey | RSAPrivateKey):
+        raise KeyringError(place, "is not an RSA key", "use an RSA key: Alipay's algorithm is RSA256")
+    if key.key_size < KEY_BITS_MIN:
+        problem = f"has {key.key_size} bits, fewer than {KEY_BITS_MIN}, and could be forged"
+        raise KeyringError(place, problem, f"generate keys of {KEY_BITS_MIN} bits in Antom Dashboard and use those")
+    return key
+
+
+def _der(text: str | bytes, place: str) -> bytes:
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        pem = _PEM.search(text)
+        # Windows editors begin a file with a byte order mark; base64 is often wrapped.
+        wrapped = pem["base64"] if pem else text.removeprefix("\ufeff")
+        return base64.b64decode("".join(wrapped.split()), validate=True)
+    except ValueError:
+        problem = "is neither base64 of DER nor PEM"
+        raise KeyringError(place, problem, "paste it whole, as Antom Dashboard shows it, and unencrypted") from None
+
+
+def _key_in(der: bytes, place: str) -> PublicKeyTypes | PrivateKeyTypes:
+    try:
+        return serialization.load_der_public_key(der)
+    except (ValueError, UnsupportedAlgorithm):
+        pass
+    try:
+        return serialization.load_der_private_key(der, password=None)
+    except TypeError:
+        problem, remedy = "is encrypted with a passphrase", "decrypt it with openssl pkey, and guard the file instead"
+    except (ValueError, UnsupportedAlgorithm):
+        problem, remedy = "holds no key, or not the whole of it", "paste it whole, as Antom Dashboard shows it"
+        if _is_certificate(der):
+            problem, remedy = "is a certificate", "take its key out with openssl x509 -pubkey -noout"
+    raise KeyringError(place, problem, remedy)
+
+
+def _is_certificate(der: bytes) -> bool:
+    try:
+        x509.load_der_x509_certificate(der)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    """Return a name fit for a sentence: a key pasted where a name belongs is not shown."""
+    if len(name) > _SHOWN_NAME_CHARACTERS_MAX:
+        return f"({len(name)} characters)"
+    return name if _CLIENT_ID.fullmatch(name) else ascii(name)

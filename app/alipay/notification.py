@@ -1,0 +1,144 @@
+"""Understand what an authentic body says: one frozen value, or one reason why it cannot be understood."""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from app.alipay.secret import Secret
+
+#: The longest values of the wire protocol, in characters. Where the documents disagree, the larger number counts.
+TYPE_CHARACTERS_MAX = 32
+AUTH_STATE_CHARACTERS_MAX = 256
+AUTH_CODE_CHARACTERS_MAX = 128
+ACCESS_TOKEN_CHARACTERS_MAX = 128
+USER_ID_CHARACTERS_MAX = 64
+USER_LOGIN_ID_CHARACTERS_MAX = 64
+#: The documents know S, F and U. Any other text is understood too, as not a success; the bound is resultCode's.
+RESULT_STATUS_CHARACTERS_MAX = 64
+
+
+class NotificationType(StrEnum):
+    """What happened, in Alipay's own words."""
+
+    AUTHCODE_CREATED = "AUTHCODE_CREATED"
+    TOKEN_CREATED = "TOKEN_CREATED"  # noqa: S105 -- the name of a type, not a token
+    TOKEN_CANCELED = "TOKEN_CANCELED"  # noqa: S105 -- the name of a type, not a token
+
+
+_KNOWN_TYPES = frozenset(NotificationType)
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What Alipay says happened. A field that its type does not correlate by is None, also when it was sent along."""
+
+    type: str
+    result_status: str
+    auth_state: str | None = None
+    auth_code: Secret | None = None
+    access_token: Secret | None = None
+    user_id: str | None = None
+    user_login_id: Secret | None = None
+
+    @property
+    def known_type(self) -> bool:
+        """Say whether the type moves an authorization; new ones have appeared before and will again."""
+        return self.type in _KNOWN_TYPES
+
+
+class MalformedNotificationError(ValueError):
+    """An authentic body is not JSON, not an object, or something that its type cannot do without is missing or wrong.
+
+    It names the field and the rule, and never the value: that may be a token.
+    """
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(f"{field} is {rule}")
+        self.field = field
+        self.rule = rule
+
+
+def parse(body: bytes) -> Notification:
+    """Read a notification from the exact bytes that were verified.
+
+    Only the type, the result's status and the keys that the type requires can make it malformed: losing a cancellation
+    because an optional field is a character too long would charge a user who said stop. Nothing is trimmed. Raises
+    `MalformedNotificationError` and nothing else, whatever the bytes.
+    """
+    document = _json_object(body)
+    notification_type = _required(document, "authorizationNotifyType", TYPE_CHARACTERS_MAX)
+    result_status = _result_status(document)
+    auth_state = auth_code = access_token = None
+    # A cancellation names its token and nothing else: an authState sent along must not choose the authorization.
+    if notification_type in {NotificationType.AUTHCODE_CREATED, NotificationType.TOKEN_CREATED}:
+        auth_state = _required(document, "authState", AUTH_STATE_CHARACTERS_MAX)
+    if notification_type == NotificationType.AUTHCODE_CREATED:
+        auth_code = Secret(_required(document, "authCode", AUTH_CODE_CHARACTERS_MAX))
+    if notification_type in {NotificationType.TOKEN_CREATED, NotificationType.TOKEN_CANCELED}:
+        access_token = Secret(_required(document, "accessToken", ACCESS_TOKEN_CHARACTERS_MAX))
+    user_login_id = _optional(document, "userLoginId", USER_LOGIN_ID_CHARACTERS_MAX)
+    return Notification(
+        type=notification_type,
+        result_status=result_status,
+        auth_state=auth_state,
+        auth_code=auth_code,
+        access_token=access_token,
+        user_id=_optional(document, "userId", USER_ID_CHARACTERS_MAX),
+        user_login_id=None if user_login_id is None else Secret(user_login_id),
+    )
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    """Decode strict UTF-8 and strict JSON (RFC 8259).
+
+    Of a key that is there twice the last value counts, as in every parser at either end; refusing would make Alipay
+    resend for a day and then lose the message. Integers are read as floats because no number means anything to us, and
+    Python refuses to build an integer of thousands of digits, which a field we ignore may hold.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedNotificationError("body", "not UTF-8") from None
+    try:
+        document = json.loads(text, parse_int=float, parse_constant=_refuse_constant)
+    except ValueError:
+        raise MalformedNotificationError("body", "not JSON") from None
+    except RecursionError:
+        raise MalformedNotificationError("body", "nested too deeply") from None
+    if not isinstance(document, dict):
+        raise MalformedNotificationError("body", "not an object")
+    return document
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python's parser accepts and JSON does not have."""
+    raise ValueError
+
+
+def _result_status(document: dict[str, Any]) -> str:
+    result = document.get("result")
+    if result is None:
+        raise MalformedNotificationError("result", "missing")
+    if not isinstance(result, dict):
+        raise MalformedNotificationError("result", "not an object")
+    return _required(result, "resultStatus", RESULT_STATUS_CHARACTERS_MAX)
+
+
+def _required(document: dict[str, Any], name: str, characters_max: int) -> str:
+    value = document.get(name)
+    if value is None:
+        raise MalformedNotificationError(name, "missing")
+    if not isinstance(value, str):
+        raise MalformedNotificationError(name, "not a string")
+    if not value:
+        raise MalformedNotificationError(name, "empty")
+    if len(value) > characters_max:
+        raise MalformedNotificationError(name, f"longer than {characters_max} characters")
+    return value
+
+
+def _optional(document: dict[str, Any], name: str, characters_max: int) -> str | None:
+    """Return the value if it is a good one; null, empty, of another type or too long is the same as absent."""
+    value = document.get(name)
+    return value if isinstance(value, str) and 0 < len(value) <= characters_max else None
