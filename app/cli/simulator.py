@@ -214,7 +214,7 @@ def sign(file: BinaryIO, signer: Signer, uri: str, request_time: str | None) -> 
         click.echo(f"{name}: {value}")
 
 
-_STORIES = "\n".join(f"  {name:<18}{scenario.story}" for name, scenario in SCENARIOS.items())
+_STORIES = "\n".join(f"  {name:<17}{scenario.story}" for name, scenario in SCENARIOS.items())
 
 
 @simulator.command(epilog=f"\b\nScenarios:\n{_STORIES}")

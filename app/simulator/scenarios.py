@@ -102,7 +102,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "redelivery",
-        "Alipay misses answers and sends again; each takes effect once.",
+        "Alipay sends again and again; each takes effect once.",
         (
             Consult("redelivery"),
             *[Deliver(authcode_created("redelivery", "code"))] * 2,
@@ -125,7 +125,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "illegal",
-        "A second, different code when there is a token: kept, and without effect.",
+        "A second code when there is a token: kept, without effect.",
         (
             Consult("illegal"),
             Deliver(authcode_created("illegal", "code")),
@@ -136,7 +136,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "forgery",
-        "What Alipay did not sign is refused; the real one is still welcome.",
+        "What Alipay did not sign is refused; the real one is not.",
         (
             Consult("forgery"),
             Deliver(authcode_created("forgery", "code"), NOT_AUTHENTIC, Forgery.STRANGER),
@@ -150,7 +150,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "malformed",
-        "Authentic, but without its code: refused, and the same again when repeated.",
+        "Authentic, but without its code: refused, and again.",
         (
             Consult("malformed"),
             *[Deliver(Draft("AUTHCODE_CREATED", auth_state="malformed"), MALFORMED)] * 2,
@@ -159,7 +159,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "re-authorization",
-        "A user authorizes again; then the old token is canceled, not the new one.",
+        "A user authorizes anew; then the old token is canceled.",
         (
             Consult("old"),
             Deliver(authcode_created("old", "old-code")),
@@ -174,7 +174,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "merchant-reports",
-        "The merchant knows first: redirect, applyToken, refresh, revoke.",
+        "The merchant knows first: code, token, refresh and revoke.",
         (
             Consult("reports"),
             Report("reports", "authcode", AUTHCODE_ISSUED, {"authCode": "code"}),
@@ -191,7 +191,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "unknown-type",
-        "A type that did not exist yesterday is kept for the day it is understood.",
+        "A type that did not exist yesterday is kept for tomorrow.",
         (
             Consult("unknown-type"),
             Deliver(replace(token_canceled("token"), type="TOKEN_SUSPENDED")),

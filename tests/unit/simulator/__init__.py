@@ -1,0 +1,1 @@
+"""What the pretend Alipay promises."""
