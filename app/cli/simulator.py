@@ -17,6 +17,7 @@ from flask.cli import AppGroup
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import KeyringError, load_private_key
 from app.alipay.secret import Secret
+from app.cli.errors import Refusal, UsageProblem
 from app.config import DEFAULT_NOTIFY_PATH
 from app.service import Service
 from app.simulator.draft import Draft
@@ -46,7 +47,7 @@ _SPEED = click.FloatRange(0, 1_000_000, min_open=True)
 simulator = AppGroup("simulator", help=__doc__)
 
 
-class NoKeyError(click.ClickException):
+class NoKeyError(UsageProblem):
     """The private key to sign with cannot be read."""
 
     def __init__(self, path: Path, error: OSError) -> None:
@@ -112,7 +113,7 @@ def _private_key(path: Path) -> RSAPrivateKey:
     except OSError as error:
         raise NoKeyError(path, error) from None
     except KeyringError as error:
-        raise click.ClickException(str(error)) from None
+        raise UsageProblem(str(error)) from None
 
 
 @simulator.command("keys")
@@ -127,7 +128,7 @@ def make_keys(client_id: str, directory: Path | None) -> None:
     try:
         make_sandbox(path, client_id=client_id)
     except (KeysExistError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+        raise Refusal(str(error)) from None
     click.echo(f"{path}\n  introduces client {client_id} to the service")
     click.echo(f"{path.with_name(SIMULATOR_KEY_NAME)}\n  signs as Alipay, for the simulator only")
     click.echo(f"{path.with_name(MERCHANT_KEY_NAME)}\n  signs the service's acknowledgements")

@@ -1,0 +1,220 @@
+"""Show the service at work, in a minute: start it, play scenarios at it over HTTP, and print what became of them.
+
+Everything it makes is in one folder of its own, ``instance/demo``, new for each run: no real instance is touched. It
+drives the service as anyone could, by its commands, and ends with 0 only if every answer was the right one.
+"""
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO
+
+import click
+import urllib3
+
+SCENARIOS = ("full-life", "redelivery", "wrong-order", "illegal", "forgery", "malformed")
+
+#: Starting takes a second or two; a machine that needs longer than this is not going to make it.
+_START_SECONDS_MAX = 30
+#: The server finishes what it has begun; there is never more than one request.
+_STOP_SECONDS_MAX = 10
+_POLL_SECONDS = 0.1
+_POLL_SECONDS_MAX = 2
+
+#: The vault takes keys for AES-256.
+_VAULT_KEY_BYTES = 32
+
+
+class CommandFailedError(click.ClickException):
+    """A command that has to end well did not; it has said why."""
+
+    def __init__(self, arguments: tuple[str, ...]) -> None:
+        super().__init__(f"flask {' '.join(arguments)} failed.")
+
+
+class ServerNotReadyError(click.ClickException):
+    """The server ended, or did not get ready in time."""
+
+    def __init__(self, log: str) -> None:
+        super().__init__(f"The server did not start. It said:\n{log}")
+
+
+class WrongAnswerError(click.ClickException):
+    """The service did not answer as it has to."""
+
+    def __init__(self) -> None:
+        super().__init__("Not every answer was the right one: look for ✗ above.")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The folder that everything happens in, and the settings that lead the commands there."""
+
+    folder: Path
+
+    @property
+    def settings(self) -> Path:
+        """The settings, in a file that ``flask --env-file`` reads."""
+        return self.folder / "demo.env"
+
+    @property
+    def log(self) -> Path:
+        """What the server says."""
+        return self.folder / "server.log"
+
+    def set_up(self) -> None:
+        """Make the folder anew, with settings that name everything the service keeps."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        api_key = secrets.token_urlsafe()
+        settings = {
+            "FLASK_DATABASE_URL": f"sqlite:///{self.folder / 'notifyauth.db'}",
+            "FLASK_KEYRING": self.folder / "keyring.toml",
+            "FLASK_VAULT_KEYS": base64.b64encode(secrets.token_bytes(_VAULT_KEY_BYTES)).decode(),
+            "FLASK_API_KEYS": f"demo={api_key}",
+            "FLASK_SIMULATOR_API_KEY": api_key,
+        }
+        self.settings.touch(mode=0o600)
+        self.settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+    def start(
+        self,
+        *arguments: str,
+        stdout: IO[bytes] | int | None = None,
+        stderr: IO[bytes] | int | None = None,
+        own_session: bool = False,
+    ) -> subprocess.Popen[bytes]:
+        """Start a command of the service's on this stage; unless told otherwise it prints where the demo does."""
+        return subprocess.Popen(  # noqa: S603 - the program is this Python, the commands are ours
+            [sys.executable, "-m", "flask", "--env-file", str(self.settings), *arguments],
+            env=_environment(),
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=own_session,
+        )
+
+    def succeeds(self, *arguments: str) -> bool:
+        """Run a command, let it print, and say whether it ended well."""
+        with self.start(*arguments) as command:
+            return command.wait() == 0
+
+    def run(self, *arguments: str) -> None:
+        """Run a command that has to end well, and let it print.
+
+        Raises:
+            CommandFailedError: it did not.
+        """
+        if not self.succeeds(*arguments):
+            raise CommandFailedError(arguments)
+
+    def auth_states(self) -> list[str]:
+        """List the authorizations that were consulted, the oldest first."""
+        with self.start("authorizations", "list", "--json", stdout=subprocess.PIPE) as command:
+            listing = json.loads(command.communicate()[0])
+        return [authorization["authState"] for authorization in reversed(listing)]
+
+
+def _environment() -> dict[str, str]:
+    """Forget the settings of whoever runs the demo, those in ``.env`` too: a real instance is not to be found."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
+    return others | {"FLASK_APP": "app", "FLASK_SKIP_DOTENV": "1"}
+
+
+@contextmanager
+def _running_server(stage: Stage) -> Iterator[str]:
+    """Start the real server on a free port, give its address once it is ready, and stop it whatever happens.
+
+    Raises:
+        ServerNotReadyError: it does not get ready.
+    """
+    port = str(_free_port())
+    # In a session of its own, so that Ctrl-C reaches only the demo, which then stops the server in good order.
+    with (
+        stage.log.open("wb") as log,
+        stage.start("serve", "--host", "127.0.0.1", "--port", port, stdout=log, stderr=log, own_session=True) as server,
+    ):
+        try:
+            if not _gets_ready(server, f"http://127.0.0.1:{port}/readyz"):
+                raise ServerNotReadyError(stage.log.read_text(errors="replace"))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            _stop(server)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _gets_ready(server: subprocess.Popen[bytes], url: str) -> bool:
+    deadline = time.monotonic() + _START_SECONDS_MAX
+    with urllib3.PoolManager(retries=False, timeout=_POLL_SECONDS_MAX) as http:
+        while server.poll() is None and time.monotonic() < deadline:
+            try:
+                if http.request("GET", url).status == HTTPStatus.OK:
+                    return True
+            except urllib3.exceptions.HTTPError:
+                pass
+            time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(_STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+
+
+@click.command()
+def main() -> None:
+    """Show the service at work, in a minute."""
+    # Whoever ends the demo from outside must not leave a server behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stage = Stage(Path("instance", "demo"))
+    stage.set_up()
+    _heading("A database and the keys of a sandbox")
+    stage.run("db", "upgrade")
+    stage.run("simulator", "keys")
+    with _running_server(stage) as url:
+        _heading(f"Scenarios, played at {url}")
+        right = stage.succeeds("simulator", "play", *SCENARIOS, "--to", f"{url}/alipay/notifyAuthorization")
+    _heading("What became of the authorizations")
+    stage.run("authorizations", "list")
+    auth_states = stage.auth_states()
+    for auth_state in auth_states:
+        click.echo()
+        stage.run("authorizations", "show", auth_state)
+    _tell_how_to_look_further(stage, auth_states[-1])
+    if not right:
+        raise WrongAnswerError
+
+
+def _heading(text: str) -> None:
+    click.secho(f"\n{text}\n{'=' * len(text)}\n", bold=True)
+
+
+def _tell_how_to_look_further(stage: Stage, auth_state: str) -> None:
+    flask = os.path.relpath(Path(sys.executable).with_name("flask"))
+    _heading("How to look further")
+    for arguments in (f"authorizations show {auth_state}", "inbox list", "serve", "simulator play --help"):
+        click.echo(f"{flask} --env-file {stage.settings} {arguments}")
+
+
+if __name__ == "__main__":
+    main()
