@@ -1,0 +1,32 @@
+"""Receive Alipay's notifyAuthorization notifications, and know for every user whether an authorization stands."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from flask import Flask
+
+from app import cli, logs, web
+from app.config import Settings, read_settings
+from app.service import Service
+
+
+def create_app(environ: Mapping[str, str] | None = None) -> Flask:
+    """Make the application with its doors and commands, from settings in the environment.
+
+    Nothing is opened yet: the commands that migrate, or make keys, run before there is anything to open. Servers start
+    from `app.wsgi`, which opens and checks it all. Raises `SettingError`.
+    """
+    app = Flask(__name__, static_folder=None)
+    settings = read_settings(os.environ if environ is None else environ, instance_path=Path(app.instance_path))
+    return create_app_with(settings, app)
+
+
+def create_app_with(settings: Settings, app: Flask | None = None) -> Flask:
+    """Make the application with settings that are read already."""
+    app = app or Flask(__name__, static_folder=None)
+    logs.configure()
+    app.extensions["notifyauth"] = Service(settings)
+    web.init_app(app, settings)
+    cli.init_app(app)
+    return app

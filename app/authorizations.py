@@ -1,0 +1,212 @@
+"""Find authorizations, advance them, and keep the history of how they came to be what they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from app import rendezvous
+from app.alipay.secret import Secret
+from app.models import Authorization, Transition
+from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow, decide
+from app.vault import Vault
+
+#: The first line of every history. No event of the machine: it is how an authorization begins.
+CONSULT = "consult"
+
+CODE_PLACE = "authorizations.sealed_auth_code"
+LOGIN_ID_PLACE = "authorizations.sealed_login_id"
+CANCEL_REASON_PLACE = "authorizations.sealed_cancel_reason"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What made an authorization move, and when."""
+
+    kind: Literal["api", "shell", "notification"]
+    at: datetime
+    notification_id: int | None = None
+
+
+class IllegalAdvanceError(Exception):
+    """An event was to be applied that the machine does not allow: a fault of ours, for callers ask the machine first."""
+
+    def __init__(self, state: str, event: Event) -> None:
+        self.state = state
+        self.event = event
+        super().__init__(f"{event} is not legal in {state}.")
+
+
+def begin(
+    session: Session,
+    *,
+    client_id: str,
+    auth_state: str,
+    flow: Flow,
+    user_ref: str | None,
+    customer_belongs_to: str | None,
+    cause: Cause,
+) -> Authorization:
+    """Record a consult. The caller holds the rendezvous of the authState."""
+    authorization = Authorization(
+        id=uuid7(),
+        client_id=client_id,
+        auth_state=auth_state,
+        flow=flow,
+        state=INITIAL_STATE,
+        version=0,
+        user_ref=user_ref,
+        customer_belongs_to=customer_belongs_to,
+        created_at=cause.at,
+        updated_at=cause.at,
+    )
+    session.add(authorization)
+    # Without a relationship between the two, the order of the inserts is ours to give.
+    session.flush()
+    _record(session, authorization, CONSULT, from_state=None, cause=cause)
+    return authorization
+
+
+def verdict(authorization: Authorization, event: Event) -> Decision:
+    """Ask the machine what an event would be for this authorization now."""
+    return decide(authorization.current_state, event, authorization.current_flow)
+
+
+def advance(session: Session, authorization: Authorization, event: Event, *, cause: Cause) -> None:
+    """Move a locked authorization and add the move to its history, together or not at all.
+
+    Raises `IllegalAdvanceError` where the machine does not allow it.
+    """
+    decision = verdict(authorization, event)
+    if decision.next_state is None:
+        raise IllegalAdvanceError(authorization.state, event)
+    from_state, authorization.state = authorization.state, decision.next_state
+    _record(session, authorization, event, from_state=from_state, cause=cause)
+
+
+def _record(
+    session: Session, authorization: Authorization, event: str, *, from_state: str | None, cause: Cause
+) -> None:
+    authorization.version += 1
+    authorization.updated_at = cause.at
+    transition = Transition(
+        authorization_id=authorization.id,
+        sequence=authorization.version,
+        event=event,
+        from_state=from_state,
+        to_state=authorization.state,
+        cause=cause.kind,
+        notification_id=cause.notification_id,
+        at=cause.at,
+    )
+    session.add(transition)
+    session.flush()
+
+
+# --- finding ---------------------------------------------------------------------------------------------------------
+
+
+def find(session: Session, client_id: str, auth_state: str) -> Authorization | None:
+    """Find an authorization by its authState, without locking it."""
+    return session.scalars(_by_auth_state(client_id, auth_state)).one_or_none()
+
+
+def find_all(session: Session, auth_state: str) -> Sequence[Authorization]:
+    """Find the authorizations of every client under this authState."""
+    return session.scalars(select(Authorization).where(Authorization.auth_state == auth_state)).all()
+
+
+def lock(session: Session, authorization_id: UUID) -> Authorization | None:
+    """Lock an authorization until the transaction ends, and read it as it now is."""
+    return session.get(Authorization, authorization_id, populate_existing=True, with_for_update=True)
+
+
+def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authorization | None:
+    """Lock the authorization of an authState, or, while there is none, the rendezvous where its consult must come by."""
+    statement = _by_auth_state(client_id, auth_state).with_for_update().execution_options(populate_existing=True)
+    authorization = session.scalars(statement).one_or_none()
+    if authorization is None:
+        rendezvous.meet(session, client_id, "authState", auth_state)
+        authorization = session.scalars(statement).one_or_none()
+        if authorization is not None:
+            rendezvous.part(session, client_id, "authState", auth_state)
+    return authorization
+
+
+def _by_auth_state(client_id: str, auth_state: str):  # noqa: ANN202 -- the type is a line long
+    return select(Authorization).where(Authorization.client_id == client_id, Authorization.auth_state == auth_state)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which authorizations a listing shows; what is `None` does not matter."""
+
+    auth_state: str | None = None
+    user_ref: str | None = None
+    state: str | None = None
+    client_id: str | None = None
+
+
+def listing(session: Session, wanted: Filter, *, limit: int, before: UUID | None = None) -> Sequence[Authorization]:
+    """List authorizations, newest first, from the one that comes after `before`."""
+    conditions = [
+        getattr(Authorization, name) == value
+        for name in ("auth_state", "user_ref", "state", "client_id")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    if before is not None:
+        conditions.append(Authorization.id < before)
+    return session.scalars(
+        select(Authorization).where(*conditions).order_by(Authorization.id.desc()).limit(limit)
+    ).all()
+
+
+def history(session: Session, authorization_id: UUID) -> Sequence[Transition]:
+    """List every move of an authorization, first to last."""
+    return session.scalars(
+        select(Transition).where(Transition.authorization_id == authorization_id).order_by(Transition.sequence)
+    ).all()
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def auth_code(vault: Vault, authorization: Authorization) -> Secret | None:
+    """Open the auth code on record, if there is one.
+
+    Raises `VaultError` where it does not open.
+    """
+    if authorization.sealed_auth_code is None:
+        return None
+    return Secret(vault.open_text(authorization.sealed_auth_code, place=CODE_PLACE, row=authorization.id.bytes))
+
+
+def keep_auth_code(vault: Vault, authorization: Authorization, code: Secret, *, at: datetime) -> None:
+    """Put the auth code on record, and when it came: it lives for about a minute."""
+    authorization.sealed_auth_code = vault.seal(code.reveal(), place=CODE_PLACE, row=authorization.id.bytes)
+    authorization.auth_code_received_at = at
+
+
+def learn_user(vault: Vault, authorization: Authorization, *, user_id: str | None, login_id: Secret | None) -> None:
+    """Keep who the user is to the wallet, the first time a notification says so."""
+    if user_id is not None and authorization.user_id is None:
+        authorization.user_id = user_id
+    if login_id is not None and authorization.sealed_login_id is None:
+        row = authorization.id.bytes
+        authorization.sealed_login_id = vault.seal(login_id.reveal(), place=LOGIN_ID_PLACE, row=row)
+
+
+def keep_cancel_reason(vault: Vault, authorization: Authorization, reason: Secret) -> None:
+    """Keep why the merchant revoked, in its own words: they may name a person."""
+    row = authorization.id.bytes
+    authorization.sealed_cancel_reason = vault.seal(reason.reveal(), place=CANCEL_REASON_PLACE, row=row)
+
+
+def is_canceled(authorization: Authorization) -> bool:
+    """Say whether the user, or the merchant, has taken the authorization back."""
+    return authorization.current_state is AuthorizationState.CANCELED

@@ -1,0 +1,223 @@
+"""Read the settings from the environment; a bad one fails at start with its name and the remedy.
+
+Values are read as text, never as JSON, so that a key that looks like a number stays the key it is.
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from app.alipay.secret import Secret
+
+#: AES-256 takes a key of exactly this many bytes.
+VAULT_KEY_BYTES = 32
+
+DEFAULT_NOTIFY_PATH = "/alipay/notifyAuthorization"
+
+#: A path is literal: Flask would read <…> as a variable, and Alipay signs neither ? nor #.
+_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
+
+#: Paths that belong to the service's other doors.
+_TAKEN_PATHS = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
+
+_KEY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+class SettingError(Exception):
+    """A setting cannot be used. Raised while settings are read, before anything is opened or served."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = name
+        super().__init__(f"{name} {problem}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything an operator can choose, checked. Contains secrets; its `repr` masks them."""
+
+    #: SQLAlchemy URL; its password is a secret.
+    database_url: str = field(repr=False)
+    keyring_path: Path
+    #: The first seals, all open.
+    vault_keys: tuple[bytes, ...] = field(repr=False)
+    #: Bearer keys by the name they are logged under.
+    api_keys: Mapping[str, Secret]
+    #: Those of `api_keys` that may read codes and tokens; `None` when any may.
+    token_key_names: frozenset[str] | None
+    metrics_open: bool
+    notify_path: str
+    #: What Alipay signs: differs from `notify_path` behind a proxy that rewrites paths.
+    public_notify_path: str
+    #: Deliveries with an older request-time are refused; `None` accepts any age.
+    freshness: timedelta | None
+    #: Where files that nobody placed elsewhere live.
+    instance_path: Path
+
+    @property
+    def uses_sqlite(self) -> bool:
+        """Whether the embedded default database is used."""
+        return self.database_url.startswith("sqlite")
+
+
+def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Settings:
+    """Read and check every setting.
+
+    With SQLite, the vault key is made in `instance_path` the first time.
+
+    Raises `SettingError` where a setting is missing or cannot be used.
+    """
+    # A variable that is set to nothing is how shells and compose files say "unset".
+    given = {name: value for name, value in environ.items() if value.strip()}
+    database_url = _database_url(given, instance_path)
+    notify_path = _path(given, "FLASK_NOTIFY_PATH", DEFAULT_NOTIFY_PATH)
+    api_keys = _bearer_keys(given, "FLASK_API_KEYS")
+    token_keys = _bearer_keys(given, "FLASK_TOKEN_KEYS") if "FLASK_TOKEN_KEYS" in given else None
+    return Settings(
+        database_url=database_url,
+        keyring_path=Path(given.get("FLASK_KEYRING", instance_path / "keyring.toml")),
+        vault_keys=_vault_keys(given, database_url, instance_path),
+        api_keys=_united("FLASK_TOKEN_KEYS", api_keys, token_keys or {}),
+        token_key_names=None if token_keys is None else _names_of(token_keys, api_keys),
+        metrics_open=_switch(given, "FLASK_METRICS_OPEN"),
+        notify_path=notify_path,
+        public_notify_path=_path(given, "FLASK_PUBLIC_NOTIFY_PATH", notify_path),
+        freshness=_freshness(given),
+        instance_path=instance_path,
+    )
+
+
+def _database_url(given: Mapping[str, str], instance_path: Path) -> str:
+    name = "FLASK_DATABASE_URL"
+    if name not in given:
+        return f"sqlite:///{instance_path / 'notifyauth.db'}"
+    url = given[name].strip()
+    # Hosting platforms still hand out the scheme that SQLAlchemy no longer reads.
+    if url.startswith("postgres://"):
+        url = "postgresql://" + url.removeprefix("postgres://")
+    scheme = url.partition("://")[0]
+    if scheme.partition("+")[0] not in {"sqlite", "postgresql"} or "://" not in url:
+        raise SettingError(name, "must be a URL that starts with postgresql:// or sqlite:///.")
+    if scheme not in {"sqlite", "postgresql", "postgresql+psycopg"}:
+        raise SettingError(name, f"names the driver {scheme}, but only psycopg 3 is supported: write postgresql://.")
+    if scheme == "sqlite" and (url.endswith(":memory:") or len(url) <= len("sqlite:///")):
+        raise SettingError(name, "must name an SQLite file: a database in memory would forget what was acknowledged.")
+    return url
+
+
+def _vault_keys(given: Mapping[str, str], database_url: str, instance_path: Path) -> tuple[bytes, ...]:
+    name = "FLASK_VAULT_KEYS"
+    if name in given:
+        return tuple(_vault_key(name, text) for text in given[name].split(","))
+    if not database_url.startswith("sqlite"):
+        raise SettingError(
+            name,
+            "must be set when FLASK_DATABASE_URL is not SQLite: comma-separated base64 of 32 bytes each. "
+            "Make one with: flask keys new-vault-key",
+        )
+    path = instance_path / "vault.key"
+    try:
+        return (_vault_key(str(path), _made_once(path)),)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(name, f"is not set, and {path} cannot be used ({type(error).__name__}).") from None
+
+
+def _vault_key(name: str, text: str) -> bytes:
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != VAULT_KEY_BYTES:
+        raise SettingError(
+            name, "must be comma-separated base64 of 32 bytes each. Make one with: flask keys new-vault-key"
+        )
+    return key
+
+
+def new_vault_key() -> str:
+    """Make a vault key, as `FLASK_VAULT_KEYS` takes it: base64 of 32 random bytes."""
+    return base64.b64encode(secrets.token_bytes(VAULT_KEY_BYTES)).decode()
+
+
+def _made_once(path: Path) -> str:
+    """Read the file, or make it with a new key; of several processes at once all get the same one."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A temporary file is private from the start; a link appears whole or not at all and never replaces.
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:
+            file.write(new_vault_key() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            try:
+                os.link(file.name, path)
+            except FileExistsError:
+                pass
+    return path.read_text(encoding="ascii")
+
+
+def _bearer_keys(given: Mapping[str, str], name: str) -> dict[str, Secret]:
+    """Read `key` or `name=key`, comma-separated; a key without a name goes by the start of its digest."""
+    keys: dict[str, Secret] = {}
+    for item in filter(None, (part.strip() for part in given.get(name, "").split(","))):
+        label, _, key = item.partition("=")
+        # Base64 ends in "=": such a key is not a name with an empty key.
+        if not key.strip("=") or not _KEY_NAME.fullmatch(label):
+            label, key = f"key-{hashlib.sha256(item.encode()).hexdigest()[:8]}", item
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise SettingError(name, f"has a key ({label}) with a character that no Authorization header can carry.")
+        if label in keys:
+            raise SettingError(name, f"names two keys {label}: every name goes with one key.")
+        keys[label] = Secret(key)
+    return keys
+
+
+def _united(name: str, keys: Mapping[str, Secret], more: Mapping[str, Secret]) -> dict[str, Secret]:
+    """Join the two lists: whoever may read tokens may also use the rest of the API."""
+    united = dict(keys)
+    for label, key in more.items():
+        if label in united and united[label] != key:
+            raise SettingError(name, f"gives {label} another key than FLASK_API_KEYS does: choose one.")
+        if key not in united.values():
+            united[label] = key
+    return united
+
+
+def _names_of(token_keys: Mapping[str, Secret], api_keys: Mapping[str, Secret]) -> frozenset[str]:
+    """Say under which names the token keys are known, a key that both lists hold by its name as an API key."""
+    known = {key.reveal(): label for label, key in api_keys.items()}
+    return frozenset(known.get(key.reveal(), label) for label, key in token_keys.items())
+
+
+def _switch(given: Mapping[str, str], name: str) -> bool:
+    value = given.get(name, "0").strip()
+    if value not in {"0", "1"}:
+        raise SettingError(name, "must be 0 or 1.")
+    return value == "1"
+
+
+def _path(given: Mapping[str, str], name: str, default: str) -> str:
+    path = given.get(name, default).strip()
+    if not _PATH.fullmatch(path):
+        raise SettingError(
+            name, "must be a plain path such as /alipay/notifyAuthorization: no query, no trailing slash."
+        )
+    if name == "FLASK_NOTIFY_PATH" and any(path == taken or path.startswith(taken + "/") for taken in _TAKEN_PATHS):
+        raise SettingError(name, f"must not be {path}: the service answers there itself.")
+    return path
+
+
+def _freshness(given: Mapping[str, str]) -> timedelta | None:
+    name = "FLASK_FRESHNESS_SECONDS"
+    if name not in given:
+        return None
+    text = given[name].strip()
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise SettingError(name, "must be a whole number of seconds above 0; leave it unset to accept any age.")
+    return timedelta(seconds=int(text))

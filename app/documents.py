@@ -1,0 +1,82 @@
+"""Show authorizations and notifications as JSON documents: the same ones over HTTP and in the shell, without secrets."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app import authorizations, inbox
+from app.models import Authorization, InboxEntry, Transition
+
+Document = dict[str, Any]
+
+
+def timestamp(time: datetime | None) -> str | None:
+    """Write a time as RFC 3339, in UTC, to the millisecond."""
+    if time is None:
+        return None
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def authorization_summary(authorization: Authorization) -> Document:
+    """Show an authorization as it is listed."""
+    return {
+        "id": str(authorization.id),
+        "clientId": authorization.client_id,
+        "authState": authorization.auth_state,
+        "flow": authorization.flow,
+        "state": authorization.state,
+        "userRef": authorization.user_ref,
+        "userId": authorization.user_id,
+        "customerBelongsTo": authorization.customer_belongs_to,
+        "createdAt": timestamp(authorization.created_at),
+        "updatedAt": timestamp(authorization.updated_at),
+    }
+
+
+def authorization_document(session: Session, authorization: Authorization) -> Document:
+    """Show an authorization whole: with its history and every notification linked to it."""
+    return {
+        **authorization_summary(authorization),
+        "history": [_move(move) for move in authorizations.history(session, authorization.id)],
+        "notifications": [_linked(entry) for entry in inbox.of_authorization(session, authorization.id)],
+    }
+
+
+def entry_summary(entry: InboxEntry) -> Document:
+    """Show an inbox entry as it is listed."""
+    return {
+        "id": str(entry.id),
+        "clientId": entry.client_id,
+        "type": entry.type,
+        "authState": entry.auth_state,
+        "outcome": entry.outcome,
+        "reason": entry.reason,
+        "deliveries": entry.deliveries,
+        "receivedAt": timestamp(entry.received_at),
+        "lastReceivedAt": timestamp(entry.last_received_at),
+        "authorizationId": None if entry.authorization_id is None else str(entry.authorization_id),
+    }
+
+
+def _linked(entry: InboxEntry) -> Document:
+    return {
+        "id": str(entry.id),
+        "type": entry.type,
+        "outcome": entry.outcome,
+        "reason": entry.reason,
+        "deliveries": entry.deliveries,
+        "receivedAt": timestamp(entry.received_at),
+    }
+
+
+def _move(move: Transition) -> Document:
+    return {
+        "sequence": move.sequence,
+        "event": move.event,
+        "from": move.from_state,
+        "to": move.to_state,
+        "cause": move.cause,
+        "notificationId": None if move.notification_id is None else str(move.notification_id),
+        "at": timestamp(move.at),
+    }

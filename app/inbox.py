@@ -1,0 +1,299 @@
+"""Keep every authentic notification once, however often it is delivered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select, update
+from sqlalchemy.orm import Session
+
+from app import tokens
+from app.alipay.delivery import Delivery
+from app.alipay.notification import (
+    MalformedNotificationError,
+    Notification,
+    NotificationType,
+    parse,
+)
+from app.database import insert
+from app.models import AccessToken, Authorization, InboxEntry
+from app.vault import Vault
+
+BODY_PLACE = "inbox.sealed_body"
+
+#: A deleted batch holds its row locks for well under a second.
+PURGE_BATCH_SIZE_MAX = 1000
+
+
+class Outcome(StrEnum):
+    """How an entry ended."""
+
+    APPLIED = "applied"
+    REDUNDANT = "redundant"
+    PARKED = "parked"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    MALFORMED = "malformed"
+
+
+class Reason(StrEnum):
+    """Why it ended so. Failed and malformed entries carry their own words instead."""
+
+    ALREADY_KNOWN = "already_known"
+    SUPERSEDED_TOKEN = "superseded_token"  # noqa: S105 -- a reason, not a password
+    UNKNOWN_AUTH_STATE = "unknown_auth_state"
+    UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 -- a reason, not a password
+    EARLY = "early"
+    UNKNOWN_TYPE = "unknown_type"
+    ILLEGAL_TRANSITION = "illegal_transition"
+    CONTRADICTION = "contradiction"
+    UNSUCCESSFUL_RESULT = "unsuccessful_result"
+
+
+#: These may still end otherwise: they are replayed and never purged.
+OPEN_OUTCOMES = frozenset({Outcome.PARKED, Outcome.FAILED})
+
+#: Written out rather than bound, or no database would use the partial indexes over the parked ones.
+_IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What could be read from a delivery's body: a notification, or what stands in the way."""
+
+    notification: Notification | None
+    #: Set for a body that breaks a rule of the wire.
+    malformed: MalformedNotificationError | None = None
+    #: Set when reading broke, which is our fault and not the sender's.
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry as `keep` found or made it."""
+
+    id: int
+    is_new: bool
+    outcome: Outcome
+    reason: str | None
+
+
+def read(body: bytes) -> Reading:
+    """Read a body without ever raising: an authentic delivery is kept whatever is in it."""
+    try:
+        return Reading(parse(body))
+    except MalformedNotificationError as malformed:
+        return Reading(None, malformed=malformed)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, the delivery must still be stored
+        return Reading(None, error=error)
+
+
+def keep(session: Session, vault: Vault, delivery: Delivery, reading: Reading, *, now: datetime) -> Kept:
+    """Store the delivery as a new entry, or count it for the entry that it repeats.
+
+    The database decides which: of many processes with the same notification one inserts, and the others wait for its
+    transaction and count theirs.
+    """
+    notification = reading.notification
+    fingerprint = _fingerprint(vault, delivery, notification)
+    outcome, reason = _first_outcome(reading)
+    statement = insert(session, InboxEntry).values(
+        fingerprint=fingerprint,
+        client_id=delivery.client_id,
+        type=notification.type if notification else None,
+        auth_state=notification.auth_state if notification else None,
+        token_index=_token_index(vault, delivery.client_id, notification) if notification else None,
+        sealed_body=vault.seal(delivery.body, place=BODY_PLACE, row=fingerprint),
+        uri=delivery.uri,
+        request_time=delivery.request_time,
+        signature=delivery.signature,
+        deliveries=1,
+        received_at=now,
+        last_received_at=now,
+        outcome=outcome,
+        reason=reason,
+    )
+    counted = {"deliveries": InboxEntry.deliveries + 1, "last_received_at": now}
+    row = session.execute(
+        statement.on_conflict_do_update(index_elements=[InboxEntry.fingerprint], set_=counted).returning(
+            InboxEntry.id, InboxEntry.deliveries, InboxEntry.outcome, InboxEntry.reason
+        )
+    ).one()
+    return Kept(id=row.id, is_new=row.deliveries == 1, outcome=Outcome(row.outcome), reason=row.reason)
+
+
+def _first_outcome(reading: Reading) -> tuple[Outcome, str | None]:
+    """Say what the entry is until it is processed: failed, so that it is replayed if nothing else happens to it."""
+    if reading.malformed is not None:
+        return Outcome.MALFORMED, f"{reading.malformed.field}: {reading.malformed.rule}"
+    if reading.error is not None:
+        return Outcome.FAILED, type(reading.error).__name__
+    return Outcome.FAILED, "NotProcessed"
+
+
+def _fingerprint(vault: Vault, delivery: Delivery, notification: Notification | None) -> bytes:
+    """Make what is the same for every delivery of one notification, whatever its bytes, time and signature."""
+    if notification is None or not notification.known_type:
+        return vault.blind_index("fingerprint of bytes", delivery.client_id, delivery.body)
+    match notification.type:
+        case NotificationType.AUTHCODE_CREATED:
+            keys = [notification.auth_state, notification.auth_code]
+        case NotificationType.TOKEN_CREATED:
+            keys = [notification.auth_state, notification.access_token]
+        case _:
+            keys = [notification.access_token]
+    texts = [key if isinstance(key, str) else key.reveal() for key in keys if key is not None]
+    return vault.blind_index("fingerprint", delivery.client_id, notification.type, notification.result_status, *texts)
+
+
+def _token_index(vault: Vault, client_id: str, notification: Notification) -> bytes | None:
+    if notification.access_token is None:
+        return None
+    return tokens.index(vault, client_id, notification.access_token)
+
+
+def open_body(vault: Vault, entry: InboxEntry) -> bytes:
+    """Open the exact bytes of an entry.
+
+    Raises `VaultError` where they do not open.
+    """
+    return vault.open_bytes(entry.sealed_body, place=BODY_PLACE, row=entry.fingerprint)
+
+
+def find(session: Session, entry_id: int) -> InboxEntry | None:
+    """Find an entry, without locking it."""
+    return session.get(InboxEntry, entry_id, populate_existing=True)
+
+
+def lock(session: Session, entry_id: int) -> InboxEntry | None:
+    """Lock an entry until the transaction ends, and read it as it now is."""
+    return session.get(InboxEntry, entry_id, populate_existing=True, with_for_update=True)
+
+
+def first_waiting(session: Session, authorization: Authorization, *, after: int) -> InboxEntry | None:
+    """Find the first parked entry past `after`, in inbox sequence, that names this authorization or a token of it."""
+    own_tokens = select(AccessToken.token_index).where(AccessToken.authorization_id == authorization.id)
+    named = (
+        InboxEntry.auth_state == authorization.auth_state,
+        # A creation that names the same token is about another authorization.
+        and_(InboxEntry.token_index.in_(own_tokens), InboxEntry.type == NotificationType.TOKEN_CANCELED),
+    )
+    candidates = [
+        session.scalars(
+            select(InboxEntry)
+            .where(_IS_PARKED, InboxEntry.client_id == authorization.client_id, condition, InboxEntry.id > after)
+            .order_by(InboxEntry.id)
+            .limit(1)
+        ).first()
+        for condition in named
+    ]
+    return min((entry for entry in candidates if entry is not None), key=lambda entry: entry.id, default=None)
+
+
+def conclude(
+    session: Session, entry_id: int, outcome: Outcome, reason: str | None, authorization: Authorization | None = None
+) -> None:
+    """Write down how an entry ended, and in which state it found the authorization it was about."""
+    values: dict[str, object] = {"outcome": outcome, "reason": reason}
+    if authorization is not None:
+        values |= {"authorization_id": authorization.id, "found_state": authorization.state}
+    session.execute(update(InboxEntry).where(InboxEntry.id == entry_id).values(values))
+
+
+def relabel(session: Session, vault: Vault, entry: InboxEntry, notification: Notification) -> None:
+    """Write down what a replay could read and an earlier reading could not: a type that was unknown then."""
+    entry.type = notification.type
+    entry.auth_state = notification.auth_state
+    entry.token_index = _token_index(vault, entry.client_id, notification)
+    session.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which entries a listing shows; what is `None` does not matter."""
+
+    outcome: str | None = None
+    type: str | None = None
+    auth_state: str | None = None
+
+
+def listing(session: Session, wanted: Filter, *, limit: int) -> Sequence[InboxEntry]:
+    """List entries, newest first."""
+    conditions = [
+        getattr(InboxEntry, name) == value
+        for name in ("outcome", "type", "auth_state")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    return session.scalars(select(InboxEntry).where(*conditions).order_by(InboxEntry.id.desc()).limit(limit)).all()
+
+
+def of_authorization(session: Session, authorization_id: UUID) -> Sequence[InboxEntry]:
+    """List every entry that is linked to an authorization, whatever its outcome, in inbox sequence."""
+    return session.scalars(
+        select(InboxEntry).where(InboxEntry.authorization_id == authorization_id).order_by(InboxEntry.id)
+    ).all()
+
+
+def open_ids(session: Session, outcomes: frozenset[Outcome], *, after: int, limit: int) -> Sequence[int]:
+    """List the next entries that may still end otherwise, in inbox sequence, for a replay to walk through."""
+    return session.scalars(
+        select(InboxEntry.id)
+        .where(InboxEntry.outcome.in_(outcomes & OPEN_OUTCOMES), InboxEntry.id > after)
+        .order_by(InboxEntry.id)
+        .limit(limit)
+    ).all()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many entries are parked for one reason, and since when the oldest is."""
+
+    reason: str
+    count: int
+    oldest_received_at: datetime
+
+
+def parked_by_reason(session: Session) -> list[Waiting]:
+    """Count what is parked: the figure to be alerted by."""
+    rows = session.execute(
+        select(InboxEntry.reason, func.count(), func.min(InboxEntry.received_at).label("oldest"))
+        .where(_IS_PARKED)
+        .group_by(InboxEntry.reason)
+    )
+    return [Waiting(reason or "", count, oldest) for reason, count, oldest in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What one batch of a purge did."""
+
+    #: How many entries it deleted.
+    deleted: int
+    #: Up to which sequence it looked; `None` when there is nothing further.
+    up_to: int | None
+
+
+def purge_batch(session: Session, *, older_than: datetime, after: int, limit: int = PURGE_BATCH_SIZE_MAX) -> Purged:
+    """Delete concluded entries among the next `limit`, and say where the next batch begins.
+
+    Parked and failed entries stay whatever their age, and so does one that was redelivered lately.
+    """
+    seen = session.execute(
+        select(InboxEntry.id, InboxEntry.received_at).where(InboxEntry.id > after).order_by(InboxEntry.id).limit(limit)
+    ).all()
+    # Sequence and time grow together but for the moments between two processes.
+    if not seen or seen[0].received_at >= older_than:
+        return Purged(deleted=0, up_to=None)
+    up_to = seen[-1].id
+    result = session.execute(
+        delete(InboxEntry)
+        .where(
+            and_(InboxEntry.id > after, InboxEntry.id <= up_to),
+            InboxEntry.last_received_at < older_than,
+            InboxEntry.outcome.not_in(OPEN_OUTCOMES),
+        )
+        .returning(InboxEntry.id)
+    )
+    return Purged(deleted=len(result.all()), up_to=up_to)

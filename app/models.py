@@ -1,0 +1,275 @@
+"""The tables, one page of schema.
+
+Text of a stranger is stored escaped, secrets are stored sealed, times are UTC. History is only ever added to.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    TypeDecorator,
+    Uuid,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.state_machine import AuthorizationState, Flow
+
+#: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
+REVISION = "0001"
+
+_UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
+_ESCAPE = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
+
+
+class EscapedText(TypeDecorator[str]):
+    """A stranger's text, with what PostgreSQL or the driver refuses (NUL, lone surrogates) written as an escape.
+
+    Equal texts stay equal and different ones different, so it can be compared and indexed.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 -- SQLAlchemy's signature
+        """Escape on the way in."""
+        if value is None:
+            return None
+        return _UNSTORABLE.sub(lambda found: r"\\" if found[0] == "\\" else f"\\u{ord(found[0]):04x}", value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 -- SQLAlchemy's signature
+        """Unescape on the way out."""
+        if value is None or "\\" not in value:
+            return value
+        return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", value)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time, always UTC; SQLite has no time zones and keeps the bare UTC time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
+        """Turn any aware time into UTC; a naive one is refused, for nobody knows what it means."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            message = "a time without a zone cannot be stored"
+            raise ValueError(message)
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
+        """Give back UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Names every constraint by one convention, so that migrations can name them too."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: EscapedText,
+        datetime: UtcDateTime,
+        bytes: LargeBinary,
+        UUID: Uuid(),
+        # SQLite counts on its own only in a column that is INTEGER to the letter.
+        int: BigInteger().with_variant(Integer, "sqlite"),
+    }
+
+
+class Authorization(Base):
+    """A user's permission to debit, opened by a consult."""
+
+    __tablename__ = "authorizations"
+
+    #: UUIDv7: newest last, and never given twice, not even after a restore from a backup.
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    client_id: Mapped[str]
+    auth_state: Mapped[str]
+    flow: Mapped[str]
+    state: Mapped[str]
+    #: How many transitions there are: the sequence of the last one.
+    version: Mapped[int]
+    #: The merchant's own name for the user.
+    user_ref: Mapped[str | None]
+    #: The wallet, such as GCASH. No notification names it.
+    customer_belongs_to: Mapped[str | None]
+    #: The wallet's id of the user, if a notification told it.
+    user_id: Mapped[str | None]
+    sealed_login_id: Mapped[bytes | None]
+    sealed_auth_code: Mapped[bytes | None]
+    #: applyToken has about a minute from here.
+    auth_code_received_at: Mapped[datetime | None]
+    #: Why the merchant revoked, in its own words, where it said so.
+    sealed_cancel_reason: Mapped[bytes | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("uq_authorizations_client_id_auth_state", "client_id", "auth_state", unique=True),
+        Index("ix_authorizations_auth_state_id", "auth_state", "id"),
+        Index("ix_authorizations_user_ref_id", "user_ref", "id"),
+        Index("ix_authorizations_state_id", "state", "id"),
+        Index("ix_authorizations_client_id_id", "client_id", "id"),
+    )
+
+    @property
+    def current_state(self) -> AuthorizationState:
+        """The state as the machine knows it."""
+        return AuthorizationState(self.state)
+
+    @property
+    def current_flow(self) -> Flow:
+        """The flow as the machine knows it."""
+        return Flow(self.flow)
+
+
+class AccessToken(Base):
+    """A token that a creation or a refresh made known, current or superseded."""
+
+    __tablename__ = "access_tokens"
+
+    client_id: Mapped[str] = mapped_column(primary_key=True)
+    #: The blind index of the token: a cancellation names nothing else.
+    token_index: Mapped[bytes] = mapped_column(primary_key=True)
+    authorization_id: Mapped[UUID] = mapped_column(ForeignKey(Authorization.id))
+    sealed_access_token: Mapped[bytes]
+    access_token_expires_at: Mapped[datetime | None]
+    sealed_refresh_token: Mapped[bytes | None]
+    refresh_token_expires_at: Mapped[datetime | None]
+    #: When a refresh replaced it; empty for the current token.
+    superseded_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("ix_access_tokens_authorization_id", "authorization_id"),
+        # The one current token of an authorization.
+        Index(
+            "uq_access_tokens_current",
+            "authorization_id",
+            unique=True,
+            postgresql_where=text("superseded_at IS NULL"),
+            sqlite_where=text("superseded_at IS NULL"),
+        ),
+    )
+
+
+class InboxEntry(Base):
+    """An authentic notification, kept once however often it is delivered."""
+
+    __tablename__ = "inbox"
+
+    #: The inbox sequence: contradictions go to the lower one.
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    #: Says which deliveries are the same notification. Alipay sends no message id.
+    fingerprint: Mapped[bytes] = mapped_column(unique=True)
+    client_id: Mapped[str]
+    #: What the body says; empty when it could not be understood that far.
+    type: Mapped[str | None]
+    #: Empty for a cancellation, which never carries one.
+    auth_state: Mapped[str | None]
+    #: The blind index of the token it names.
+    token_index: Mapped[bytes | None]
+    sealed_body: Mapped[bytes]
+    #: With the body, all that is needed to prove that Alipay said so. As first received.
+    uri: Mapped[str]
+    request_time: Mapped[str]
+    signature: Mapped[str]
+    deliveries: Mapped[int]
+    received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    outcome: Mapped[str]
+    reason: Mapped[str | None]
+    #: The state the authorization was in when this was decided.
+    found_state: Mapped[str | None]
+    authorization_id: Mapped[UUID | None] = mapped_column(ForeignKey(Authorization.id))
+
+    __table_args__ = (
+        Index("ix_inbox_authorization_id", "authorization_id"),
+        Index("ix_inbox_outcome_id", "outcome", "id"),
+        Index("ix_inbox_type_id", "type", "id"),
+        Index("ix_inbox_auth_state_id", "auth_state", "id"),
+        # The few that wait, by what they may wait for.
+        Index(
+            "ix_inbox_parked_auth_state",
+            "client_id",
+            "auth_state",
+            "id",
+            postgresql_where=text("outcome = 'parked'"),
+            sqlite_where=text("outcome = 'parked'"),
+        ),
+        Index(
+            "ix_inbox_parked_token_index",
+            "client_id",
+            "token_index",
+            "id",
+            postgresql_where=text("outcome = 'parked'"),
+            sqlite_where=text("outcome = 'parked'"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class Transition(Base):
+    """One recorded move of an authorization. Never changed, never deleted."""
+
+    __tablename__ = "transitions"
+
+    authorization_id: Mapped[UUID] = mapped_column(ForeignKey(Authorization.id), primary_key=True)
+    #: 1, 2, 3 … without a gap. That no two moves can take one number is what guards against a lost update.
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    event: Mapped[str]
+    #: Empty for the consult, which comes from nowhere.
+    from_state: Mapped[str | None]
+    to_state: Mapped[str]
+    #: `api`, `shell` or `notification`.
+    cause: Mapped[str]
+    #: The inbox entry. Not a foreign key: entries are purged, history never is.
+    notification_id: Mapped[int | None]
+    at: Mapped[datetime]
+
+
+class Rendezvous(Base):
+    """A place where whoever parks and whoever makes known must meet, for as long as something is unknown."""
+
+    __tablename__ = "rendezvous"
+
+    client_id: Mapped[str] = mapped_column(primary_key=True)
+    #: `authState` or `token`.
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[bytes] = mapped_column(primary_key=True)
+
+
+class IndexKey(Base):
+    """The key of all blind indexes, sealed under a vault key. One row."""
+
+    __tablename__ = "index_key"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sealed_key: Mapped[bytes]
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)

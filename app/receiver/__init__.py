@@ -1,0 +1,198 @@
+"""The one path: verify, store, process, settle, acknowledge; and record what the merchant reports.
+
+Everything that moves an authorization comes through here: a delivery over HTTP or from a file (`receive`), a stored
+entry again (`process`), a report of the merchant's (`record`).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app import inbox, metrics
+from app.alipay.acknowledgement import Answer, acknowledge, refuse
+from app.alipay.delivery import Delivery
+from app.alipay.keyring import Keyring
+from app.alipay.signature import NotAuthenticError, check_freshness, verify
+from app.database import Database
+from app.inbox import Kept, Outcome, Reading
+from app.logs import failure
+from app.receiver import processing, reports
+from app.receiver.processing import Processed
+from app.receiver.reports import Recorded, Report
+from app.vault import Vault
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one delivery. Only an authentic one that was stored has an entry."""
+
+    answer: Answer
+    entry_id: int | None = None
+    outcome: Outcome | None = None
+    reason: str | None = None
+
+
+class Receiver:
+    """Receives, replays and records, with the keys and the database of one service. Safe to share between threads."""
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        vault: Vault,
+        *,
+        freshness: timedelta | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._vault = vault
+        self._freshness = freshness
+        self._clock = clock
+
+    def receive(self, delivery: Delivery) -> Receipt:
+        """Answer one delivery: acknowledge it once it is stored, and only then.
+
+        Never raises: what cannot be stored now is answered so that Alipay sends it again.
+        """
+        now = self._clock()
+        try:
+            verify(delivery, self._keyring)
+            if self._freshness is not None:
+                check_freshness(delivery, now=now, limit=self._freshness)
+        except NotAuthenticError as refusal:
+            return self._not_authentic(delivery, refusal, now)
+        reading = inbox.read(delivery.body)
+        try:
+            kept, processed = self._database.run(lambda session: self._keep(session, delivery, reading, now))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, nothing was stored, so nothing may be acknowledged
+            return self._not_stored(delivery, error, now)
+        if not kept.is_new and kept.outcome is Outcome.FAILED:
+            processed = self._replay_failed(kept.id)
+        return self._stored(delivery, reading, kept, processed, now)
+
+    def process(self, entry_id: int) -> list[Processed]:
+        """Process a stored entry that is parked or failed again, and settle what that lets move.
+
+        Returns the entry first, then each one settled; an empty list where there is nothing to replay. Raises
+        `DatabaseUnavailableError`.
+        """
+        now = self._clock()
+        done = self._database.run(lambda session: processing.replay(session, self._vault, entry_id, now=now))
+        _tell(done)
+        return done
+
+    def record(self, report: Report, *, cause: reports.Reporter) -> Recorded:
+        """Record what the merchant learned itself, and settle what that lets move.
+
+        Raises `reports.ReportRefusedError` where the report contradicts what is on record, and
+        `DatabaseUnavailableError`.
+        """
+        now = self._clock()
+        recorded = self._database.run(
+            lambda session: reports.record(session, self._vault, self._keyring, report, cause=cause, now=now)
+        )
+        _log.info(
+            "report recorded",
+            extra={"report": report.name, "authorization": str(recorded.authorization_id), "changed": recorded.changed},
+        )
+        _tell(recorded.settled)
+        return recorded
+
+    def _keep(
+        self, session: Session, delivery: Delivery, reading: Reading, now: datetime
+    ) -> tuple[Kept, list[Processed]]:
+        """Store a delivery, and process it if it is the first of its notification."""
+        kept = inbox.keep(session, self._vault, delivery, reading, now=now)
+        if not kept.is_new or reading.notification is None:
+            return kept, []
+        return kept, processing.process(
+            session, self._vault, kept.id, delivery.client_id, reading.notification, now=now
+        )
+
+    def _replay_failed(self, entry_id: int) -> list[Processed]:
+        """Take a redelivery as the occasion to process a failed entry again; it is stored whatever comes of it."""
+        try:
+            return self.process(entry_id)
+        except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
+            _log.error("replay failed", extra={"entry": entry_id, **failure(error)})
+            return []
+
+    def _not_authentic(self, delivery: Delivery, refusal: NotAuthenticError, now: datetime) -> Receipt:
+        known = delivery.client_id in self._keyring.clients
+        client_id = delivery.client_id if known else "unknown"
+        metrics.SIGNATURE_FAILURES.labels(client_id, refusal.cause).inc()
+        _log.warning("delivery refused", extra={"client_id": client_id, "cause": refusal.cause})
+        answer = refuse(
+            delivery,
+            status=401,
+            result_code=refusal.result_code,
+            result_status="F",
+            message=str(refusal),
+            client=None,
+            now=now,
+        )
+        return Receipt(answer)
+
+    def _not_stored(self, delivery: Delivery, error: Exception, now: datetime) -> Receipt:
+        _log.error("delivery not stored", extra={"client_id": delivery.client_id, **failure(error)})
+        answer = refuse(
+            delivery,
+            status=503,
+            result_code="UNKNOWN_EXCEPTION",
+            result_status="U",
+            message="The notification could not be stored. Send it again.",
+            client=self._keyring.client(delivery.client_id),
+            now=now,
+        )
+        return Receipt(answer)
+
+    def _stored(
+        self, delivery: Delivery, reading: Reading, kept: Kept, processed: list[Processed], now: datetime
+    ) -> Receipt:
+        client = self._keyring.client(delivery.client_id)
+        outcome, reason = kept.outcome, kept.reason
+        for done in processed:
+            if done.entry_id == kept.id:
+                outcome, reason = done.outcome, done.reason
+        if kept.is_new and not processed:
+            metrics.count_notification(None, outcome)
+        _log.info(
+            "delivery stored",
+            extra={"entry": kept.id, "duplicate": not kept.is_new, "outcome": outcome.value, "reason": reason},
+        )
+        if kept.is_new:
+            _tell(processed)
+        if outcome is Outcome.MALFORMED:
+            answer = refuse(
+                delivery,
+                status=400,
+                result_code="PARAM_ILLEGAL",
+                result_status="F",
+                message=f"The notification is malformed: {reason}.",
+                client=client,
+                now=now,
+            )
+        else:
+            answer = acknowledge(delivery, client, now=now)
+        return Receipt(answer, kept.id, outcome, reason)
+
+
+def _tell(processed: list[Processed]) -> None:
+    """Count and log each entry that was processed, once its transaction is committed."""
+    for done in processed:
+        metrics.count_notification(done.type, done.outcome)
+        _log.info(
+            "notification processed",
+            extra={
+                "entry": done.entry_id,
+                "outcome": done.outcome.value,
+                "reason": done.reason,
+                "authorization": None if done.authorization_id is None else str(done.authorization_id),
+            },
+        )

@@ -1,0 +1,279 @@
+"""Record what the merchant learned itself: a consult, a code from the redirect, a token, a refresh, a revoke.
+
+Reports move the same machine with the same events as notifications do, and settle the same way. The same report again
+changes nothing; one that contradicts what is on record is refused, and changes nothing either.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from app import authorizations, rendezvous, tokens
+from app.alipay.keyring import Keyring, UnknownClientError
+from app.alipay.secret import Secret
+from app.authorizations import Cause
+from app.models import AccessToken, Authorization
+from app.receiver.processing import Processed, settle
+from app.state_machine import Event, Flow, Verdict
+from app.tokens import Grant
+from app.vault import Vault
+
+Reporter = Literal["api", "shell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Consult:
+    """The merchant's call that opens an authorization. What is `None` is unsaid."""
+
+    auth_state: str
+    client_id: str | None = None
+    flow: Flow | None = None
+    user_ref: str | None = None
+    customer_belongs_to: str | None = None
+    name: ClassVar[str] = "consult"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthcodeReport:
+    """The auth code that the redirect brought."""
+
+    authorization_id: UUID
+    auth_code: Secret
+    name: ClassVar[str] = "authcode"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReport:
+    """The token that applyToken answered with; a refresh where it `replaces` another."""
+
+    authorization_id: UUID
+    grant: Grant
+    #: The code it was exchanged for.
+    auth_code: Secret | None = None
+    replaces: Secret | None = None
+    name: ClassVar[str] = "token"
+
+
+@dataclass(frozen=True, slots=True)
+class CanceledReport:
+    """A revoke that succeeded."""
+
+    authorization_id: UUID
+    reason: Secret | None = None
+    name: ClassVar[str] = "canceled"
+
+
+Report = Consult | AuthcodeReport | TokenReport | CanceledReport
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a report led to."""
+
+    authorization_id: UUID
+    #: Whether it said anything new.
+    changed: bool
+    #: Whether it opened the authorization.
+    created: bool = False
+    settled: list[Processed] = field(default_factory=list)
+
+
+class ReportRefusedError(Exception):
+    """A report cannot be recorded. `code` is stable for programs, the message is for people and has no secret."""
+
+    code: ClassVar[str] = "report-refused"
+
+
+class AuthorizationNotFoundError(ReportRefusedError):
+    """A report is about an authorization that does not exist."""
+
+    code = "authorization-not-found"
+
+    def __init__(self, authorization_id: UUID) -> None:
+        self.authorization_id = authorization_id
+        super().__init__(f"There is no authorization {authorization_id}.")
+
+
+class ClientUnclearError(ReportRefusedError):
+    """A consult names no client, or one that the keyring lacks."""
+
+    code = "client-unclear"
+
+
+class ContradictionError(ReportRefusedError):
+    """A report says otherwise than what is on record."""
+
+    code = "contradiction"
+
+
+class TransitionRefusedError(ReportRefusedError):
+    """The machine does not allow what a report says, not now or not ever."""
+
+    def __init__(self, event: Event, state: str, verdict: Verdict) -> None:
+        self.event = event
+        self.state = state
+        self.code = "early" if verdict is Verdict.EARLY else "illegal-transition"  # type: ignore[misc]
+        when = "not legal yet" if verdict is Verdict.EARLY else "not legal"
+        super().__init__(f"{event} is {when} in {state}.")
+
+
+def record(
+    session: Session, vault: Vault, keyring: Keyring, report: Report, *, cause: Reporter, now: datetime
+) -> Recorded:
+    """Record a report and settle what that lets move, in the transaction of `session`.
+
+    Raises `ReportRefusedError` with nothing changed.
+    """
+    if isinstance(report, Consult):
+        return _record_consult(session, vault, keyring, report, Cause(cause, at=now))
+    authorization = authorizations.lock(session, report.authorization_id)
+    if authorization is None:
+        raise AuthorizationNotFoundError(report.authorization_id)
+    match report:
+        case AuthcodeReport():
+            changed = _record_authcode(session, vault, authorization, report.auth_code, Cause(cause, at=now))
+        case TokenReport(replaces=None):
+            changed = _record_token(session, vault, authorization, report, Cause(cause, at=now))
+        case TokenReport():
+            changed = _record_refresh(session, vault, authorization, report, Cause(cause, at=now))
+        case CanceledReport():
+            changed = _record_canceled(session, vault, authorization, report.reason, Cause(cause, at=now))
+    settled = settle(session, vault, authorization, now=now) if changed else []
+    return Recorded(authorization.id, changed, settled=settled)
+
+
+def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: Consult, cause: Cause) -> Recorded:
+    client_id, flow = _client_and_flow(keyring, consult)
+    authorization = authorizations.lock_or_meet(session, client_id, consult.auth_state)
+    if authorization is not None:
+        return Recorded(authorization.id, changed=_complete_consult(authorization, consult, cause))
+    authorization = authorizations.begin(
+        session,
+        client_id=client_id,
+        auth_state=consult.auth_state,
+        flow=flow,
+        user_ref=consult.user_ref,
+        customer_belongs_to=consult.customer_belongs_to,
+        cause=cause,
+    )
+    rendezvous.part(session, client_id, "authState", consult.auth_state)
+    settled = settle(session, vault, authorization, now=cause.at)
+    return Recorded(authorization.id, changed=True, created=True, settled=settled)
+
+
+def _client_and_flow(keyring: Keyring, consult: Consult) -> tuple[str, Flow]:
+    if consult.client_id is None and len(keyring.clients) != 1:
+        raise ClientUnclearError("The keyring has several clients: say which one with clientId.")
+    client_id = consult.client_id if consult.client_id is not None else next(iter(keyring.clients))
+    try:
+        client = keyring.client(client_id)
+    except UnknownClientError:
+        raise ClientUnclearError("The keyring has no client with this clientId.") from None
+    return client_id, consult.flow or Flow(client.default_flow)
+
+
+def _complete_consult(authorization: Authorization, consult: Consult, cause: Cause) -> bool:
+    """Take a consult again: add what was unsaid before, refuse what contradicts."""
+    changed = False
+    for name in ("flow", "user_ref", "customer_belongs_to"):
+        said, on_record = getattr(consult, name), getattr(authorization, name)
+        if said is None or said == on_record:
+            continue
+        if on_record is not None:
+            raise ContradictionError(f"This authState was consulted before with another {_WIRE_NAMES[name]}.")
+        setattr(authorization, name, said)
+        authorization.updated_at = cause.at
+        changed = True
+    return changed
+
+
+_WIRE_NAMES = {"flow": "flow", "user_ref": "userRef", "customer_belongs_to": "customerBelongsTo"}
+
+
+def _record_authcode(session: Session, vault: Vault, authorization: Authorization, code: Secret, cause: Cause) -> bool:
+    if authorizations.auth_code(vault, authorization) == code:
+        return False
+    _require_legal(authorization, Event.AUTHCODE_CREATED)
+    authorizations.keep_auth_code(vault, authorization, code, at=cause.at)
+    authorizations.advance(session, authorization, Event.AUTHCODE_CREATED, cause=cause)
+    return True
+
+
+def _record_token(
+    session: Session, vault: Vault, authorization: Authorization, report: TokenReport, cause: Cause
+) -> bool:
+    changed = False
+    if report.auth_code is not None:
+        changed = _record_authcode(session, vault, authorization, report.auth_code, cause)
+    token = _find_own(session, vault, authorization, report.grant)
+    if token is not None:
+        return _complete_token(vault, token, report.grant) or changed
+    _require_legal(authorization, Event.TOKEN_CREATED)
+    _make_known(session, vault, authorization, report.grant, cause)
+    authorizations.advance(session, authorization, Event.TOKEN_CREATED, cause=cause)
+    return True
+
+
+def _record_refresh(
+    session: Session, vault: Vault, authorization: Authorization, report: TokenReport, cause: Cause
+) -> bool:
+    """Replace the current token. A wallet may also prolong a token and leave it as it is."""
+    replaced = _find_own(session, vault, authorization, Grant(report.replaces)) if report.replaces else None
+    if replaced is None:
+        raise ContradictionError("The token it replaces is not a token of this authorization.")
+    token = _find_own(session, vault, authorization, report.grant)
+    if token is replaced and token.superseded_at is None and tokens.differs(vault, token, report.grant):
+        _require_legal(authorization, Event.TOKEN_REFRESHED)
+        tokens.complete(vault, token, report.grant)
+    elif token is not None:
+        if token is not replaced and replaced.superseded_at is None:
+            raise ContradictionError("The token it replaces is newer than the token it reports.")
+        return _complete_token(vault, token, report.grant)
+    else:
+        if replaced.superseded_at is not None:
+            raise ContradictionError("The token it replaces was replaced by another one before.")
+        _require_legal(authorization, Event.TOKEN_REFRESHED)
+        _make_known(session, vault, authorization, report.grant, cause)
+    authorizations.advance(session, authorization, Event.TOKEN_REFRESHED, cause=cause)
+    return True
+
+
+def _record_canceled(
+    session: Session, vault: Vault, authorization: Authorization, reason: Secret | None, cause: Cause
+) -> bool:
+    if authorizations.is_canceled(authorization):
+        return False
+    _require_legal(authorization, Event.TOKEN_CANCELED)
+    if reason is not None:
+        authorizations.keep_cancel_reason(vault, authorization, reason)
+    authorizations.advance(session, authorization, Event.TOKEN_CANCELED, cause=cause)
+    return True
+
+
+def _find_own(session: Session, vault: Vault, authorization: Authorization, grant: Grant) -> AccessToken | None:
+    token_index = tokens.index(vault, authorization.client_id, grant.access_token)
+    token = tokens.find(session, authorization.client_id, token_index)
+    return token if token is not None and token.authorization_id == authorization.id else None
+
+
+def _complete_token(vault: Vault, token: AccessToken, grant: Grant) -> bool:
+    """Take a known token again: add what was unsaid before, refuse what contradicts."""
+    if tokens.differs(vault, token, grant):
+        raise ContradictionError("This token is on record with another expiry time or refresh token.")
+    return tokens.complete(vault, token, grant)
+
+
+def _make_known(session: Session, vault: Vault, authorization: Authorization, grant: Grant, cause: Cause) -> None:
+    token_index = tokens.index(vault, authorization.client_id, grant.access_token)
+    if tokens.find_or_meet(session, authorization.client_id, token_index) is not None:
+        raise ContradictionError("This token belongs to another authorization.")
+    tokens.make_known(session, vault, authorization, grant, at=cause.at)
+
+
+def _require_legal(authorization: Authorization, event: Event) -> None:
+    decision = authorizations.verdict(authorization, event)
+    if decision.verdict is not Verdict.LEGAL:
+        raise TransitionRefusedError(event, authorization.state, decision.verdict)

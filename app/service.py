@@ -1,0 +1,122 @@
+"""Put the parts together, once for each process, and check them before anything is served."""
+
+from functools import cached_property
+
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.alipay.keyring import Keyring
+from app.config import Settings
+from app.database import Database, DatabaseUnavailableError, insert
+from app.models import REVISION, IndexKey
+from app.receiver import Receiver
+from app.vault import INDEX_KEY_PLACE, Sealer, Vault, VaultError, new_index_key
+
+#: The table has one row, and this is it.
+INDEX_KEY_ID = 1
+
+
+class NotMigratedError(Exception):
+    """The database has not the tables that this version works with."""
+
+    def __init__(self, revision: str | None) -> None:
+        self.revision = revision
+        found = "has no tables yet" if revision is None else f"is at revision {revision}, this version needs {REVISION}"
+        super().__init__(f"The database (FLASK_DATABASE_URL) {found}. Run: flask db upgrade")
+
+
+class WrongVaultKeyError(Exception):
+    """The vault keys are not those under which this database was sealed."""
+
+    def __init__(self, error: VaultError) -> None:
+        super().__init__(
+            f"FLASK_VAULT_KEYS does not open this database. {error} Set the keys that it was used with before."
+        )
+
+
+class Service:
+    """The parts of one service. Each is made when first needed, so that a command needs only what it uses."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def database(self) -> Database:
+        """The database of FLASK_DATABASE_URL; nothing is connected yet."""
+        return Database(self.settings.database_url)
+
+    @cached_property
+    def keyring(self) -> Keyring:
+        """The keys of FLASK_KEYRING. Raises `KeyringError`."""
+        return Keyring.load(self.settings.keyring_path)
+
+    @cached_property
+    def sealer(self) -> Sealer:
+        """What seals and opens under FLASK_VAULT_KEYS."""
+        return Sealer(self.settings.vault_keys)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """The vault of this database, whose index key is made the first time.
+
+        Raises `NotMigratedError`, `WrongVaultKeyError` and `DatabaseUnavailableError`.
+        """
+        self._require_migrated()
+        sealed = self.database.run(self._index_key)
+        return Vault(self.sealer, self._opened(sealed))
+
+    @cached_property
+    def receiver(self) -> Receiver:
+        """What receives, replays and records. Raises what its parts raise."""
+        return Receiver(self.database, self.keyring, self.vault, freshness=self.settings.freshness)
+
+    def check(self) -> None:
+        """Make every part now. Raises what they raise: a service that starts is one that can work."""
+        _ = self.receiver
+
+    def ready(self) -> dict[str, str]:
+        """Say for the database, its migration and the vault whether each is as it must be: `ok`, or what is wrong."""
+        checks = {"database": "ok", "migrated": "ok", "vault": "ok"}
+        try:
+            self.database.run(lambda session: session.execute(text("SELECT 1")), read_only=True)
+        except (DatabaseUnavailableError, SQLAlchemyError):
+            return {"database": "unreachable", "migrated": "unknown", "vault": "unknown"}
+        try:
+            self._require_migrated()
+        except NotMigratedError:
+            return checks | {"migrated": "run flask db upgrade", "vault": "unknown"}
+        try:
+            sealed = self.database.run(self._index_key)
+            self._opened(sealed)
+        except (WrongVaultKeyError, DatabaseUnavailableError):
+            checks["vault"] = "does not open"
+        return checks
+
+    def _require_migrated(self) -> None:
+        revision = self.database.run(_revision, read_only=True)
+        if revision != REVISION:
+            raise NotMigratedError(revision)
+
+    def _index_key(self, session: Session) -> bytes:
+        """Read the sealed index key, or make it; of several processes at once all get the same one."""
+        find = select(IndexKey.sealed_key).where(IndexKey.id == INDEX_KEY_ID)
+        sealed = session.scalars(find).one_or_none()
+        if sealed is not None:
+            return sealed
+        row = INDEX_KEY_ID.to_bytes()
+        fresh = self.sealer.seal(new_index_key(), place=INDEX_KEY_PLACE, row=row)
+        session.execute(insert(session, IndexKey).values(id=INDEX_KEY_ID, sealed_key=fresh).on_conflict_do_nothing())
+        return session.scalars(find).one()
+
+    def _opened(self, sealed: bytes) -> bytes:
+        try:
+            return self.sealer.open(sealed, place=INDEX_KEY_PLACE, row=INDEX_KEY_ID.to_bytes())
+        except VaultError as error:
+            raise WrongVaultKeyError(error) from None
+
+
+def _revision(session: Session) -> str | None:
+    if not inspect(session.connection()).has_table("alembic_version"):
+        return None
+    return session.scalar(text("SELECT version_num FROM alembic_version"))

@@ -1,0 +1,122 @@
+"""Make access tokens known, find them blind, and remember which refresh replaced which."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import rendezvous
+from app.alipay.secret import Secret
+from app.models import AccessToken, Authorization
+from app.vault import Vault
+
+ACCESS_TOKEN_PLACE = "access_tokens.sealed_access_token"  # noqa: S105 -- a column, not a password
+REFRESH_TOKEN_PLACE = "access_tokens.sealed_refresh_token"  # noqa: S105 -- a column, not a password
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A token and what came with it. A notification carries the token alone."""
+
+    access_token: Secret
+    access_token_expires_at: datetime | None = None
+    refresh_token: Secret | None = None
+    refresh_token_expires_at: datetime | None = None
+
+
+def index(vault: Vault, client_id: str, access_token: Secret) -> bytes:
+    """Make the blind index that finds a token."""
+    return vault.blind_index("token", client_id, access_token.reveal())
+
+
+def find(session: Session, client_id: str, token_index: bytes) -> AccessToken | None:
+    """Find a known token by its blind index, as it now is, without locking it."""
+    return session.get(AccessToken, (client_id, token_index), populate_existing=True)
+
+
+def find_or_meet(session: Session, client_id: str, token_index: bytes) -> AccessToken | None:
+    """Find a token, or, while it is unknown, lock the rendezvous where whoever makes it known must come by."""
+    token = find(session, client_id, token_index)
+    if token is None:
+        rendezvous.meet(session, client_id, "token", token_index)
+        token = find(session, client_id, token_index)
+        if token is not None:
+            rendezvous.part(session, client_id, "token", token_index)
+    return token
+
+
+def current(session: Session, authorization: Authorization) -> AccessToken | None:
+    """Find the token of an authorization that no refresh has replaced."""
+    return session.scalars(
+        select(AccessToken).where(AccessToken.authorization_id == authorization.id, AccessToken.superseded_at.is_(None))
+    ).one_or_none()
+
+
+def make_known(
+    session: Session, vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime
+) -> AccessToken:
+    """Record the current token of a locked authorization, replacing the one before.
+
+    The caller has looked with `find_or_meet` and found nothing.
+    """
+    previous = current(session, authorization)
+    if previous is not None:
+        previous.superseded_at = at
+        # There is never more than one current token, not even between two statements.
+        session.flush()
+    token_index = index(vault, authorization.client_id, grant.access_token)
+    token = AccessToken(
+        client_id=authorization.client_id,
+        token_index=token_index,
+        authorization_id=authorization.id,
+        sealed_access_token=vault.seal(grant.access_token.reveal(), place=ACCESS_TOKEN_PLACE, row=token_index),
+        created_at=at,
+    )
+    complete(vault, token, grant)
+    session.add(token)
+    session.flush()
+    rendezvous.part(session, authorization.client_id, "token", token_index)
+    return token
+
+
+def complete(vault: Vault, token: AccessToken, grant: Grant) -> bool:
+    """Write down what a grant says beyond the token itself, and say whether that was new; what it leaves unsaid stays.
+
+    Raises `VaultError` where the refresh token on record does not open.
+    """
+    changed = False
+    for name in ("access_token_expires_at", "refresh_token_expires_at"):
+        said = getattr(grant, name)
+        if said is not None and said != getattr(token, name):
+            setattr(token, name, said)
+            changed = True
+    if grant.refresh_token is not None and grant.refresh_token != _refresh_token(vault, token):
+        plain = grant.refresh_token.reveal()
+        token.sealed_refresh_token = vault.seal(plain, place=REFRESH_TOKEN_PLACE, row=token.token_index)
+        changed = True
+    return changed
+
+
+def differs(vault: Vault, token: AccessToken, grant: Grant) -> bool:
+    """Say whether a grant of this token says otherwise than what is on record; what either leaves unsaid agrees.
+
+    Raises `VaultError` where the refresh token on record does not open.
+    """
+    on_record = (token.access_token_expires_at, _refresh_token(vault, token), token.refresh_token_expires_at)
+    said = (grant.access_token_expires_at, grant.refresh_token, grant.refresh_token_expires_at)
+    return any(a is not None and b is not None and a != b for a, b in zip(on_record, said, strict=True))
+
+
+def reveal(vault: Vault, token: AccessToken) -> Secret:
+    """Open a token.
+
+    Raises `VaultError` where it does not open.
+    """
+    return Secret(vault.open_text(token.sealed_access_token, place=ACCESS_TOKEN_PLACE, row=token.token_index))
+
+
+def _refresh_token(vault: Vault, token: AccessToken) -> Secret | None:
+    if token.sealed_refresh_token is None:
+        return None
+    return Secret(vault.open_text(token.sealed_refresh_token, place=REFRESH_TOKEN_PLACE, row=token.token_index))
