@@ -130,7 +130,9 @@ def _read_header(header: str) -> tuple[int | None, bytes]:
     key_version = parts.get("keyVersion")
     if key_version is not None and not _KEY_VERSION.fullmatch(key_version):
         raise NotAuthenticError("header")
-    return None if key_version is None else int(key_version), _signature_bytes(parts.get("signature", ""))
+    if "signature" not in parts:
+        raise NotAuthenticError("header")
+    return None if key_version is None else int(key_version), _signature_bytes(parts["signature"])
 
 
 def _signature_bytes(value: str) -> bytes:

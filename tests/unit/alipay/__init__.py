@@ -1,0 +1,1 @@
+"""The wire: what is believed, what is understood, what is answered."""
