@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -34,7 +34,7 @@ class Cause:
 
 
 class IllegalAdvanceError(Exception):
-    """An event was to be applied that the machine does not allow: a fault of ours, for callers ask the machine first."""
+    """An event was to be applied that the machine does not allow: our fault, for callers ask the machine first."""
 
     def __init__(self, state: str, event: Event) -> None:
         self.state = state
@@ -127,7 +127,7 @@ def lock(session: Session, authorization_id: UUID) -> Authorization | None:
 
 
 def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authorization | None:
-    """Lock the authorization of an authState, or, while there is none, the rendezvous where its consult must come by."""
+    """Lock the authorization of an authState or, while there is none, the rendezvous where its consult comes by."""
     statement = _by_auth_state(client_id, auth_state).with_for_update().execution_options(populate_existing=True)
     authorization = session.scalars(statement).one_or_none()
     if authorization is None:
@@ -138,7 +138,7 @@ def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authoriza
     return authorization
 
 
-def _by_auth_state(client_id: str, auth_state: str):  # noqa: ANN202 -- the type is a line long
+def _by_auth_state(client_id: str, auth_state: str) -> Select[Authorization]:
     return select(Authorization).where(Authorization.client_id == client_id, Authorization.auth_state == auth_state)
 
 

@@ -5,6 +5,7 @@ Values are read as text, never as JSON, so that a key that looks like a number s
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import os
 import re
@@ -155,10 +156,8 @@ def _made_once(path: Path) -> str:
             file.write(new_vault_key() + "\n")
             file.flush()
             os.fsync(file.fileno())
-            try:
+            with contextlib.suppress(FileExistsError):
                 os.link(file.name, path)
-            except FileExistsError:
-                pass
     return path.read_text(encoding="ascii")
 
 

@@ -1,4 +1,4 @@
-"""Show authorizations and notifications as JSON documents: the same ones over HTTP and in the shell, without secrets."""
+"""Show authorizations and notifications as JSON documents: the same over HTTP and in the shell, without secrets."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -21,10 +21,9 @@ _FRAMES_MAX = 12
 class FieldFormatter(logging.Formatter):
     """Format a record so that a person can read it and a program can split it, and no value can forge a line."""
 
-    converter = time.gmtime
-
     def __init__(self) -> None:
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
 
     @override
     def formatMessage(self, record: logging.LogRecord) -> str:

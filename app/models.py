@@ -25,6 +25,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from typing_extensions import override
 
 from app.state_machine import AuthorizationState, Flow
 
@@ -44,13 +45,15 @@ class EscapedText(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 -- SQLAlchemy's signature
+    @override
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Escape on the way in."""
         if value is None:
             return None
         return _UNSTORABLE.sub(lambda found: r"\\" if found[0] == "\\" else f"\\u{ord(found[0]):04x}", value)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 -- SQLAlchemy's signature
+    @override
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         """Unescape on the way out."""
         if value is None or "\\" not in value:
             return value
@@ -63,7 +66,8 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
+    @override
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Turn any aware time into UTC; a naive one is refused, for nobody knows what it means."""
         if value is None:
             return None
@@ -72,7 +76,8 @@ class UtcDateTime(TypeDecorator[datetime]):
             raise ValueError(message)
         return value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
+    @override
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Give back UTC."""
         if value is None:
             return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import func, inspect, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -26,9 +26,9 @@ class Drawer:
     row: Callable[[Any], bytes]
 
     @property
-    def name(self) -> str:
-        """What an operator sees: `table.column`."""
-        return self.place
+    def model(self) -> type[Base]:
+        """The table that the column is of."""
+        return cast("type[Base]", self.column.class_)
 
 
 #: Every column that holds sealed values; a test compares it with the models.
@@ -62,7 +62,7 @@ def reseal_batch(
     A value that somebody else writes at the same moment is left to them: it is under the first key already. Raises
     `VaultError` where a value opens under none of the keys.
     """
-    model: type[Base] = drawer.column.class_
+    model = drawer.model
     keys = _primary_key(model)
     statement = select(model).where(drawer.column.is_not(None)).order_by(*keys).limit(limit)
     if after is not None:
@@ -87,14 +87,14 @@ def reseal_batch(
 def rows_to_look_at(session: Session) -> int:
     """Count the rows a whole re-sealing looks at, for a progress bar."""
     counts: Iterable[int | None] = (
-        session.scalar(select(func.count()).select_from(drawer.column.class_).where(drawer.column.is_not(None)))
+        session.scalar(select(func.count()).select_from(drawer.model).where(drawer.column.is_not(None)))
         for drawer in DRAWERS
     )
     return sum(count or 0 for count in counts)
 
 
 def _primary_key(model: type[Base]) -> Sequence[InstrumentedAttribute[Any]]:
-    return [getattr(model, column.key) for column in inspect(model).primary_key]
+    return [getattr(model, column.name) for column in inspect(model).primary_key]
 
 
 def _key_of(row: Base, keys: Sequence[InstrumentedAttribute[Any]]) -> Key:

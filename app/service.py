@@ -2,7 +2,7 @@
 
 from functools import cached_property
 
-from sqlalchemy import inspect, select, text
+from sqlalchemy import Text, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -119,4 +119,4 @@ class Service:
 def _revision(session: Session) -> str | None:
     if not inspect(session.connection()).has_table("alembic_version"):
         return None
-    return session.scalar(text("SELECT version_num FROM alembic_version"))
+    return session.scalars(text("SELECT version_num FROM alembic_version").columns(version_num=Text)).one_or_none()

@@ -67,7 +67,8 @@ class Sealer:
     def open(self, sealed: bytes, *, place: str, row: bytes) -> bytes:
         """Open what was sealed for this place of this row.
 
-        Raises `UnknownVaultKeyError` (sealed under a key that is not there) and `SealBrokenError` (changed, or sealed for another place).
+        Raises `UnknownVaultKeyError` where it was sealed under a key that is not there, and `SealBrokenError` where it
+        was changed or sealed for another place.
         """
         head, nonce, box = (
             sealed[:_HEAD_BYTES],

@@ -12,7 +12,7 @@ config = context.config
 
 
 def run_migrations() -> None:
-    """Migrate in one transaction, entered under a lock: of several that start at once, the others find nothing to do."""
+    """Migrate in one transaction and under a lock: of several that start at once, the others find nothing to do."""
     engine = create_engine(config.get_main_option("sqlalchemy.url") or "", poolclass=NullPool, hide_parameters=True)
     if engine.dialect.name == "sqlite":
         # The driver would commit before every CREATE TABLE; this way SQLite takes them all back together.

@@ -74,7 +74,7 @@ class Receiver:
             return self._not_stored(delivery, error, now)
         if not kept.is_new and kept.outcome is Outcome.FAILED:
             processed = self._replay_failed(kept.id)
-        return self._stored(delivery, reading, kept, processed, now)
+        return self._stored(delivery, kept, processed, now)
 
     def process(self, entry_id: int) -> list[Processed]:
         """Process a stored entry that is parked or failed again, and settle what that lets move.
@@ -90,7 +90,7 @@ class Receiver:
     def record(self, report: Report, *, cause: reports.Reporter) -> Recorded:
         """Record what the merchant learned itself, and settle what that lets move.
 
-        Raises `reports.ReportRefusedError` where the report contradicts what is on record, and
+        Raises `errors.ReportRefusedError` where the report contradicts what is on record, and
         `DatabaseUnavailableError`.
         """
         now = self._clock()
@@ -152,9 +152,7 @@ class Receiver:
         )
         return Receipt(answer)
 
-    def _stored(
-        self, delivery: Delivery, reading: Reading, kept: Kept, processed: list[Processed], now: datetime
-    ) -> Receipt:
+    def _stored(self, delivery: Delivery, kept: Kept, processed: list[Processed], now: datetime) -> Receipt:
         client = self._keyring.client(delivery.client_id)
         outcome, reason = kept.outcome, kept.reason
         for done in processed:

@@ -16,6 +16,18 @@ from app.alipay.keyring import Keyring, UnknownClientError
 from app.alipay.secret import Secret
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization
+from app.receiver.errors import (
+    AuthorizationNotFoundError,
+    ClientNotInKeyringError,
+    ClientNotNamedError,
+    ConsultContradictedError,
+    EarlyReportError,
+    ForeignTokenError,
+    IllegalReportError,
+    NothingToReplaceError,
+    ReplacedOtherwiseError,
+    TokenContradictedError,
+)
 from app.receiver.processing import Processed, settle
 from app.state_machine import Event, Flow, Verdict
 from app.tokens import Grant
@@ -81,45 +93,6 @@ class Recorded:
     settled: list[Processed] = field(default_factory=list)
 
 
-class ReportRefusedError(Exception):
-    """A report cannot be recorded. `code` is stable for programs, the message is for people and has no secret."""
-
-    code: ClassVar[str] = "report-refused"
-
-
-class AuthorizationNotFoundError(ReportRefusedError):
-    """A report is about an authorization that does not exist."""
-
-    code = "authorization-not-found"
-
-    def __init__(self, authorization_id: UUID) -> None:
-        self.authorization_id = authorization_id
-        super().__init__(f"There is no authorization {authorization_id}.")
-
-
-class ClientUnclearError(ReportRefusedError):
-    """A consult names no client, or one that the keyring lacks."""
-
-    code = "client-unclear"
-
-
-class ContradictionError(ReportRefusedError):
-    """A report says otherwise than what is on record."""
-
-    code = "contradiction"
-
-
-class TransitionRefusedError(ReportRefusedError):
-    """The machine does not allow what a report says, not now or not ever."""
-
-    def __init__(self, event: Event, state: str, verdict: Verdict) -> None:
-        self.event = event
-        self.state = state
-        self.code = "early" if verdict is Verdict.EARLY else "illegal-transition"  # type: ignore[misc]
-        when = "not legal yet" if verdict is Verdict.EARLY else "not legal"
-        super().__init__(f"{event} is {when} in {state}.")
-
-
 def record(
     session: Session, vault: Vault, keyring: Keyring, report: Report, *, cause: Reporter, now: datetime
 ) -> Recorded:
@@ -132,6 +105,7 @@ def record(
     authorization = authorizations.lock(session, report.authorization_id)
     if authorization is None:
         raise AuthorizationNotFoundError(report.authorization_id)
+    changed = False
     match report:
         case AuthcodeReport():
             changed = _record_authcode(session, vault, authorization, report.auth_code, Cause(cause, at=now))
@@ -166,12 +140,12 @@ def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: C
 
 def _client_and_flow(keyring: Keyring, consult: Consult) -> tuple[str, Flow]:
     if consult.client_id is None and len(keyring.clients) != 1:
-        raise ClientUnclearError("The keyring has several clients: say which one with clientId.")
+        raise ClientNotNamedError
     client_id = consult.client_id if consult.client_id is not None else next(iter(keyring.clients))
     try:
         client = keyring.client(client_id)
     except UnknownClientError:
-        raise ClientUnclearError("The keyring has no client with this clientId.") from None
+        raise ClientNotInKeyringError from None
     return client_id, consult.flow or Flow(client.default_flow)
 
 
@@ -183,7 +157,7 @@ def _complete_consult(authorization: Authorization, consult: Consult, cause: Cau
         if said is None or said == on_record:
             continue
         if on_record is not None:
-            raise ContradictionError(f"This authState was consulted before with another {_WIRE_NAMES[name]}.")
+            raise ConsultContradictedError(_WIRE_NAMES[name])
         setattr(authorization, name, said)
         authorization.updated_at = cause.at
         changed = True
@@ -223,18 +197,18 @@ def _record_refresh(
     """Replace the current token. A wallet may also prolong a token and leave it as it is."""
     replaced = _find_own(session, vault, authorization, Grant(report.replaces)) if report.replaces else None
     if replaced is None:
-        raise ContradictionError("The token it replaces is not a token of this authorization.")
+        raise NothingToReplaceError
     token = _find_own(session, vault, authorization, report.grant)
     if token is replaced and token.superseded_at is None and tokens.differs(vault, token, report.grant):
         _require_legal(authorization, Event.TOKEN_REFRESHED)
         tokens.complete(vault, token, report.grant)
     elif token is not None:
         if token is not replaced and replaced.superseded_at is None:
-            raise ContradictionError("The token it replaces is newer than the token it reports.")
+            raise ReplacedOtherwiseError
         return _complete_token(vault, token, report.grant)
     else:
         if replaced.superseded_at is not None:
-            raise ContradictionError("The token it replaces was replaced by another one before.")
+            raise ReplacedOtherwiseError
         _require_legal(authorization, Event.TOKEN_REFRESHED)
         _make_known(session, vault, authorization, report.grant, cause)
     authorizations.advance(session, authorization, Event.TOKEN_REFRESHED, cause=cause)
@@ -262,18 +236,22 @@ def _find_own(session: Session, vault: Vault, authorization: Authorization, gran
 def _complete_token(vault: Vault, token: AccessToken, grant: Grant) -> bool:
     """Take a known token again: add what was unsaid before, refuse what contradicts."""
     if tokens.differs(vault, token, grant):
-        raise ContradictionError("This token is on record with another expiry time or refresh token.")
+        raise TokenContradictedError
     return tokens.complete(vault, token, grant)
 
 
 def _make_known(session: Session, vault: Vault, authorization: Authorization, grant: Grant, cause: Cause) -> None:
     token_index = tokens.index(vault, authorization.client_id, grant.access_token)
     if tokens.find_or_meet(session, authorization.client_id, token_index) is not None:
-        raise ContradictionError("This token belongs to another authorization.")
+        raise ForeignTokenError
     tokens.make_known(session, vault, authorization, grant, at=cause.at)
 
 
 def _require_legal(authorization: Authorization, event: Event) -> None:
-    decision = authorizations.verdict(authorization, event)
-    if decision.verdict is not Verdict.LEGAL:
-        raise TransitionRefusedError(event, authorization.state, decision.verdict)
+    match authorizations.verdict(authorization, event).verdict:
+        case Verdict.LEGAL:
+            return
+        case Verdict.EARLY:
+            raise EarlyReportError(event, authorization.state)
+        case Verdict.ILLEGAL:
+            raise IllegalReportError(event, authorization.state)

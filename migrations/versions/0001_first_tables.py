@@ -6,7 +6,7 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-# Text of strangers arrives escaped, times arrive in UTC: what the models add to these types happens before the database.
+# Text of strangers arrives escaped and times arrive in UTC: what the models add to these types is done by then.
 _text = sa.Text()
 _time = sa.DateTime(timezone=True)
 _number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")

@@ -1,0 +1,104 @@
+"""Say why a report cannot be recorded. Each error is an answer of status 409, 404 or 422 and has no secret in it."""
+
+from typing import ClassVar
+from uuid import UUID
+
+from app.state_machine import Event
+
+
+class ReportRefusedError(Exception):
+    """A report cannot be recorded, and nothing was changed."""
+
+    #: What programs may rely on; the message is for people.
+    code: ClassVar[str]
+
+
+class AuthorizationNotFoundError(ReportRefusedError):
+    """A report is about an authorization that does not exist."""
+
+    code = "authorization-not-found"
+
+    def __init__(self, authorization_id: UUID) -> None:
+        self.authorization_id = authorization_id
+        super().__init__(f"There is no authorization {authorization_id}.")
+
+
+class ClientNotNamedError(ReportRefusedError):
+    """A consult does not say for which of several clients it is."""
+
+    code = "client-not-named"
+
+    def __init__(self) -> None:
+        super().__init__("The keyring does not have just one client: name one with clientId.")
+
+
+class ClientNotInKeyringError(ReportRefusedError):
+    """A consult is for a client whose notifications could not be verified."""
+
+    code = "client-not-in-keyring"
+
+    def __init__(self) -> None:
+        super().__init__("The keyring has no client with this clientId.")
+
+
+class ContradictionError(ReportRefusedError):
+    """A report says otherwise than what is on record."""
+
+    code = "contradiction"
+
+
+class ConsultContradictedError(ContradictionError):
+    """The same authState was consulted before, and otherwise."""
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+        super().__init__(f"This authState was consulted before with another {field}.")
+
+
+class TokenContradictedError(ContradictionError):
+    """The same token was reported before, and otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__("This token is on record with another expiry time or another refresh token.")
+
+
+class ForeignTokenError(ContradictionError):
+    """A reported token is on record for another authorization."""
+
+    def __init__(self) -> None:
+        super().__init__("This token belongs to another authorization.")
+
+
+class NothingToReplaceError(ContradictionError):
+    """A refresh is reported of a token that the authorization never had."""
+
+    def __init__(self) -> None:
+        super().__init__("The token that was to be replaced is no token of this authorization.")
+
+
+class ReplacedOtherwiseError(ContradictionError):
+    """A refresh is reported of a token that is no longer, or not yet, the one before the reported token."""
+
+    def __init__(self) -> None:
+        super().__init__("The token that was to be replaced was followed by another token than this one.")
+
+
+class TransitionRefusedError(ReportRefusedError):
+    """The machine does not allow what a report says."""
+
+    def __init__(self, event: Event, state: str) -> None:
+        self.event = event
+        self.state = state
+        super().__init__(f"{event} is not legal in {state}.")
+
+
+class EarlyReportError(TransitionRefusedError):
+    """What a report says is not legal yet, and may become so."""
+
+    code = "early"
+
+
+class IllegalReportError(TransitionRefusedError):
+    """What a report says is not legal, and never will be."""
+
+    code = "illegal-transition"
