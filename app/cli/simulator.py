@@ -36,13 +36,22 @@ from app.simulator.sender import (
     headers_of,
 )
 
-#: Where ``flask serve`` listens unless it is told otherwise.
+#: Where `flask serve` listens unless it is told otherwise.
 DEFAULT_URL = f"http://127.0.0.1:8000{DEFAULT_NOTIFY_PATH}"
 
 _NO_HEADER_VALUE = "no header can carry it: only visible ASCII characters, without blanks, will do."
 
 #: Nothing faster than this is of use: a day passes in under a tenth of a second.
 _SPEED = click.FloatRange(0, 1_000_000, min_open=True)
+
+_CURL_EXAMPLE = f"""\b
+Example:
+  flask simulator sign body.json |
+    curl -H @- --data-binary @body.json \\
+    {DEFAULT_URL}
+"""
+
+_STORIES = "\n".join(f"  {name:<18}{scenario.story}" for name, scenario in SCENARIOS.items())
 
 simulator = AppGroup("simulator", help=__doc__)
 
@@ -79,12 +88,20 @@ def _header_value(_context: click.Context, _option: click.Parameter, value: str 
     return value
 
 
-_to = click.option("--to", "sender", default=DEFAULT_URL, show_default=True, callback=_sender, help="Where to post.")
+_to = click.option(
+    "--to", "sender", metavar="URL", default=DEFAULT_URL, show_default=True, callback=_sender, help="Where to post."
+)
 _uri = click.option(
-    "--uri", callback=_header_value, help="Path and query to sign, if a proxy rewrites them. [default: those of --to]"
+    "--uri", metavar="URI", callback=_header_value, help="What to sign, if a proxy rewrites it. [default: that of --to]"
 )
 _client = click.option(
-    "--client", "client_id", default=SANDBOX_CLIENT_ID, show_default=True, callback=_header_value, help="The client id."
+    "--client",
+    "client_id",
+    metavar="ID",
+    default=SANDBOX_CLIENT_ID,
+    show_default=True,
+    callback=_header_value,
+    help="The client id.",
 )
 
 
@@ -96,9 +113,11 @@ def _takes_signer(command: Callable[..., None]) -> Callable[..., None]:
         "--key",
         "key_path",
         type=click.Path(dir_okay=False, path_type=Path),
-        help=f"Private key that signs. [default: {SIMULATOR_KEY_NAME} beside the keyring]",
+        help=f"Who signs: a private key. [default: {SIMULATOR_KEY_NAME} beside the keyring]",
     )
-    @click.option("--key-version", type=click.IntRange(min=1), default=1, show_default=True, help="Which key it is.")
+    @click.option(
+        "--key-version", metavar="N", type=click.IntRange(min=1), default=1, help="Which key it is, by default 1."
+    )
     @functools.wraps(command)
     def with_signer(*args: object, client_id: str, key_path: Path | None, key_version: int, **options: object) -> None:
         key = _private_key(key_path or _keyring_path().with_name(SIMULATOR_KEY_NAME))
@@ -138,16 +157,16 @@ def make_keys(client_id: str, directory: Path | None) -> None:
 
 @simulator.command()
 @click.argument("notification_type", metavar="TYPE")
-@click.option("--auth-state")
-@click.option("--auth-code")
-@click.option("--access-token")
-@click.option("--reason")
-@click.option("--result-status", default="S", show_default=True, help="Alipay only ever sends S.")
+@click.option("--auth-state", metavar="TEXT")
+@click.option("--auth-code", metavar="TEXT")
+@click.option("--access-token", metavar="TEXT")
+@click.option("--reason", metavar="TEXT")
+@click.option("--result-status", metavar="S|F|U", default="S", help="By default S; Alipay sends nothing else.")
 @_to
 @_uri
 @_takes_signer
 @click.option("--redeliver", is_flag=True, help="Repeat until acknowledged: up to 8 times in 24 h 22 min.")
-@click.option("--speed", type=_SPEED, default=1, help="With --redeliver: so many times faster than Alipay.")
+@click.option("--speed", metavar="N", type=_SPEED, default=1, help="With --redeliver: N times faster than Alipay.")
 @click.option("--same-signature", is_flag=True, help="With --redeliver: repeat the headers, do not sign anew.")
 @click.option("--forge", "forged", is_flag=True, help="Let a stranger sign.")
 def send(
@@ -162,10 +181,11 @@ def send(
     forged: bool,
     **fields: str,
 ) -> None:
-    """Send one notification: AUTHCODE_CREATED, TOKEN_CREATED, TOKEN_CANCELED or any other TYPE.
+    """Send one notification, signed as Alipay does.
 
-    A field that is not given is left out, so that a malformed notification can be sent too. Ends with 0 if the
-    notification was acknowledged, and with 1 otherwise.
+    TYPE is AUTHCODE_CREATED, TOKEN_CREATED, TOKEN_CANCELED, or any other. A field that is not given is left out, so
+    that a malformed notification can be sent too. Ends with 0 if the notification was acknowledged, and with 1
+    otherwise.
     """
     draft = Draft(notification_type, **fields)
 
@@ -194,20 +214,22 @@ def send(
         raise click.exceptions.Exit(1)
 
 
-@simulator.command()
+@simulator.command(epilog=_CURL_EXAMPLE)
 @click.argument("file", type=click.File("rb"))
 @click.option(
-    "--uri", default=DEFAULT_NOTIFY_PATH, show_default=True, callback=_header_value, help="Path and query to post to."
+    "--uri",
+    metavar="URI",
+    default=DEFAULT_NOTIFY_PATH,
+    show_default=True,
+    callback=_header_value,
+    help="The path it will be posted to, with the query if there is one.",
 )
-@click.option("--request-time", callback=_header_value, help="Any text. [default: now, in milliseconds]")
+@click.option("--request-time", metavar="TEXT", callback=_header_value, help="By default now, in epoch milliseconds.")
 @_takes_signer
 def sign(file: BinaryIO, signer: Signer, uri: str, request_time: str | None) -> None:
-    r"""Print the headers that make the bytes of FILE, or of - for stdin, a delivery of Alipay's.
+    """Print the headers that make any bytes a delivery of Alipay's.
 
-    \b
-    They are what curl reads from a file:
-      flask simulator sign body.json \
-        | curl -H @- --data-binary @body.json http://127.0.0.1:8000/alipay/notifyAuthorization
+    FILE holds the body, - is stdin. The headers are printed as curl reads them, and any test can.
     """
     request_time = request_time or epoch_milliseconds(datetime.now(UTC))
     delivery = signer.sign(file.read(), uri=uri, request_time=request_time)
@@ -215,16 +237,17 @@ def sign(file: BinaryIO, signer: Signer, uri: str, request_time: str | None) -> 
         click.echo(f"{name}: {value}")
 
 
-_STORIES = "\n".join(f"  {name:<17}{scenario.story}" for name, scenario in SCENARIOS.items())
-
-
 @simulator.command(epilog=f"\b\nScenarios:\n{_STORIES}")
 @click.argument("names", metavar="SCENARIO...", nargs=-1, required=True, type=click.Choice(list(SCENARIOS)))
 @_to
 @_uri
 @_takes_signer
-@click.option("--api", "api_url", help="Where the merchant's own interface is. [default: the host of --to]")
-@click.option("--api-key", envvar="FLASK_SIMULATOR_API_KEY", show_envvar=True, help="One of FLASK_API_KEYS.")
+@click.option(
+    "--api", "api_url", metavar="URL", help="Where the merchant's own interface is. [default: the host of --to]"
+)
+@click.option(
+    "--api-key", metavar="KEY", envvar="FLASK_SIMULATOR_API_KEY", show_envvar=True, help="One of FLASK_API_KEYS."
+)
 @click.pass_context
 def play(
     context: click.Context,

@@ -1,6 +1,6 @@
 """Show the service at work, in a minute: start it, play scenarios at it over HTTP, and print what became of them.
 
-Everything it makes is in one folder of its own, ``instance/demo``, new for each run: no real instance is touched. It
+Everything it makes is in one folder of its own, `instance/demo`, new for each run: no real instance is touched. It
 drives the service as anyone could, by its commands, and ends with 0 only if every answer was the right one.
 """
 
@@ -66,7 +66,7 @@ class Stage:
 
     @property
     def settings(self) -> Path:
-        """The settings, in a file that ``flask --env-file`` reads."""
+        """The settings, in a file that `flask --env-file` reads."""
         return self.folder / "demo.env"
 
     @property
@@ -113,8 +113,7 @@ class Stage:
     def run(self, *arguments: str) -> None:
         """Run a command that has to end well, and let it print.
 
-        Raises:
-            CommandFailedError: it did not.
+        Raises `CommandFailedError` if it did not.
         """
         if not self.succeeds(*arguments):
             raise CommandFailedError(arguments)
@@ -127,7 +126,7 @@ class Stage:
 
 
 def _environment() -> dict[str, str]:
-    """Forget the settings of whoever runs the demo, those in ``.env`` too: a real instance is not to be found."""
+    """Forget the settings of whoever runs the demo, those in `.env` too: a real instance is not to be found."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
     return others | {"FLASK_APP": "app", "FLASK_SKIP_DOTENV": "1"}
 
@@ -136,8 +135,7 @@ def _environment() -> dict[str, str]:
 def _running_server(stage: Stage) -> Iterator[str]:
     """Start the real server on a free port, give its address once it is ready, and stop it whatever happens.
 
-    Raises:
-        ServerNotReadyError: it does not get ready.
+    Raises `ServerNotReadyError` if it does not get ready.
     """
     port = str(_free_port())
     # In a session of its own, so that Ctrl-C reaches only the demo, which then stops the server in good order.

@@ -3,15 +3,17 @@
 import json
 from dataclasses import dataclass, field, replace
 
+from typing_extensions import override
+
 from app.alipay.notification import NotificationType
 
-#: What Alipay's results say beside their status (``protocol.md`` §4). Only S is ever sent.
+#: What Alipay's results say beside their status (`protocol.md` §4). Only S is ever sent.
 _RESULT_CODES = {"S": "SUCCESS", "F": "PROCESS_FAIL", "U": "UNKNOWN_EXCEPTION"}
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A notification that is still to be written out; what is ``None`` is left out of the body.
+    """A notification that is still to be written out; what is `None` is left out of the body.
 
     Nothing is checked: a notification that Alipay would never send is a good test of whoever receives it.
     """
@@ -51,6 +53,7 @@ class Draft:
             access_token=self.access_token and f"{self.access_token}-{mark}",
         )
 
+    @override
     def __str__(self) -> str:
         """Say what the notification is about, for people: codes and tokens are masked."""
         said = [self.type]

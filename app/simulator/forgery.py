@@ -25,7 +25,7 @@ class Forgery(StrEnum):
 
 
 def forge(signer: Signer, forgery: Forgery | None, body: bytes, *, uri: str, request_time: str) -> Delivery:
-    """Sign the body as ``signer`` would, but wrongly in exactly one way; or rightly, if no forgery is asked for."""
+    """Sign the body as `signer` would, but wrongly in exactly one way; or rightly, if no forgery is asked for."""
     match forgery:
         case Forgery.STRANGER:
             signer = replace(signer, private_key=rsa.generate_private_key(_PUBLIC_EXPONENT, _KEY_BITS))

@@ -16,7 +16,7 @@ SANDBOX_CLIENT_ID = "SANDBOX_5Y00000000000000"
 SIMULATOR_KEY_NAME = "simulator.pem"
 MERCHANT_KEY_NAME = "merchant.pem"
 
-#: What Alipay uses (``protocol.md`` §3).
+#: What Alipay uses (`protocol.md` §3).
 _KEY_BITS = 2048
 _PUBLIC_EXPONENT = 65537
 
@@ -46,8 +46,7 @@ def make_sandbox(keyring_path: Path, *, client_id: str = SANDBOX_CLIENT_ID) -> N
 
     The keyring is written last: where it is, all of it is.
 
-    Raises:
-        KeysExistError: one of the three files exists. Nothing that exists is changed.
+    Raises `KeysExistError` if one of the three files exists. Nothing that exists is changed.
     """
     simulator_path = keyring_path.with_name(SIMULATOR_KEY_NAME)
     merchant_path = keyring_path.with_name(MERCHANT_KEY_NAME)

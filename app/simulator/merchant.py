@@ -6,6 +6,7 @@ from typing import Any, Self
 from urllib.parse import urljoin
 
 import urllib3
+from typing_extensions import override
 
 from app.alipay.secret import Secret
 
@@ -14,7 +15,7 @@ _TIMEOUT = urllib3.Timeout(connect=5, read=10)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the service told the merchant; ``said`` is empty unless it is a JSON object."""
+    """What the service told the merchant; `said` is empty unless it is a JSON object."""
 
     status: int | None
     said: Mapping[str, Any]
@@ -27,6 +28,7 @@ class Reply:
             return ()
         return tuple(str(transition.get("to")) for transition in history if isinstance(transition, dict))
 
+    @override
     def __str__(self) -> str:
         """Say what came back: the authorization's state, or the problem's title."""
         if self.status is None:

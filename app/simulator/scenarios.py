@@ -52,7 +52,7 @@ class Report:
     """The merchant reports what it learned itself: a code, a token, a revoke."""
 
     auth_state: str
-    #: The last part of the address: ``authcode``, ``tokens`` or ``canceled``.
+    #: The last part of the address: `authcode`, `tokens` or `canceled`.
     what: str
     expected: str
     secrets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

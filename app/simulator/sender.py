@@ -9,13 +9,14 @@ from typing import NamedTuple, Self
 
 import urllib3
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from typing_extensions import override
 
 from app.alipay.acknowledgement import is_acknowledgement
 from app.alipay.delivery import Delivery
 from app.alipay.signature import sign
 
 #: How long Alipay waits before each of its eight attempts, counted from the one before: 24 h 22 min in all
-#: (``protocol.md`` §2). The sandbox stops after the first.
+#: (`protocol.md` §2). The sandbox stops after the first.
 REDELIVERY_DELAYS = (
     timedelta(0),
     timedelta(minutes=2),
@@ -46,7 +47,7 @@ class Signer:
 
     client_id: str
     private_key: RSAPrivateKey
-    #: ``None`` leaves the version out of the header, which means the newest key.
+    #: `None` leaves the version out of the header, which means the newest key.
     key_version: int | None = 1
 
     def sign(self, body: bytes, *, uri: str, request_time: str) -> Delivery:
@@ -76,7 +77,7 @@ def epoch_milliseconds(moment: datetime) -> str:
 
 
 def headers_of(delivery: Delivery) -> Mapping[str, str]:
-    """Give the headers that carry the delivery beside its body (``protocol.md`` §3)."""
+    """Give the headers that carry the delivery beside its body (`protocol.md` §3)."""
     return {
         "client-id": delivery.client_id,
         "request-time": delivery.request_time,
@@ -92,6 +93,7 @@ class Result(NamedTuple):
     result_status: str
     result_code: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.status} {self.result_status} {self.result_code}"
 
@@ -111,15 +113,16 @@ class Answer:
 
     @property
     def result(self) -> Result | None:
-        """What the answer says, or ``None`` if it is not the kind of answer that Alipay reads."""
+        """What the answer says, or `None` if it is not the kind of answer that Alipay reads."""
         try:
             result = json.loads(self.body)["result"]
             return Result(self.status or 0, str(result["resultStatus"]), str(result["resultCode"]))
         except (ValueError, LookupError, TypeError, RecursionError):
             return None
 
+    @override
     def __str__(self) -> str:
-        """Say what came back. Only the exact acknowledgement reads ``200 S SUCCESS``."""
+        """Say what came back. Only the exact acknowledgement reads `200 S SUCCESS`."""
         if self.status is None:
             return f"no answer: {self.error}"
         said = str(self.result or f"{self.status} without a result")
@@ -134,8 +137,7 @@ class Sender:
     def __init__(self, url: str) -> None:
         """Take the address to post to.
 
-        Raises:
-            UnusableUrlError: it is not an address with a scheme and a host.
+        Raises `UnusableUrlError` if it is not an address with a scheme and a host.
         """
         try:
             address = urllib3.util.parse_url(url)
@@ -154,8 +156,8 @@ class Sender:
         try:
             response = self._http.request("POST", self.url, body=delivery.body, headers=headers_of(delivery))
         except urllib3.exceptions.HTTPError as error:
-            # What urllib3 puts before the last colon is where it happened; that is known here.
-            return Answer(error=str(error).rpartition(": ")[2])
+            # Without where it happened, which urllib3 says first: that is known here.
+            return Answer(error=str(error.__cause__ or error))
         return Answer(status=response.status, body=response.data)
 
     def __enter__(self) -> Self:
@@ -174,7 +176,7 @@ def deliver(
 ) -> Iterator[Answer]:
     """Send one notification until it is acknowledged or the schedule ends, and give the answer of each attempt.
 
-    ``sign_attempt`` is asked before every attempt: whether Alipay signs a redelivery anew is documented nowhere, so
+    `sign_attempt` is asked before every attempt: whether Alipay signs a redelivery anew is documented nowhere, so
     it may give a new delivery or the same one again.
     """
     for delay in delays:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from typing_extensions import override
+
 from app.alipay.acknowledgement import ACKNOWLEDGEMENT
 from app.alipay.delivery import Delivery
 
@@ -59,6 +61,7 @@ def running_endpoint() -> Iterator[Endpoint]:
             self.end_headers()
             self.wfile.write(body)
 
+        @override
         def log_message(self, *_: object) -> None:
             pass
 

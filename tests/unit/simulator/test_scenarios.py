@@ -70,7 +70,7 @@ def test_forgery_is_expected_to_be_refused(scenario: Scenario) -> None:
 
 @each_scenario
 def test_story_fits_a_line_of_the_help(scenario: Scenario) -> None:
-    assert len(f"  {scenario.name:<17}{scenario.story}") <= 78
+    assert len(f"  {scenario.name:<18}{scenario.story}") <= 78
 
 
 def is_understood(body: bytes) -> bool:
