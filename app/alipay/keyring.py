@@ -153,7 +153,8 @@ def fingerprint(public_key: RSAPublicKey) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        # Editors on Windows begin a file with a byte order mark.
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         problem, remedy = "does not exist", "create it, or point FLASK_KEYRING at the keyring you have"
     except OSError as error:
@@ -244,7 +245,7 @@ def _der(text: str | bytes, place: str) -> bytes:
     try:
         text = text.decode() if isinstance(text, bytes) else text
         pem = _PEM.search(text)
-        # Windows editors begin a file with a byte order mark; base64 is often wrapped.
+        # A byte order mark here too; and base64 is often wrapped.
         wrapped = pem["base64"] if pem else text.removeprefix("\ufeff")
         return base64.b64decode("".join(wrapped.split()), validate=True)
     except ValueError:

@@ -28,7 +28,7 @@ _PARTS = frozenset({"algorithm", "keyVersion", "signature"})
 #: Bounded, since `int` takes quadratic time, and ASCII only, since it reads any script's digits, and underscores.
 _KEY_VERSION = re.compile(r"[0-9]{1,9}")
 _BASE64_OR_PERCENT = re.compile(r"(?:[A-Za-z0-9+/=]|%[0-9A-Fa-f]{2})+")
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_UNSENDABLE = re.compile(r"[^\x20-\x7e\x80-\xff]")
 #: Fourteen digits reach the year 5138; with fifteen a number could be beyond what a datetime holds.
 _EPOCH_MILLISECONDS = re.compile(r"[0-9]{1,14}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,6 +44,13 @@ class NotAuthenticError(Exception):
         super().__init__(f"The delivery is not authentic ({cause}).")
         self.cause = cause
         self.result_code = result_code
+
+
+class UnsendableTextError(ValueError):
+    """A text to be signed holds a control character, or one that is not a byte, so it cannot be an HTTP header."""
+
+    def __init__(self) -> None:
+        super().__init__("An HTTP header cannot carry a control character or one beyond Latin-1.")
 
 
 def verify(delivery: Delivery, keyring: Keyring) -> None:
@@ -65,7 +72,7 @@ def verify(delivery: Delivery, keyring: Keyring) -> None:
     try:
         signed = _signed_bytes(delivery.method, delivery.uri, delivery.client_id, delivery.request_time, delivery.body)
         public_key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
-    except ValueError:
+    except UnsendableTextError:
         raise NotAuthenticError("header") from None
     except InvalidSignature:
         raise NotAuthenticError("mismatch") from None
@@ -83,8 +90,7 @@ def sign(
 ) -> str:
     """Return the whole value of a signature header, for a notification or, with a response's time and body, an answer.
 
-    Without a key version the receiver takes the newest key it knows. Raises `ValueError` for a text that no header can
-    carry.
+    Without a key version the receiver takes the newest key it knows. Raises `UnsendableTextError`.
     """
     signed = _signed_bytes(method, uri, client_id, time, body)
     signature = private_key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
@@ -103,12 +109,11 @@ def check_freshness(delivery: Delivery, *, now: datetime, limit: timedelta) -> N
 
 
 def _signed_bytes(method: str, uri: str, client_id: str, time: str, body: bytes) -> bytes:
-    head = f"{method} {uri}\n{client_id}.{time}."
     # The line feed is the construction's own: one in a header would let its parts trade places.
-    if _CONTROL_CHARACTER.search(method + uri + client_id + time):
-        raise ValueError
+    if _UNSENDABLE.search(method + uri + client_id + time):
+        raise UnsendableTextError
     # Texts of the wire hold bytes as Latin-1 characters (see Delivery), so this gives the very bytes that came.
-    return head.encode("latin-1") + body
+    return f"{method} {uri}\n{client_id}.{time}.".encode("latin-1") + body
 
 
 def _read_header(header: str) -> tuple[int | None, bytes]:

@@ -1,6 +1,7 @@
 """A secret is shown only on purpose."""
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -54,5 +55,6 @@ def test_secret_may_be_any_text_that_json_can_carry() -> None:
 
 
 def test_secret_cannot_be_changed() -> None:
+    secret: Any = Secret("a")
     with pytest.raises(AttributeError):
-        Secret("a")._value = "b"  # type: ignore[misc]  # noqa: SLF001 -- the attempt is what is tested
+        secret._value = "b"  # noqa: SLF001 -- the attempt is what is tested
