@@ -82,7 +82,8 @@ class TestLoading:
         folder.load(a_client(f"1 = {json.dumps(f'file:{key_file}')}"))
 
     def test_passes_over_the_byte_order_mark_of_an_editor(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
-        assert folder.load("\ufeff" + a_client(f'1 = "{public_text(alipay_key)}"')).client(CLIENT_ID)
+        keyring = folder.load("\ufeff" + a_client(f'1 = "{public_text(alipay_key)}"'))
+        assert list(keyring.clients) == [CLIENT_ID]
 
     def test_happens_once(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
         keyring = folder.load(a_client(f'1 = "{public_text(alipay_key)}"'))
