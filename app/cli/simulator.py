@@ -267,7 +267,7 @@ def play(
     if api_key:
         merchant = context.with_resource(Merchant(api_url or sender.url, Secret(api_key), client_id=signer.client_id))
     else:
-        click.echo("Without an API key, the merchant's steps are left out.\n")
+        click.echo("Without an API key, the merchant's steps are left out.")
     player = Player(signer, sender, uri or sender.uri, now=lambda: datetime.now(UTC), merchant=merchant)
     rights = [_play(player, SCENARIOS[name]) for name in names]
     if not all(rights):
@@ -276,13 +276,13 @@ def play(
 
 def _play(player: Player, scenario: Scenario) -> bool:
     """Print the scenario as it goes, and say whether every answer was the right one."""
-    click.secho(f"{scenario.name}: {scenario.story}", bold=True)
+    click.secho(f"\n{scenario.name}: {scenario.story}", bold=True)
     rights = []
     for performance in player.play(scenario):
         _print(performance)
         rights.append(performance.right)
     right = all(rights)
-    click.secho(f"{sum(rights)} of {len(rights)} answers right.\n", fg="green" if right else "red")
+    click.secho(f"{sum(rights)} of {len(rights)} answers right.", fg="green" if right else "red")
     return right
 
 

@@ -204,7 +204,7 @@ def main() -> None:
 
 
 def _heading(text: str) -> None:
-    click.secho(f"\n{text}\n{'=' * len(text)}\n", bold=True)
+    click.secho(f"\n{text}\n{'=' * len(text)}", bold=True)
 
 
 def _tell_how_to_look_further(stage: Stage, auth_state: str) -> None:

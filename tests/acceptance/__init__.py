@@ -1,0 +1,1 @@
+"""What people see who use the service as a whole."""
