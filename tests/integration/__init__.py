@@ -1,0 +1,1 @@
+"""On real tables, built by the migrations, on SQLite and on PostgreSQL."""

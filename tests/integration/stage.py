@@ -1,0 +1,156 @@
+"""A service without its doors, and everybody who speaks with it: Alipay, the merchant, an operator."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import authorizations, documents, inbox
+from app.alipay.keyring import Client, Keyring
+from app.alipay.secret import Secret
+from app.database import Database
+from app.models import Authorization, InboxEntry, Rendezvous
+from app.receiver import Receipt, Receiver
+from app.receiver.processing import Processed
+from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Recorded, TokenReport
+from app.simulator.draft import Draft
+from app.tokens import Grant
+from app.vault import Sealer, Vault, new_index_key
+from tests.unit.alipay.wire import CLIENT_ID, a_signed_delivery
+
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+@dataclass
+class Clock:
+    """Stands still until it is moved."""
+
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, **duration: float) -> None:
+        self.now += timedelta(**duration)
+
+
+@dataclass
+class Stage:
+    """One service on one database. What a test does not name has a default."""
+
+    database: Database
+    vault: Vault
+    alipay_key: RSAPrivateKey
+    keyring: Keyring
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def receiver(self) -> Receiver:
+        return Receiver(self.database, self.keyring, self.vault, clock=self.clock)
+
+    # --- Alipay ---
+
+    def notify(self, notification: Draft | bytes, *, client_id: str = CLIENT_ID, request_time: str = "1") -> Receipt:
+        body = notification if isinstance(notification, bytes) else notification.body()
+        delivery = a_signed_delivery(self.alipay_key, client_id=client_id, request_time=request_time, body=body)
+        return self.receiver.receive(delivery)
+
+    # --- the merchant ---
+
+    def consult(self, auth_state: str = "s-1", **said: Any) -> UUID:  # noqa: ANN401 -- whatever a consult may say
+        said = {"client_id": CLIENT_ID} | said
+        return self.receiver.record(Consult(auth_state, **said), cause="api").authorization_id
+
+    def report_authcode(self, authorization_id: UUID, code: str = "code-1") -> Recorded:
+        return self.receiver.record(AuthcodeReport(authorization_id, Secret(code)), cause="api")
+
+    def report_token(
+        self,
+        authorization_id: UUID,
+        token: str = "token-1",
+        *,
+        auth_code: str | None = None,
+        replaces: str | None = None,
+        **came_with: Any,  # noqa: ANN401 -- whatever a grant may hold
+    ) -> Recorded:
+        report = TokenReport(
+            authorization_id,
+            Grant(Secret(token), **came_with),
+            auth_code=None if auth_code is None else Secret(auth_code),
+            replaces=None if replaces is None else Secret(replaces),
+        )
+        return self.receiver.record(report, cause="api")
+
+    def report_canceled(self, authorization_id: UUID, reason: str | None = None) -> Recorded:
+        report = CanceledReport(authorization_id, None if reason is None else Secret(reason))
+        return self.receiver.record(report, cause="api")
+
+    # --- the operator ---
+
+    def process(self, entry_id: int) -> list[Processed]:
+        return self.receiver.process(entry_id)
+
+    def document(self, auth_state: str = "s-1", *, client_id: str = CLIENT_ID) -> dict[str, Any]:
+        def show(session: Session) -> dict[str, Any]:
+            authorization = authorizations.find(session, client_id, auth_state)
+            assert authorization is not None
+            return documents.authorization_document(session, authorization)
+
+        return self.database.run(show, read_only=True)
+
+    def state(self, auth_state: str = "s-1") -> str:
+        return str(self.document(auth_state)["state"])
+
+    def moves(self, auth_state: str = "s-1") -> list[tuple[int, str, str | None, str]]:
+        """The history as the promise compares it."""
+        history = self.document(auth_state)["history"]
+        return [(move["sequence"], move["event"], move["from"], move["to"]) for move in history]
+
+    def entries(self) -> list[InboxEntry]:
+        return self.database.run(
+            lambda session: list(session.scalars(select(InboxEntry).order_by(InboxEntry.id))), read_only=True
+        )
+
+    def outcomes(self) -> list[tuple[str, str | None]]:
+        """How every entry ended, in inbox sequence."""
+        return [(entry.outcome, entry.reason) for entry in self.entries()]
+
+    def rendezvous(self) -> list[Rendezvous]:
+        return self.database.run(lambda session: list(session.scalars(select(Rendezvous))), read_only=True)
+
+    def waiting(self) -> dict[str, int]:
+        waiting = self.database.run(inbox.parked_by_reason, read_only=True)
+        return {each.reason: each.count for each in waiting}
+
+    @contextmanager
+    def broken_code(self, authorization_id: UUID) -> Iterator[None]:
+        """Make every processing that looks at the auth code of an authorization fail, for a while."""
+        key = self._swap_code(authorization_id, b"this opens under no key")
+        yield
+        self._swap_code(authorization_id, key)
+
+    def _swap_code(self, authorization_id: UUID, sealed: bytes | None) -> bytes | None:
+        def swap(session: Session) -> bytes | None:
+            authorization = session.get_one(Authorization, authorization_id)
+            before = authorization.sealed_auth_code
+            authorization.sealed_auth_code = sealed
+            return before
+
+        return self.database.run(swap)
+
+
+def a_stage(database_url: str, alipay_key: RSAPrivateKey, *, clients: dict[str, str] | None = None) -> Stage:
+    """A service on this database; `clients` gives the default flow of each."""
+    clients = clients or {CLIENT_ID: "auto_debit"}
+    keyring = Keyring(
+        {client_id: Client(client_id, flow, {1: alipay_key.public_key()}) for client_id, flow in clients.items()}
+    )
+    vault = Vault(Sealer([os.urandom(32)]), new_index_key())
+    return Stage(Database(database_url), vault, alipay_key, keyring)

@@ -1,0 +1,109 @@
+"""A failure of ours, or of the database, loses nothing and takes nothing else with it."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import text
+
+from app.alipay.acknowledgement import is_acknowledgement
+from app.database import Database, DatabaseUnavailableError
+from app.simulator.draft import authcode_created, token_canceled, token_created
+from tests.integration.stage import Stage, a_stage
+
+
+def test_a_failing_entry_is_kept_acknowledged_and_named(stage: Stage) -> None:
+    authorization_id = stage.consult()
+    with stage.broken_code(authorization_id):
+        receipt = stage.notify(authcode_created("s-1", "code-1"))
+    assert (receipt.outcome, receipt.reason) == ("failed", "SealBrokenError")
+    assert is_acknowledgement(receipt.answer.status, receipt.answer.body)
+    assert stage.state() == "consulted"
+
+
+def test_a_redelivery_processes_a_failed_entry_again(stage: Stage) -> None:
+    authorization_id = stage.consult()
+    with stage.broken_code(authorization_id):
+        stage.notify(authcode_created("s-1", "code-1"))
+    again = stage.notify(authcode_created("s-1", "code-1"))
+    assert (again.answer.status, again.outcome) == (200, "applied")
+    assert stage.state() == "authcode_issued"
+
+
+def test_a_failed_entry_is_replayed_and_settles_what_waited_for_it(stage: Stage) -> None:
+    authorization_id = stage.consult()
+    with stage.broken_code(authorization_id):
+        failed = stage.notify(authcode_created("s-1", "code-1"))
+        assert failed.entry_id is not None
+    stage.notify(token_canceled("token-1"))
+    stage.notify(token_created("s-1", "token-1"))
+    done = stage.process(failed.entry_id)
+    assert [(each.type, each.outcome) for each in done] == [
+        ("AUTHCODE_CREATED", "applied"),
+        ("TOKEN_CREATED", "applied"),
+        ("TOKEN_CANCELED", "applied"),
+    ]
+    assert stage.state() == "canceled"
+
+
+def test_a_settled_entry_that_fails_takes_nothing_else_with_it(stage: Stage) -> None:
+    """The code is broken only for the parked duplicate code, which alone has to open it."""
+    stage.notify(token_created("s-1", "token-1"))
+    authorization_id = stage.consult()
+    stage.notify(token_canceled("token-1"))
+    with stage.broken_code(authorization_id):
+        stage.notify(authcode_created("s-1", "code-2"))
+    assert stage.outcomes() == [("parked", "early"), ("parked", "unknown_token"), ("failed", "SealBrokenError")]
+    stage.report_authcode(authorization_id, "code-1")
+    assert stage.state() == "canceled"
+
+
+def test_a_replay_of_what_is_concluded_does_nothing(stage: Stage) -> None:
+    stage.consult()
+    receipt = stage.notify(authcode_created("s-1", "code-1"))
+    assert receipt.entry_id is not None
+    assert stage.process(receipt.entry_id) == []
+    assert stage.process(4711) == []
+    assert len(stage.moves()) == 2
+
+
+def test_a_replay_of_what_still_waits_leaves_it_waiting(stage: Stage) -> None:
+    receipt = stage.notify(token_canceled("token-1"))
+    assert receipt.entry_id is not None
+    (done,) = stage.process(receipt.entry_id)
+    assert (done.outcome, done.reason) == ("parked", "unknown_token")
+
+
+@pytest.mark.parametrize("table", ["inbox", "transitions", "authorizations"])
+def test_what_cannot_be_stored_is_not_acknowledged(stage: Stage, table: str) -> None:
+    """A missing table stands for every way in which the database cannot do its part."""
+    stage.consult()
+    rename(stage.database, table, "elsewhere")
+    receipt = stage.notify(authcode_created("s-1", "code-1"))
+    rename(stage.database, "elsewhere", table)
+    if table == "inbox":
+        assert (receipt.answer.status, receipt.answer.result_code) == (503, "UNKNOWN_EXCEPTION")
+        assert stage.entries() == []
+    else:
+        assert is_acknowledgement(receipt.answer.status, receipt.answer.body) == (len(stage.entries()) == 1)
+
+
+def test_a_database_that_is_away_is_said_to_be(alipay_key: RSAPrivateKey) -> None:
+    stage = a_stage("postgresql://nobody@127.0.0.1:1/nothing", alipay_key)
+    receipt = stage.notify(authcode_created("s-1", "code-1"))
+    assert (receipt.answer.status, receipt.answer.result_status) == (503, "U")
+    with pytest.raises(DatabaseUnavailableError):
+        stage.consult()
+
+
+def test_a_locked_database_is_tried_again_and_then_given_up(stage: Stage) -> None:
+    """Another connection holds what this delivery needs, for longer than anybody should wait."""
+    stage.consult()
+    with stage.database.engine.connect() as other, other.begin():
+        other.execute(text("UPDATE authorizations SET version = version"))
+        receipt = stage.notify(authcode_created("s-1", "code-1"))
+    assert (receipt.answer.status, receipt.answer.result_code) == (503, "UNKNOWN_EXCEPTION")
+    assert stage.entries() == []
+    assert stage.notify(authcode_created("s-1", "code-1")).outcome == "applied"
+
+
+def rename(database: Database, table: str, name: str) -> None:
+    database.run(lambda session: session.execute(text(f"ALTER TABLE {table} RENAME TO {name}")))

@@ -1,0 +1,160 @@
+"""At the same instant: one entry, one transition, nothing left parked, whoever comes first."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Barrier
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from app import authorizations, tokens
+from app.alipay.secret import Secret
+from app.authorizations import Cause
+from app.simulator.draft import authcode_created, token_canceled, token_created
+from app.state_machine import Event
+from app.tokens import Grant
+from tests.integration.stage import NOON, Stage, a_stage
+from tests.unit.alipay.wire import CLIENT_ID
+
+#: Enough for the losing order of a pair to come up many times over.
+ROUNDS = 25
+
+
+def at_once(*acts: Callable[[], object]) -> None:
+    """Start every act at the same instant, each on a thread and so on a connection of its own."""
+    barrier = Barrier(len(acts))
+
+    def start(act: Callable[[], object]) -> object:
+        barrier.wait()
+        return act()
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        for done in [pool.submit(start, act) for act in acts]:
+            done.result()
+
+
+def test_the_same_notification_from_many_connections_is_one_entry_and_one_transition(stage: Stage) -> None:
+    stage.consult()
+    at_once(*[lambda: stage.notify(authcode_created("s-1", "code-1"))] * 8)
+    (entry,) = stage.entries()
+    assert (entry.outcome, entry.deliveries) == ("applied", 8)
+    assert len(stage.moves()) == 2
+
+
+def test_a_cancellation_at_the_instant_of_the_creation_always_ends_canceled(stage: Stage) -> None:
+    for number in range(ROUNDS):
+        stage.consult(f"s-{number}", flow="direct")
+        at_once(
+            partial(stage.notify, token_created(f"s-{number}", f"token-{number}")),
+            partial(stage.notify, token_canceled(f"token-{number}")),
+        )
+        assert stage.state(f"s-{number}") == "canceled"
+    assert (stage.waiting(), stage.rendezvous()) == ({}, [])
+
+
+def test_a_notification_at_the_instant_of_its_consult_is_never_left_behind(stage: Stage) -> None:
+    for number in range(ROUNDS):
+        at_once(
+            partial(stage.consult, f"s-{number}"),
+            partial(stage.notify, authcode_created(f"s-{number}", f"code-{number}")),
+        )
+        assert stage.state(f"s-{number}") == "authcode_issued"
+    assert (stage.waiting(), stage.rendezvous()) == ({}, [])
+
+
+def test_the_same_consult_from_many_connections_opens_one_authorization(stage: Stage) -> None:
+    at_once(*[lambda: stage.consult(user_ref="u-1")] * 8)
+    assert len(stage.moves()) == 1
+
+
+def test_a_whole_life_at_one_instant_ends_canceled(stage: Stage) -> None:
+    for number in range(ROUNDS):
+        at_once(
+            partial(stage.consult, f"s-{number}"),
+            partial(stage.notify, authcode_created(f"s-{number}", f"code-{number}")),
+            partial(stage.notify, token_created(f"s-{number}", f"token-{number}")),
+            partial(stage.notify, token_canceled(f"token-{number}")),
+        )
+        assert [event for _, event, _, _ in stage.moves(f"s-{number}")] == [
+            "consult",
+            "authcode_created",
+            "token_created",
+            "token_canceled",
+        ]
+    assert (stage.waiting(), stage.rendezvous()) == ({}, [])
+
+
+def test_of_two_authorizations_that_claim_one_token_at_one_instant_one_gets_it(stage: Stage) -> None:
+    for number in range(ROUNDS):
+        stage.consult(f"a-{number}", flow="direct")
+        stage.consult(f"b-{number}", flow="direct")
+        at_once(
+            partial(stage.notify, token_created(f"a-{number}", f"token-{number}")),
+            partial(stage.notify, token_created(f"b-{number}", f"token-{number}")),
+        )
+        assert sorted([stage.state(f"a-{number}"), stage.state(f"b-{number}")]) == ["consulted", "token_active"]
+    assert sorted(set(stage.outcomes())) == [("applied", None), ("rejected", "contradiction")]
+
+
+def test_two_replays_and_a_redelivery_of_one_failed_entry_apply_it_once(stage: Stage) -> None:
+    authorization_id = stage.consult()
+    with stage.broken_code(authorization_id):
+        entry_id = stage.notify(authcode_created("s-1", "code-1")).entry_id
+    assert entry_id is not None
+    at_once(
+        lambda: stage.process(entry_id),
+        lambda: stage.process(entry_id),
+        lambda: stage.notify(authcode_created("s-1", "code-1")),
+    )
+    assert stage.outcomes() == [("applied", None)]
+    assert len(stage.moves()) == 2
+
+
+def test_two_authorizations_do_not_wait_for_each_other_on_postgresql(
+    postgresql_url: str, alipay_key: RSAPrivateKey
+) -> None:
+    stage = a_stage(postgresql_url, alipay_key)
+    first = stage.consult("s-1")
+    stage.consult("s-2")
+    with stage.database.engine.connect() as other, other.begin():
+        other.execute(text("SELECT id FROM authorizations WHERE id = :id FOR UPDATE"), {"id": first})
+        assert stage.notify(authcode_created("s-2", "code-2")).outcome == "applied"
+    stage.database.close()
+
+
+def test_a_cancellation_starts_over_when_its_token_becomes_known_while_it_waits(
+    postgresql_url: str, alipay_key: RSAPrivateKey
+) -> None:
+    """The narrowest moment, held open: the token is looked for and not found, and known before it can be parked."""
+    stage = a_stage(postgresql_url, alipay_key)
+    authorization_id = stage.consult(flow="direct")
+    with ThreadPoolExecutor(1) as pool, Session(stage.database.engine) as session, session.begin():
+        authorization = authorizations.lock(session, authorization_id)
+        assert authorization is not None
+        token_index = tokens.index(stage.vault, CLIENT_ID, Secret("token-1"))
+        tokens.find_or_meet(session, CLIENT_ID, token_index)
+        canceling = pool.submit(stage.notify, token_canceled("token-1"))
+        wait_until_somebody_waits(stage)
+        tokens.make_known(session, stage.vault, authorization, Grant(Secret("token-1")), at=NOON)
+        cause = Cause("notification", at=NOON)
+        authorizations.advance(session, authorization, Event.TOKEN_CREATED, cause=cause)
+        session.commit()
+        assert canceling.result().outcome == "applied"
+    assert stage.state() == "canceled"
+    assert stage.rendezvous() == []
+    stage.database.close()
+
+
+def wait_until_somebody_waits(stage: Stage) -> None:
+    """Return once a connection of this database waits for a lock."""
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    for _ in range(500):
+        if stage.database.run(lambda session: session.scalar(query)):
+            return
+        time.sleep(0.01)
+    raise AssertionError
