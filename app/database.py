@@ -28,7 +28,7 @@ ATTEMPTS_MAX = 3
 #: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
 _PAUSE_MS = (5, 40)
 #: A row lock is held for milliseconds. Whoever waits longer than this waits for something broken.
-_LOCK_TIMEOUT_MS = 3_000
+_LOCK_TIMEOUT_MS = 2_000
 #: No statement of a door takes a tenth of this.
 _STATEMENT_TIMEOUT_MS = 15_000
 #: How long connecting, or waiting for a connection of the pool, may hold a thread.
