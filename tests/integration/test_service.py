@@ -1,0 +1,90 @@
+"""A service that starts is one that can work; one that cannot says what to do."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text
+
+from app.alipay.keyring import KeyringError
+from app.config import Settings, new_vault_key, read_settings
+from app.models import IndexKey
+from app.service import NotMigratedError, Service, WrongVaultKeyError
+from app.simulator.keys import make_sandbox
+
+ALL_OK = {"database": "ok", "migrated": "ok", "vault": "ok"}
+
+
+def some_settings(url: str, folder: Path) -> Settings:
+    environ = {"FLASK_DATABASE_URL": url, "FLASK_VAULT_KEYS": new_vault_key()}
+    return read_settings(environ, instance_path=folder)
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """A database and a vault key that were never used."""
+    return some_settings(database_url, tmp_path)
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    """A service that has a keyring too."""
+    make_sandbox(settings.keyring_path)
+    service = Service(settings)
+    yield service
+    service.database.close()
+
+
+def test_a_service_with_everything_in_place_is_ready(service: Service) -> None:
+    service.check()
+    assert service.ready() == ALL_OK
+
+
+def test_of_several_that_start_first_all_get_the_same_index_key(settings: Settings) -> None:
+    services = [Service(settings) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        indexes = set(pool.map(lambda service: service.vault.blind_index("token", "t"), services))
+    assert len(indexes) == 1
+    count = select(func.count()).select_from(IndexKey)
+    assert services[0].database.run(lambda session: session.scalar(count)) == 1
+    for service in services:
+        service.database.close()
+
+
+def test_a_wrong_vault_key_is_found_at_start_and_in_readiness(service: Service) -> None:
+    service.check()
+    wrong = Service(replace(service.settings, vault_keys=(b"w" * 32,)))
+    with pytest.raises(WrongVaultKeyError, match="FLASK_VAULT_KEYS"):
+        wrong.check()
+    assert wrong.ready() == ALL_OK | {"vault": "does not open"}
+    wrong.database.close()
+
+
+def test_a_database_without_tables_is_found_at_start_and_in_readiness(
+    unmigrated_database_url: str, tmp_path: Path
+) -> None:
+    service = Service(some_settings(unmigrated_database_url, tmp_path))
+    with pytest.raises(NotMigratedError, match="flask db upgrade"):
+        _ = service.vault
+    assert service.ready() == {"database": "ok", "migrated": "run flask db upgrade", "vault": "unknown"}
+    service.database.close()
+
+
+def test_a_database_of_another_version_is_named(service: Service) -> None:
+    service.database.run(lambda session: session.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    with pytest.raises(NotMigratedError, match="9999"):
+        service.check()
+
+
+def test_a_database_that_is_away_is_not_ready(tmp_path: Path) -> None:
+    service = Service(some_settings("postgresql://nobody@127.0.0.1:1/nothing", tmp_path))
+    assert service.ready() == {"database": "unreachable", "migrated": "unknown", "vault": "unknown"}
+
+
+def test_a_missing_keyring_is_found_at_start(settings: Settings) -> None:
+    service = Service(settings)
+    with pytest.raises(KeyringError, match=r"keyring\.toml"):
+        service.check()
+    service.database.close()

@@ -1,0 +1,109 @@
+"""Settings are text; a bad one is named with its remedy, and no secret is quoted."""
+
+import base64
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.config import SettingError, Settings, new_vault_key, read_settings
+
+POSTGRESQL = {"FLASK_DATABASE_URL": "postgresql://db/notifyauth", "FLASK_VAULT_KEYS": new_vault_key()}
+
+
+def settings(tmp_path: Path, **environ: str) -> Settings:
+    return read_settings(environ, instance_path=tmp_path)
+
+
+def test_nothing_need_be_set(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    assert made.database_url == f"sqlite:///{tmp_path}/notifyauth.db"
+    assert made.keyring_path == tmp_path / "keyring.toml"
+    assert made.notify_path == made.public_notify_path == "/alipay/notifyAuthorization"
+    assert (made.api_keys, made.token_key_names, made.metrics_open, made.freshness) == ({}, None, False, None)
+
+
+def test_a_setting_that_is_set_to_nothing_is_unset(tmp_path: Path) -> None:
+    assert settings(tmp_path, FLASK_DATABASE_URL="", FLASK_FRESHNESS_SECONDS=" ").freshness is None
+
+
+def test_the_vault_key_file_is_made_once_and_private(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: settings(tmp_path / "instance").vault_keys, range(32)))
+    assert len(set(made)) == 1
+    file = tmp_path / "instance" / "vault.key"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in file.parent.iterdir()] == ["vault.key"]
+
+
+def test_several_vault_keys_keep_their_order(tmp_path: Path) -> None:
+    keys = [new_vault_key(), new_vault_key()]
+    made = settings(tmp_path, FLASK_VAULT_KEYS=" , ".join(keys))
+    assert [base64.b64encode(key).decode() for key in made.vault_keys] == keys
+
+
+def test_api_keys_go_by_their_names(tmp_path: Path) -> None:
+    made = settings(tmp_path, FLASK_API_KEYS="billing=k-1, 12345 ,c2VjcmV0==")
+    assert {key.reveal() for key in made.api_keys.values()} == {"k-1", "12345", "c2VjcmV0=="}
+    assert made.api_keys["billing"].reveal() == "k-1"
+    assert "k-1" not in repr(made)
+
+
+def test_token_keys_are_api_keys_that_may_do_more(tmp_path: Path) -> None:
+    made = settings(tmp_path, FLASK_API_KEYS="shop=a,billing=b", FLASK_TOKEN_KEYS="b,vip=c")
+    assert {name: key.reveal() for name, key in made.api_keys.items()} == {"shop": "a", "billing": "b", "vip": "c"}
+    assert made.token_key_names == frozenset({"billing", "vip"})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90000", 90000), ("1", 1)])
+def test_freshness_is_in_seconds(tmp_path: Path, text: str, seconds: int) -> None:
+    assert settings(tmp_path, FLASK_FRESHNESS_SECONDS=text).freshness == timedelta(seconds=seconds)
+
+
+def test_the_old_scheme_of_hosting_platforms_is_understood(tmp_path: Path) -> None:
+    environ = POSTGRESQL | {"FLASK_DATABASE_URL": "postgres://db/notifyauth"}
+    assert settings(tmp_path, **environ).database_url == "postgresql://db/notifyauth"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("FLASK_DATABASE_URL", "mysql://db/notifyauth", "postgresql://"),
+        ("FLASK_DATABASE_URL", "notifyauth.db", "sqlite:///"),
+        ("FLASK_DATABASE_URL", "postgresql+asyncpg://db", "postgresql://"),
+        ("FLASK_DATABASE_URL", "sqlite:///:memory:", "file"),
+        ("FLASK_DATABASE_URL", "sqlite://", "file"),
+        ("FLASK_VAULT_KEYS", "c2hvcnQ=", "flask keys new-vault-key"),
+        ("FLASK_VAULT_KEYS", "not base64", "flask keys new-vault-key"),
+        ("FLASK_API_KEYS", "a=1,a=2", "two keys a"),
+        ("FLASK_API_KEYS", "a=with blank", "character"),
+        ("FLASK_TOKEN_KEYS", "shop=2", "FLASK_API_KEYS"),
+        ("FLASK_METRICS_OPEN", "yes", "0 or 1"),
+        ("FLASK_NOTIFY_PATH", "notify", "/alipay/notifyAuthorization"),
+        ("FLASK_NOTIFY_PATH", "/notify/", "no trailing slash"),
+        ("FLASK_NOTIFY_PATH", "/notify?x=1", "no query"),
+        ("FLASK_NOTIFY_PATH", "/v1/notify", "answers there itself"),
+        ("FLASK_PUBLIC_NOTIFY_PATH", "/<name>", "plain path"),
+        ("FLASK_FRESHNESS_SECONDS", "0", "above 0"),
+        ("FLASK_FRESHNESS_SECONDS", "5m", "seconds"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_remedy(tmp_path: Path, name: str, value: str, remedy: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        settings(tmp_path, **{"FLASK_API_KEYS": "shop=1"} | {name: value})
+    assert str(caught.value).startswith(name)
+    assert remedy in str(caught.value)
+    assert value not in {"c2hvcnQ=", "a=with blank"} or value not in str(caught.value)
+
+
+def test_another_database_than_sqlite_needs_vault_keys(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"FLASK_VAULT_KEYS must be set .* flask keys new-vault-key"):
+        settings(tmp_path, FLASK_DATABASE_URL="postgresql://db/notifyauth")
+
+
+def test_a_vault_key_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "instance").write_text("a file where the folder should be")
+    with pytest.raises(SettingError, match=r"vault\.key"):
+        settings(tmp_path / "instance")
