@@ -97,10 +97,8 @@ class Receiver:
         recorded = self._database.run(
             lambda session: reports.record(session, self._vault, self._keyring, report, cause=cause, now=now)
         )
-        _log.info(
-            "report recorded",
-            extra={"report": report.name, "authorization": str(recorded.authorization_id), "changed": recorded.changed},
-        )
+        fields = {"report": report.name, "authorization": recorded.authorization_id, "changed": recorded.changed}
+        _log.info("report recorded", extra=fields)
         _tell(recorded.settled)
         return recorded
 
@@ -153,44 +151,36 @@ class Receiver:
         return Receipt(answer)
 
     def _stored(self, delivery: Delivery, kept: Kept, processed: list[Processed], now: datetime) -> Receipt:
-        client = self._keyring.client(delivery.client_id)
-        outcome, reason = kept.outcome, kept.reason
-        for done in processed:
-            if done.entry_id == kept.id:
-                outcome, reason = done.outcome, done.reason
-        if kept.is_new and not processed:
-            metrics.count_notification(None, outcome)
-        _log.info(
-            "delivery stored",
-            extra={"entry": kept.id, "duplicate": not kept.is_new, "outcome": outcome.value, "reason": reason},
-        )
+        own = next((done for done in processed if done.entry_id == kept.id), None)
+        outcome, reason = (kept.outcome, kept.reason) if own is None else (own.outcome, own.reason)
+        fields = {"entry": kept.id, "duplicate": not kept.is_new, "outcome": outcome.value, "reason": reason}
+        _log.info("delivery stored", extra=fields)
         if kept.is_new:
-            _tell(processed)
-        if outcome is Outcome.MALFORMED:
-            answer = refuse(
-                delivery,
-                status=400,
-                result_code="PARAM_ILLEGAL",
-                result_status="F",
-                message=f"The notification is malformed: {reason}.",
-                client=client,
-                now=now,
-            )
-        else:
-            answer = acknowledge(delivery, client, now=now)
+            metrics.count_notification(own and own.type, outcome)
+            _tell([done for done in processed if done is not own])
+        client = self._keyring.client(delivery.client_id)
+        if outcome is not Outcome.MALFORMED:
+            return Receipt(acknowledge(delivery, client, now=now), kept.id, outcome, reason)
+        answer = refuse(
+            delivery,
+            status=400,
+            result_code="PARAM_ILLEGAL",
+            result_status="F",
+            message=f"The notification is malformed: {reason}.",
+            client=client,
+            now=now,
+        )
         return Receipt(answer, kept.id, outcome, reason)
 
 
 def _tell(processed: list[Processed]) -> None:
-    """Count and log each entry that was processed, once its transaction is committed."""
+    """Count and log what was processed beside a delivery of its own, once its transaction is committed."""
     for done in processed:
         metrics.count_notification(done.type, done.outcome)
-        _log.info(
-            "notification processed",
-            extra={
-                "entry": done.entry_id,
-                "outcome": done.outcome.value,
-                "reason": done.reason,
-                "authorization": None if done.authorization_id is None else str(done.authorization_id),
-            },
-        )
+        fields = {
+            "entry": done.entry_id,
+            "outcome": done.outcome.value,
+            "reason": done.reason,
+            "authorization": done.authorization_id,
+        }
+        _log.info("notification processed", extra=fields)
