@@ -156,7 +156,7 @@ class Receiver:
         fields = {"entry": kept.id, "duplicate": not kept.is_new, "outcome": outcome.value, "reason": reason}
         _log.info("delivery stored", extra=fields)
         if kept.is_new:
-            metrics.count_notification(own and own.type, outcome)
+            metrics.count_notification(None if own is None else own.type, outcome)
             _tell([done for done in processed if done is not own])
         client = self._keyring.client(delivery.client_id)
         if outcome is not Outcome.MALFORMED:
