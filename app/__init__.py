@@ -7,6 +7,7 @@ from pathlib import Path
 from flask import Flask
 
 from app import cli, logs, web
+from app.cli.errors import bad_settings_end_the_shell
 from app.config import Settings, read_settings
 from app.service import Service
 
@@ -15,10 +16,11 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     """Make the application with its doors and commands, from settings in the environment.
 
     Nothing is opened yet: the commands that migrate, or make keys, run before there is anything to open. Servers start
-    from `app.wsgi`, which opens and checks it all. Raises `SettingError`.
+    from `app.wsgi`, which opens and checks it all. Raises `SettingError`; to a `flask …` command it says so itself.
     """
     app = Flask(__name__, static_folder=None)
-    settings = read_settings(os.environ if environ is None else environ, instance_path=Path(app.instance_path))
+    with bad_settings_end_the_shell():
+        settings = read_settings(os.environ if environ is None else environ, instance_path=Path(app.instance_path))
     return create_app_with(settings, app)
 
 

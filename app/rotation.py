@@ -50,6 +50,8 @@ class Resealed:
 
     #: How many values it sealed again.
     count: int
+    #: Of how many it looked at.
+    seen: int
     #: The key of the last row it looked at; `None` when there is nothing further.
     up_to: Key | None
 
@@ -81,7 +83,7 @@ def reseal_batch(
             execution_options={"synchronize_session": False},
         )
         count += len(replaced.all())
-    return Resealed(count, _key_of(rows[-1], keys) if rows else None)
+    return Resealed(count, len(rows), _key_of(rows[-1], keys) if rows else None)
 
 
 def rows_to_look_at(session: Session) -> int:

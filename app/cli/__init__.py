@@ -2,9 +2,16 @@
 
 from flask import Flask
 
+# What adds a command to a group of another module is imported for that.
+from app.cli import records as records, upkeep as upkeep
+from app.cli.authorizations import authorizations
 from app.cli.db import db
+from app.cli.inbox import inbox
+from app.cli.keys import keys
+from app.cli.simulator import simulator
 
 
 def init_app(app: Flask) -> None:
     """Add the commands. Flask finds them where it finds the application."""
-    app.cli.add_command(db)
+    for group in (authorizations, db, inbox, keys, simulator):
+        app.cli.add_command(group)

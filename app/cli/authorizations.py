@@ -1,0 +1,189 @@
+"""See authorizations, and report what the merchant learned itself: `flask authorizations`."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+import click
+from sqlalchemy.orm import Session
+
+from app import authorizations as found, documents
+from app.alipay.notification import AUTH_STATE_CHARACTERS_MAX
+from app.authorizations import Filter
+from app.cli import options
+from app.cli.errors import Refusal
+from app.cli.groups import Commands, look_up, the_service
+from app.cli.options import Words
+from app.cli.tables import moment, plain, print_facts, print_json, print_table
+from app.inbox import of_authorization
+from app.models import Authorization, InboxEntry, Transition
+from app.receiver.reports import Consult, Recorded
+from app.state_machine import AuthorizationState, Flow
+
+#: What consult takes (`protocol.md` §4).
+WALLET_CHARACTERS_MAX = 64
+#: A merchant's own name for a user is an account number, an e-mail address, or a digest.
+USER_REF_CHARACTERS_MAX = 256
+
+#: Which authorization a command is about: whoever has its id from a listing may give that instead.
+which = click.argument("name", metavar="AUTH_STATE", type=Words(AUTH_STATE_CHARACTERS_MAX))
+
+authorizations = Commands("authorizations", help="See authorizations, and report what the merchant learned itself.")
+
+
+class NoAuthorizationError(Refusal):
+    """There is no authorization of this name."""
+
+    def __init__(self, name: str, client_id: str | None) -> None:
+        whose = "" if client_id is None else f" of client {plain(client_id)}"
+        super().__init__(f"There is no authorization{whose} with authState or id {plain(name)}.")
+
+
+class AmbiguousAuthStateError(Refusal):
+    """Several clients have an authorization with this authState."""
+
+    def __init__(self, name: str, client_ids: list[str]) -> None:
+        clients = ", ".join(plain(client_id) for client_id in sorted(client_ids))
+        super().__init__(f"{plain(name)} is an authState of several clients ({clients}): name one with --client.")
+
+
+def find_one(session: Session, name: str, client_id: str | None) -> Authorization:
+    """Find the authorization that a person means, by its authState or else by its id.
+
+    Raises `NoAuthorizationError` and `AmbiguousAuthStateError`.
+    """
+    candidates = [each for each in found.find_all(session, name) if client_id in {None, each.client_id}]
+    if not candidates:
+        candidates = [each for each in _by_id(session, name) if client_id in {None, each.client_id}]
+    if not candidates:
+        raise NoAuthorizationError(name, client_id)
+    if len(candidates) > 1:
+        raise AmbiguousAuthStateError(name, [each.client_id for each in candidates])
+    return candidates[0]
+
+
+def _by_id(session: Session, name: str) -> list[Authorization]:
+    try:
+        authorization = session.get(Authorization, UUID(name))
+    except ValueError:
+        return []
+    return [] if authorization is None else [authorization]
+
+
+def tell_recorded(recorded: Recorded, auth_state: str) -> None:
+    """Say what a report led to."""
+
+    def state(session: Session) -> str:
+        return session.get_one(Authorization, recorded.authorization_id).state
+
+    news = "Recorded" if recorded.changed else "Nothing new"
+    click.echo(f"{news}: {plain(auth_state)} is {look_up(state)}.")
+    for done in recorded.settled:
+        click.echo(f"Notification {done.entry_id} waited for this, and was {done.outcome}.")
+
+
+@authorizations.command()
+@click.argument("auth_state", metavar="AUTH_STATE", type=Words(AUTH_STATE_CHARACTERS_MAX))
+@click.option("--client", "client_id", metavar="ID", help="For whom, if the keyring has several clients.")
+@click.option("--flow", type=click.Choice([*Flow]), help="How the token comes. [default: the client's]")
+@click.option("--user-ref", metavar="TEXT", type=Words(USER_REF_CHARACTERS_MAX), help="Your own name for the user.")
+@click.option("--wallet", metavar="TEXT", type=Words(WALLET_CHARACTERS_MAX), help="customerBelongsTo, such as GCASH.")
+def consult(auth_state: str, client_id: str | None, flow: str | None, user_ref: str | None, wallet: str | None) -> None:
+    """Register a consult: the authState that notifications will name.
+
+    The same again changes nothing; what was left unsaid before is added, and a contradiction is refused.
+    """
+    said = Consult(
+        auth_state=auth_state,
+        client_id=client_id,
+        flow=None if flow is None else Flow(flow),
+        user_ref=user_ref,
+        customer_belongs_to=wallet,
+    )
+    tell_recorded(the_service().receiver.record(said, cause="shell"), auth_state)
+
+
+@authorizations.command("list")
+@click.option("--state", type=click.Choice([*AuthorizationState]), help="Only those in this state.")
+@click.option("--user-ref", metavar="TEXT", help="Only those of this user of yours.")
+@click.option("--client", "client_id", metavar="ID", help="Only those of this client.")
+@options.as_json
+@options.limit
+def list_authorizations(
+    state: str | None, user_ref: str | None, client_id: str | None, limit: int, *, as_json: bool
+) -> None:
+    """List authorizations, newest first."""
+    wanted = Filter(user_ref=user_ref, state=state, client_id=client_id)
+    rows = look_up(lambda session: found.listing(session, wanted, limit=limit + 1))
+    shown = rows[:limit]
+    if as_json:
+        print_json([documents.authorization_summary(row) for row in shown])
+    else:
+        print_table(
+            ("UPDATED (UTC)", "STATE", "USER", "CLIENT", "AUTH STATE"),
+            [(moment(row.updated_at), row.state, row.user_ref, row.client_id, row.auth_state) for row in shown],
+        )
+    if len(rows) > limit:
+        options.tell_of_more(limit)
+
+
+@authorizations.command()
+@which
+@options.client
+@options.as_json
+def show(name: str, client_id: str | None, *, as_json: bool) -> None:
+    """Show an authorization with its history and every notification linked to it.
+
+    AUTH_STATE may also be the authorization's id.
+    """
+    if as_json:
+        print_json(
+            look_up(lambda session: documents.authorization_document(session, find_one(session, name, client_id)))
+        )
+        return
+
+    def whole(session: Session) -> tuple[Authorization, list[Transition], list[InboxEntry]]:
+        authorization = find_one(session, name, client_id)
+        history = found.history(session, authorization.id)
+        return authorization, list(history), list(of_authorization(session, authorization.id))
+
+    authorization, history, notifications = look_up(whole)
+    print_facts(_facts(authorization))
+    click.echo("\nHistory")
+    print_table(
+        ("#", "AT (UTC)", "EVENT", "LED TO", "CAUSE"),
+        [(move.sequence, moment(move.at), move.event, move.to_state, _cause(move)) for move in history],
+    )
+    click.echo("\nNotifications")
+    if not notifications:
+        click.echo("none")
+        return
+    print_table(
+        ("ID", "RECEIVED (UTC)", "TYPE", "OUTCOME", "REASON", "TIMES"),
+        [
+            (entry.id, moment(entry.received_at), entry.type, entry.outcome, entry.reason, entry.deliveries)
+            for entry in notifications
+        ],
+    )
+
+
+def _facts(authorization: Authorization) -> Mapping[str, object]:
+    return {
+        "authState": authorization.auth_state,
+        "state": authorization.state,
+        "flow": authorization.flow,
+        "client": authorization.client_id,
+        "user": authorization.user_ref,
+        "wallet": authorization.customer_belongs_to,
+        "userId": authorization.user_id,
+        "login id": None if authorization.sealed_login_id is None else "***",
+        "auth code": None
+        if authorization.sealed_auth_code is None
+        else f"*** since {moment(authorization.auth_code_received_at)}",
+        "id": authorization.id,
+        "created": moment(authorization.created_at),
+        "updated": moment(authorization.updated_at),
+    }
+
+
+def _cause(move: Transition) -> str:
+    return move.cause if move.notification_id is None else f"{move.cause} {move.notification_id}"

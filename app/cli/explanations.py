@@ -1,0 +1,71 @@
+"""Say in one sentence why an inbox entry ended as it did."""
+
+from app.alipay.notification import NotificationType
+from app.cli.tables import plain
+from app.inbox import Outcome, Reason
+from app.models import Authorization, InboxEntry
+from app.state_machine import AuthorizationState, Event, Flow, decide
+
+#: What an entry that names something twice is about.
+_SUBJECTS = {
+    NotificationType.AUTHCODE_CREATED: "this auth code is on record already",
+    NotificationType.TOKEN_CREATED: "this token is on record already",
+    NotificationType.TOKEN_CANCELED: "the authorization was canceled already",
+}
+
+
+def explain(entry: InboxEntry, authorization: Authorization | None) -> str:
+    """Explain an entry, with the authorization that it is linked to; the state that counted is the one it found."""
+    return f"{entry.outcome}: {_why(entry, authorization)}."
+
+
+def _why(entry: InboxEntry, authorization: Authorization | None) -> str:
+    match entry.outcome:
+        case Outcome.APPLIED:
+            return _applied(entry, authorization)
+        case Outcome.FAILED:
+            return _failed(entry)
+        case Outcome.MALFORMED:
+            field, _, rule = (entry.reason or "").partition(": ")
+            return f"{field} is {rule}, so it could not be understood, and was answered with 400"
+        case _:
+            return _reasons(entry, authorization).get(entry.reason or "", f"the reason is {plain(entry.reason)}")
+
+
+def _applied(entry: InboxEntry, authorization: Authorization | None) -> str:
+    if authorization is None or entry.found_state is None or entry.type is None:
+        return "it moved the authorization"
+    state, event = AuthorizationState(entry.found_state), Event(entry.type.lower())
+    reached = decide(state, event, authorization.current_flow).next_state
+    return f"{entry.type} moved the authorization from {state} to {reached}"
+
+
+def _failed(entry: InboxEntry) -> str:
+    broke = f"processing broke with {plain(entry.reason)}"
+    if entry.reason == "NotProcessed":
+        broke = "it was stored and not processed"
+    return f"{broke}; the next redelivery processes it again, and so does: flask inbox process {entry.id}"
+
+
+def _reasons(entry: InboxEntry, authorization: Authorization | None) -> dict[str, str]:
+    """Say what each reason means for this entry."""
+    kind, state = plain(entry.type), entry.found_state
+    flow = "" if authorization is None or authorization.current_flow is Flow.AUTO_DEBIT else " in the direct flow"
+    subject = _SUBJECTS.get(NotificationType(entry.type)) if entry.type in _KNOWN_TYPES else None
+    return {
+        Reason.ALREADY_KNOWN: f"{subject or 'it says what is so already'}, so {kind} changed nothing",
+        Reason.SUPERSEDED_TOKEN: "a refresh had replaced this token, so its cancellation says nothing of the new one",
+        Reason.UNKNOWN_AUTH_STATE: "no consult with this authState is registered; it is processed as soon as one is",
+        Reason.UNKNOWN_TOKEN: "no creation or refresh of this token is applied; it is processed as soon as one is",
+        Reason.EARLY: f"{kind} is not legal in {state}, but in a state that can still be reached{flow}; it is processed"
+        " when the authorization advances",
+        Reason.UNKNOWN_TYPE: f"this version does not know the type {kind}; after an upgrade that does, run:"
+        f" flask inbox process {entry.id}",
+        Reason.ILLEGAL_TRANSITION: f"{kind} is not legal in {state}{flow}, and no state that can still be reached"
+        " allows it",
+        Reason.CONTRADICTION: f"{kind} was legal in {state}, but its token belongs to another authorization",
+        Reason.UNSUCCESSFUL_RESULT: "its resultStatus is not S, and only a success moves an authorization",
+    }
+
+
+_KNOWN_TYPES = frozenset(NotificationType)

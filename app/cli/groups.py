@@ -1,0 +1,55 @@
+"""Run commands for a person: errors as sentences, no log lines unless something is wrong, and the service at hand."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+from sqlalchemy.orm import Session
+from typing_extensions import override
+
+from app.cli.errors import plain_errors
+from app.service import Service
+
+T = TypeVar("T")
+
+
+class Commands(AppGroup):
+    """A group of commands that a person runs and waits for."""
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        with plain_errors(), _warnings_only():
+            return super().invoke(ctx)
+
+
+def the_service() -> Service:
+    """Return the service of the application whose command is running."""
+    service: Service = current_app.extensions["notifyauth"]
+    return service
+
+
+def look_up(work: Callable[[Session], T]) -> T:
+    """Read from the database, once it is known to be migrated and to open under the vault keys.
+
+    Raises what `Service.vault` raises.
+    """
+    service = the_service()
+    _ = service.vault
+    return service.database.run(work, read_only=True)
+
+
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    """Keep quiet about what goes well: a command says that itself, and a log is for servers."""
+    logger = logging.getLogger("app")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,101 @@
+"""See whose signatures are believed, and change the vault key: `flask keys`. Keys themselves are never shown."""
+
+from functools import partial
+from typing import Any
+
+import click
+
+from app import rotation
+from app.alipay.keyring import Client, fingerprint
+from app.cli import options
+from app.cli.groups import Commands, look_up, the_service
+from app.cli.progress import bar
+from app.cli.tables import print_facts, print_json, print_table
+from app.config import new_vault_key as make_vault_key
+
+keys = Commands("keys", help="See whose signatures are believed, and change the vault key.")
+
+
+@keys.command()
+@options.as_json
+def show(*, as_json: bool) -> None:
+    """Show the clients of the keyring with the fingerprints of Alipay's keys, and the ids of the vault keys."""
+    service = the_service()
+    clients, vault_key_ids = service.keyring.clients.values(), service.sealer.key_ids
+    if as_json:
+        vault_keys = [{"id": key_id, "seals": key_id == vault_key_ids[0]} for key_id in vault_key_ids]
+        print_json({"clients": [_document(client) for client in clients], "vaultKeys": vault_keys})
+        return
+    print_facts({"keyring": service.settings.keyring_path})
+    for client in clients:
+        click.echo()
+        print_facts(
+            {
+                "client": client.client_id,
+                "default flow": client.default_flow,
+                "acknowledgements": "not signed" if client.merchant_private_key is None else "signed",
+            }
+        )
+        print_table(
+            ("VERSION", "FINGERPRINT OF ALIPAY'S PUBLIC KEY", ""),
+            [(key["version"], key["fingerprint"], "newest" if key["newest"] else "") for key in _public_keys(client)],
+        )
+    click.echo()
+    uses = ["seals and opens", *["opens"] * (len(vault_key_ids) - 1)]
+    print_table(("VAULT KEY ID", "USE"), zip(vault_key_ids, uses, strict=True))
+
+
+def _document(client: Client) -> dict[str, Any]:
+    return {
+        "clientId": client.client_id,
+        "defaultFlow": client.default_flow,
+        "alipayPublicKeys": _public_keys(client),
+        "signsAcknowledgements": client.merchant_private_key is not None,
+    }
+
+
+def _public_keys(client: Client) -> list[dict[str, Any]]:
+    newest = max(client.alipay_public_keys)
+    return [
+        {"version": version, "fingerprint": fingerprint(key), "newest": version == newest}
+        for version, key in sorted(client.alipay_public_keys.items())
+    ]
+
+
+# No application is needed, so that a key can be made where the application does not start for want of one.
+@keys.command(with_appcontext=False)
+def new_vault_key() -> None:
+    """Print a new vault key.
+
+    It goes first in FLASK_VAULT_KEYS, before those in use: the first seals, all open. Then start every process of the
+    service anew, and run: flask keys reseal
+    """
+    click.echo(make_vault_key())
+    click.echo(
+        "Put it first in FLASK_VAULT_KEYS, and a comma between it and those in use (instance/vault.key, if that was "
+        "unset). Start the service anew, then run: flask keys reseal",
+        err=True,
+    )
+
+
+@keys.command()
+def reseal() -> None:
+    """Seal again, under the first vault key, all that was sealed under another. The service may go on working."""
+    vault, database = the_service().vault, the_service().database
+    resealed = 0
+    with bar("Resealing", look_up(rotation.rows_to_look_at)) as progress:
+        for drawer in rotation.DRAWERS:
+            after: rotation.Key | None = None
+            while True:
+                batch = database.run(partial(rotation.reseal_batch, vault=vault, drawer=drawer, after=after))
+                resealed += batch.count
+                progress.update(batch.seen)
+                after = batch.up_to
+                if after is None:
+                    break
+    first, *others = vault.sealer.key_ids
+    click.echo(f"Sealed {resealed} again under vault key {first}.")
+    if others:
+        click.echo(
+            f"No longer needed, once every process of the service has the new FLASK_VAULT_KEYS: {', '.join(others)}."
+        )
