@@ -11,15 +11,14 @@ from typing import BinaryIO
 
 import click
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from flask import current_app
-from flask.cli import AppGroup
 
 from app.alipay.delivery import Delivery
-from app.alipay.keyring import KeyringError, load_private_key
+from app.alipay.keyring import load_private_key
 from app.alipay.secret import Secret
 from app.cli.errors import Refusal, UsageProblem
+from app.cli.groups import Commands, the_service
+from app.cli.tables import plain
 from app.config import DEFAULT_NOTIFY_PATH
-from app.service import Service
 from app.simulator.draft import Draft
 from app.simulator.forgery import Forgery, forge
 from app.simulator.keys import MERCHANT_KEY_NAME, SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, KeysExistError, make_sandbox
@@ -53,7 +52,7 @@ Example:
 
 _STORIES = "\n".join(f"  {name:<18}{scenario.story}" for name, scenario in SCENARIOS.items())
 
-simulator = AppGroup("simulator", help=__doc__)
+simulator = Commands("simulator", help=__doc__)
 
 
 class NoKeyError(UsageProblem):
@@ -63,16 +62,6 @@ class NoKeyError(UsageProblem):
         super().__init__(
             f"{path} cannot be read ({error.strerror}): name a key with --key, or make one with flask simulator keys."
         )
-
-
-def _keyring_path() -> Path:
-    service: Service = current_app.extensions["notifyauth"]
-    return service.settings.keyring_path
-
-
-def _plain(text: str) -> str:
-    """Take the control characters out of what a stranger wrote: a terminal would obey them."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _sender(context: click.Context, _option: click.Parameter, url: str) -> Sender:
@@ -120,7 +109,7 @@ def _takes_signer(command: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(command)
     def with_signer(*args: object, client_id: str, key_path: Path | None, key_version: int, **options: object) -> None:
-        key = _private_key(key_path or _keyring_path().with_name(SIMULATOR_KEY_NAME))
+        key = _private_key(key_path or the_service().settings.keyring_path.with_name(SIMULATOR_KEY_NAME))
         command(*args, signer=Signer(client_id, key, key_version), **options)
 
     return with_signer
@@ -131,8 +120,6 @@ def _private_key(path: Path) -> RSAPrivateKey:
         return load_private_key(path.read_bytes(), place=str(path))
     except OSError as error:
         raise NoKeyError(path, error) from None
-    except KeyringError as error:
-        raise UsageProblem(str(error)) from None
 
 
 @simulator.command("keys")
@@ -143,7 +130,8 @@ def make_keys(client_id: str, directory: Path | None) -> None:
 
     Without --dir the keyring is the one the service reads, FLASK_KEYRING. Nothing is ever overwritten.
     """
-    path = directory / "keyring.toml" if directory else _keyring_path()
+    service_path = the_service().settings.keyring_path
+    path = directory / "keyring.toml" if directory else service_path
     try:
         make_sandbox(path, client_id=client_id)
     except (KeysExistError, OSError) as error:
@@ -151,7 +139,7 @@ def make_keys(client_id: str, directory: Path | None) -> None:
     click.echo(f"{path}\n  introduces client {client_id} to the service")
     click.echo(f"{path.with_name(SIMULATOR_KEY_NAME)}\n  signs as Alipay, for the simulator only")
     click.echo(f"{path.with_name(MERCHANT_KEY_NAME)}\n  signs the service's acknowledgements")
-    if path != _keyring_path():
+    if path != service_path:
         click.echo(f"The service reads it with FLASK_KEYRING={path}")
 
 
@@ -201,14 +189,14 @@ def send(
     def sleep(delay: timedelta) -> None:
         time.sleep(delay.total_seconds() / speed)
 
-    click.echo(f"{_plain(str(draft))}\n  to {sender.url} for {signer.client_id}")
+    click.echo(f"{plain(str(draft))}\n  to {sender.url} for {signer.client_id}")
     delays = REDELIVERY_DELAYS if redeliver else REDELIVERY_DELAYS[:1]
     answers = deliver(
         sender, functools.cache(sign_attempt) if same_signature else sign_attempt, sleep=sleep, delays=delays
     )
     acknowledged = False
     for number, (answer, offset) in enumerate(zip(answers, itertools.accumulate(delays), strict=False), start=1):
-        click.echo(f"  {number}. after {offset}: {_plain(str(answer))}")
+        click.echo(f"  {number}. after {offset}: {plain(str(answer))}")
         acknowledged = answer.acknowledged
     if not acknowledged:
         raise click.exceptions.Exit(1)
@@ -289,10 +277,10 @@ def _play(player: Player, scenario: Scenario) -> bool:
 def _print(performance: Performance) -> None:
     """Print who did what, what came back, and what should have if that is something else."""
     first, *more = performance.action.splitlines()
-    click.echo(f"  {performance.actor:<10}{_plain(first)}")
+    click.echo(f"  {performance.actor:<10}{plain(first)}")
     for line in more:
-        click.echo(f"{'':12}{_plain(line)}")
+        click.echo(f"{'':12}{plain(line)}")
     mark = click.style("✓", fg="green") if performance.right else click.style("✗", fg="red")
-    click.echo(f"{'':10}{mark} {_plain(performance.answer)}")
+    click.echo(f"{'':10}{mark} {plain(performance.answer)}")
     if not performance.right:
-        click.echo(f"{'':12}expected: {_plain(performance.expected)}")
+        click.echo(f"{'':12}expected: {plain(performance.expected)}")

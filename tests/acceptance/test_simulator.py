@@ -162,7 +162,7 @@ def test_play_does_not_let_a_stranger_write_on_the_terminal(run: Run, endpoint: 
     endpoint.answers = [(400, rb'{"result": {"resultStatus": "F", "resultCode": "\u001b[2J[bold]"}}')]
     output = run("play", "direct", "--to", endpoint.url).output
     assert "\x1b" not in output
-    assert "[2J[bold]" in output
+    assert r"\x1b[2J[bold]" in output
 
 
 @pytest.mark.parametrize(
