@@ -198,7 +198,7 @@ def main() -> None:
     for auth_state in auth_states:
         click.echo()
         stage.run("authorizations", "show", auth_state)
-    _tell_how_to_look_further(stage, auth_states[-1])
+    _tell_how_to_look_further(stage, auth_states[0])
     if not right:
         raise WrongAnswerError
 
@@ -208,10 +208,12 @@ def _heading(text: str) -> None:
 
 
 def _tell_how_to_look_further(stage: Stage, auth_state: str) -> None:
-    flask = os.path.relpath(Path(sys.executable).with_name("flask"))
+    flask = f"{os.path.relpath(Path(sys.executable).with_name('flask'))} --env-file {stage.settings}"
     _heading("How to look further")
-    for arguments in (f"authorizations show {auth_state}", "inbox list", "serve", "simulator play --help"):
-        click.echo(f"{flask} --env-file {stage.settings} {arguments}")
+    click.echo(f"{flask} authorizations show {auth_state}")
+    click.echo(f"{flask} inbox list")
+    click.echo(f"{flask} serve")
+    click.echo(f"{flask} simulator play re-authorization  # while it serves")
 
 
 if __name__ == "__main__":
