@@ -1,21 +1,22 @@
 """See authorizations, and report what the merchant learned itself: `flask authorizations`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 import click
 from sqlalchemy.orm import Session
 
-from app import authorizations as found, documents
+from app import authorizations as found, documents, tokens
 from app.alipay.notification import AUTH_STATE_CHARACTERS_MAX
 from app.authorizations import Filter
 from app.cli import options
 from app.cli.errors import Refusal
 from app.cli.groups import Commands, look_up, the_service
 from app.cli.options import Words
-from app.cli.tables import moment, plain, print_facts, print_json, print_table
+from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
 from app.inbox import of_authorization
-from app.models import Authorization, InboxEntry, Transition
+from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.receiver.reports import Consult, Recorded
 from app.state_machine import AuthorizationState, Flow
 
@@ -84,7 +85,9 @@ def tell_recorded(recorded: Recorded, auth_state: str) -> None:
 @authorizations.command()
 @click.argument("auth_state", metavar="AUTH_STATE", type=Words(AUTH_STATE_CHARACTERS_MAX))
 @click.option("--client", "client_id", metavar="ID", help="For whom, if the keyring has several clients.")
-@click.option("--flow", type=click.Choice([*Flow]), help="How the token comes. [default: the client's]")
+@click.option(
+    "--flow", type=click.Choice([each.value for each in Flow]), help="How the token comes. [default: the client's]"
+)
 @click.option("--user-ref", metavar="TEXT", type=Words(USER_REF_CHARACTERS_MAX), help="Your own name for the user.")
 @click.option("--wallet", metavar="TEXT", type=Words(WALLET_CHARACTERS_MAX), help="customerBelongsTo, such as GCASH.")
 def consult(auth_state: str, client_id: str | None, flow: str | None, user_ref: str | None, wallet: str | None) -> None:
@@ -103,7 +106,9 @@ def consult(auth_state: str, client_id: str | None, flow: str | None, user_ref: 
 
 
 @authorizations.command("list")
-@click.option("--state", type=click.Choice([*AuthorizationState]), help="Only those in this state.")
+@click.option(
+    "--state", type=click.Choice([each.value for each in AuthorizationState]), help="Only those in this state."
+)
 @click.option("--user-ref", metavar="TEXT", help="Only those of this user of yours.")
 @click.option("--client", "client_id", metavar="ID", help="Only those of this client.")
 @options.as_json
@@ -118,12 +123,19 @@ def list_authorizations(
     if as_json:
         print_json([documents.authorization_summary(row) for row in shown])
     else:
-        print_table(
-            ("UPDATED (UTC)", "STATE", "USER", "CLIENT", "AUTH STATE"),
-            [(moment(row.updated_at), row.state, row.user_ref, row.client_id, row.auth_state) for row in shown],
-        )
+        _print_listing(shown)
     if len(rows) > limit:
         options.tell_of_more(limit)
+
+
+def _print_listing(rows: Sequence[Authorization]) -> None:
+    headers = ["CREATED", "STATE", "USER", "AUTH STATE"]
+    lines = [[moment(row.created_at), row.state, row.user_ref, row.auth_state] for row in rows]
+    if len({row.client_id for row in rows}) > 1:
+        headers.append("CLIENT")
+        for line, row in zip(lines, rows, strict=True):
+            line.append(row.client_id)
+    print_table(headers, lines, free=("USER", "AUTH STATE", "CLIENT"))
 
 
 @authorizations.command()
@@ -141,16 +153,16 @@ def show(name: str, client_id: str | None, *, as_json: bool) -> None:
         )
         return
 
-    def whole(session: Session) -> tuple[Authorization, list[Transition], list[InboxEntry]]:
+    def whole(session: Session) -> tuple[Mapping[str, object], Sequence[Transition], Sequence[InboxEntry]]:
         authorization = find_one(session, name, client_id)
-        history = found.history(session, authorization.id)
-        return authorization, list(history), list(of_authorization(session, authorization.id))
+        facts = _facts(authorization, tokens.current(session, authorization))
+        return facts, found.history(session, authorization.id), of_authorization(session, authorization.id)
 
-    authorization, history, notifications = look_up(whole)
-    print_facts(_facts(authorization))
+    facts, history, notifications = look_up(whole)
+    print_facts(facts)
     click.echo("\nHistory")
     print_table(
-        ("#", "AT (UTC)", "EVENT", "LED TO", "CAUSE"),
+        ("#", "AT", "EVENT", "LED TO", "CAUSE"),
         [(move.sequence, moment(move.at), move.event, move.to_state, _cause(move)) for move in history],
     )
     click.echo("\nNotifications")
@@ -158,16 +170,16 @@ def show(name: str, client_id: str | None, *, as_json: bool) -> None:
         click.echo("none")
         return
     print_table(
-        ("ID", "RECEIVED (UTC)", "TYPE", "OUTCOME", "REASON", "TIMES"),
+        ("ID", "RECEIVED", "TYPE", "OUTCOME", "TIMES"),
         [
-            (entry.id, moment(entry.received_at), entry.type, entry.outcome, entry.reason, entry.deliveries)
+            (entry.id, moment(entry.received_at), entry.type, ending(entry.outcome, entry.reason), entry.deliveries)
             for entry in notifications
         ],
     )
 
 
-def _facts(authorization: Authorization) -> Mapping[str, object]:
-    return {
+def _facts(authorization: Authorization, token: AccessToken | None) -> Mapping[str, object]:
+    facts = {
         "authState": authorization.auth_state,
         "state": authorization.state,
         "flow": authorization.flow,
@@ -175,14 +187,20 @@ def _facts(authorization: Authorization) -> Mapping[str, object]:
         "user": authorization.user_ref,
         "wallet": authorization.customer_belongs_to,
         "userId": authorization.user_id,
-        "login id": None if authorization.sealed_login_id is None else "***",
-        "auth code": None
-        if authorization.sealed_auth_code is None
-        else f"*** since {moment(authorization.auth_code_received_at)}",
-        "id": authorization.id,
-        "created": moment(authorization.created_at),
-        "updated": moment(authorization.updated_at),
+        "userLoginId": authorization.sealed_login_id and MASK,
+        "authCode": authorization.sealed_auth_code and f"{MASK} of {moment(authorization.auth_code_received_at)}",
     }
+    if token is not None:
+        facts |= {
+            "accessToken": _expiring(token.access_token_expires_at),
+            "refreshToken": token.sealed_refresh_token and _expiring(token.refresh_token_expires_at),
+        }
+    created, updated = moment(authorization.created_at), moment(authorization.updated_at)
+    return facts | {"id": authorization.id, "created": created, "updated": updated}
+
+
+def _expiring(at: datetime | None) -> str:
+    return MASK if at is None else f"{MASK} until {moment(at)}"
 
 
 def _cause(move: Transition) -> str:

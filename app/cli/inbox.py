@@ -16,15 +16,13 @@ from app.cli import options
 from app.cli.errors import REFUSED, Refusal
 from app.cli.explanations import explain
 from app.cli.groups import Commands, look_up, the_service
-from app.cli.tables import moment, plain, print_facts, print_json, print_table
+from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
 from app.inbox import Filter, Outcome
 from app.models import Authorization, InboxEntry
 from app.vault import VaultError
 
 #: What a column of ids holds on every database.
 _ID_MAX = 2**63 - 1
-
-_MASK = "***"
 
 #: The door lets no more headers in than this, nor a larger body.
 _HEAD_BYTES_MAX = 64 * 1024
@@ -55,7 +53,7 @@ def find_entry(session: Session, entry_id: int) -> InboxEntry:
 
 
 @inbox.command("list")
-@click.option("--outcome", type=click.Choice([*Outcome]), help="Only those that ended so.")
+@click.option("--outcome", type=click.Choice([each.value for each in Outcome]), help="Only those that ended so.")
 @click.option("--type", "notification_type", metavar="TYPE", help="Only those of this type, known or not.")
 @click.option("--auth-state", metavar="TEXT", help="Only those that name this authState: no cancellation does.")
 @options.as_json
@@ -71,11 +69,12 @@ def list_entries(
         print_json([documents.entry_summary(row) for row in shown])
     else:
         print_table(
-            ("ID", "RECEIVED (UTC)", "TYPE", "OUTCOME", "REASON", "TIMES", "AUTH STATE"),
+            ("ID", "RECEIVED", "TYPE", "OUTCOME", "AUTH STATE"),
             [
-                (row.id, moment(row.received_at), row.type, row.outcome, row.reason, row.deliveries, row.auth_state)
+                (row.id, moment(row.received_at), row.type, ending(row.outcome, row.reason), row.auth_state)
                 for row in shown
             ],
+            free=("AUTH STATE",),
         )
     if len(rows) > limit:
         options.tell_of_more(limit)
@@ -108,10 +107,11 @@ def show(entry_id: int, *, as_json: bool) -> None:
             "type": entry.type,
             "client": entry.client_id,
             **_said(entry, body),
-            "authorization": _told(authorization),
+            "state found": entry.found_state,
+            **_linked(authorization),
             "deliveries": entry.deliveries,
-            "received": f"{moment(entry.received_at)} UTC",
-            "last received": f"{moment(entry.last_received_at)} UTC",
+            "received": moment(entry.received_at),
+            "last received": moment(entry.last_received_at),
             "request-time": entry.request_time,
             "uri": entry.uri,
             "key version": _key_version(entry) or "the newest",
@@ -135,18 +135,22 @@ def _said(entry: InboxEntry, body: bytes | None) -> Mapping[str, object]:
         return {"authState": entry.auth_state}
     return {
         "authState": notification.auth_state,
-        "authCode": notification.auth_code and _MASK,
-        "accessToken": notification.access_token and _MASK,
+        "authCode": notification.auth_code and MASK,
+        "accessToken": notification.access_token and MASK,
         "userId": notification.user_id,
-        "userLoginId": notification.user_login_id and _MASK,
+        "userLoginId": notification.user_login_id and MASK,
         "resultStatus": notification.result_status,
     }
 
 
-def _told(authorization: Authorization | None) -> str | None:
+def _linked(authorization: Authorization | None) -> Mapping[str, object]:
     if authorization is None:
-        return None
-    return f"{authorization.auth_state}, now {authorization.state} ({authorization.id})"
+        return {}
+    return {
+        "authState": authorization.auth_state,
+        "state now": authorization.state,
+        "authorization": authorization.id,
+    }
 
 
 def _key_version(entry: InboxEntry) -> int | None:

@@ -61,7 +61,7 @@ class Age(click.ParamType[timedelta]):
 @click.option(
     "--outcome",
     "outcomes",
-    type=click.Choice(sorted(OPEN_OUTCOMES)),
+    type=click.Choice(sorted(each.value for each in OPEN_OUTCOMES)),
     multiple=True,
     help="All that ended so; may be given twice.  [default: both]",
 )
