@@ -3,9 +3,10 @@
 from flask import Flask
 
 # What adds a command to a group of another module is imported for that.
-from app.cli import records as records, upkeep as upkeep
+from app.cli import proofs as proofs, records as records, upkeep as upkeep
 from app.cli.authorizations import authorizations
 from app.cli.db import db
+from app.cli.diagrams import diagrams
 from app.cli.inbox import inbox
 from app.cli.keys import keys
 from app.cli.simulator import simulator
@@ -13,5 +14,5 @@ from app.cli.simulator import simulator
 
 def init_app(app: Flask) -> None:
     """Add the commands. Flask finds them where it finds the application."""
-    for group in (authorizations, db, inbox, keys, simulator):
+    for group in (authorizations, db, diagrams, inbox, keys, simulator):
         app.cli.add_command(group)
