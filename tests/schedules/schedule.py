@@ -1,0 +1,98 @@
+"""Write schedules so that a person can read them, play them on the service and the model, and compare the two.
+
+A schedule is a text of one step a line; what follows a `#` is a remark. The merchant, Alipay and the operator speak:
+
+    consult s-1 auto_debit u-1          the merchant consults, for this user
+    authcode s-1 code-1                 … reports the code of the redirect
+    token s-1 token-1 code-1            … reports the token of applyToken, here with its code
+    refresh s-1 token-1 → token-2       … reports a refresh
+    revoke s-1                          … reports a revoke that succeeded
+    AUTHCODE_CREATED s-1 code-1         Alipay notifies, for the first time or again
+    TOKEN_CREATED s-1 token-1 F         … of something unsuccessful
+    TOKEN_CANCELED token-1
+    TOKEN_REVIVED s-1                   … of a type that nobody knows
+    MALFORMED s-1                       … without a field it needs
+    break s-1                           from here on, processing that asks the machine about s-1 fails
+    break TOKEN_CANCELED token-1        … or that reads this stored notification
+    mend s-1
+    replay TOKEN_CANCELED token-1       the operator has a stored notification processed again
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.schedules.live import Live
+from tests.schedules.model import Model, Words
+
+
+class DisagreementError(AssertionError):
+    """The service does not do what the model says it must."""
+
+    def __init__(self, played: Iterable[Words], what: str) -> None:
+        self.schedule = "".join(f"{written(step)}\n" for step in played)
+        super().__init__(f"{what}\n\nThe schedule, to its last step:\n\n{self.schedule}")
+
+
+class Play:
+    """One schedule, played on a model and on the service at the same time, and compared as it goes."""
+
+    def __init__(self, live: Live) -> None:
+        self.model = Model()
+        self.live = live
+        self.played: list[Words] = []
+
+    def step(self, *step: str) -> str:
+        """Play one more step, compare what came of it, and return that.
+
+        Raises `DisagreementError`.
+        """
+        self.played.append(step)
+        expected = self.model.perform(step)
+        try:
+            actual = self.live.perform(step)
+        except Exception as error:
+            raise DisagreementError(
+                self.played, f"The last step must end {expected!r}, but broke: {error!r}"
+            ) from error
+        if actual != expected:
+            raise DisagreementError(self.played, f"The last step must end {expected!r}, not {actual!r}.")
+        return actual
+
+    def compare(self) -> None:
+        """Compare all that is on record.
+
+        Raises `DisagreementError`.
+        """
+        expected, actual = list(self.model.record()), self.live.record()
+        if expected != actual:
+            lines = difflib.unified_diff(expected, actual, "what must be on record", "what is", lineterm="")
+            raise DisagreementError(self.played, "\n".join(lines))
+
+
+def written(step: Words) -> str:
+    """Write one step as a line."""
+    match step:
+        case "refresh", auth_state, old, new:
+            return f"refresh {auth_state} {old} → {new}"
+        case _:
+            return " ".join(step)
+
+
+def read(text: str) -> list[Words]:
+    """Read a schedule."""
+    lines = (line.partition("#")[0].split() for line in text.splitlines())
+    return [tuple(word for word in words if word != "→") for words in lines if words]
+
+
+@contextmanager
+def replayable(folder: Path) -> Iterator[None]:
+    """Keep the schedule of a disagreement in a file of the folder, and say how to play it again."""
+    try:
+        yield
+    except DisagreementError as disagreement:
+        file = folder / "schedule.txt"
+        file.write_text(disagreement.schedule)
+        disagreement.add_note(f"Play it again, step by step: .venv/bin/python -m tests.schedules replay {file}")
+        raise
