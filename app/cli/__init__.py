@@ -9,10 +9,11 @@ from app.cli.db import db
 from app.cli.diagrams import diagrams
 from app.cli.inbox import inbox
 from app.cli.keys import keys
+from app.cli.serve import serve
 from app.cli.simulator import simulator
 
 
 def init_app(app: Flask) -> None:
     """Add the commands. Flask finds them where it finds the application."""
-    for group in (authorizations, db, diagrams, inbox, keys, simulator):
-        app.cli.add_command(group)
+    for command in (authorizations, db, diagrams, inbox, keys, serve, simulator):
+        app.cli.add_command(command)

@@ -1,0 +1,92 @@
+"""Serve over HTTP: `flask serve`."""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from app.cli.errors import UsageProblem, plain_errors
+from app.cli.groups import the_service
+
+#: A worker that has not finished by then is not going to: no request may take half as long.
+_STOP_SECONDS_MAX = 30
+#: Each has a connection of the pool while it works; more would only wait for one.
+THREADS_MAX = 16
+THREADS_DEFAULT = 8
+
+
+class AddressInUseError(UsageProblem):
+    """Something else listens there, or nobody may."""
+
+    def __init__(self, host: str, port: int, error: OSError) -> None:
+        super().__init__(f"Cannot listen at {host}:{port} ({error.strerror}): choose another --port or --host.")
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--workers", type=click.IntRange(1, 64), help="How many processes.  [default: one a core, up to 4]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, THREADS_MAX),
+    default=THREADS_DEFAULT,
+    show_default=True,
+    help="How many requests a process works on at once.",
+)
+def serve(host: str, port: int, workers: int | None, threads: int) -> None:
+    """Serve in production. SIGTERM and Ctrl-C stop it, once the requests in flight are finished."""
+    with plain_errors():
+        the_service().check()
+    the_service().database.close()
+    _require_free(host, port)
+    # Imported late: no other command has a use for a server.
+    from granian import Granian  # noqa: PLC0415
+    from granian.constants import Interfaces  # noqa: PLC0415
+    from granian.http import HTTP1Settings  # noqa: PLC0415
+
+    server = Granian(
+        "app.wsgi:application",
+        address=host,
+        port=port,
+        interface=Interfaces.WSGI,
+        workers=workers or min(os.cpu_count() or 1, 4),
+        blocking_threads=threads,
+        # What is not being worked on waits in the socket's queue, where it costs next to nothing.
+        backpressure=threads * 2,
+        websockets=False,
+        http1_settings=HTTP1Settings(header_read_timeout=10_000),
+        respawn_failed_workers=True,
+        workers_kill_timeout=_STOP_SECONDS_MAX,
+        log_access=False,
+    )
+    with _shared_counters():
+        server.serve()
+
+
+def _require_free(host: str, port: int) -> None:
+    """Find out in one sentence what a worker would find out in twenty lines.
+
+    Raises `AddressInUseError`.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise AddressInUseError(host, port, error) from None
+
+
+@contextmanager
+def _shared_counters() -> Iterator[None]:
+    """Give the workers a folder to count in together; prometheus-client looks for it when they import it."""
+    folder = tempfile.mkdtemp(prefix="notifyauth-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,126 @@
+"""What the merchant's and the operator's interfaces give: models that OpenAPI describes it by, and tests hold it to."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from app.state_machine import AuthorizationState, Flow
+
+
+class Answer(BaseModel):
+    """What is given. It has no field but those described."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+
+class Move(Answer):
+    """One recorded transition."""
+
+    sequence: int
+    event: str
+    from_: AuthorizationState | None = Field(alias="from")
+    to: AuthorizationState
+    cause: Literal["api", "shell", "notification"]
+    notification_id: str | None
+    at: datetime
+
+
+class LinkedNotification(Answer):
+    """A notification that was about this authorization, whatever came of it."""
+
+    id: str
+    type: str | None
+    outcome: Literal["applied", "redundant", "parked", "rejected", "failed", "malformed"]
+    reason: str | None
+    deliveries: int
+    received_at: datetime
+
+
+class Summary(Answer):
+    """An authorization as it is listed."""
+
+    id: str
+    client_id: str
+    auth_state: str
+    flow: Flow
+    state: AuthorizationState
+    user_ref: str | None
+    user_id: str | None
+    customer_belongs_to: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class AuthorizationDocument(Summary):
+    """An authorization whole."""
+
+    history: list[Move]
+    notifications: list[LinkedNotification]
+
+
+class Page(Answer):
+    """A page of a listing; the next one is asked for with `cursor`."""
+
+    authorizations: list[Summary]
+    next_cursor: str | None
+
+
+class AuthcodeDocument(Answer):
+    """What applyToken needs, within its minute."""
+
+    auth_code: str
+    received_at: datetime
+
+
+class TokenDocument(Answer):
+    """What a payment needs."""
+
+    access_token: str
+    access_token_expiry_time: datetime | None
+
+
+class FieldError(Answer):
+    """What is wrong with a field."""
+
+    field: str
+    message: str
+
+
+class Problem(Answer):
+    """A problem document (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldError] = []
+
+
+class Alive(Answer):
+    """The process answers. Nothing else was looked at."""
+
+    status: Literal["ok"]
+
+
+class Readiness(Answer):
+    """Whether the service can do its work, and what stands in the way."""
+
+    status: Literal["ready", "not ready"]
+    checks: dict[str, str]
+
+
+class Result(Answer):
+    """What the protocol says about a request."""
+
+    result_code: str
+    result_status: Literal["S", "F", "U"]
+    result_message: str
+
+
+class NotificationAnswer(Answer):
+    """The acknowledgement, or a refusal of the same form."""
+
+    result: Result

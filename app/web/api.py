@@ -1,0 +1,187 @@
+"""The merchant's doors: report what it learned itself, and read where an authorization stands."""
+
+import base64
+import binascii
+import json
+import logging
+from http import HTTPStatus
+from uuid import UUID
+
+from flask import Blueprint, Response, current_app, g, url_for
+from sqlalchemy.orm import Session
+
+from app import authorizations, tokens
+from app.alipay.secret import Secret
+from app.authorizations import Filter
+from app.documents import Document, authorization_document, authorization_summary, timestamp
+from app.models import Authorization
+from app.receiver.errors import AuthorizationNotFoundError
+from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Report, TokenReport
+from app.service import Service
+from app.state_machine import AuthorizationState, Flow
+from app.tokens import Grant
+from app.web.bearer import require_key, require_token_key
+from app.web.bodies import AuthcodeBody, CanceledBody, ConsultBody, TokenBody, read_body, read_query
+from app.web.problems import ProblemError
+
+_log = logging.getLogger(__name__)
+
+blueprint = Blueprint("api", __name__, url_prefix="/v1")
+blueprint.before_request(require_key)
+
+
+@blueprint.post("/authorizations")
+def consult() -> Response:
+    """Register a consult: 201, or 200 if it was registered before."""
+    body = read_body(ConsultBody)
+    said = Consult(
+        auth_state=body.auth_state,
+        client_id=body.client_id,
+        flow=None if body.flow is None else Flow(body.flow),
+        user_ref=body.user_ref,
+        customer_belongs_to=body.customer_belongs_to,
+    )
+    recorded = _service().receiver.record(said, cause="api")
+    response = _respond(_whole(recorded.authorization_id), 201 if recorded.created else 200)
+    if recorded.created:
+        response.headers["Location"] = url_for("api.show", authorization_id=recorded.authorization_id)
+    return response
+
+
+@blueprint.get("/authorizations")
+def list_authorizations() -> Response:
+    """List authorizations, newest first."""
+    query = read_query()
+    wanted = Filter(auth_state=query.auth_state, user_ref=query.user_ref, state=query.state, client_id=query.client_id)
+    before = None if query.cursor is None else _id_in(query.cursor)
+
+    def page(session: Session) -> Document:
+        rows = authorizations.listing(session, wanted, limit=query.limit + 1, before=before)
+        shown = rows[: query.limit]
+        cursor = _cursor_of(shown[-1].id) if len(rows) > query.limit else None
+        return {"authorizations": [authorization_summary(row) for row in shown], "nextCursor": cursor}
+
+    return _respond(_service().database.run(page, read_only=True))
+
+
+@blueprint.get("/authorizations/<uuid:authorization_id>")
+def show(authorization_id: UUID) -> Response:
+    """Show an authorization with its history and its notifications."""
+    return _respond(_whole(authorization_id))
+
+
+@blueprint.get("/authorizations/<uuid:authorization_id>/authcode")
+def show_authcode(authorization_id: UUID) -> Response:
+    """Give out the auth code: one of the two doors by which a secret leaves."""
+    require_token_key()
+    vault = _service().vault
+
+    def read(session: Session) -> Document:
+        authorization = _find(session, authorization_id)
+        code = authorizations.auth_code(vault, authorization)
+        if code is None:
+            raise ProblemError(409, "no-authcode", f"No auth code is on record; the state is {authorization.state}.")
+        return {"authCode": code.reveal(), "receivedAt": timestamp(authorization.auth_code_received_at)}
+
+    return _give_out("authcode", authorization_id, _service().database.run(read, read_only=True))
+
+
+@blueprint.post("/authorizations/<uuid:authorization_id>/authcode")
+def report_authcode(authorization_id: UUID) -> Response:
+    """Record the code that the redirect brought."""
+    body = read_body(AuthcodeBody)
+    return _record(AuthcodeReport(authorization_id, Secret(body.auth_code)))
+
+
+@blueprint.get("/authorizations/<uuid:authorization_id>/token")
+def show_token(authorization_id: UUID) -> Response:
+    """Give out the current token of an active authorization: the other door by which a secret leaves."""
+    require_token_key()
+    vault = _service().vault
+
+    def read(session: Session) -> Document:
+        authorization = _find(session, authorization_id)
+        token = tokens.current(session, authorization)
+        if token is None or authorization.current_state is not AuthorizationState.TOKEN_ACTIVE:
+            raise ProblemError(409, "no-active-token", f"No token is active; the state is {authorization.state}.")
+        access_token = tokens.reveal(vault, token)
+        return {
+            "accessToken": access_token.reveal(),
+            "accessTokenExpiryTime": timestamp(token.access_token_expires_at),
+        }
+
+    return _give_out("token", authorization_id, _service().database.run(read, read_only=True))
+
+
+@blueprint.post("/authorizations/<uuid:authorization_id>/tokens")
+def report_token(authorization_id: UUID) -> Response:
+    """Record the token that applyToken answered with, also after a refresh."""
+    body = read_body(TokenBody)
+    grant = Grant(
+        Secret(body.access_token),
+        access_token_expires_at=body.access_token_expiry_time,
+        refresh_token=_secret(body.refresh_token),
+        refresh_token_expires_at=body.refresh_token_expiry_time,
+    )
+    return _record(
+        TokenReport(authorization_id, grant, auth_code=_secret(body.auth_code), replaces=_secret(body.replaces))
+    )
+
+
+@blueprint.post("/authorizations/<uuid:authorization_id>/canceled")
+def report_canceled(authorization_id: UUID) -> Response:
+    """Record a revoke that succeeded."""
+    body = read_body(CanceledBody)
+    return _record(CanceledReport(authorization_id, _secret(body.reason)))
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["notifyauth"]
+    return service
+
+
+def _record(report: Report) -> Response:
+    recorded = _service().receiver.record(report, cause="api")
+    return _respond(_whole(recorded.authorization_id))
+
+
+def _whole(authorization_id: UUID) -> Document:
+    def read(session: Session) -> Document:
+        return authorization_document(session, _find(session, authorization_id))
+
+    return _service().database.run(read, read_only=True)
+
+
+def _find(session: Session, authorization_id: UUID) -> Authorization:
+    authorization = session.get(Authorization, authorization_id)
+    if authorization is None:
+        raise AuthorizationNotFoundError(authorization_id)
+    return authorization
+
+
+def _give_out(what: str, authorization_id: UUID, document: Document) -> Response:
+    _log.info("secret read", extra={"what": what, "authorization": authorization_id, "key": g.key_name})
+    response = _respond(document)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _respond(document: Document, status: int = HTTPStatus.OK) -> Response:
+    # ASCII only: a stranger's text may hold half a character, which UTF-8 cannot.
+    return Response(json.dumps(document), status, content_type="application/json")
+
+
+def _secret(value: str | None) -> Secret | None:
+    return None if value is None else Secret(value)
+
+
+def _cursor_of(authorization_id: UUID) -> str:
+    return base64.urlsafe_b64encode(authorization_id.bytes).decode().rstrip("=")
+
+
+def _id_in(cursor: str) -> UUID:
+    try:
+        return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        errors = [{"field": "cursor", "message": "not one that a listing gave"}]
+        raise ProblemError(422, "invalid", "The cursor is not one that a listing gave.", errors=errors) from None

@@ -1,0 +1,51 @@
+"""Ask for a bearer key before anything is looked up (RFC 6750)."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+from flask import current_app, g, request
+
+from app.alipay.secret import Secret
+from app.service import Service
+from app.web.problems import ProblemError
+
+
+def require_key() -> None:
+    """Let through who holds one of the API keys, and remember its name.
+
+    Raises `ProblemError` 401.
+    """
+    service: Service = current_app.extensions["notifyauth"]
+    scheme, _, presented = request.headers.get("Authorization", "").partition(" ")
+    name = _name_of(presented.strip(), service.settings.api_keys) if scheme.lower() == "bearer" else None
+    if name is None:
+        challenge = {"WWW-Authenticate": 'Bearer realm="notifyauth"'}
+        raise ProblemError(401, "unauthorized", "An API key is needed: Authorization: Bearer …", headers=challenge)
+    g.key_name = name
+
+
+def require_token_key() -> None:
+    """Let through who may read codes and tokens.
+
+    Raises `ProblemError` 403.
+    """
+    service: Service = current_app.extensions["notifyauth"]
+    allowed = service.settings.token_key_names
+    if allowed is not None and g.key_name not in allowed:
+        raise ProblemError(403, "forbidden", "This key may not read codes and tokens: FLASK_TOKEN_KEYS says which may.")
+
+
+def _name_of(presented: str, keys: Mapping[str, Secret]) -> str | None:
+    """Compare with every key, each in the same time, so that nobody learns from the time how close a guess was."""
+    digest = _digest(presented)
+    found = None
+    for name, key in keys.items():
+        if hmac.compare_digest(digest, _digest(key.reveal())):
+            found = name
+    return found
+
+
+def _digest(key: str) -> bytes:
+    # A header arrives as Latin-1 characters, one for each byte.
+    return hashlib.sha256(key.encode("latin-1", "replace")).digest()

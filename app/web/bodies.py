@@ -1,0 +1,127 @@
+"""What the merchant's interface takes: models that check it, and that OpenAPI describes it by."""
+
+from typing import Annotated, Literal, TypeVar
+
+from flask import request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
+
+from app.alipay.delivery import BODY_BYTES_MAX
+from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX, AUTH_CODE_CHARACTERS_MAX, AUTH_STATE_CHARACTERS_MAX
+from app.state_machine import AuthorizationState
+from app.web.problems import ProblemError
+
+B = TypeVar("B", bound="Body")
+
+#: What one page of a listing shows at most.
+LIMIT_MAX = 1000
+
+
+def text(characters_max: int) -> StringConstraints:
+    """Constrain a text: not empty, and not longer than what it names can be."""
+    return StringConstraints(min_length=1, max_length=characters_max)
+
+
+AuthState = Annotated[str, text(AUTH_STATE_CHARACTERS_MAX)]
+AuthCode = Annotated[str, text(AUTH_CODE_CHARACTERS_MAX)]
+Token = Annotated[str, text(ACCESS_TOKEN_CHARACTERS_MAX)]
+#: As the wire protocol bounds them.
+ClientId = Annotated[str, text(64)]
+Wallet = Annotated[str, text(64)]
+Reason = Annotated[str, text(256)]
+#: A merchant's own name for a user is an account number, an e-mail address, or a digest.
+UserRef = Annotated[str, text(256)]
+
+
+class Body(BaseModel):
+    """What is sent. A field that is not known is refused: it would be a misspelled one. Errors never quote."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, strict=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+
+class ConsultBody(Body):
+    """A consult: `authState` as it was sent to Alipay. What is absent is unsaid."""
+
+    auth_state: AuthState
+    client_id: ClientId | None = None
+    flow: Literal["auto_debit", "direct"] | None = None
+    user_ref: UserRef | None = None
+    customer_belongs_to: Wallet | None = None
+
+
+class AuthcodeBody(Body):
+    """The auth code that the redirect brought."""
+
+    auth_code: AuthCode
+
+
+class TokenBody(Body):
+    """What applyToken answered with. With `authCode` the code is recorded too; with `replaces` it is a refresh."""
+
+    access_token: Token
+    access_token_expiry_time: AwareDatetime | None = None
+    refresh_token: Token | None = None
+    refresh_token_expiry_time: AwareDatetime | None = None
+    auth_code: AuthCode | None = None
+    replaces: Token | None = None
+
+
+class CanceledBody(Body):
+    """A revoke that succeeded."""
+
+    reason: Reason | None = None
+
+
+class ListQuery(Body):
+    """Which authorizations to list. All of it is text in a URL, so numbers are read from text."""
+
+    model_config = ConfigDict(strict=False)
+
+    auth_state: AuthState | None = None
+    user_ref: UserRef | None = None
+    state: AuthorizationState | None = None
+    client_id: ClientId | None = None
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = 100
+    cursor: Annotated[str, text(64)] | None = None
+
+
+def read_body(model: type[B]) -> B:
+    """Read the request's body as JSON of this form.
+
+    Raises `ProblemError` 413, 400 or 422.
+    """
+    # One byte more than allowed tells a body that is too large from one that just fits.
+    body = request.environ["wsgi.input"].read(min(request.content_length or BODY_BYTES_MAX + 1, BODY_BYTES_MAX + 1))
+    if len(body) > BODY_BYTES_MAX or (request.content_length or 0) > BODY_BYTES_MAX:
+        raise ProblemError(413, "too-large", "The body is larger than 64 KiB.")
+    try:
+        # A report that can go without any field can go without a body.
+        return model.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise _problem(error) from None
+
+
+def read_query() -> ListQuery:
+    """Read the request's query.
+
+    Raises `ProblemError` 422.
+    """
+    repeated = [{"field": name, "message": "given twice"} for name, values in request.args.lists() if len(values) > 1]
+    if repeated:
+        raise ProblemError(422, "invalid", "A parameter is given twice.", errors=repeated)
+    try:
+        return ListQuery.model_validate(request.args.to_dict())
+    except ValidationError as error:
+        raise _problem(error) from None
+
+
+def _problem(error: ValidationError) -> ProblemError:
+    """Say what is wrong with which field, without a word of what was sent."""
+    wrong = error.errors(include_input=False, include_context=False, include_url=False)
+    if wrong[0]["type"] == "json_invalid":
+        return ProblemError(400, "not-json", "The body is not JSON.")
+    errors = [{"field": ".".join(map(str, each["loc"])), "message": each["msg"]} for each in wrong]
+    names = ", ".join(each["field"] or "the body" for each in errors)
+    return ProblemError(422, "invalid", f"Not as the interface asks for: {names}.", errors=errors)

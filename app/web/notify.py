@@ -1,0 +1,106 @@
+"""Alipay's door: copy one delivery exactly as it came, and answer what the receiver says."""
+
+import logging
+import time
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from flask import Flask, Response, current_app, request
+
+from app import metrics
+from app.alipay.acknowledgement import Answer, refuse
+from app.alipay.delivery import BODY_BYTES_MAX, Delivery
+from app.logs import failure
+from app.service import Service
+
+_log = logging.getLogger(__name__)
+
+
+class BodyTooLargeError(Exception):
+    """The body is larger than any notification. Not all of it was read."""
+
+
+class BodyIncompleteError(Exception):
+    """The sender went away, or announced another length than it sent."""
+
+
+def open_door(app: Flask, path: str) -> None:
+    """Listen for notifications at this path."""
+    app.add_url_rule(path, "notify", _notify, methods=["POST"], provide_automatic_options=False)
+
+
+def _notify() -> Response:
+    started = time.perf_counter()
+    answer = _answer()
+    metrics.DELIVERIES.labels(answer.status).inc()
+    metrics.LATENCY.observe(time.perf_counter() - started)
+    return to_response(answer)
+
+
+def _answer() -> Answer:
+    service: Service = current_app.extensions["notifyauth"]
+    try:
+        body = _body()
+        return service.receiver.receive(_delivery(service.settings.public_notify_path, body)).answer
+    except BodyTooLargeError:
+        return refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "PARAM_ILLEGAL", "The body is larger than 64 KiB.")
+    except BodyIncompleteError:
+        return refusal(HTTPStatus.BAD_REQUEST, "PARAM_ILLEGAL", "The body is not as long as announced.")
+    except Exception as error:  # noqa: BLE001 -- the receiver could not be made: nothing was stored, so Alipay is to send again
+        _log.error("delivery not received", extra=failure(error))
+        return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "UNKNOWN_EXCEPTION", "Send it again.", result_status="U")
+
+
+def _delivery(public_path: str, body: bytes) -> Delivery:
+    # The server hands over no raw request line: the path is known, and the query comes as it was sent.
+    query = request.environ.get("QUERY_STRING", "")
+    return Delivery(
+        method=request.method,
+        uri=f"{public_path}?{query}" if query else public_path,
+        client_id=request.headers.get("client-id", ""),
+        request_time=request.headers.get("request-time", ""),
+        signature=request.headers.get("signature", ""),
+        body=body,
+    )
+
+
+def _body() -> bytes:
+    """Read the exact bytes, and never more than one too many.
+
+    Raises `BodyTooLargeError` and `BodyIncompleteError`.
+    """
+    stream = request.environ["wsgi.input"]
+    announced = request.environ.get("CONTENT_LENGTH", "")
+    if not announced:
+        # In chunks, as long as it likes: the framework would cut it without a word.
+        body: bytes = stream.read(BODY_BYTES_MAX + 1)
+        if len(body) > BODY_BYTES_MAX:
+            raise BodyTooLargeError
+        return body
+    if not (announced.isascii() and announced.isdigit()):
+        raise BodyIncompleteError
+    # Nobody announces a number of a thousand digits who means well, and reading it takes time.
+    if len(announced) > len(str(BODY_BYTES_MAX)) or int(announced) > BODY_BYTES_MAX:
+        raise BodyTooLargeError
+    body = stream.read(int(announced))
+    if len(body) != int(announced):
+        raise BodyIncompleteError
+    return body
+
+
+def refusal(status: HTTPStatus, result_code: str, message: str, *, result_status: str = "F") -> Answer:
+    """Refuse a request that never became a delivery, in the words of the protocol and unsigned."""
+    return refuse(
+        _delivery(request.path, b""),
+        status=status,
+        result_code=result_code,
+        result_status=result_status,
+        message=message,
+        client=None,
+        now=datetime.now(UTC),
+    )
+
+
+def to_response(answer: Answer) -> Response:
+    """Copy an answer out."""
+    return Response(answer.body, answer.status, headers=dict(answer.headers))

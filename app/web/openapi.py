@@ -1,0 +1,207 @@
+"""Describe the doors as OpenAPI 3.1, from the models that check what comes in."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+from flask import Blueprint, Response, current_app
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.service import Service
+from app.web import answers, bodies
+
+blueprint = Blueprint("openapi", __name__)
+
+_ID = "/v1/authorizations/{authorizationId}"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    summary: str
+    #: The answers of success, by status.
+    answers: Mapping[int, type[BaseModel] | None]
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    #: The statuses of problem documents.
+    problems: tuple[int, ...] = ()
+    needs_key: bool = True
+    tags: tuple[str, ...] = field(default=("authorizations",))
+
+
+def operations(notify_path: str) -> list[Operation]:
+    """List what the service answers; a test compares it with the routes."""
+    whole = {200: answers.AuthorizationDocument}
+    report = (400, 401, 404, 409, 413, 422, 503)
+    return [
+        Operation(
+            "post",
+            "/v1/authorizations",
+            "Register a consult",
+            {201: answers.AuthorizationDocument, 200: answers.AuthorizationDocument},
+            body=bodies.ConsultBody,
+            problems=(400, 401, 409, 413, 422, 503),
+        ),
+        Operation(
+            "get",
+            "/v1/authorizations",
+            "List authorizations, newest first",
+            {200: answers.Page},
+            query=bodies.ListQuery,
+            problems=(401, 422, 503),
+        ),
+        Operation("get", _ID, "Show an authorization", whole, problems=(401, 404, 503)),
+        Operation(
+            "get",
+            f"{_ID}/authcode",
+            "Read the auth code, within its minute",
+            {200: answers.AuthcodeDocument},
+            problems=(401, 403, 404, 409, 503),
+        ),
+        Operation(
+            "post",
+            f"{_ID}/authcode",
+            "Report the auth code of the redirect",
+            whole,
+            body=bodies.AuthcodeBody,
+            problems=report,
+        ),
+        Operation(
+            "get",
+            f"{_ID}/token",
+            "Read the token of an active authorization",
+            {200: answers.TokenDocument},
+            problems=(401, 403, 404, 409, 503),
+        ),
+        Operation(
+            "post",
+            f"{_ID}/tokens",
+            "Report the token of applyToken, or of a refresh",
+            whole,
+            body=bodies.TokenBody,
+            problems=report,
+        ),
+        Operation("post", f"{_ID}/canceled", "Report a revoke", whole, body=bodies.CanceledBody, problems=report),
+        Operation(
+            "post",
+            notify_path,
+            "Receive a notification of Alipay's",
+            dict.fromkeys((200, 400, 401, 413, 503), answers.NotificationAnswer),
+            needs_key=False,
+            tags=("alipay",),
+        ),
+        Operation("get", "/healthz", "Is it alive?", {200: answers.Alive}, needs_key=False, tags=("operation",)),
+        Operation(
+            "get",
+            "/readyz",
+            "Can it work?",
+            {200: answers.Readiness, 503: answers.Readiness},
+            needs_key=False,
+            tags=("operation",),
+        ),
+        Operation("get", "/metrics", "Figures for Prometheus", {200: None}, problems=(401,), tags=("operation",)),
+        Operation("get", "/openapi.json", "This document", {200: None}, needs_key=False, tags=("operation",)),
+    ]
+
+
+@blueprint.get("/openapi.json")
+def document() -> Response:
+    """Give the description of every door."""
+    service: Service = current_app.extensions["notifyauth"]
+    return Response(_document(service.settings.notify_path), content_type="application/json")
+
+
+@cache
+def _document(notify_path: str) -> str:
+    listed = operations(notify_path)
+    paths: dict[str, Any] = {}
+    for operation in listed:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    return json.dumps(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "notifyauth",
+                "version": version("notifyauth"),
+                "description": "Where the authorizations of Alipay's users stand.",
+            },
+            "paths": paths,
+            "components": {
+                "schemas": _schemas(listed),
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            },
+        }
+    )
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": _operation_id(operation),
+        "tags": list(operation.tags),
+        "responses": {str(status): _answer(status, model) for status, model in operation.answers.items()}
+        | {str(status): _problem(status) for status in operation.problems},
+        "security": [{"key": []}] if operation.needs_key else [],
+    }
+    if operation.body is not None:
+        needed = any(field.is_required() for field in operation.body.model_fields.values())
+        content = {"application/json": {"schema": _reference(operation.body)}}
+        described["requestBody"] = {"required": needed, "content": content}
+    parameters = _parameters(operation)
+    if parameters:
+        described["parameters"] = parameters
+    return described
+
+
+def _operation_id(operation: Operation) -> str:
+    words = operation.path.replace("{authorizationId}", "one").replace(".", " ").replace("/", " ").split()
+    return operation.method + "".join(word[0].upper() + word[1:] for word in words if word != "v1")
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = []
+    if "{authorizationId}" in operation.path:
+        an_id = {"type": "string", "format": "uuid"}
+        parameters.append({"name": "authorizationId", "in": "path", "required": True, "schema": an_id})
+    if operation.query is not None:
+        schema = operation.query.model_json_schema(ref_template="#/components/schemas/{model}")
+        parameters += [
+            {"name": name, "in": "query", "required": False, "schema": each}
+            for name, each in schema["properties"].items()
+        ]
+    return parameters
+
+
+def _answer(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if model is not None:
+        described["content"] = {"application/json": {"schema": _reference(model)}}
+    return described
+
+
+def _problem(status: int) -> dict[str, Any]:
+    content = {"application/problem+json": {"schema": _reference(answers.Problem)}}
+    return {"description": HTTPStatus(status).phrase, "content": content}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _schemas(listed: list[Operation]) -> dict[str, Any]:
+    taken = {each for operation in listed for each in (operation.body, operation.query) if each is not None}
+    given = {each for operation in listed for each in operation.answers.values() if each is not None}
+    models = sorted(taken | given | {answers.Problem}, key=lambda model: model.__name__)
+    _, schema = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    schemas: dict[str, Any] = schema["$defs"]
+    return schemas

@@ -1,0 +1,127 @@
+"""Say what is wrong as a problem document (RFC 9457), or, at Alipay's door, in Alipay's words."""
+
+import json
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from app.database import DatabaseUnavailableError
+from app.logs import failure
+from app.receiver.errors import (
+    AuthorizationNotFoundError,
+    ClientNotInKeyringError,
+    ClientNotNamedError,
+    ReportRefusedError,
+)
+
+_log = logging.getLogger(__name__)
+
+#: Every code of a problem, with its title. Programs may rely on the codes.
+TITLES = {
+    "unauthorized": "No valid API key",
+    "forbidden": "Not for this API key",
+    "not-found": "Nothing here",
+    "authorization-not-found": "No such authorization",
+    "method-not-allowed": "Not with this method",
+    "not-json": "Not a JSON body",
+    "too-large": "Body too large",
+    "invalid": "Not as the interface asks for",
+    "client-not-named": "No client named",
+    "client-not-in-keyring": "No such client",
+    "contradiction": "Otherwise than what is on record",
+    "early": "Not legal yet",
+    "illegal-transition": "Not legal",
+    "no-authcode": "No auth code on record",
+    "no-active-token": "No active token",
+    "unavailable": "Not available now",
+    "internal": "A fault of the service",
+}
+
+#: Long enough for a database to come back, short enough for a user who waits.
+_RETRY_AFTER_SECONDS = 5
+
+
+class ProblemError(Exception):
+    """A request cannot be fulfilled. The detail is for people and has no secret in it."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        errors: list[dict[str, str]] | None = None,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.headers = headers or {}
+        #: Which fields are wrong, and how.
+        self.errors = errors
+        super().__init__(detail)
+
+
+def init_app(app: Flask, notify_path: str) -> None:
+    """Turn every error into a document; none of them says more than its class to a log."""
+
+    @app.errorhandler(ProblemError)
+    def _problem(problem: ProblemError) -> Response:
+        return to_response(problem)
+
+    @app.errorhandler(ReportRefusedError)
+    def _refused(refused: ReportRefusedError) -> Response:
+        return to_response(ProblemError(_status_of(refused), refused.code, str(refused)))
+
+    @app.errorhandler(DatabaseUnavailableError)
+    def _unavailable(error: DatabaseUnavailableError) -> Response:
+        _log.error("database unavailable", extra={"path": request.path, "error": error.cause})
+        headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+        return to_response(ProblemError(503, "unavailable", "The database is unavailable.", headers=headers))
+
+    @app.errorhandler(HTTPException)
+    def _http(error: HTTPException) -> Response:
+        status = error.code or 500
+        headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+        if request.path == notify_path:
+            return _in_alipays_words(status, headers)
+        codes = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+        code = codes.get(status, "invalid" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "internal")
+        return to_response(ProblemError(status, code, f"{HTTPStatus(status).phrase}.", headers=headers))
+
+    @app.errorhandler(Exception)
+    def _fault(error: Exception) -> Response:
+        _log.error("request failed", extra={"path": request.path, **failure(error)})
+        return to_response(ProblemError(500, "internal", "The service failed. Its log says where."))
+
+
+def to_response(problem: ProblemError) -> Response:
+    """Write a problem out."""
+    document: dict[str, object] = {
+        "type": f"urn:notifyauth:problem:{problem.code}",
+        "title": TITLES[problem.code],
+        "status": problem.status,
+        "detail": str(problem),
+        "code": problem.code,
+    }
+    if problem.errors is not None:
+        document["errors"] = problem.errors
+    body = json.dumps(document)
+    return Response(body, problem.status, headers=dict(problem.headers), content_type="application/problem+json")
+
+
+def _status_of(refused: ReportRefusedError) -> int:
+    match refused:
+        case AuthorizationNotFoundError():
+            return HTTPStatus.NOT_FOUND
+        case ClientNotNamedError() | ClientNotInKeyringError():
+            return HTTPStatus.UNPROCESSABLE_ENTITY
+        case _:
+            return HTTPStatus.CONFLICT
+
+
+def _in_alipays_words(status: int, headers: Mapping[str, str]) -> Response:
+    result = {"resultCode": "PARAM_ILLEGAL", "resultStatus": "F", "resultMessage": HTTPStatus(status).phrase}
+    return Response(json.dumps({"result": result}), status, headers=dict(headers), content_type="application/json")
