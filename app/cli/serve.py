@@ -16,7 +16,7 @@ from app.cli.groups import the_service
 _STOP_SECONDS_MAX = 30
 #: Each has a connection of the pool while it works; more would only wait for one.
 THREADS_MAX = 16
-THREADS_DEFAULT = 8
+THREADS_DEFAULT = 4
 
 
 class AddressInUseError(UsageProblem):
