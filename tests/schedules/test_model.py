@@ -10,7 +10,7 @@ from tests.schedules.exploration import explore
 from tests.schedules.schedule import replayable
 
 #: As many as a test run has time for; `python -m tests.schedules soak` tries more.
-SCHEDULES = 60
+SCHEDULES = 100
 
 
 @pytest.mark.no_cover
@@ -29,5 +29,5 @@ def test_any_schedule_ends_as_the_model_says_on_postgresql(
 ) -> None:
     stage = a_stage(postgresql_url, alipay_key)
     with replayable(tmp_path):
-        explore(stage, schedules=SCHEDULES // 3)
+        explore(stage, schedules=SCHEDULES // 4)
     stage.database.close()
