@@ -168,7 +168,7 @@ def _read(first: str, names: AbstractSet[str]) -> dict[str, Any]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise StdinError("Stdin", "is not UTF-8") from None
-    if not text.startswith("{"):
+    if not text.lstrip().startswith("{"):
         line, *more = text.splitlines() or [""]
         if any(more):
             raise StdinError("Stdin", "has several lines, and is not a JSON object")

@@ -1,11 +1,16 @@
-"""A stage for each test, on each database."""
+"""A stage for each test, on each database; and an operator at a shell."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from app import create_app
+from app.simulator.keys import make_sandbox
+from tests.builders import an_environ
+from tests.integration.shell import Shell
 from tests.integration.stage import Stage, a_stage
 
 
@@ -21,3 +26,19 @@ def stage(database_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
     stage = a_stage(database_url, alipay_key)
     yield stage
     stage.database.close()
+
+
+@pytest.fixture(scope="session")
+def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The keyring of a sandbox, with the private keys of the pretend Alipay and of the merchant beside it."""
+    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
+    make_sandbox(path)
+    return path
+
+
+@pytest.fixture
+def shell(database_url: str, keyring: Path) -> Iterator[Shell]:
+    """An operator at a shell; the test runs once on each kind of database."""
+    shell = Shell(create_app(an_environ(database_url, keyring)), keyring)
+    yield shell
+    shell.service.database.close()

@@ -1,0 +1,88 @@
+"""`flask keys`: fingerprints instead of keys, and a vault key changed while the service works."""
+
+import base64
+from dataclasses import replace
+from pathlib import Path
+
+from app import create_app
+from app.alipay.keyring import Keyring, fingerprint
+from app.config import VAULT_KEY_BYTES, new_vault_key
+from app.service import Service
+from app.simulator.draft import authcode_created
+from app.simulator.keys import SANDBOX_CLIENT_ID
+from tests.builders import an_environ
+from tests.integration.shell import Shell
+
+
+def restart(shell: Shell, *vault_keys: bytes) -> None:
+    """Let the service begin anew with other vault keys."""
+    settings = replace(shell.service.settings, vault_keys=vault_keys)
+    shell.service.database.close()
+    shell.app.extensions["notifyauth"] = Service(settings)
+
+
+def test_show_gives_fingerprints_and_never_a_key(shell: Shell) -> None:
+    (client,) = Keyring.load(shell.keyring).clients.values()
+    document = shell.json("keys", "show")
+    assert document == {
+        "clients": [
+            {
+                "clientId": SANDBOX_CLIENT_ID,
+                "defaultFlow": "auto_debit",
+                "alipayPublicKeys": [
+                    {"version": 1, "fingerprint": fingerprint(client.alipay_public_key(1)), "newest": True}
+                ],
+                "signsAcknowledgements": True,
+            }
+        ],
+        "vaultKeys": [{"id": shell.service.sealer.key_ids[0], "seals": True}],
+    }
+    shown = shell.ask("keys", "show")
+    assert fingerprint(client.alipay_public_key(1)) in shown
+    assert "PRIVATE" not in shown
+    assert "MII" not in shown
+
+
+def test_show_marks_the_newest_key_and_needs_no_database(keyring: Path, tmp_path: Path) -> None:
+    path = keyring.with_name("rotated.toml")
+    first = next(line for line in keyring.read_text().splitlines() if line.startswith("1 ="))
+    path.write_text(f"{keyring.read_text()}10 = {first.removeprefix('1 = ')}\n2 = {first.removeprefix('1 = ')}\n")
+    shell = Shell(create_app(an_environ(f"sqlite:///{tmp_path}/none/none.db", path)), keyring)
+    (client,) = shell.json("keys", "show")["clients"]
+    assert [(key["version"], key["newest"]) for key in client["alipayPublicKeys"]] == [
+        (1, False),
+        (2, False),
+        (10, True),
+    ]
+
+
+def test_a_new_vault_key_is_one_line_and_another_each_time(shell: Shell) -> None:
+    keys = {shell.ask("keys", "new-vault-key") for _ in range(2)}
+    assert len(keys) == 2
+    assert all(len(base64.b64decode(key)) == VAULT_KEY_BYTES for key in keys)
+
+
+def test_reseal_makes_the_old_vault_key_needless(shell: Shell) -> None:
+    shell.ask("authorizations", "consult", "s-1")
+    shell.notify(authcode_created("s-1", "code-1"))
+    old_keys, new_key = shell.service.settings.vault_keys, base64.b64decode(new_vault_key())
+    (old_id,) = shell.service.sealer.key_ids
+
+    restart(shell, new_key, *old_keys)
+    said = shell.ask("keys", "reseal")
+    # The code, the body and the index key.
+    assert "Sealed 3 again" in said
+    assert f"No longer needed, once every process of the service has the new FLASK_VAULT_KEYS: {old_id}." in said
+    assert "Sealed 0 again" in shell.ask("keys", "reseal")
+
+    restart(shell, new_key)
+    shell.notify(authcode_created("s-1", "code-1"))
+    assert shell.json("inbox", "show", "1")["deliveries"] == 2
+
+
+def test_reseal_says_which_key_is_missing(shell: Shell) -> None:
+    shell.notify(authcode_created("s-1", "code-1"))
+    restart(shell, base64.b64decode(new_vault_key()))
+    result = shell.run("keys", "reseal")
+    assert result.exit_code == 2
+    assert "FLASK_VAULT_KEYS does not open this database." in result.stderr
