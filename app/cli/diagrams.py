@@ -28,25 +28,33 @@ class OutdatedError(Refusal):
     """A picture is not what the machine looks like."""
 
     def __init__(self, names: list[str]) -> None:
-        super().__init__(f"Outdated: {', '.join(names)} in diagrams/. Run: flask diagrams write")
+        super().__init__(f"Outdated: {', '.join(names)}. Run: flask diagrams write")
+
+
+_folder = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=FOLDER,
+    help="By default the project's own diagrams/.",
+)
 
 
 @diagrams.command()
-def write() -> None:
-    """Draw the lifecycle anew into diagrams/."""
+@_folder
+def write(folder: Path) -> None:
+    """Draw the lifecycle anew."""
     for name, content in pictures().items():
-        (FOLDER / name).write_bytes(content)
-        click.echo(f"diagrams/{name}")
+        (folder / name).write_bytes(content)
+        click.echo(folder / name)
 
 
 @diagrams.command()
-def check() -> None:
-    """Exit 1 if a picture in diagrams/ is not what the machine looks like."""
-    stale = [
-        name
-        for name, content in pictures().items()
-        if not (FOLDER / name).exists() or (FOLDER / name).read_bytes() != content
-    ]
-    if stale:
-        raise OutdatedError(stale)
+@_folder
+def check(folder: Path) -> None:
+    """Exit 1 if a picture is not what the machine looks like."""
+    files = {folder / name: content for name, content in pictures().items()}
+    outdated = [file.name for file, content in files.items() if not file.exists() or file.read_bytes() != content]
+    if outdated:
+        raise OutdatedError(outdated)
     click.echo("Every picture is what the machine looks like.")
