@@ -17,13 +17,8 @@ from app.cli.options import Words
 from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
 from app.inbox import of_authorization
 from app.models import AccessToken, Authorization, InboxEntry, Transition
-from app.receiver.reports import Consult, Recorded
+from app.receiver.reports import USER_REF_CHARACTERS_MAX, WALLET_CHARACTERS_MAX, Consult, Recorded
 from app.state_machine import AuthorizationState, Flow
-
-#: What consult takes (`protocol.md` §4).
-WALLET_CHARACTERS_MAX = 64
-#: A merchant's own name for a user is an account number, an e-mail address, or a digest.
-USER_REF_CHARACTERS_MAX = 256
 
 #: Which authorization a command is about: whoever has its id from a listing may give that instead.
 which = click.argument("name", metavar="AUTH_STATE", type=Words(AUTH_STATE_CHARACTERS_MAX))

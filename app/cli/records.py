@@ -18,13 +18,11 @@ from app.cli.authorizations import authorizations, find_one, tell_recorded, whic
 from app.cli.errors import UsageProblem
 from app.cli.groups import look_up, the_service
 from app.cli.tables import plain
-from app.receiver.reports import AuthcodeReport, CanceledReport, Report, TokenReport
+from app.receiver.reports import REASON_CHARACTERS_MAX, AuthcodeReport, CanceledReport, Report, TokenReport
 from app.tokens import Grant
 
-#: Every secret there is has at most this many characters (`protocol.md` §1 and §4).
+#: Every secret there is has at most this many characters.
 SECRET_CHARACTERS_MAX = ACCESS_TOKEN_CHARACTERS_MAX
-#: `reason` of a cancellation (`protocol.md` §1); the merchant's own gets as much room.
-REASON_CHARACTERS_MAX = 256
 #: Four secrets and two times, with every character escaped, take less.
 _STDIN_BYTES_MAX = 16 * 1024
 

@@ -35,6 +35,13 @@ from app.vault import Vault
 
 Reporter = Literal["api", "shell"]
 
+#: The longest that the wire protocol takes , in characters.
+CLIENT_ID_CHARACTERS_MAX = 64
+WALLET_CHARACTERS_MAX = 64
+REASON_CHARACTERS_MAX = 256
+#: A merchant's own name for a user is an account number, an e-mail address, or a digest.
+USER_REF_CHARACTERS_MAX = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Consult:

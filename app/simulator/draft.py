@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from app.alipay.notification import NotificationType
 
-#: What Alipay's results say beside their status (protocol, section 4). Only S is ever sent.
+#: What Alipay's results say beside their status. Only S is ever sent.
 _RESULT_CODES = {"S": "SUCCESS", "F": "PROCESS_FAIL", "U": "UNKNOWN_EXCEPTION"}
 
 

@@ -16,7 +16,7 @@ SANDBOX_CLIENT_ID = "SANDBOX_5Y00000000000000"
 SIMULATOR_KEY_NAME = "simulator.pem"
 MERCHANT_KEY_NAME = "merchant.pem"
 
-#: What Alipay uses (protocol, section 3).
+#: What Alipay uses.
 _KEY_BITS = 2048
 _PUBLIC_EXPONENT = 65537
 

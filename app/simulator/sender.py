@@ -16,7 +16,7 @@ from app.alipay.delivery import Delivery
 from app.alipay.signature import sign
 
 #: How long Alipay waits before each of its eight attempts, counted from the one before: 24 h 22 min in all
-#: (protocol, section 2). The sandbox stops after the first.
+#: The sandbox stops after the first.
 REDELIVERY_DELAYS = (
     timedelta(0),
     timedelta(minutes=2),
@@ -77,7 +77,7 @@ def epoch_milliseconds(moment: datetime) -> str:
 
 
 def headers_of(delivery: Delivery) -> Mapping[str, str]:
-    """Give the headers that carry the delivery beside its body (protocol, section 3)."""
+    """Give the headers that carry the delivery beside its body."""
     return {
         "client-id": delivery.client_id,
         "request-time": delivery.request_time,

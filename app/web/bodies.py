@@ -8,6 +8,12 @@ from pydantic.alias_generators import to_camel
 
 from app.alipay.delivery import BODY_BYTES_MAX
 from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX, AUTH_CODE_CHARACTERS_MAX, AUTH_STATE_CHARACTERS_MAX
+from app.receiver.reports import (
+    CLIENT_ID_CHARACTERS_MAX,
+    REASON_CHARACTERS_MAX,
+    USER_REF_CHARACTERS_MAX,
+    WALLET_CHARACTERS_MAX,
+)
 from app.state_machine import AuthorizationState
 from app.web.problems import ProblemError
 
@@ -25,12 +31,10 @@ def text(characters_max: int) -> StringConstraints:
 AuthState = Annotated[str, text(AUTH_STATE_CHARACTERS_MAX)]
 AuthCode = Annotated[str, text(AUTH_CODE_CHARACTERS_MAX)]
 Token = Annotated[str, text(ACCESS_TOKEN_CHARACTERS_MAX)]
-#: As the wire protocol bounds them.
-ClientId = Annotated[str, text(64)]
-Wallet = Annotated[str, text(64)]
-Reason = Annotated[str, text(256)]
-#: A merchant's own name for a user is an account number, an e-mail address, or a digest.
-UserRef = Annotated[str, text(256)]
+ClientId = Annotated[str, text(CLIENT_ID_CHARACTERS_MAX)]
+Wallet = Annotated[str, text(WALLET_CHARACTERS_MAX)]
+Reason = Annotated[str, text(REASON_CHARACTERS_MAX)]
+UserRef = Annotated[str, text(USER_REF_CHARACTERS_MAX)]
 
 
 class Body(BaseModel):
