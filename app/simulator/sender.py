@@ -15,7 +15,7 @@ from app.alipay.acknowledgement import is_acknowledgement
 from app.alipay.delivery import Delivery
 from app.alipay.signature import sign
 
-#: How long Alipay waits before each of its eight attempts, counted from the one before: 24 h 22 min in all
+#: How long Alipay waits before each of its eight attempts, counted from the one before: 24 h 22 min in all.
 #: The sandbox stops after the first.
 REDELIVERY_DELAYS = (
     timedelta(0),
