@@ -59,7 +59,7 @@ def soak(minutes: float, seed: int | None, database_url: str | None) -> None:
     with a_migrated_stage(database_url) as stage:
         for batch in count():
             try:
-                with replayable(Path(tempfile.mkdtemp(prefix="schedule-"))):
+                with replayable(stage, Path(tempfile.mkdtemp(prefix="schedule-"))):
                     steps += explore(stage, schedules=BATCH_SIZE, seed=first_seed + batch)
             except DisagreementError as disagreement:
                 raise click.ClickException("\n".join([str(disagreement), *disagreement.__notes__])) from disagreement

@@ -19,10 +19,11 @@ A schedule is a text of one step a line; what follows a `#` is a remark. The mer
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.integration.stage import Stage
 from tests.schedules.live import Live
 from tests.schedules.model import Model, Words
 
@@ -30,9 +31,9 @@ from tests.schedules.model import Model, Words
 class DisagreementError(AssertionError):
     """The service does not do what the model says it must."""
 
-    def __init__(self, played: Iterable[Words], what: str) -> None:
-        self.schedule = "".join(f"{written(step)}\n" for step in played)
-        super().__init__(f"{what}\n\nThe schedule, to its last step:\n\n{self.schedule}")
+    def __init__(self, played: Sequence[Words], what: str) -> None:
+        self.played = tuple(played)
+        super().__init__(f"{what}\n\nThe schedule:\n\n{text_of(played)}")
 
 
 class Play:
@@ -42,6 +43,8 @@ class Play:
         self.model = Model()
         self.live = live
         self.played: list[Words] = []
+        #: What came of each step.
+        self.said: list[str] = []
 
     def step(self, *step: str) -> str:
         """Play one more step, compare what came of it, and return that.
@@ -58,6 +61,7 @@ class Play:
             ) from error
         if actual != expected:
             raise DisagreementError(self.played, f"The last step must end {expected!r}, not {actual!r}.")
+        self.said.append(actual)
         return actual
 
     def compare(self) -> None:
@@ -86,13 +90,45 @@ def read(text: str) -> list[Words]:
     return [tuple(word for word in words if word != "→") for words in lines if words]
 
 
+def text_of(schedule: Iterable[Words]) -> str:
+    """Write a schedule, as `read` reads it."""
+    return "".join(f"{written(step)}\n" for step in schedule)
+
+
+def play(stage: Stage, schedule: Iterable[Words]) -> Play:
+    """Play a whole schedule.
+
+    Raises `DisagreementError`.
+    """
+    whole = Play(Live(stage))
+    for step in schedule:
+        whole.step(*step)
+    whole.compare()
+    return whole
+
+
+def shortened(stage: Stage, disagreement: DisagreementError) -> DisagreementError:
+    """Leave out of a schedule what the disagreement does not need, one step after another, until all is needed."""
+    number = len(disagreement.played)
+    while number > 0:
+        number -= 1
+        try:
+            play(stage, disagreement.played[:number] + disagreement.played[number + 1 :])
+        except DisagreementError as shorter:
+            disagreement = shorter
+            # What was needed before may not be any more.
+            number = len(disagreement.played)
+    return disagreement
+
+
 @contextmanager
-def replayable(folder: Path) -> Iterator[None]:
-    """Keep the schedule of a disagreement in a file of the folder, and say how to play it again."""
+def replayable(stage: Stage, folder: Path) -> Iterator[None]:
+    """Shorten the schedule of a disagreement, keep it in a file of the folder, and say how to play it again."""
     try:
         yield
     except DisagreementError as disagreement:
+        shortest = shortened(stage, disagreement)
         file = folder / "schedule.txt"
-        file.write_text(disagreement.schedule)
-        disagreement.add_note(f"Play it again, step by step: .venv/bin/python -m tests.schedules replay {file}")
-        raise
+        file.write_text(text_of(shortest.played))
+        shortest.add_note(f"Play it again, step by step: .venv/bin/python -m tests.schedules replay {file}")
+        raise shortest from shortest.__cause__

@@ -18,7 +18,7 @@ def test_any_schedule_ends_as_the_model_says_on_sqlite(
     sqlite_url: str, alipay_key: RSAPrivateKey, tmp_path: Path
 ) -> None:
     stage = a_stage(sqlite_url, alipay_key)
-    with replayable(tmp_path):
+    with replayable(stage, tmp_path):
         explore(stage, schedules=SCHEDULES)
     stage.database.close()
 
@@ -28,6 +28,6 @@ def test_any_schedule_ends_as_the_model_says_on_postgresql(
     postgresql_url: str, alipay_key: RSAPrivateKey, tmp_path: Path
 ) -> None:
     stage = a_stage(postgresql_url, alipay_key)
-    with replayable(tmp_path):
+    with replayable(stage, tmp_path):
         explore(stage, schedules=SCHEDULES // 4)
     stage.database.close()

@@ -54,7 +54,7 @@ def test_every_order_of_a_life_leaves_the_same_history_at_once(
     for schedule in schedules:
         live_through(live, schedule)
     lives = stage.database.run(all_lives, read_only=True)
-    with replayable(tmp_path):
+    with replayable(stage, tmp_path):
         for number, schedule in enumerate(schedules):
             expected = HISTORIES[flow], NOON + timedelta(seconds=everything_came(schedule))
             if lives[f"s-{number}"] != expected:
