@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from app import create_app
 from app.simulator.keys import make_sandbox
 from tests.builders import an_environ
+from tests.integration.door import API_KEY, Door
 from tests.integration.shell import Shell
 from tests.integration.stage import Stage, a_stage
 
@@ -42,3 +43,12 @@ def shell(database_url: str, keyring: Path) -> Iterator[Shell]:
     shell = Shell(create_app(an_environ(database_url, keyring)), keyring)
     yield shell
     shell.service.database.close()
+
+
+@pytest.fixture
+def door(database_url: str, keyring: Path) -> Iterator[Door]:
+    """Everybody who calls over HTTP; the test runs once on each kind of database."""
+    environ = an_environ(database_url, keyring, FLASK_API_KEYS=f"shop={API_KEY}")
+    door = Door(create_app(environ), keyring)
+    yield door
+    door.service.database.close()

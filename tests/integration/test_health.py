@@ -1,0 +1,106 @@
+"""The operator's doors: alive, ready, and the figures to be woken by."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text, update
+
+from app import create_app
+from app.models import InboxEntry
+from app.simulator.draft import authcode_created, token_canceled
+from tests.builders import a_genuine_delivery, an_environ
+from tests.integration.door import API_KEY, NOTIFY_PATH, Door
+
+
+def figures(door: Door) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample of the metrics page, by name and labels."""
+    page = door.get("/metrics").text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def figure(door: Door, name: str, **labels: str) -> float:
+    return figures(door).get((name, frozenset(labels.items())), 0)
+
+
+def test_the_process_is_alive_whatever_the_database_does(keyring: Path) -> None:
+    door = Door(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring)), keyring)
+    assert door.get("/healthz", key=None).get_json() == {"status": "ok"}
+    unready = door.get("/readyz", key=None)
+    assert (unready.status_code, unready.get_json()["checks"]["database"]) == (503, "unreachable")
+
+
+def test_a_service_with_everything_in_place_is_ready(door: Door) -> None:
+    ready = door.get("/readyz", key=None)
+    assert (ready.status_code, ready.get_json()["status"]) == (200, "ready")
+
+
+def test_a_database_of_another_version_is_not_ready(door: Door) -> None:
+    _ = door.service.vault
+    door.service.database.run(lambda session: session.execute(text("UPDATE alembic_version SET version_num = 'x'")))
+    unready = door.get("/readyz", key=None)
+    assert unready.get_json()["checks"]["migrated"] == "run flask db upgrade"
+
+
+def test_figures_are_for_who_has_a_key_unless_they_are_open(door: Door, sqlite_url: str, keyring: Path) -> None:
+    assert door.get("/metrics", key=None).status_code == 401
+    assert door.get("/metrics").status_code == 200
+    opened = Door(create_app(an_environ(sqlite_url, keyring, FLASK_METRICS_OPEN="1")), keyring)
+    assert opened.get("/metrics", key=None).status_code == 200
+    opened.service.database.close()
+
+
+def test_deliveries_and_outcomes_are_counted(door: Door) -> None:
+    before = figures(door)
+    door.consult()
+    door.notify(authcode_created("s-1", "code-1"))
+    door.notify(authcode_created("s-1", "code-1"))
+    door.notify(b"{}")
+
+    def gained(name: str, **labels: str) -> float:
+        return figure(door, name, **labels) - before.get((name, frozenset(labels.items())), 0)
+
+    assert gained("notifyauth_deliveries_total", status="200") == 2
+    assert gained("notifyauth_deliveries_total", status="400") == 1
+    assert gained("notifyauth_notifications_total", type="AUTHCODE_CREATED", outcome="applied") == 1
+    assert gained("notifyauth_notifications_total", type="other", outcome="malformed") == 1
+    assert gained("notifyauth_delivery_seconds_count") == 3
+
+
+def test_a_strangers_client_id_is_no_label(door: Door) -> None:
+    before = figure(door, "notifyauth_signature_failures_total", client_id="unknown", cause="unknown_client")
+    for number in range(3):
+        door.app.test_client().post(NOTIFY_PATH, data=b"{}", headers={"client-id": f"stranger-{number}"})
+    after = figure(door, "notifyauth_signature_failures_total", client_id="unknown", cause="unknown_client")
+    assert after - before == 3
+    assert "stranger" not in door.get("/metrics").text
+
+
+def test_parked_entries_are_shown_by_reason_with_the_age_of_the_oldest(door: Door) -> None:
+    door.notify(token_canceled("token-1"))
+    door.notify(token_canceled("token-2"))
+    door.notify(authcode_created("s-9", "code-1"))
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    oldest = update(InboxEntry).where(InboxEntry.type == "TOKEN_CANCELED").values(received_at=an_hour_ago)
+    door.service.database.run(lambda session: session.execute(oldest))
+    assert figure(door, "notifyauth_parked_entries", reason="unknown_token") == 2
+    assert figure(door, "notifyauth_parked_entries", reason="unknown_auth_state") == 1
+    assert 3600 <= figure(door, "notifyauth_parked_oldest_seconds", reason="unknown_token") < 3700
+
+
+def test_figures_are_given_while_the_database_is_away(keyring: Path) -> None:
+    environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring, FLASK_API_KEYS=API_KEY)
+    page = Door(create_app(environ), keyring).get("/metrics")
+    assert page.status_code == 200
+    assert re.search(r"^notifyauth_deliveries_total", page.text, re.MULTILINE) or "notifyauth_deliveries" in page.text
+
+
+def test_no_secret_is_in_the_figures(door: Door) -> None:
+    delivery = a_genuine_delivery(door.keyring, token_canceled("token-5f1c"))
+    door.notify(delivery.body)
+    assert "token-5f1c" not in door.get("/metrics").text

@@ -1,0 +1,126 @@
+"""Alipay's door: what comes in is copied exactly, what goes out is the protocol's."""
+
+import io
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from werkzeug.test import TestResponse
+
+from app import create_app
+from app.alipay.acknowledgement import ACKNOWLEDGEMENT
+from app.alipay.delivery import BODY_BYTES_MAX
+from app.simulator.draft import authcode_created, token_canceled
+from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.simulator.sender import headers_of
+from tests.builders import a_genuine_delivery, an_environ
+from tests.integration.door import NOTIFY_PATH, Door
+
+CODE = authcode_created("s-1", "code-1")
+
+
+@pytest.fixture
+def rewritten(sqlite_url: str, keyring: Path) -> Iterator[Door]:
+    """A service behind a proxy that rewrites the path."""
+    paths = {"FLASK_NOTIFY_PATH": "/inside", "FLASK_PUBLIC_NOTIFY_PATH": "/outside/notify"}
+    door = Door(create_app(an_environ(sqlite_url, keyring, **paths)), keyring)
+    yield door
+    door.service.database.close()
+
+
+def result(response: TestResponse) -> tuple[int, str, str]:
+    document = response.get_json()["result"]
+    assert set(document) == {"resultCode", "resultStatus", "resultMessage"}
+    return response.status_code, document["resultStatus"], document["resultCode"]
+
+
+def post(door: Door, body: bytes, **environ: str) -> TestResponse:
+    """Post bytes with the headers of a genuine delivery of them, and the environment as a server would have it."""
+    headers = dict(headers_of(a_genuine_delivery(door.keyring, body)))
+    return door.app.test_client().post(
+        NOTIFY_PATH, input_stream=io.BytesIO(body), headers=headers, environ_overrides=environ
+    )
+
+
+def test_an_acknowledgement_is_the_fixed_body_with_its_headers(door: Door) -> None:
+    response = door.notify(CODE)
+    assert (response.status_code, response.data) == (200, ACKNOWLEDGEMENT)
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["client-id"] == SANDBOX_CLIENT_ID
+    assert datetime.fromisoformat(response.headers["response-time"]).tzinfo is not None
+    assert response.headers["signature"].startswith("algorithm=RSA256")
+
+
+def test_a_malformed_notification_is_told_so_each_time(door: Door) -> None:
+    for _ in range(2):
+        assert result(door.notify(b"{}")) == (400, "F", "PARAM_ILLEGAL")
+
+
+def test_a_forgery_is_refused_without_a_signature_of_ours(door: Door) -> None:
+    response = door.app.test_client().post(NOTIFY_PATH, data=CODE.body(), headers={"client-id": SANDBOX_CLIENT_ID})
+    assert result(response) == (401, "F", "INVALID_SIGNATURE")
+    assert "signature" not in response.headers
+
+
+def test_headers_are_found_whatever_their_case(door: Door) -> None:
+    delivery = a_genuine_delivery(door.keyring, CODE)
+    headers = {name.upper(): value for name, value in headers_of(delivery).items()}
+    assert door.app.test_client().post(NOTIFY_PATH, data=delivery.body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["a=1", "tenant=a%20b&next=%2Fx", "%zz", "a=1&a=2", "%E7%94%A8"])
+def test_the_query_is_signed_as_it_was_sent(door: Door, query: str) -> None:
+    assert door.notify(CODE, query=query).status_code == 200
+
+
+def test_a_query_that_was_not_signed_is_refused(door: Door) -> None:
+    delivery = a_genuine_delivery(door.keyring, CODE)
+    response = door.app.test_client().post(f"{NOTIFY_PATH}?a=1", data=delivery.body, headers=dict(headers_of(delivery)))
+    assert result(response) == (401, "F", "INVALID_SIGNATURE")
+
+
+def test_the_public_path_is_what_is_signed(rewritten: Door) -> None:
+    assert rewritten.notify(CODE, path="/inside", signed_path="/outside/notify").status_code == 200
+    assert rewritten.notify(CODE, path="/inside", signed_path="/inside").status_code == 401
+    assert rewritten.notify(CODE, path="/outside/notify", signed_path="/outside/notify").status_code == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
+def test_other_methods_are_not_allowed(door: Door, method: str) -> None:
+    response = door.app.test_client().open(NOTIFY_PATH, method=method)
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize("path", ["/", f"{NOTIFY_PATH}/", f"/{NOTIFY_PATH}", "/alipay", "/alipay//notifyAuthorization"])
+def test_other_paths_lead_nowhere(door: Door, path: str) -> None:
+    assert door.app.test_client().post(path).status_code == 404
+
+
+def test_the_largest_body_is_read_whole_and_one_byte_more_is_refused(door: Door) -> None:
+    assert result(door.notify(b" " * BODY_BYTES_MAX)) == (400, "F", "PARAM_ILLEGAL")
+    assert result(door.notify(b" " * (BODY_BYTES_MAX + 1))) == (413, "F", "PARAM_ILLEGAL")
+
+
+def test_a_body_in_chunks_is_read_whole_or_refused_and_never_cut(door: Door) -> None:
+    chunked = {"wsgi.input_terminated": "1", "CONTENT_LENGTH": ""}
+    body = token_canceled("token-1").body()
+    assert post(door, body, **chunked).status_code == 200
+    padded = body + b" " * (BODY_BYTES_MAX - len(body))
+    assert post(door, padded, **chunked).status_code == 200
+    assert result(post(door, padded + b" ", **chunked)) == (413, "F", "PARAM_ILLEGAL")
+
+
+@pytest.mark.parametrize("announced", [str(BODY_BYTES_MAX + 1), "9" * 5000])
+def test_a_body_that_is_announced_too_large_is_not_read(door: Door, announced: str) -> None:
+    assert result(post(door, b"never read", CONTENT_LENGTH=announced)) == (413, "F", "PARAM_ILLEGAL")
+
+
+@pytest.mark.parametrize("announced", ["1000", "-1", "1_0", "ten"])
+def test_a_body_of_another_length_than_announced_is_never_processed(door: Door, announced: str) -> None:
+    assert result(post(door, CODE.body(), CONTENT_LENGTH=announced)) == (400, "F", "PARAM_ILLEGAL")
+
+
+def test_a_service_that_cannot_store_asks_to_send_again(keyring: Path) -> None:
+    door = Door(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring)), keyring)
+    assert result(door.notify(CODE)) == (503, "U", "UNKNOWN_EXCEPTION")

@@ -1,0 +1,28 @@
+"""The description of the doors is valid, and describes just the doors there are."""
+
+import re
+
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from tests.integration.door import Door
+
+
+def test_the_document_is_valid_openapi(door: Door) -> None:
+    OpenAPIV31SpecValidator(door.description()).validate()
+
+
+def test_the_document_has_just_the_routes_of_the_application(door: Door) -> None:
+    routes = {
+        (re.sub(r"<uuid:authorization_id>", "{authorizationId}", rule.rule), method.lower())
+        for rule in door.app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    described = {(path, method) for path, methods in door.description()["paths"].items() for method in methods}
+    assert described == routes
+
+
+def test_every_operation_has_a_name_of_its_own_and_says_whether_it_needs_a_key(door: Door) -> None:
+    operations = [each for methods in door.description()["paths"].values() for each in methods.values()]
+    assert len({each["operationId"] for each in operations}) == len(operations)
+    open_doors = {each["operationId"] for each in operations if not each["security"]}
+    assert open_doors == {"getHealthz", "getReadyz", "getOpenapiJson", "postAlipayNotifyAuthorization"}
