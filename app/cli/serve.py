@@ -1,5 +1,6 @@
 """Serve over HTTP: `flask serve`."""
 
+import multiprocessing
 import os
 import shutil
 import socket
@@ -63,6 +64,8 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
         workers_kill_timeout=_STOP_SECONDS_MAX,
         log_access=False,
     )
+    # Forked workers would inherit what this process has opened, and counters that are not shared.
+    multiprocessing.set_start_method("spawn", force=True)
     with _shared_counters():
         server.serve()
 

@@ -1,0 +1,112 @@
+"""A real server process, started as an operator starts it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+import urllib3
+
+from tests.conftest import ROOT
+
+FLASK = Path(sys.executable).with_name("flask")
+_SECONDS_MAX = 30
+
+
+@dataclass
+class Server:
+    """A server that is running, or was."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str, *, key: str = "") -> urllib3.BaseHTTPResponse:
+        return urllib3.request("GET", self.url + path, headers={"Authorization": f"Bearer {key}"}, retries=False)
+
+    def say(self, request: bytes, *, seconds: float = 10) -> bytes:
+        """Send bytes over a connection of their own, and return what comes back up to the end of a body."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+            connection.sendall(request)
+            answer = b""
+            while b"\r\n\r\n" not in answer or not answer.endswith(b"}}"):
+                received = connection.recv(65536)
+                if not received:
+                    break
+                answer += received
+        return answer
+
+    def workers(self) -> list[int]:
+        """The processes that serve, by their ids."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        named = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children.split()}
+        return [child for child, line in named.items() if b"spawn_main" in line]
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def a_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def flask(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [FLASK, *arguments], cwd=ROOT, env=_environ(environ), capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@contextmanager
+def running_server(environ: Mapping[str, str], log: Path, *options: str) -> Iterator[Server]:
+    """Serve until the end of the block, ready from its beginning."""
+    port = a_free_port()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [FLASK, "serve", "--port", str(port), *options],
+            cwd=ROOT,
+            env=_environ(environ),
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+    server = Server(process, port)
+    try:
+        wait_until_ready(server, log)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(timeout=_SECONDS_MAX)
+
+
+def wait_until_ready(server: Server, log: Path) -> None:
+    """Return once a worker answers that it can work."""
+    deadline = time.monotonic() + _SECONDS_MAX
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            if server.get("/readyz").status == HTTPStatus.OK:
+                return
+        except urllib3.exceptions.HTTPError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+def _environ(environ: Mapping[str, str]) -> dict[str, str]:
+    # Coverage of the server's own process is measured too, where it is measured at all.
+    measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **measured, **environ}

@@ -1,0 +1,157 @@
+"""`flask serve` as a process: what the server makes of a request before the door sees it, and how it stops."""
+
+import os
+import re
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from app.simulator.draft import authcode_created, token_canceled
+from app.simulator.keys import make_sandbox
+from tests.acceptance.server import Server, flask, running_server, status, wait_until_ready
+from tests.builders import a_genuine_delivery, a_raw_request, an_environ
+
+API_KEY = "an-api-key"
+CODE = authcode_created("s-1", "code-1")
+
+
+@pytest.fixture(scope="module")
+def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The keyring of a sandbox."""
+    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
+    make_sandbox(path)
+    return path
+
+
+@pytest.fixture
+def environ(sqlite_url: str, keyring: Path) -> dict[str, str]:
+    """The settings of a service."""
+    return an_environ(sqlite_url, keyring, FLASK_API_KEYS=API_KEY)
+
+
+@pytest.fixture
+def server(environ: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    """A server with two workers."""
+    with running_server(environ, tmp_path / "server.log", "--workers", "2") as server:
+        yield server
+
+
+def with_header(request: bytes, line: bytes, *, first: bool) -> bytes:
+    """Add a header line before all others, or behind them."""
+    start, _, rest = request.partition(b"\r\n")
+    head, _, body = rest.partition(b"\r\n\r\n")
+    lines = [line, head] if first else [head, line]
+    return b"\r\n".join([start, *lines, b"", body])
+
+
+def in_chunks(request: bytes, *, size: int) -> bytes:
+    head, _, body = request.partition(b"\r\n\r\n")
+    head = re.sub(rb"\r\nContent-Length: \d+", b"\r\nTransfer-Encoding: chunked", head)
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    return head + b"\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+
+
+def test_what_reaches_the_door_is_what_was_sent(server: Server, keyring: Path) -> None:
+    """Granian joins a repeated header with a comma, and lets `client_id` pass for `client-id`, the later one winning.
+
+    Neither helps a forger: what names the client is signed, and a joined value names nobody.
+    """
+    request = a_raw_request(a_genuine_delivery(keyring, CODE))
+    assert status(server.say(request)) == 200
+    for name in (b"client-id", b"signature", b"request-time"):
+        for first in (True, False):
+            assert status(server.say(with_header(request, name + b": another", first=first))) == 401
+    assert status(server.say(with_header(request, b"client_id: another", first=False))) == 401
+    assert status(server.say(in_chunks(request, size=7))) == 200
+    assert status(server.say(request.replace(b"POST /", b"POST http://merchant.example/", 1))) == 200
+    assert server.say(with_header(request, b"Expect: 100-continue", first=False)).startswith(b"HTTP/1.1 100")
+
+
+def test_a_huge_body_is_refused_before_it_is_sent(server: Server) -> None:
+    announced = b"POST /alipay/notifyAuthorization HTTP/1.1\r\nHost: m\r\nContent-Length: 999999999\r\n\r\n{"
+    assert status(server.say(announced)) == 413
+    endless = b"POST /alipay/notifyAuthorization HTTP/1.1\r\nHost: m\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert status(server.say(endless + b"10000\r\n" + b"x" * 65536 + b"\r\n1\r\nx\r\n")) == 413
+
+
+def test_the_figures_of_all_workers_add_up(server: Server, keyring: Path) -> None:
+    request = a_raw_request(a_genuine_delivery(keyring, CODE))
+    for _ in range(20):
+        server.say(request)
+    counts = [server.get("/metrics", key=API_KEY).data.decode() for _ in range(5)]
+    assert all('notifyauth_deliveries_total{status="200"} 20.0' in page for page in counts)
+
+
+def test_a_request_in_flight_is_finished_before_the_server_stops(
+    server: Server, sqlite_url: str, keyring: Path
+) -> None:
+    """Somebody else holds the database for a moment, and the server is told to stop within that moment."""
+    database = make_url(sqlite_url).database
+    assert database is not None
+    holder = sqlite3.connect(database, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    answers: list[bytes] = []
+    request = a_raw_request(a_genuine_delivery(keyring, token_canceled("token-1")))
+    sender = threading.Thread(target=lambda: answers.append(server.say(request)))
+    sender.start()
+    time.sleep(0.5)
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    holder.execute("ROLLBACK")
+    holder.close()
+    sender.join()
+    assert [status(answer) for answer in answers] == [200]
+    assert server.process.wait(timeout=30) == 0
+
+
+def test_a_worker_that_dies_is_replaced(server: Server, keyring: Path, tmp_path: Path) -> None:
+    before = server.workers()
+    os.kill(before[0], signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and (len(server.workers()) < len(before) or before[0] in server.workers()):
+        time.sleep(0.1)
+    assert len(server.workers()) == len(before)
+    wait_until_ready(server, tmp_path / "server.log")
+    assert status(server.say(a_raw_request(a_genuine_delivery(keyring, CODE)))) == 200
+
+
+def test_no_process_and_no_file_is_left_behind(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    with running_server(environ | {"TMPDIR": str(tmp_path / "tmp")}, tmp_path / "log", "--workers", "2") as server:
+        workers = server.workers()
+        assert list((tmp_path / "tmp").glob("notifyauth-metrics-*"))
+    assert len(workers) == 2
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_port_in_use_is_said_in_one_sentence(server: Server, environ: dict[str, str]) -> None:
+    refused = flask(environ, "serve", "--port", str(server.port))
+    assert refused.returncode == 2
+    assert re.fullmatch(
+        r"Error: Cannot listen at 127\.0\.0\.1:\d+ \(.*\): choose another --port or --host\.\n", refused.stderr
+    )
+
+
+def test_a_database_that_was_not_migrated_is_said_in_one_sentence(unmigrated_sqlite_url: str, keyring: Path) -> None:
+    refused = flask(an_environ(unmigrated_sqlite_url, keyring), "serve")
+    assert refused.returncode == 2
+    assert refused.stderr == "Error: The database (FLASK_DATABASE_URL) has no tables yet. Run: flask db upgrade\n"
+
+
+def test_no_secret_is_in_the_servers_log(environ: dict[str, str], keyring: Path, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with running_server(environ, log) as server:
+        for notification in (CODE, token_canceled("token-5f1c"), b'{"accessToken": "token-77aa"}'):
+            server.say(a_raw_request(a_genuine_delivery(keyring, notification)))
+        server.say(a_raw_request(a_genuine_delivery(keyring, CODE, client_id="STRANGER")))
+    text = log.read_text()
+    assert text.count("delivery stored") == 3
+    assert "delivery refused" in text
+    assert [secret for secret in ("code-1", "token-5f1c", "token-77aa", API_KEY) if secret in text] == []
