@@ -16,6 +16,8 @@ from app.vault import INDEX_KEY_PLACE, Sealer, Vault, VaultError, new_index_key
 #: The table has one row, and this is it.
 INDEX_KEY_ID = 1
 
+_FIND_INDEX_KEY = select(IndexKey.sealed_key).where(IndexKey.id == INDEX_KEY_ID)
+
 
 class NotMigratedError(Exception):
     """The database has not the tables that this version works with."""
@@ -63,7 +65,8 @@ class Service:
         Raises `NotMigratedError`, `WrongVaultKeyError` and `DatabaseUnavailableError`.
         """
         self._require_migrated()
-        sealed = self.database.run(self._index_key)
+        # Looking does not wait for writers, and making it is needed once in the life of a database.
+        sealed = self.database.run(_index_key, read_only=True) or self.database.run(self._made_index_key)
         return Vault(self.sealer, self._opened(sealed))
 
     @cached_property
@@ -87,8 +90,9 @@ class Service:
         except NotMigratedError:
             return checks | {"migrated": "run flask db upgrade", "vault": "unknown"}
         try:
-            sealed = self.database.run(self._index_key)
-            self._opened(sealed)
+            sealed = self.database.run(_index_key, read_only=True)
+            if sealed is not None:
+                self._opened(sealed)
         except (WrongVaultKeyError, DatabaseUnavailableError):
             checks["vault"] = "does not open"
         return checks
@@ -98,22 +102,22 @@ class Service:
         if revision != REVISION:
             raise NotMigratedError(revision)
 
-    def _index_key(self, session: Session) -> bytes:
-        """Read the sealed index key, or make it; of several processes at once all get the same one."""
-        find = select(IndexKey.sealed_key).where(IndexKey.id == INDEX_KEY_ID)
-        sealed = session.scalars(find).one_or_none()
-        if sealed is not None:
-            return sealed
+    def _made_index_key(self, session: Session) -> bytes:
+        """Make the index key; of several processes at once all get the same one."""
         row = INDEX_KEY_ID.to_bytes()
         fresh = self.sealer.seal(new_index_key(), place=INDEX_KEY_PLACE, row=row)
         session.execute(insert(session, IndexKey).values(id=INDEX_KEY_ID, sealed_key=fresh).on_conflict_do_nothing())
-        return session.scalars(find).one()
+        return session.scalars(_FIND_INDEX_KEY).one()
 
     def _opened(self, sealed: bytes) -> bytes:
         try:
             return self.sealer.open(sealed, place=INDEX_KEY_PLACE, row=INDEX_KEY_ID.to_bytes())
         except VaultError as error:
             raise WrongVaultKeyError(error) from None
+
+
+def _index_key(session: Session) -> bytes | None:
+    return session.scalars(_FIND_INDEX_KEY).one_or_none()
 
 
 def _revision(session: Session) -> str | None:
