@@ -129,7 +129,7 @@ class Exploration(RuleBasedStateMachine):
 
     @override
     def teardown(self) -> None:
-        """Mend and replay all that failed, which must leave nothing failed, and compare all that is on record."""
+        """Mend all, and process what failed again, which must leave nothing failed; compare all that is on record."""
         if self.is_over:
             return
         self.play.compare()
@@ -137,7 +137,8 @@ class Exploration(RuleBasedStateMachine):
             self.play.step("mend", *thing)
         for notification, entry in list(self.play.model.inbox.items()):
             if entry.ending[0] == "failed":
-                self.play.step("replay", *notification)
+                # A redelivery does what the operator can do.
+                self.play.step(*(["replay"] if entry.deliveries > 1 else []), *notification)
         self.play.compare()
         assert all(entry.ending[0] != "failed" for entry in self.play.model.inbox.values())
         type(self).steps += len(self.play.played)

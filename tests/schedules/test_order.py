@@ -13,7 +13,7 @@ from tests.schedules.lives import Act, arranged, lives
 from tests.schedules.schedule import DisagreementError, Play, play, replayable, text_of
 
 #: As many as a test run has time for.
-EXAMPLES = 20
+EXAMPLES = 12
 
 
 @pytest.mark.no_cover
