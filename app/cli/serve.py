@@ -18,6 +18,10 @@ _STOP_SECONDS_MAX = 30
 #: Each has a connection of the pool while it works; more would only wait for one.
 THREADS_MAX = 16
 THREADS_DEFAULT = 4
+#: An open connection counts while it is idle too, and a proxy keeps dozens open. An idle one costs a few kilobytes.
+_CONNECTIONS_MAX = 256
+#: How long, in milliseconds, a head may take, and how long a connection may be idle.
+_HEAD_TIMEOUT_MS = 10_000
 
 
 class AddressInUseError(UsageProblem):
@@ -46,7 +50,7 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
     _require_free(host, port)
     # Imported late: no other command has a use for a server.
     from granian import Granian  # noqa: PLC0415
-    from granian.constants import Interfaces  # noqa: PLC0415
+    from granian.constants import HTTPModes, Interfaces  # noqa: PLC0415
     from granian.http import HTTP1Settings  # noqa: PLC0415
 
     server = Granian(
@@ -56,10 +60,11 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
         interface=Interfaces.WSGI,
         workers=workers or min(os.cpu_count() or 1, 4),
         blocking_threads=threads,
-        # What is not being worked on waits in the socket's queue, where it costs next to nothing.
-        backpressure=threads * 2,
+        backpressure=_CONNECTIONS_MAX,
+        # Where a connection may turn out to be HTTP/2, the server waits for its first byte without a bound.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_TIMEOUT_MS),
         websockets=False,
-        http1_settings=HTTP1Settings(header_read_timeout=10_000),
         respawn_failed_workers=True,
         workers_kill_timeout=_STOP_SECONDS_MAX,
         log_access=False,

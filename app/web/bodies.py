@@ -6,7 +6,6 @@ from flask import request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from app.alipay.delivery import BODY_BYTES_MAX
 from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX, AUTH_CODE_CHARACTERS_MAX, AUTH_STATE_CHARACTERS_MAX
 from app.receiver.reports import (
     CLIENT_ID_CHARACTERS_MAX,
@@ -15,6 +14,7 @@ from app.receiver.reports import (
     WALLET_CHARACTERS_MAX,
 )
 from app.state_machine import AuthorizationState
+from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body
 from app.web.problems import ProblemError
 
 B = TypeVar("B", bound="Body")
@@ -96,10 +96,12 @@ def read_body(model: type[B]) -> B:
 
     Raises `ProblemError` 413, 400 or 422.
     """
-    # One byte more than allowed tells a body that is too large from one that just fits.
-    body = request.environ["wsgi.input"].read(min(request.content_length or BODY_BYTES_MAX + 1, BODY_BYTES_MAX + 1))
-    if len(body) > BODY_BYTES_MAX or (request.content_length or 0) > BODY_BYTES_MAX:
-        raise ProblemError(413, "too-large", "The body is larger than 64 KiB.")
+    try:
+        body = exact_body()
+    except BodyTooLargeError:
+        raise ProblemError(413, "too-large", "The body is larger than 64 KiB.") from None
+    except BodyIncompleteError:
+        raise ProblemError(400, "incomplete", "The body is not as long as announced.") from None
     try:
         # A report that can go without any field can go without a body.
         return model.model_validate_json(body or b"{}")

@@ -9,19 +9,12 @@ from flask import Flask, Response, current_app, request
 
 from app import metrics
 from app.alipay.acknowledgement import Answer, refuse
-from app.alipay.delivery import BODY_BYTES_MAX, Delivery
+from app.alipay.delivery import Delivery
 from app.logs import failure
 from app.service import Service
+from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body
 
 _log = logging.getLogger(__name__)
-
-
-class BodyTooLargeError(Exception):
-    """The body is larger than any notification. Not all of it was read."""
-
-
-class BodyIncompleteError(Exception):
-    """The sender went away, or announced another length than it sent."""
 
 
 def open_door(app: Flask, path: str) -> None:
@@ -40,8 +33,8 @@ def _notify() -> Response:
 def _answer() -> Answer:
     service: Service = current_app.extensions["notifyauth"]
     try:
-        body = _body()
-        return service.receiver.receive(_delivery(service.settings.public_notify_path, body)).answer
+        delivery = _delivery(service.settings.public_notify_path, exact_body())
+        return service.receiver.receive(delivery).answer
     except BodyTooLargeError:
         return refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "PARAM_ILLEGAL", "The body is larger than 64 KiB.")
     except BodyIncompleteError:
@@ -62,30 +55,6 @@ def _delivery(public_path: str, body: bytes) -> Delivery:
         signature=request.headers.get("signature", ""),
         body=body,
     )
-
-
-def _body() -> bytes:
-    """Read the exact bytes, and never more than one too many.
-
-    Raises `BodyTooLargeError` and `BodyIncompleteError`.
-    """
-    stream = request.environ["wsgi.input"]
-    announced = request.environ.get("CONTENT_LENGTH", "")
-    if not announced:
-        # In chunks, as long as it likes: the framework would cut it without a word.
-        body: bytes = stream.read(BODY_BYTES_MAX + 1)
-        if len(body) > BODY_BYTES_MAX:
-            raise BodyTooLargeError
-        return body
-    if not (announced.isascii() and announced.isdigit()):
-        raise BodyIncompleteError
-    # Nobody announces a number of a thousand digits who means well, and reading it takes time.
-    if len(announced) > len(str(BODY_BYTES_MAX)) or int(announced) > BODY_BYTES_MAX:
-        raise BodyTooLargeError
-    body = stream.read(int(announced))
-    if len(body) != int(announced):
-        raise BodyIncompleteError
-    return body
 
 
 def refusal(status: HTTPStatus, result_code: str, message: str, *, result_status: str = "F") -> Answer:

@@ -27,6 +27,7 @@ TITLES = {
     "authorization-not-found": "No such authorization",
     "method-not-allowed": "Not with this method",
     "not-json": "Not a JSON body",
+    "incomplete": "Body not as long as announced",
     "too-large": "Body too large",
     "invalid": "Not as the interface asks for",
     "client-not-named": "No client named",

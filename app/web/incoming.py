@@ -1,0 +1,37 @@
+"""Take the exact bytes of a request's body: never more than one too many, and never a part for the whole."""
+
+from flask import request
+
+from app.alipay.delivery import BODY_BYTES_MAX
+
+
+class BodyTooLargeError(Exception):
+    """The body is larger than anything that is sent here. Not all of it was read."""
+
+
+class BodyIncompleteError(Exception):
+    """The sender went away, or announced another length than it sent."""
+
+
+def exact_body() -> bytes:
+    """Read the body as it was sent.
+
+    In chunks it may be as long as it likes, and the framework would cut it without a word: one byte more than is
+    allowed tells. Raises `BodyTooLargeError` and `BodyIncompleteError`.
+    """
+    stream = request.environ["wsgi.input"]
+    announced = request.environ.get("CONTENT_LENGTH", "")
+    if not announced:
+        body: bytes = stream.read(BODY_BYTES_MAX + 1)
+        if len(body) > BODY_BYTES_MAX:
+            raise BodyTooLargeError
+        return body
+    if not (announced.isascii() and announced.isdigit()):
+        raise BodyIncompleteError
+    # Nobody announces a number of a thousand digits who means well, and reading it takes time.
+    if len(announced) > len(str(BODY_BYTES_MAX)) or int(announced) > BODY_BYTES_MAX:
+        raise BodyTooLargeError
+    body = stream.read(int(announced))
+    if len(body) != int(announced):
+        raise BodyIncompleteError
+    return body
