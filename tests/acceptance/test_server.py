@@ -111,14 +111,20 @@ def test_a_request_in_flight_is_finished_before_the_server_stops(
 
 
 def test_a_worker_that_dies_is_replaced(server: Server, keyring: Path, tmp_path: Path) -> None:
-    before = server.workers()
-    os.kill(before[0], signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and (len(server.workers()) < len(before) or before[0] in server.workers()):
-        time.sleep(0.1)
-    assert len(server.workers()) == len(before)
-    wait_until_ready(server, tmp_path / "server.log")
+    log = tmp_path / "server.log"
+    wait_for_words(log, "Started worker-1", "Started worker-2")
+    os.kill(server.workers()[0], signal.SIGKILL)
+    wait_for_words(log, "Unexpected exit from worker", "Respawning worker")
+    wait_until_ready(server, log)
     assert status(server.say(a_raw_request(a_genuine_delivery(keyring, CODE)))) == 200
+
+
+def wait_for_words(log: Path, *words: str) -> None:
+    """Return once the server has said all of it."""
+    deadline = time.monotonic() + 60
+    while not all(each in log.read_text() for each in words):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 def test_no_process_and_no_file_is_left_behind(environ: dict[str, str], tmp_path: Path) -> None:

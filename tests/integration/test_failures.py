@@ -56,6 +56,22 @@ def test_a_settled_entry_that_fails_takes_nothing_else_with_it(stage: Stage) -> 
     assert stage.state() == "canceled"
 
 
+def test_a_processing_that_breaks_halfway_leaves_nothing_of_itself(stage: Stage) -> None:
+    """A transition that is there already breaks the last step, when code and state are written."""
+    stage.consult()
+    in_the_way = text(
+        "INSERT INTO transitions (authorization_id, sequence, event, to_state, cause, at) "
+        "SELECT authorization_id, 2, event, to_state, cause, at FROM transitions"
+    )
+    stage.database.run(lambda session: session.execute(in_the_way))
+    receipt = stage.notify(authcode_created("s-1", "code-1"))
+    assert (receipt.answer.status, receipt.outcome, receipt.reason) == (200, "failed", "IntegrityError")
+    assert stage.state() == "consulted"
+    stage.database.run(lambda session: session.execute(text("DELETE FROM transitions WHERE sequence = 2")))
+    assert stage.notify(authcode_created("s-1", "code-1")).outcome == "applied"
+    assert len(stage.moves()) == 2
+
+
 def test_a_replay_of_what_is_concluded_does_nothing(stage: Stage) -> None:
     stage.consult()
     receipt = stage.notify(authcode_created("s-1", "code-1"))
