@@ -151,6 +151,8 @@ def _postgresql_engine(url: URL) -> Engine:
     def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 -- the driver's own
         connection.execute(f"SET lock_timeout = {_LOCK_TIMEOUT_MS}")
         connection.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}")
+        # In the zone of a server, a token that "never" expires may end in the year 10000, which the driver cannot read.
+        connection.execute("SET timezone = 'UTC'")
         connection.commit()
 
     return engine

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -200,6 +200,7 @@ def _expiry(told: Mapping[str, str], name: str, option: datetime | None) -> date
 def _aware_time(text: str) -> datetime | None:
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        # A time of the year 1 or 9999 may be none of those in UTC.
+        return None if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return None if time.tzinfo is None else time

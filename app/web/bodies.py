@@ -1,10 +1,13 @@
 """What the merchant's interface takes: models that check it, and that OpenAPI describes it by."""
 
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
 from flask import request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX, AUTH_CODE_CHARACTERS_MAX, AUTH_STATE_CHARACTERS_MAX
 from app.receiver.reports import (
@@ -22,6 +25,8 @@ B = TypeVar("B", bound="Body")
 #: What one page of a listing shows at most.
 LIMIT_MAX = 1000
 
+_BEGINS_WITH_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
+
 
 def text(characters_max: int) -> StringConstraints:
     """Constrain a text: not empty, and not longer than what it names can be."""
@@ -35,6 +40,21 @@ ClientId = Annotated[str, text(CLIENT_ID_CHARACTERS_MAX)]
 Wallet = Annotated[str, text(WALLET_CHARACTERS_MAX)]
 Reason = Annotated[str, text(REASON_CHARACTERS_MAX)]
 UserRef = Annotated[str, text(USER_REF_CHARACTERS_MAX)]
+
+
+def _time(value: object) -> datetime:
+    # A number, also one written as text, does not say whether it counts seconds or milliseconds.
+    if isinstance(value, str) and _BEGINS_WITH_DATE.match(value):
+        try:
+            time = datetime.fromisoformat(value)
+            if time.tzinfo is not None:
+                return time.astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise PydanticCustomError("time", "Input should be a time as in 2027-06-06T12:12:12+08:00")
+
+
+Time = Annotated[datetime, PlainValidator(_time), WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
 class Body(BaseModel):
@@ -65,9 +85,9 @@ class TokenBody(Body):
     """What applyToken answered with. With `authCode` the code is recorded too; with `replaces` it is a refresh."""
 
     access_token: Token
-    access_token_expiry_time: AwareDatetime | None = None
+    access_token_expiry_time: Time | None = None
     refresh_token: Token | None = None
-    refresh_token_expiry_time: AwareDatetime | None = None
+    refresh_token_expiry_time: Time | None = None
     auth_code: AuthCode | None = None
     replaces: Token | None = None
 
