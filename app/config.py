@@ -207,6 +207,8 @@ def _path(given: Mapping[str, str], name: str, default: str) -> str:
         raise SettingError(
             name, "must be a plain path such as /alipay/notifyAuthorization: no query, no trailing slash."
         )
+    if name == "FLASK_NOTIFY_PATH" and "%" in path:
+        raise SettingError(name, "must not have a % in it: servers decode a path before they look where it leads.")
     if name == "FLASK_NOTIFY_PATH" and any(path == taken or path.startswith(taken + "/") for taken in _TAKEN_PATHS):
         raise SettingError(name, f"must not be {path}: the service answers there itself.")
     return path

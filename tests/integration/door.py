@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from werkzeug.test import TestResponse
 
 from app.service import Service
@@ -101,4 +101,12 @@ class Door:
                 content = answers[str(response.status_code)].get("content")
                 if content is not None:
                     schema = {**content[response.mimetype]["schema"], "components": described["components"]}
-                    Draft202012Validator(schema).validate(response.get_json())
+                    Draft202012Validator(schema, format_checker=FormatChecker()).validate(response.get_json())
+
+
+def problem(response: TestResponse) -> tuple[int, str]:
+    """The status and code of a problem document."""
+    assert response.mimetype == "application/problem+json"
+    document = response.get_json()
+    assert document["status"] == response.status_code
+    return document["status"], document["code"]

@@ -1,16 +1,15 @@
-"""The merchant's doors: every report, every reading, every refusal."""
+"""The merchant's doors: every report and every reading, and what conflicts with what is on record."""
 
 import json
 import logging
 from pathlib import Path
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app import create_app
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.builders import an_environ
-from tests.integration.door import API_KEY, AUTHORIZATIONS, Door
+from tests.integration.door import API_KEY, AUTHORIZATIONS, Door, problem
 
 TOKEN = {
     "accessToken": "token-1",
@@ -18,15 +17,6 @@ TOKEN = {
     "refreshToken": "refresh-1",
     "authCode": "code-1",
 }
-NOBODY = f"{AUTHORIZATIONS}/01a205ee-c214-729b-933a-975b301150d6"
-
-
-def problem(response: TestResponse) -> tuple[int, str]:
-    """The status and code of a problem document."""
-    assert response.mimetype == "application/problem+json"
-    document = response.get_json()
-    assert document["status"] == response.status_code
-    return document["status"], document["code"]
 
 
 # --- consult ---
@@ -106,6 +96,21 @@ def test_the_same_report_again_answers_200_and_changes_nothing(door: Door, repor
     again = door.post(door.at(authorization, report), body)
     assert (first.status_code, again.status_code) == (200, 200)
     assert first.get_json() == again.get_json()
+
+
+@pytest.mark.parametrize(
+    ("told", "given"),
+    [
+        ("2027-06-06T00:12:12.5+08:00", "2027-06-05T16:12:12.500Z"),
+        ("2027-06-06T12:12Z", "2027-06-06T12:12:00.000Z"),
+        ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.000Z"),
+    ],
+)
+def test_times_are_given_in_utc(door: Door, told: str, given: str) -> None:
+    authorization = door.consult()
+    report = TOKEN | {"accessTokenExpiryTime": told}
+    assert [door.post(door.at(authorization, "tokens"), report).status_code for _ in range(2)] == [200, 200]
+    assert door.get(door.at(authorization, "token")).get_json()["accessTokenExpiryTime"] == given
 
 
 def test_a_revoke_may_be_reported_without_a_body(door: Door) -> None:
@@ -193,135 +198,3 @@ def test_only_token_keys_may_read_secrets_where_there_are_some(sqlite_url: str, 
         assert problem(door.get(door.at(authorization, what))) == (403, "forbidden")
         assert door.get(door.at(authorization, what), key="another").status_code == 200
     door.service.database.close()
-
-
-# --- keys ---
-
-
-@pytest.mark.parametrize("path", [AUTHORIZATIONS, NOBODY, f"{NOBODY}/token", f"{NOBODY}/authcode"])
-@pytest.mark.parametrize("key", [None, "", "wrong", API_KEY + "x", API_KEY[:-1], "ключ".encode().decode("latin-1")])
-def test_without_a_key_nothing_is_looked_up(door: Door, path: str, key: str | None) -> None:
-    refused = door.get(path, key=key)
-    assert problem(refused) == (401, "unauthorized")
-    assert refused.headers["WWW-Authenticate"].startswith("Bearer")
-
-
-@pytest.mark.parametrize("report", ["authcode", "tokens", "canceled"])
-def test_without_a_key_nothing_is_recorded(door: Door, report: str) -> None:
-    assert problem(door.post(f"{NOBODY}/{report}", {"authCode": "x"}, key=None)) == (401, "unauthorized")
-
-
-def test_another_scheme_is_no_key(door: Door) -> None:
-    refused = door.get(AUTHORIZATIONS, key=None, headers={"Authorization": f"Basic {API_KEY}"})
-    assert problem(refused) == (401, "unauthorized")
-
-
-def test_an_api_without_keys_refuses_everyone(sqlite_url: str, keyring: Path) -> None:
-    door = Door(create_app(an_environ(sqlite_url, keyring)), keyring)
-    assert problem(door.get(AUTHORIZATIONS, key="")) == (401, "unauthorized")
-    assert problem(door.get(AUTHORIZATIONS, key=API_KEY)) == (401, "unauthorized")
-
-
-# --- bodies ---
-
-
-@pytest.mark.parametrize(
-    ("report", "body", "wrong"),
-    [
-        ("authcode", {}, "authCode"),
-        ("authcode", {"authCode": ""}, "authCode"),
-        ("authcode", {"authCode": 3}, "authCode"),
-        ("authcode", {"authCode": "x" * 129}, "authCode"),
-        ("authcode", {"authCode": "x", "authcode": "x"}, "authcode"),
-        ("tokens", {"accessToken": "t", "accessTokenExpiryTime": "2027-06-06T12:12:12"}, "accessTokenExpiryTime"),
-        ("tokens", {"accessToken": "t", "refreshTokenExpiryTime": "soon"}, "refreshTokenExpiryTime"),
-        ("tokens", {"accessToken": "t", "access_token_expiry_time": None}, "access_token_expiry_time"),
-        ("canceled", {"reason": "x" * 257}, "reason"),
-        ("canceled", [], ""),
-    ],
-)
-def test_a_body_of_another_form_is_refused_with_the_name_of_the_field(
-    door: Door, report: str, body: object, wrong: str
-) -> None:
-    refused = door.post(door.at(door.consult(), report), body)
-    assert problem(refused) == (422, "invalid")
-    assert [each["field"] for each in refused.get_json()["errors"]] == [wrong]
-
-
-def test_what_was_sent_is_never_quoted(door: Door) -> None:
-    body = {"accessToken": ["secret-1"], "refreshToken": "secret-2" * 40, "secret-3": 1}
-    refused = door.post(door.at(door.consult(), "tokens"), body)
-    assert refused.status_code == 422
-    assert not any(secret in refused.text for secret in ("secret-1", "secret-2"))
-
-
-@pytest.mark.parametrize("data", [b"{", b"\xff", b"[" * 60_000, b"nonsense"])
-def test_what_is_not_json_is_refused(door: Door, data: bytes) -> None:
-    assert problem(door.post(AUTHORIZATIONS, data=data)) == (400, "not-json")
-
-
-def test_a_large_body_is_refused(door: Door) -> None:
-    assert problem(door.post(AUTHORIZATIONS, data=b" " * (64 * 1024 + 1))) == (413, "too-large")
-
-
-# --- finding ---
-
-
-def test_pages_follow_each_other_newest_first_without_a_gap(door: Door) -> None:
-    made = [door.consult(f"s-{number}")["authState"] for number in range(7)]
-    pages = [door.get(f"{AUTHORIZATIONS}?limit=3").get_json()]
-    while (cursor := pages[-1]["nextCursor"]) is not None:
-        pages.append(door.get(f"{AUTHORIZATIONS}?limit=3&cursor={cursor}").get_json())
-    assert [len(page["authorizations"]) for page in pages] == [3, 3, 1]
-    assert [each["authState"] for page in pages for each in page["authorizations"]] == made[::-1]
-    assert "history" not in pages[0]["authorizations"][0]
-
-
-def test_a_listing_narrows_by_what_is_asked_for(door: Door) -> None:
-    door.consult("s-1", userRef="u-1")
-    door.consult("s-2", userRef="u-1")
-    door.post(door.at(door.consult("s-3", userRef="u-2"), "authcode"), {"authCode": "code-1"})
-
-    def listed(query: str) -> list[str]:
-        return [each["authState"] for each in door.get(f"{AUTHORIZATIONS}?{query}").get_json()["authorizations"]]
-
-    assert listed("userRef=u-1") == ["s-2", "s-1"]
-    assert listed("state=authcode_issued") == ["s-3"]
-    assert listed("authState=s-1&userRef=u-1") == ["s-1"]
-    assert listed("authState=s-1&userRef=u-2") == []
-    assert listed("clientId=STRANGER") == []
-
-
-@pytest.mark.parametrize(
-    ("query", "wrong"),
-    [
-        ("limit=0", "limit"),
-        ("limit=1001", "limit"),
-        ("limit=many", "limit"),
-        ("state=active", "state"),
-        ("cursor=nonsense", "cursor"),
-        ("cursor=%00", "cursor"),
-        ("userref=u-1", "userref"),
-        ("userRef=", "userRef"),
-        ("state=canceled&state=consulted", "state"),
-    ],
-)
-def test_a_query_of_another_form_is_refused(door: Door, query: str, wrong: str) -> None:
-    refused = door.get(f"{AUTHORIZATIONS}?{query}")
-    assert problem(refused) == (422, "invalid")
-    assert [each["field"] for each in refused.get_json()["errors"]] == [wrong]
-
-
-def test_what_does_not_exist_is_not_found(door: Door) -> None:
-    assert problem(door.get(NOBODY)) == (404, "authorization-not-found")
-    assert problem(door.post(f"{NOBODY}/canceled", {})) == (404, "authorization-not-found")
-    assert problem(door.get(f"{AUTHORIZATIONS}/17")) == (404, "not-found")
-    assert problem(door.get("/v1/nothing")) == (404, "not-found")
-    assert problem(door.call("DELETE", AUTHORIZATIONS)) == (405, "method-not-allowed")
-
-
-def test_a_database_that_is_away_is_said_to_be(keyring: Path) -> None:
-    environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring, FLASK_API_KEYS=API_KEY)
-    response = Door(create_app(environ), keyring).get(AUTHORIZATIONS)
-    assert problem(response) == (503, "unavailable")
-    assert int(response.headers["Retry-After"]) > 0

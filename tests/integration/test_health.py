@@ -47,6 +47,14 @@ def test_a_database_of_another_version_is_not_ready(door: Door) -> None:
     assert unready.get_json()["checks"]["migrated"] == "run flask db upgrade"
 
 
+def test_a_wrong_vault_key_is_not_ready(door: Door, database_url: str, keyring: Path) -> None:
+    _ = door.service.vault
+    wrong = Door(create_app(an_environ(database_url, keyring)), keyring)
+    unready = wrong.get("/readyz", key=None)
+    assert (unready.status_code, unready.get_json()["checks"]["vault"]) == (503, "does not open")
+    wrong.service.database.close()
+
+
 def test_figures_are_for_who_has_a_key_unless_they_are_open(door: Door, sqlite_url: str, keyring: Path) -> None:
     assert door.get("/metrics", key=None).status_code == 401
     assert door.get("/metrics").status_code == 200

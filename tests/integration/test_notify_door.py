@@ -6,11 +6,13 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from app import create_app
 from app.alipay.acknowledgement import ACKNOWLEDGEMENT
 from app.alipay.delivery import BODY_BYTES_MAX
+from app.models import InboxEntry
 from app.simulator.draft import authcode_created, token_canceled
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.simulator.sender import headers_of
@@ -43,6 +45,10 @@ def post(door: Door, body: bytes, **environ: str) -> TestResponse:
     )
 
 
+def stored(door: Door) -> list[InboxEntry]:
+    return door.service.database.run(lambda session: list(session.scalars(select(InboxEntry))), read_only=True)
+
+
 def test_an_acknowledgement_is_the_fixed_body_with_its_headers(door: Door) -> None:
     response = door.notify(CODE)
     assert (response.status_code, response.data) == (200, ACKNOWLEDGEMENT)
@@ -61,6 +67,7 @@ def test_a_forgery_is_refused_without_a_signature_of_ours(door: Door) -> None:
     response = door.app.test_client().post(NOTIFY_PATH, data=CODE.body(), headers={"client-id": SANDBOX_CLIENT_ID})
     assert result(response) == (401, "F", "INVALID_SIGNATURE")
     assert "signature" not in response.headers
+    assert stored(door) == []
 
 
 def test_headers_are_found_whatever_their_case(door: Door) -> None:
@@ -86,15 +93,21 @@ def test_the_public_path_is_what_is_signed(rewritten: Door) -> None:
     assert rewritten.notify(CODE, path="/outside/notify", signed_path="/outside/notify").status_code == 404
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
 def test_other_methods_are_not_allowed(door: Door, method: str) -> None:
     response = door.app.test_client().open(NOTIFY_PATH, method=method)
     assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+    assert response.data == b"" if method == "HEAD" else result(response) == (405, "F", "PARAM_ILLEGAL")
 
 
-@pytest.mark.parametrize("path", ["/", f"{NOTIFY_PATH}/", f"/{NOTIFY_PATH}", "/alipay", "/alipay//notifyAuthorization"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", f"{NOTIFY_PATH}/", f"/{NOTIFY_PATH}", "/alipay", "/alipay//notifyAuthorization", NOTIFY_PATH.lower()],
+)
 def test_other_paths_lead_nowhere(door: Door, path: str) -> None:
-    assert door.app.test_client().post(path).status_code == 404
+    """Nothing is redirected, and no path passes for another: a test client would take "//alipay" for a host."""
+    assert post(door, CODE.body(), PATH_INFO=path).status_code == 404
+    assert stored(door) == []
 
 
 def test_the_largest_body_is_read_whole_and_one_byte_more_is_refused(door: Door) -> None:
@@ -119,6 +132,14 @@ def test_a_body_that_is_announced_too_large_is_not_read(door: Door, announced: s
 @pytest.mark.parametrize("announced", ["1000", "-1", "1_0", "ten"])
 def test_a_body_of_another_length_than_announced_is_never_processed(door: Door, announced: str) -> None:
     assert result(post(door, CODE.body(), CONTENT_LENGTH=announced)) == (400, "F", "PARAM_ILLEGAL")
+    assert result(post(door, CODE.body(), CONTENT_LENGTH="9")) == (401, "F", "INVALID_SIGNATURE")
+    assert stored(door) == []
+
+
+def test_a_service_that_came_up_without_tables_asks_to_send_again(unmigrated_database_url: str, keyring: Path) -> None:
+    door = Door(create_app(an_environ(unmigrated_database_url, keyring)), keyring)
+    assert result(door.notify(CODE)) == (503, "U", "UNKNOWN_EXCEPTION")
+    door.service.database.close()
 
 
 def test_a_service_that_cannot_store_asks_to_send_again(keyring: Path) -> None:

@@ -85,6 +85,7 @@ def test_the_old_scheme_of_hosting_platforms_is_understood(tmp_path: Path) -> No
         ("FLASK_NOTIFY_PATH", "/notify/", "no trailing slash"),
         ("FLASK_NOTIFY_PATH", "/notify?x=1", "no query"),
         ("FLASK_NOTIFY_PATH", "/v1/notify", "answers there itself"),
+        ("FLASK_NOTIFY_PATH", "/a%20b", "decode"),
         ("FLASK_PUBLIC_NOTIFY_PATH", "/<name>", "plain path"),
         ("FLASK_FRESHNESS_SECONDS", "0", "above 0"),
         ("FLASK_FRESHNESS_SECONDS", "5m", "seconds"),

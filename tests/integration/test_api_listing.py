@@ -1,0 +1,65 @@
+"""The merchant's doors: find authorizations, page by page."""
+
+import pytest
+
+from tests.integration.door import AUTHORIZATIONS, Door, problem
+
+
+def test_pages_follow_each_other_newest_first_without_a_gap(door: Door) -> None:
+    made = [door.consult(f"s-{number}")["authState"] for number in range(7)]
+    pages = [door.get(f"{AUTHORIZATIONS}?limit=3").get_json()]
+    while (cursor := pages[-1]["nextCursor"]) is not None:
+        pages.append(door.get(f"{AUTHORIZATIONS}?limit=3&cursor={cursor}").get_json())
+    assert [len(page["authorizations"]) for page in pages] == [3, 3, 1]
+    assert [each["authState"] for page in pages for each in page["authorizations"]] == made[::-1]
+    assert "history" not in pages[0]["authorizations"][0]
+
+
+def test_the_last_page_may_be_full(door: Door) -> None:
+    for number in range(2):
+        door.consult(f"s-{number}")
+    assert door.get(f"{AUTHORIZATIONS}?limit=2").get_json()["nextCursor"] is None
+
+
+def test_what_comes_in_between_two_pages_disturbs_neither(door: Door) -> None:
+    for number in range(4):
+        door.consult(f"s-{number}")
+    first = door.get(f"{AUTHORIZATIONS}?limit=2").get_json()
+    door.consult("s-new")
+    second = door.get(f"{AUTHORIZATIONS}?limit=2&cursor={first['nextCursor']}").get_json()
+    assert [each["authState"] for each in second["authorizations"]] == ["s-1", "s-0"]
+
+
+def test_a_listing_narrows_by_what_is_asked_for(door: Door) -> None:
+    door.consult("s-1", userRef="u-1")
+    door.consult("s-2", userRef="u-1")
+    door.post(door.at(door.consult("s-3", userRef="u-2"), "authcode"), {"authCode": "code-1"})
+
+    def listed(query: str) -> list[str]:
+        return [each["authState"] for each in door.get(f"{AUTHORIZATIONS}?{query}").get_json()["authorizations"]]
+
+    assert listed("userRef=u-1") == ["s-2", "s-1"]
+    assert listed("state=authcode_issued") == ["s-3"]
+    assert listed("authState=s-1&userRef=u-1") == ["s-1"]
+    assert listed("authState=s-1&userRef=u-2") == []
+    assert listed("clientId=STRANGER") == []
+
+
+@pytest.mark.parametrize(
+    ("query", "wrong"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=many", "limit"),
+        ("state=active", "state"),
+        ("cursor=nonsense", "cursor"),
+        ("cursor=%00", "cursor"),
+        ("userref=u-1", "userref"),
+        ("userRef=", "userRef"),
+        ("state=canceled&state=consulted", "state"),
+    ],
+)
+def test_a_query_of_another_form_is_refused(door: Door, query: str, wrong: str) -> None:
+    refused = door.get(f"{AUTHORIZATIONS}?{query}")
+    assert problem(refused) == (422, "invalid")
+    assert [each["field"] for each in refused.get_json()["errors"]] == [wrong]

@@ -1,0 +1,189 @@
+"""The merchant's doors: who is refused, and what."""
+
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import update
+from werkzeug.test import TestResponse
+
+from app import create_app
+from app.alipay.delivery import BODY_BYTES_MAX
+from app.models import Authorization
+from tests.builders import an_environ
+from tests.integration.door import API_KEY, AUTHORIZATIONS, Door, problem
+
+NOBODY = f"{AUTHORIZATIONS}/01a205ee-c214-729b-933a-975b301150d6"
+
+
+@pytest.fixture
+def stranded(keyring: Path) -> Door:
+    """A service whose database is away."""
+    environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring, FLASK_API_KEYS=API_KEY)
+    return Door(create_app(environ), keyring)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What the service logs."""
+    logger = logging.getLogger("app")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+# --- keys ---
+
+
+@pytest.mark.parametrize("path", [AUTHORIZATIONS, NOBODY, f"{NOBODY}/token", f"{NOBODY}/authcode"])
+@pytest.mark.parametrize("key", [None, "", "wrong", API_KEY + "x", API_KEY[:-1], "ключ".encode().decode("latin-1")])
+def test_without_a_key_nothing_is_looked_up(door: Door, path: str, key: str | None) -> None:
+    refused = door.get(path, key=key)
+    assert problem(refused) == (401, "unauthorized")
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("report", ["authcode", "tokens", "canceled"])
+def test_without_a_key_nothing_is_recorded(door: Door, report: str) -> None:
+    assert problem(door.post(f"{NOBODY}/{report}", {"authCode": "x"}, key=None)) == (401, "unauthorized")
+
+
+def test_a_key_is_asked_for_before_the_database_is(stranded: Door) -> None:
+    assert problem(stranded.get(NOBODY, key="wrong")) == (401, "unauthorized")
+    assert problem(stranded.get(NOBODY)) == (503, "unavailable")
+
+
+def test_a_scheme_is_known_whatever_its_case(door: Door) -> None:
+    assert door.get(AUTHORIZATIONS, key=None, headers={"Authorization": f"bearer  {API_KEY}"}).status_code == 200
+
+
+def test_another_scheme_is_no_key(door: Door) -> None:
+    refused = door.get(AUTHORIZATIONS, key=None, headers={"Authorization": f"Basic {API_KEY}"})
+    assert problem(refused) == (401, "unauthorized")
+
+
+def test_an_api_without_keys_refuses_everyone(sqlite_url: str, keyring: Path) -> None:
+    door = Door(create_app(an_environ(sqlite_url, keyring)), keyring)
+    assert problem(door.get(AUTHORIZATIONS, key="")) == (401, "unauthorized")
+    assert problem(door.get(AUTHORIZATIONS, key=API_KEY)) == (401, "unauthorized")
+
+
+# --- bodies ---
+
+
+@pytest.mark.parametrize(
+    ("report", "body", "wrong"),
+    [
+        ("authcode", {}, "authCode"),
+        ("authcode", {"authCode": ""}, "authCode"),
+        ("authcode", {"authCode": 3}, "authCode"),
+        ("authcode", {"authCode": "x" * 129}, "authCode"),
+        ("authcode", {"authCode": "x", "authcode": "x"}, "authcode"),
+        ("tokens", {"accessToken": "t", "accessTokenExpiryTime": "2027-06-06T12:12:12"}, "accessTokenExpiryTime"),
+        ("tokens", {"accessToken": "t", "refreshTokenExpiryTime": "soon"}, "refreshTokenExpiryTime"),
+        ("tokens", {"accessToken": "t", "access_token_expiry_time": None}, "access_token_expiry_time"),
+        ("canceled", {"reason": "x" * 257}, "reason"),
+        ("canceled", [], ""),
+    ],
+)
+def test_a_body_of_another_form_is_refused_with_the_name_of_the_field(
+    door: Door, report: str, body: object, wrong: str
+) -> None:
+    refused = door.post(door.at(door.consult(), report), body)
+    assert problem(refused) == (422, "invalid")
+    assert [each["field"] for each in refused.get_json()["errors"]] == [wrong]
+
+
+def test_what_was_sent_is_never_quoted(door: Door) -> None:
+    body = {"accessToken": ["secret-1"], "refreshToken": "secret-2" * 40, "secret-3": 1}
+    refused = door.post(door.at(door.consult(), "tokens"), body)
+    assert refused.status_code == 422
+    assert not any(secret in refused.text for secret in ("secret-1", "secret-2"))
+
+
+@pytest.mark.parametrize("data", [b"{", b"\xff", b"[" * 60_000, b"nonsense"])
+def test_what_is_not_json_is_refused(door: Door, data: bytes) -> None:
+    assert problem(door.post(AUTHORIZATIONS, data=data)) == (400, "not-json")
+
+
+def test_a_body_may_be_as_large_as_the_limit_and_no_larger(door: Door) -> None:
+    body = b'{"authState": "s-1"}'
+    assert door.post(AUTHORIZATIONS, data=body.ljust(BODY_BYTES_MAX)).status_code == 201
+    assert problem(door.post(AUTHORIZATIONS, data=body.ljust(BODY_BYTES_MAX + 1))) == (413, "too-large")
+
+
+def post_as(door: Door, body: bytes, *, announced: str) -> TestResponse:
+    """Post a consult whose Content-Length says something else, or is not there."""
+    return door.app.test_client().post(
+        AUTHORIZATIONS,
+        input_stream=io.BytesIO(body),
+        headers={"Authorization": f"Bearer {API_KEY}"},
+        environ_overrides={"CONTENT_LENGTH": announced},
+    )
+
+
+def test_a_body_in_chunks_is_read_whole_or_refused(door: Door) -> None:
+    body = b'{"authState": "s-1"}'
+    assert post_as(door, body.ljust(BODY_BYTES_MAX), announced="").status_code == 201
+    assert problem(post_as(door, body.ljust(BODY_BYTES_MAX + 1), announced="")) == (413, "too-large")
+
+
+def test_a_body_that_was_cut_short_reports_nothing(door: Door) -> None:
+    assert problem(post_as(door, b'{"authState": "s-1"}', announced="30")) == (400, "incomplete")
+    assert door.get(AUTHORIZATIONS).get_json()["authorizations"] == []
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2027-06-06",
+        "2027-06-06T12:12:12",
+        "2027-06-31T12:12:12Z",
+        "1812254400",
+        1812254400,
+        "9999-12-31T23:59:59-01:00",
+        "0001-01-01T00:00:00+05:00",
+    ],
+    ids=repr,
+)
+def test_what_is_no_time_in_utc_is_refused(door: Door, time: object) -> None:
+    report = {"accessToken": "token-1", "accessTokenExpiryTime": time}
+    assert problem(door.post(door.at(door.consult(), "tokens"), report)) == (422, "invalid")
+
+
+# --- what is not there ---
+
+
+def test_what_does_not_exist_is_not_found(door: Door) -> None:
+    assert problem(door.get(NOBODY)) == (404, "authorization-not-found")
+    assert problem(door.post(f"{NOBODY}/canceled", {})) == (404, "authorization-not-found")
+    assert problem(door.get(f"{AUTHORIZATIONS}/17")) == (404, "not-found")
+    assert problem(door.get("/v1/nothing")) == (404, "not-found")
+    assert problem(door.call("DELETE", AUTHORIZATIONS)) == (405, "method-not-allowed")
+
+
+# --- what is not the caller's fault ---
+
+
+def test_a_database_that_is_away_is_said_to_be(stranded: Door) -> None:
+    response = stranded.get(AUTHORIZATIONS)
+    assert problem(response) == (503, "unavailable")
+    assert int(response.headers["Retry-After"]) > 0
+
+
+def test_a_fault_of_ours_is_told_to_the_log_and_not_to_the_caller(door: Door, log: pytest.LogCaptureFixture) -> None:
+    """A code that does not open stands for everything that should not happen."""
+    authorization = door.consult()
+    door.post(door.at(authorization, "authcode"), {"authCode": "code-1"})
+    broken = update(Authorization).where(Authorization.id == UUID(authorization["id"])).values(sealed_auth_code=b"?")
+    door.service.database.run(lambda session: session.execute(broken))
+    answer = door.app.test_client().get(
+        door.at(authorization, "authcode"), headers={"Authorization": f"Bearer {API_KEY}"}
+    )
+    assert problem(answer) == (500, "internal")
+    assert "Seal" not in answer.text
+    (record,) = [record for record in log.records if record.message == "request failed"]
+    assert (record.error, record.exc_info) == ("SealBrokenError", None)  # type: ignore[attr-defined]
