@@ -5,7 +5,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
 from flask import request
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -26,6 +35,7 @@ B = TypeVar("B", bound="Body")
 LIMIT_MAX = 1000
 
 _BEGINS_WITH_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
+_DIGITS = re.compile(r"[0-9]+")
 
 
 def text(characters_max: int) -> StringConstraints:
@@ -52,6 +62,13 @@ def _time(value: object) -> datetime:
         except (ValueError, OverflowError):
             pass
     raise PydanticCustomError("time", "Input should be a time as in 2027-06-06T12:12:12+08:00")
+
+
+def _digits(value: object) -> object:
+    # What is read as a number is more than what is written as one: 5.0, 1_0, " 5", digits of any script.
+    if isinstance(value, str) and not _DIGITS.fullmatch(value):
+        raise PydanticCustomError("digits", "Input should be a whole number, in digits only")
+    return value
 
 
 Time = Annotated[datetime, PlainValidator(_time), WithJsonSchema({"type": "string", "format": "date-time"})]
@@ -107,7 +124,11 @@ class ListQuery(Body):
     user_ref: UserRef | None = None
     state: AuthorizationState | None = None
     client_id: ClientId | None = None
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = 100
+    limit: Annotated[
+        int,
+        Field(ge=1, le=LIMIT_MAX, description="How many to list at most: a whole number, in digits only."),
+        BeforeValidator(_digits),
+    ] = 100
     cursor: Annotated[str, text(64)] | None = None
 
 

@@ -173,11 +173,19 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         parameters.append({"name": "authorizationId", "in": "path", "required": True, "schema": an_id})
     if operation.query is not None:
         schema = operation.query.model_json_schema(ref_template="#/components/schemas/{model}")
-        parameters += [
-            {"name": name, "in": "query", "required": False, "schema": each}
-            for name, each in schema["properties"].items()
-        ]
+        parameters += [_query_parameter(name, each) for name, each in schema["properties"].items()]
     return parameters
+
+
+def _query_parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Describe what a URL may say. It cannot say null: what is unsaid is left out."""
+    if "anyOf" in schema:
+        (schema,) = (each for each in schema["anyOf"] if each.get("type") != "null")
+    said = {keyword: schema[keyword] for keyword in schema if keyword not in {"description", "title"}}
+    parameter: dict[str, Any] = {"name": name, "in": "query", "required": False, "schema": said}
+    if "description" in schema:
+        parameter["description"] = schema["description"]
+    return parameter
 
 
 def _answer(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
@@ -197,7 +205,7 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _schemas(listed: list[Operation]) -> dict[str, Any]:
-    taken = {each for operation in listed for each in (operation.body, operation.query) if each is not None}
+    taken = {operation.body for operation in listed if operation.body is not None}
     given = {each for operation in listed for each in operation.answers.values() if each is not None}
     models = sorted(taken | given | {answers.Problem}, key=lambda model: model.__name__)
     _, schema = models_json_schema(
