@@ -47,5 +47,5 @@ def _name_of(presented: str, keys: Mapping[str, Secret]) -> str | None:
 
 
 def _digest(key: str) -> bytes:
-    # A header arrives as Latin-1 characters, one for each byte.
-    return hashlib.sha256(key.encode("latin-1", "replace")).digest()
+    # Different texts stay different whatever is in them, and all of them become as long as each other.
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
