@@ -34,6 +34,9 @@ B = TypeVar("B", bound="Body")
 #: What one page of a listing shows at most.
 LIMIT_MAX = 1000
 
+#: How a listing writes where it goes on: the 16 bytes of an id in base64url, which leave the last four bits unused.
+CURSOR = "^[A-Za-z0-9_-]{21}[AQgw]$"
+
 _BEGINS_WITH_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
 _DIGITS = re.compile(r"[0-9]+")
 
@@ -129,7 +132,7 @@ class ListQuery(Body):
         Field(ge=1, le=LIMIT_MAX, description="How many to list at most: a whole number, in digits only."),
         BeforeValidator(_digits),
     ] = 100
-    cursor: Annotated[str, text(64)] | None = None
+    cursor: Annotated[str, StringConstraints(pattern=CURSOR)] | None = None
 
 
 def read_body(model: type[B]) -> B:

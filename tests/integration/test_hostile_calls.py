@@ -1,0 +1,65 @@
+"""Every operation of the description, called with what it allows and with what it does not, answers as described."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+
+from app import create_app
+from app.receiver.reports import CLIENT_ID_CHARACTERS_MAX
+from app.simulator.keys import SANDBOX_CLIENT_ID
+from tests.builders import an_environ
+from tests.integration.door import API_KEY, Door
+
+UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Anywhere:
+    """Any of several applications: a test says which."""
+
+    def __init__(self) -> None:
+        self.app = create_app(an_environ("sqlite:////nowhere", Path("nowhere")))
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return self.app(environ, start_response)
+
+
+#: The description is the same whatever the database, and needed before there is one.
+anywhere = Anywhere()
+description = schemathesis.openapi.from_wsgi("/openapi.json", anywhere).include(path_regex="^/v1/")
+
+
+description.config.generation.update(with_security_parameters=False)
+
+KEY = {"Authorization": f"Bearer {API_KEY}"}
+
+
+@pytest.fixture
+def known(door: Door) -> list[str]:
+    """The ids of authorizations in every state."""
+    documents = [door.consult(f"s-{number}") for number in range(4)]
+    for number, document in enumerate(documents):
+        token = {"accessToken": f"token-{number}", "authCode": f"code-{number}"}
+        reports = [("authcode", {"authCode": f"code-{number}"}), ("tokens", token), ("canceled", {})]
+        for report, body in reports[:number]:
+            assert door.post(door.at(document, report), body).status_code == 200
+    anywhere.app = door.app
+    return [document["id"] for document in documents]
+
+
+@description.parametrize()
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_answer_is_as_described(case: schemathesis.Case[Any], known: list[str]) -> None:
+    # An id that is one, but of nothing, becomes one of something: else there would be nothing to see but 404.
+    asked = case.path_parameters.get("authorizationId", "")
+    if UUID.fullmatch(str(asked)):
+        case.path_parameters["authorizationId"] = known[int(asked[:8], 16) % len(known)]
+    # Which clients there are is for the keyring to say, not for the description.
+    if isinstance(case.body, dict) and isinstance(client_id := case.body.get("clientId"), str):
+        case.body["clientId"] = SANDBOX_CLIENT_ID if 0 < len(client_id) <= CLIENT_ID_CHARACTERS_MAX else client_id
+    case.call_and_validate(headers=KEY)
