@@ -1,5 +1,6 @@
 """What is written in a URL is read as it is written, and in one way only."""
 
+import json
 from urllib.parse import quote
 
 import pytest
@@ -52,3 +53,32 @@ def test_the_description_says_how_a_limit_is_written_and_that_a_url_cannot_say_n
         for each in parameters.values()
         if each["name"] != "limit"
     )
+
+
+@pytest.mark.parametrize(
+    "cursor", ["A" * 21 + "B", "A" * 21, "A" * 22 + "A", "A" * 22 + "==", "+" * 22, "A" * 22 + "%0A"]
+)
+def test_a_cursor_is_just_as_a_listing_writes_it(door: Door, cursor: str) -> None:
+    assert problem(door.get(f"{AUTHORIZATIONS}?cursor={cursor}")) == (422, "invalid")
+    assert door.get(f"{AUTHORIZATIONS}?cursor={'A' * 22}").status_code == 200
+
+
+@pytest.mark.parametrize("text", [r"nul \u0000", r"\\u0000 spelled out", r"\ud83d\ude00", r"\u202e turned"])
+def test_whatever_a_text_holds_it_is_given_back_and_found_again(door: Door, text: str) -> None:
+    sent = json.loads(f'"{text}"')
+    consulted = door.post(AUTHORIZATIONS, data=f'{{"authState": "{text}", "userRef": "{text}"}}'.encode()).get_json()
+    assert (consulted["authState"], consulted["userRef"]) == (sent, sent)
+    (listed,) = door.get(f"{AUTHORIZATIONS}?authState={quote(sent)}&userRef={quote(sent)}").get_json()["authorizations"]
+    assert listed["id"] == consulted["id"]
+
+
+@pytest.mark.parametrize("text", [r"\ud800", r"\udc00\ud800", "\x00", "\x1f"])
+def test_half_a_character_and_a_bare_control_character_are_no_json(door: Door, text: str) -> None:
+    assert problem(door.post(AUTHORIZATIONS, data=f'{{"authState": "{text}"}}'.encode())) == (400, "not-json")
+
+
+@pytest.mark.parametrize(
+    "query", ["userRef=%ff", "userRef=%ed%a0%80", "%ff=1", "%00=1", "userRef", "=", "&&", "a" * 60_000]
+)
+def test_a_query_that_is_no_text_breaks_nothing(door: Door, query: str) -> None:
+    assert door.get(f"{AUTHORIZATIONS}?{query}").status_code in {200, 422}
