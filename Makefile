@@ -8,11 +8,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help demo run test format lock
+.PHONY: help demo run test bench bench-growth format lock
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/installed ## see a pretend Alipay and the service at work, in a minute
 	$(BIN)/python -m app.simulator.demo
@@ -28,6 +28,12 @@ test: .venv/installed ## check and test everything, as CI does
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest --numprocesses 2 --cov
 
+bench: .venv/bench-installed ## measure the service beside what else one could use; OPTIONS=--quick takes a minute
+	$(BIN)/python -m benchmarks compare $(OPTIONS)
+
+bench-growth: .venv/bench-installed ## measure the service with up to a million authorizations on record
+	$(BIN)/python -m benchmarks growth $(OPTIONS)
+
 format: .venv/installed ## format the code and repair what can be repaired
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
@@ -35,6 +41,7 @@ format: .venv/installed ## format the code and repair what can be repaired
 lock: .venv/installed ## take the newest releases that pyproject.toml allows into the locks
 	$(LOCK) --upgrade pyproject.toml --output-file requirements/run.lock
 	$(LOCK) --upgrade pyproject.toml --group dev --constraints requirements/run.lock --output-file requirements/dev.lock
+	$(LOCK) --upgrade --group bench --constraints requirements/dev.lock --output-file requirements/bench.lock
 
 # Nothing is installed that the lock does not name with its hash, the build backend included.
 .venv/installed: requirements/dev.lock
@@ -46,4 +53,8 @@ lock: .venv/installed ## take the newest releases that pyproject.toml allows int
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@$(PIP) install --require-hashes --no-deps --requirement requirements/dev.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/bench-installed: .venv/installed requirements/bench.lock
+	@$(PIP) install --require-hashes --no-deps --requirement requirements/bench.lock
 	@touch $@

@@ -1,0 +1,1 @@
+"""Measure the service and what else one could use, side by side: `make bench`."""

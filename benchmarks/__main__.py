@@ -1,0 +1,84 @@
+"""Run a bench from the shell: `python -m benchmarks`."""
+
+from pathlib import Path
+
+import click
+
+from benchmarks import report
+from benchmarks.compare import compare
+from benchmarks.contestants import CONTESTANTS, NOTIFYAUTH, Contestant, Size, another_notifyauth
+from benchmarks.rounds import Plan
+
+#: Seconds of a round, of its warm-up, and how many rounds there are.
+_THOROUGH = (20.0, 5.0, 3)
+_QUICK = (2.0, 1.0, 1)
+
+
+@click.group()
+def benchmarks() -> None:
+    """Measure the service."""
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@benchmarks.command("compare")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes of each contestant."
+)
+@click.option("--threads", type=click.IntRange(1, 16), default=4, show_default=True, help="Threads of each process.")
+@click.option("--connections", type=click.IntRange(1, 128), default=32, show_default=True, help="Of the load client.")
+@click.option("--seconds", type=click.FloatRange(1), help=f"How long each is measured.  [default: {_THOROUGH[0]:g}]")
+@click.option("--rounds", type=click.IntRange(1), help=f"How often each is measured.  [default: {_THOROUGH[2]}]")
+@click.option("--most", type=click.IntRange(1), default=2000, show_default=True, help="Notifications to sign a second.")
+@click.option("--only", metavar="NAME", multiple=True, type=click.Choice(sorted(CONTESTANTS)), help="Repeatable.")
+@click.option(
+    "--against",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Measure the service of another work tree too, such as one with an earlier commit.",
+)
+@click.option("--quick", is_flag=True, help="One short round: shows that it works, and measures little.")
+@click.option("--write", is_flag=True, help="Put the figures into benchmarks/README.md.")
+def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
+    *,
+    workers: int,
+    threads: int,
+    connections: int,
+    seconds: float | None,
+    rounds: int | None,
+    most: int,
+    only: tuple[str, ...],
+    against: Path | None,
+    quick: bool,
+    write: bool,
+) -> None:
+    """Measure the service beside what else one could use."""
+    default_seconds, warm_up_seconds, default_rounds = _QUICK if quick else _THOROUGH
+    plan = Plan(
+        Size(workers, threads),
+        connections=connections,
+        seconds=seconds or default_seconds,
+        warm_up_seconds=warm_up_seconds,
+        most_per_second=most,
+    )
+    contestants: list[Contestant] = [CONTESTANTS[name] for name in only or CONTESTANTS]
+    if against is not None:
+        contestants.insert(contestants.index(NOTIFYAUTH) + 1, another_notifyauth(against))
+    done = compare(contestants, plan, rounds=rounds or default_rounds, tell=_tell)
+    text = "\n".join(
+        [
+            report.comparison(done.results, done.traffic),
+            "",
+            f"Medians of {rounds or default_rounds} rounds, with the least and the most in brackets: {plan}",
+            f"{report.machine()}; {report.versions(done.postgresql)}; `{report.command()}`.",
+            *(f"Mind: {warning}." for warning in report.warnings(done.results)),
+        ]
+    )
+    click.echo(text)
+    if write:
+        report.write_between("compare", text)
+
+
+if __name__ == "__main__":
+    benchmarks()

@@ -1,0 +1,60 @@
+"""Measure the contestants in turns, A B C A B C, so that whatever else the machine does meets them all."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.contestants import Contestant
+from benchmarks.databases import Databases, Secrets, postgresql_databases, sqlite_databases
+from benchmarks.mix import make_mix, sign_mix
+from benchmarks.rounds import Course, Measured, Plan, count_traffic, measure
+from benchmarks.wire import Traffic
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was measured: by contestant, round after round."""
+
+    results: dict[str, list[Measured]]
+    traffic: dict[str, Traffic]
+    postgresql: str
+
+
+def compare(contestants: Sequence[Contestant], plan: Plan, *, rounds: int, tell: Tell) -> Comparison:
+    """Measure each contestant once a round, and count once what each asks of PostgreSQL."""
+    with _prepared(contestants, plan, tell) as (course, postgresql):
+        traffic = {}
+        for each in contestants:
+            if each.database == "postgresql":
+                traffic[each.name] = count_traffic(each, course)
+                tell(f"counted {each.name}: {traffic[each.name]}")
+        results: dict[str, list[Measured]] = {each.name: [] for each in contestants}
+        for number in range(1, rounds + 1):
+            for each in contestants:
+                measured = measure(each, course)
+                results[each.name].append(measured)
+                tell(f"round {number} of {rounds}, {each.name}: {measured.per_second:.0f} per second")
+        return Comparison(results, traffic, postgresql)
+
+
+@contextmanager
+def _prepared(contestants: Sequence[Contestant], plan: Plan, tell: Tell) -> Iterator[tuple[Course, str]]:
+    kinds = {each.database for each in contestants}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        secrets = Secrets.make(folder)
+        mix = make_mix(plan.prepared, connections=plan.connections)
+        tell(f"signing {len(mix.notifications)} notifications of {len(mix.lives)} authorizations")
+        signed = sign_mix(mix, secrets.keyring)
+        databases: dict[str, Databases] = {}
+        postgresql = "none"
+        if "postgresql" in kinds:
+            databases["postgresql"] = made = stack.enter_context(postgresql_databases(secrets, mix.lives))
+            postgresql = made.version
+        if "sqlite" in kinds:
+            databases["sqlite"] = sqlite_databases(folder, secrets, mix.lives)
+        yield Course.prepared(folder, plan, secrets, signed, databases), postgresql

@@ -1,0 +1,208 @@
+"""Give each run a database of its own, migrated, with every authorization of the mix consulted and nothing else."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import URL, create_engine, insert, make_url, text
+from uuid_utils.compat import uuid7
+
+from app.config import new_vault_key
+from app.models import Authorization, Transition
+from app.simulator.keys import SANDBOX_CLIENT_ID, make_sandbox
+from benchmarks.mix import Life
+from tests.postgres import PostgresServer, running_cluster
+
+ROOT = Path(__file__).parent.parent
+FLASK = Path(sys.executable).with_name("flask")
+#: Names a PostgreSQL to use instead of the one that is started; its user must be allowed to make databases.
+URL_VARIABLE = "BENCH_DATABASE_URL"
+
+#: What survives a power cut is what is measured. A checkpoint within a round would be the bad luck of one contestant,
+#: so there is one before each round and none during it.
+SERVER_SETTINGS = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "listen_addresses": "",
+    "shared_buffers": "512MB",
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "1h",
+}
+#: So many consults are inserted with one statement.
+_BATCH = 10_000
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What a service needs beside a database: keys that protect nothing."""
+
+    keyring: Path
+    vault_key: str
+
+    @classmethod
+    def make(cls, folder: Path) -> "Secrets":
+        """Make a sandbox, as `flask simulator keys` does."""
+        keyring = folder / "keyring.toml"
+        make_sandbox(keyring)
+        return cls(keyring, new_vault_key())
+
+    def environ(self, url: str) -> dict[str, str]:
+        """Give the environment of a service that has this database."""
+        return {
+            "FLASK_DATABASE_URL": url,
+            "FLASK_KEYRING": str(self.keyring),
+            "FLASK_VAULT_KEYS": self.vault_key,
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+        }
+
+
+class Databases(Protocol):
+    """Makes databases of one kind."""
+
+    def fresh(self) -> AbstractContextManager[str]:
+        """Make a database for the length of a block, and give its URL."""
+
+    def process_id(self) -> int | None:
+        """Give the first process of the server, if there is one and it runs on this machine."""
+
+
+class PostgresqlDatabases:
+    """Databases of one PostgreSQL server."""
+
+    def __init__(self, server: PostgresServer, template: str, process_id: int | None, *, version: str) -> None:
+        #: As the server says it.
+        self.version = version
+        self._server = server
+        self._template = template
+        self._process_id = process_id
+
+    @contextmanager
+    def fresh(self) -> Iterator[str]:
+        """Make a database for the length of a block, and give its URL."""
+        with self._server.database(template=self._template) as url:
+            yield url.render_as_string(hide_password=False)
+
+    def process_id(self) -> int | None:
+        """Give the first process of the server, if it is ours."""
+        return self._process_id
+
+
+class SqliteDatabases:
+    """Databases that are files, on the disk of the folder that is given."""
+
+    def __init__(self, template: Path) -> None:
+        self._template = template
+
+    @contextmanager
+    def fresh(self) -> Iterator[str]:
+        """Make a database for the length of a block, and give its URL."""
+        with tempfile.TemporaryDirectory(dir=self._template.parent) as folder:
+            yield f"sqlite:///{shutil.copyfile(self._template, Path(folder) / 'notifyauth.db')}"
+
+    def process_id(self) -> None:
+        """Give nothing: SQLite is part of whoever uses it."""
+        return
+
+
+@contextmanager
+def postgresql_databases(secrets: Secrets, lives: Sequence[Life]) -> Iterator[PostgresqlDatabases]:
+    """Start PostgreSQL, unless the environment names one, and prepare what is copied for each run."""
+    with running_postgresql() as (server, process_id), server.database(template="template0") as url:
+        _prepare(url.render_as_string(hide_password=False), secrets, lives)
+        assert url.database is not None
+        yield PostgresqlDatabases(server, url.database, process_id, version=_version(url))
+
+
+def _version(url: URL) -> str:
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            return str(connection.scalar(text("SHOW server_version")))
+    finally:
+        # Nobody may be connected to what is copied.
+        engine.dispose()
+
+
+@contextmanager
+def running_postgresql() -> Iterator[tuple[PostgresServer, int | None]]:
+    """Connect to the server that the environment names, or start one and give its first process too."""
+    given = os.environ.get(URL_VARIABLE)
+    if given:
+        with PostgresServer.connected(make_url(given)) as server:
+            yield server, None
+        return
+    with running_cluster(SERVER_SETTINGS) as cluster, PostgresServer.connected(cluster.url) as server:
+        yield server, cluster.process_id()
+
+
+def sqlite_databases(folder: Path, secrets: Secrets, lives: Sequence[Life]) -> SqliteDatabases:
+    """Prepare what is copied for each run."""
+    template = folder / "template.db"
+    _prepare(f"sqlite:///{template}", secrets, lives)
+    return SqliteDatabases(template)
+
+
+def _prepare(url: str, secrets: Secrets, lives: Sequence[Life]) -> None:
+    migrate(url, secrets)
+    consult(url, lives)
+
+
+def migrate(url: str, secrets: Secrets) -> None:
+    """Make the tables as an operator makes them."""
+    subprocess.run([FLASK, "db", "upgrade"], cwd=ROOT, env=secrets.environ(url), check=True, capture_output=True)
+
+
+def consult(url: str, lives: Sequence[Life]) -> None:
+    """Put every authorization on record, straight into the tables: what is measured is notifications."""
+    engine = create_engine(url)
+    now = datetime.now(UTC)
+    for first in range(0, len(lives), _BATCH):
+        begun = [(uuid7(), life) for life in lives[first : first + _BATCH]]
+        with engine.begin() as connection:
+            connection.execute(insert(Authorization), [_authorization(key, life, now) for key, life in begun])
+            connection.execute(insert(Transition), [_consult(key, now) for key, _ in begun])
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if engine.dialect.name == "sqlite":
+            # A copy of the file alone has to be all of the database.
+            connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+        else:
+            connection.execute(text("VACUUM ANALYZE"))
+    engine.dispose()
+
+
+def _authorization(key: object, life: Life, now: datetime) -> dict[str, object]:
+    return {
+        "id": key,
+        "client_id": SANDBOX_CLIENT_ID,
+        "auth_state": life.auth_state,
+        "flow": life.flow,
+        "state": "consulted",
+        "version": 1,
+        "user_ref": f"user-{life.auth_state}",
+        "customer_belongs_to": "GCASH",
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+def _consult(key: object, now: datetime) -> dict[str, object]:
+    return {
+        "authorization_id": key,
+        "sequence": 1,
+        "event": "consult",
+        "from_state": None,
+        "to_state": "consulted",
+        "cause": "api",
+        "notification_id": None,
+        "at": now,
+    }

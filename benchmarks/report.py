@@ -1,0 +1,137 @@
+"""Say what was measured: medians with their spread, and how contestants compare within the same round."""
+
+import platform
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from benchmarks.rounds import Measured
+from benchmarks.wire import Traffic
+
+README = Path(__file__).parent / "README.md"
+
+Results = Mapping[str, Sequence[Measured]]
+
+#: What a row of the table says, and how it is read.
+_FIGURES: tuple[tuple[str, Callable[[Measured], float | None]], ...] = (
+    ("acknowledged per second", lambda each: each.per_second),
+    ("p50, ms", lambda each: each.p50_ms),
+    ("p99, ms", lambda each: each.p99_ms),
+    ("processor of the server, ms each", lambda each: each.server_cpu_ms),
+    ("processor of the database, ms each", lambda each: each.database_cpu_ms),
+    ("memory of the server at most, MiB", lambda each: each.memory_mib),
+    ("log written, bytes each", lambda each: each.wal_bytes),
+    ("log flushes each", lambda each: each.wal_flushes),
+)
+
+#: What the rate of each contestant is held against.
+_REFERENCES = ("naive", "floor")
+_PACKAGES = ("notifyauth", "granian", "flask", "sqlalchemy", "psycopg", "gunicorn", "global-open-sdk-python")
+
+
+def comparison(results: Results, traffic: Mapping[str, Traffic]) -> str:
+    """Write one table: a row for each figure, a column for each contestant."""
+    rows = [
+        [title, *(_with_spread([read(each) for each in measured]) for measured in results.values())]
+        for title, read in _FIGURES
+    ]
+    rows += [
+        [title, *(_number(getattr(traffic[name], field)) if name in traffic else "–" for name in results)]
+        for title, field in (
+            ("statements each", "statements"),
+            ("round trips each", "round_trips"),
+            ("commits each", "commits"),
+        )
+    ]
+    rows += [
+        [f"times the rate of {reference}", *(_with_spread(_ratios(results, name, reference)) for name in results)]
+        for reference in _REFERENCES
+        if reference in results
+    ]
+    return table(["", *results], rows)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table that reads well as text and is Markdown too: the first column is words, the others numbers."""
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in cells) + " |"
+        for row in (head, *rows)
+        for cells in [list(enumerate(zip(row, widths, strict=True)))]
+    ]
+    rule = "|" + "|".join(
+        ("-" * (width + 1) + ":") if place else "-" * (width + 2) for place, width in enumerate(widths)
+    )
+    return "\n".join([lines[0], rule + "|", *lines[1:]])
+
+
+def _ratios(results: Results, name: str, reference: str) -> list[float | None]:
+    """Compare within each round only: what disturbs the machine for a minute disturbs both."""
+    pairs = zip(results[name], results[reference], strict=True)
+    return [each.per_second / other.per_second if other.per_second else None for each, other in pairs]
+
+
+def _with_spread(values: Sequence[float | None]) -> str:
+    """Write the median and, in brackets, the least and the most."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    middle, least, most = (_number(value) for value in (median(known), min(known), max(known)))
+    return middle if least == most else f"{middle} ({least}–{most})"
+
+
+def _number(value: float) -> str:
+    """Write three digits that count."""
+    if value >= 100:  # noqa: PLR2004 -- from here on, no decimals
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.3g}"
+
+
+def warnings(results: Results) -> list[str]:
+    """Say what makes a figure worth less than it looks."""
+    said = []
+    for name, measured in results.items():
+        for number, each in enumerate(measured, 1):
+            said += [f"{name}, round {number}: {times} × {what}" for what, times in each.refused.items()]
+            if each.ran_out:
+                said.append(f"{name}, round {number}: all that was prepared was sent too early; prepare more (--most)")
+    return said
+
+
+def machine() -> str:
+    """Say on what it was measured."""
+    cores = psutil.cpu_count()
+    gigabytes = psutil.virtual_memory().total / 2**30
+    return f"{cores} × {_processor()}, {gigabytes:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def versions(postgresql: str) -> str:
+    """Say with what it was measured."""
+    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    return f"Python {platform.python_version()}, PostgreSQL {postgresql}, {packages}"
+
+
+def command() -> str:
+    """Say what was run."""
+    return " ".join(["python -m benchmarks", *sys.argv[1:]])
+
+
+def write_between(marker: str, text: str, readme: Path = README) -> None:
+    """Replace what the README says between two marks of this name."""
+    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

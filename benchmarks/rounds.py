@@ -1,0 +1,198 @@
+"""Measure one contestant once: warm it up, load it, read the meters, and hold its books against what was sent."""
+
+import tempfile
+from collections import Counter
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import quantiles
+
+from typing_extensions import override
+
+from benchmarks.audit import audit
+from benchmarks.contestants import Contestant, Serving, Size
+from benchmarks.databases import Databases, Secrets
+from benchmarks.load import LoadClient, Script, Sent
+from benchmarks.meters import PeakMemory, WalMeter, cpu_seconds
+from benchmarks.mix import SignedMix
+from benchmarks.wire import Traffic, tapped
+
+_MS = 1000
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how hard each contestant is measured."""
+
+    size: Size
+    connections: int
+    seconds: float
+    warm_up_seconds: float
+    #: For so many a second, notifications are prepared.
+    most_per_second: int
+
+    @property
+    def prepared(self) -> int:
+        """How many notifications are made before anything is measured."""
+        return int((self.seconds + self.warm_up_seconds) * self.most_per_second)
+
+    @override
+    def __str__(self) -> str:
+        return (
+            f"{self.size.workers} workers with {self.size.threads} threads each, {self.connections} connections, "
+            f"{self.seconds:g} s a round after {self.warm_up_seconds:g} s of warm-up."
+        )
+
+
+@dataclass(frozen=True)
+class Course:
+    """What every contestant is measured with."""
+
+    plan: Plan
+    secrets: Secrets
+    signed: SignedMix
+    #: The same, as a file for the load client.
+    script: Path
+    databases: dict[str, Databases]
+
+    @classmethod
+    def prepared(
+        cls, folder: Path, plan: Plan, secrets: Secrets, signed: SignedMix, databases: dict[str, Databases]
+    ) -> "Course":
+        """Write the script down for the load client."""
+        path = folder / "script"
+        Script(signed.requests, signed.mix.lanes).save(path)
+        return cls(plan, secrets, signed, path, databases)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one contestant in one round. What does not apply, or cannot be read, is None."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    server_cpu_ms: float | None = None
+    database_cpu_ms: float | None = None
+    memory_mib: float | None = None
+    wal_bytes: float | None = None
+    wal_flushes: float | None = None
+    refused: Counter[str] = field(default_factory=Counter)
+    #: Whether everything prepared was sent before the time was over.
+    ran_out: bool = False
+
+
+def measure(contestant: Contestant, course: Course) -> Measured:
+    """Measure one contestant, on a database of its own.
+
+    Raises `audit.NotOnRecordError` where something that it acknowledged is not in the database.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        log = Path(folder) / "log"
+        if contestant.database is None:
+            return _load(contestant, course, course.secrets.environ(""), log, _Meters()).measured
+        databases = course.databases[contestant.database]
+        with databases.fresh() as url, _wal_meter(contestant, url) as wal:
+            flushes = wal.flushes() if wal else 0
+            meters = _Meters(databases.process_id(), wal)
+            loaded = _load(contestant, course, course.secrets.environ(url), log, meters)
+            audit(url, course.signed, loaded.acknowledged)
+            if wal is None:
+                return loaded.measured
+            # By now the server is gone, and its connections have told what they did since the warm-up began.
+            per_notification = (wal.flushes() - flushes) / max(len(loaded.acknowledged), 1)
+            return replace(loaded.measured, wal_flushes=per_notification)
+
+
+def count_traffic(contestant: Contestant, course: Course) -> Traffic:
+    """Count what a notification asks of PostgreSQL, under the same load but from in between, which slows it down."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        course.databases["postgresql"].fresh() as url,
+        tapped(url) as (tapped_url, tap),
+        contestant.serving(course.secrets.environ(tapped_url), course.plan.size, Path(folder) / "log") as server,
+        LoadClient(course.script, server.port) as client,
+    ):
+        client.send(course.plan.warm_up_seconds)
+        before = tap.snapshot()
+        sent = client.send(course.plan.warm_up_seconds)
+        return tap.per(before, max(len(sent.acknowledged), 1))
+
+
+def _wal_meter(contestant: Contestant, url: str) -> AbstractContextManager[WalMeter | None]:
+    return closing(WalMeter(url)) if contestant.database == "postgresql" else nullcontext()
+
+
+@dataclass(frozen=True)
+class _Meters:
+    """What is read beside the contestant itself."""
+
+    database_process_id: int | None = None
+    wal: WalMeter | None = None
+
+    def read(self, server: Serving) -> "_Reading":
+        return _Reading(
+            server_cpu=cpu_seconds(server.process_id),
+            database_cpu=None if self.database_process_id is None else cpu_seconds(self.database_process_id),
+            wal_bytes=None if self.wal is None else self.wal.written(),
+        )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    server_cpu: float
+    database_cpu: float | None
+    wal_bytes: int | None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    measured: Measured
+    #: The warm-up's too.
+    acknowledged: list[int]
+
+
+def _load(contestant: Contestant, course: Course, environ: dict[str, str], log: Path, meters: _Meters) -> _Loaded:
+    """Serve, warm up, send, and stop serving."""
+    with (
+        contestant.serving(environ, course.plan.size, log) as server,
+        LoadClient(course.script, server.port, endless=contestant.database is None) as client,
+        PeakMemory(server.process_id) as memory,
+    ):
+        if meters.wal:
+            meters.wal.checkpoint()
+        warm_up = client.send(course.plan.warm_up_seconds)
+        before = meters.read(server)
+        sent = client.send(course.plan.seconds)
+        after = meters.read(server)
+    measured = _measured(sent, before, after, memory.bytes)
+    return _Loaded(measured, [*warm_up.acknowledged, *sent.acknowledged])
+
+
+def _measured(sent: Sent, before: _Reading, after: _Reading, memory: int) -> Measured:
+    count = max(len(sent.acknowledged), 1)
+    middle, slow = percentiles([latency / _MS for latency in sent.latencies])
+    return Measured(
+        per_second=len(sent.acknowledged) / sent.seconds,
+        p50_ms=middle,
+        p99_ms=slow,
+        server_cpu_ms=(after.server_cpu - before.server_cpu) * _MS / count,
+        database_cpu_ms=_difference(before.database_cpu, after.database_cpu, _MS / count),
+        memory_mib=memory / _MIB,
+        wal_bytes=_difference(before.wal_bytes, after.wal_bytes, 1 / count),
+        refused=sent.refused,
+        ran_out=sent.ran_out,
+    )
+
+
+def _difference(before: float | None, after: float | None, scale: float) -> float | None:
+    return None if before is None or after is None else (after - before) * scale
+
+
+def percentiles(latencies: list[float]) -> tuple[float, float]:
+    """Give what half of them, and what all but one in a hundred, stay below."""
+    if len(latencies) < 2:  # noqa: PLR2004 -- of fewer, there is nothing to divide
+        return (latencies * 2 or [0.0])[0], (latencies * 2 or [0.0])[0]
+    cuts = quantiles(latencies, n=100, method="inclusive")
+    return cuts[49], cuts[98]
