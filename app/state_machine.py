@@ -92,8 +92,7 @@ def decide(state: AuthorizationState, event: Event, flow: Flow) -> Decision:
     next_state = _after(state, event, flow)
     if next_state is not None:
         return Decision(Verdict.LEGAL, next_state)
-    reachable = _reachable(state, flow)
-    early = any(_after(later, event, flow) is not None for later in reachable)
+    early = any(_after(later, event, flow) is not None for later in reachable(state, flow))
     return Decision(Verdict.EARLY if early else Verdict.ILLEGAL)
 
 
@@ -108,13 +107,13 @@ def _after(state: AuthorizationState, event: Event, flow: Flow) -> Authorization
     return AuthorizationState(reached.id)
 
 
-def _reachable(state: AuthorizationState, flow: Flow) -> set[AuthorizationState]:
+def reachable(state: AuthorizationState, flow: Flow) -> set[AuthorizationState]:
     """Find the states that some sequence of events leads to, this one included."""
-    reachable = {state}
+    found = {state}
     unvisited = [state]
     while unvisited:
         here = unvisited.pop()
         onward = {reached for event in Event if (reached := _after(here, event, flow)) is not None}
-        unvisited += onward - reachable
-        reachable |= onward
-    return reachable
+        unvisited += onward - found
+        found |= onward
+    return found

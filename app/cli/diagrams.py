@@ -7,6 +7,7 @@ from flask.cli import AppGroup
 
 from app import diagrams as drawings
 from app.cli.errors import Refusal
+from app.diagrams import graphviz, mermaid
 
 FOLDER = Path(__file__).parent.parent.parent / "diagrams"
 
@@ -17,9 +18,9 @@ def pictures() -> dict[str, bytes]:
     """Draw the lifecycle in every form that is kept beside the code, by file name."""
     drawing = drawings.lifecycle()
     return {
-        "lifecycle.mmd": drawings.mermaid(drawing).encode(),
-        "lifecycle.svg": drawings.picture(drawing, "svg"),
-        "lifecycle.png": drawings.picture(drawing, "png"),
+        "lifecycle.mmd": mermaid.state_diagram(drawing).encode(),
+        "lifecycle.svg": graphviz.picture(drawing, "svg"),
+        "lifecycle.png": graphviz.picture(drawing, "png"),
         "lifecycle.md": drawings.transition_table().encode(),
     }
 

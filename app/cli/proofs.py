@@ -16,7 +16,7 @@ from app.cli.errors import Refusal
 from app.cli.groups import look_up, the_service
 from app.cli.progress import bar
 from app.cli.tables import plain
-from app.diagrams import Drawing, Knock, Step
+from app.diagrams import Drawing, Knock, Step, graphviz, mermaid
 from app.inbox import of_authorization
 from app.models import Authorization
 from app.state_machine import AuthorizationState
@@ -41,13 +41,13 @@ def diagram(name: str, client_id: str | None, kind: Literal["mermaid", "svg", "p
     if kind == "png" and output.isatty():
         message = "A PNG is no text: name a file with -o."
         raise click.UsageError(message)
-    output.write(diagrams.mermaid(drawing).encode() if kind == "mermaid" else diagrams.picture(drawing, kind))
+    output.write(mermaid.flowchart(drawing).encode() if kind == "mermaid" else graphviz.picture(drawing, kind))
 
 
 def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
     authorization = find_one(session, name, client_id)
     history = [
-        Step(move.sequence, move.event, _state(move.from_state), AuthorizationState(move.to_state), move.at)
+        Step(move.sequence, move.event, _state(move.from_state), AuthorizationState(move.to_state), move.cause, move.at)
         for move in found.history(session, authorization.id)
     ]
     knocks = [
