@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 from uuid import uuid4
@@ -31,12 +32,11 @@ SERVER_SETTINGS = {
     "timezone": "Asia/Shanghai",
 }
 
-#: Runs the server until its standard input says something or ends, as it does however the test run dies, then stops it
-#: and removes its folder.
+#: Runs the server, and again for each line it is told, until its standard input ends, as it does however the test run
+#: dies; then stops the server and removes its folder.
 SUPERVISOR = """
 folder=$1; shift
-"$@" >"$folder/log" 2>&1 &
-read -r _
+while "$@" >>"$folder/log" 2>&1 & read -r _; do wait $!; done
 kill -INT $!
 wait $!
 rm -rf "$folder"
@@ -86,6 +86,59 @@ def running_server() -> Iterator[URL]:
     Raises:
         ServerNotStartedError: it did not start; says why.
     """
+    with running_cluster(SERVER_SETTINGS) as cluster:
+        yield cluster.url
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A server and its data, for tests that do to it what happens to servers."""
+
+    folder: Path
+    supervisor: subprocess.Popen[str]
+
+    @property
+    def url(self) -> URL:
+        return URL.create(
+            "postgresql+psycopg", username="postgres", database="postgres", query={"host": str(self.folder)}
+        )
+
+    def process_id(self) -> int:
+        """The process that all others of the server come from. There is none for an instant of each start."""
+        return int((self.folder / "data" / "postmaster.pid").read_text(encoding="ascii").split()[0])
+
+    def start_again(self) -> None:
+        """Start the server, whose first process somebody has killed, and wait until it has recovered."""
+        assert self.supervisor.stdin is not None
+        self.supervisor.stdin.write("again\n")
+        self.supervisor.stdin.flush()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Return once somebody can connect.
+
+        Raises:
+            ServerNotStartedError: nobody could in time; says why.
+        """
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while True:
+            try:
+                psycopg.connect(_libpq_url(self.url)).close()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise ServerNotStartedError((self.folder / "log").read_text()) from None
+                time.sleep(0.02)
+            else:
+                return
+
+
+@contextmanager
+def running_cluster(settings: Mapping[str, str]) -> Iterator[Cluster]:
+    """Make a cluster, start its server with these settings, and stop it afterwards, even if the test run is killed.
+
+    Raises:
+        ServerNotStartedError: it did not start; says why.
+    """
     # PostgreSQL refuses to be run by root.
     account = "nobody" if os.geteuid() == 0 else None
     # A socket's path may have 107 bytes, so the folder is not one of pytest's.
@@ -93,19 +146,19 @@ def running_server() -> Iterator[URL]:
         folder = Path(name)
         programs = _programs() if account is None else _programs_for(account, folder)
         _make_cluster(programs / "initdb", folder / "data", account)
-        settings = SERVER_SETTINGS | {"unix_socket_directories": name}
-        options = [f"--{name}={value}" for name, value in settings.items()]
+        options = [f"--{name}={value}" for name, value in {**settings, "unix_socket_directories": folder}.items()]
         server = subprocess.Popen(
             ["/bin/sh", "-c", SUPERVISOR, "supervisor", folder, programs / "postgres", "-D", folder / "data", *options],
             stdin=subprocess.PIPE,
+            text=True,
             user=account,
             # Ctrl-C ends the tests first, then the server.
             start_new_session=True,
         )
-        url = URL.create("postgresql+psycopg", username="postgres", database="postgres", query={"host": name})
         with server:
-            _wait_until_ready(url, folder / "log")
-            yield url
+            cluster = Cluster(folder, server)
+            cluster.wait_until_ready()
+            yield cluster
 
 
 def _programs() -> Path:
@@ -135,19 +188,6 @@ def _make_cluster(initdb: Path, data: Path, account: str | None) -> None:
     )
     if made.returncode != 0:
         raise ServerNotStartedError(made.stdout + made.stderr)
-
-
-def _wait_until_ready(url: URL, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while True:
-        try:
-            psycopg.connect(_libpq_url(url)).close()
-        except psycopg.OperationalError:
-            if time.monotonic() > deadline:
-                raise ServerNotStartedError(log.read_text()) from None
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _libpq_url(url: URL) -> str:
