@@ -1,0 +1,183 @@
+"""The vault key changes while everybody works: every token and code can be read at every moment, on every instance."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app import create_app, rotation
+from app.alipay.keyring import load_private_key
+from app.config import new_vault_key
+from app.inbox import Outcome
+from app.models import InboxEntry
+from app.rotation import DRAWERS, Drawer
+from app.service import Service
+from app.simulator.draft import Draft, authcode_created, token_created
+from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
+from app.simulator.sender import Signer, headers_of
+from tests.builders import an_environ
+from tests.integration.door import API_KEY, AUTHORIZATIONS, NOTIFY_PATH
+
+OLD, NEW = new_vault_key(), new_vault_key()
+#: Enough for the readers to come back to each while it is sealed again, and again.
+AUTHORIZATIONS_COUNT = 12
+#: How much must have happened while keys rotated.
+READS, WRITES = 60, 20
+#: So few that a whole rotation is many transactions, with reads and writes between any two.
+BATCH_SIZE = 10
+#: Everybody here shares one interpreter, and on SQLite one lock, which is not given to who has waited longest.
+PAUSE_SECONDS = 0.005
+
+
+@dataclass
+class Instance:
+    """One running instance of the service: its vault keys are those it was started with."""
+
+    name: str
+    service: Service
+    client: Callable[[], Any]
+    alipay: Signer
+
+    def call(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 -- the document that is given
+        response = self.client().open(path, method=method, json=body, headers={"Authorization": f"Bearer {API_KEY}"})
+        assert response.status_code in {200, 201}, (self.name, method, path, response.status_code, response.text)
+        return response.get_json()
+
+    def consult(self, auth_state: str) -> str:
+        return str(self.call("POST", AUTHORIZATIONS, {"authState": auth_state})["id"])
+
+    def read(self, authorization_id: str) -> tuple[str, str]:
+        """The code and the token."""
+        at = f"{AUTHORIZATIONS}/{authorization_id}"
+        return self.call("GET", f"{at}/authcode")["authCode"], self.call("GET", f"{at}/token")["accessToken"]
+
+    def notify(self, notification: Draft) -> None:
+        delivery = self.alipay.sign(notification.body(), uri=NOTIFY_PATH, request_time="1")
+        response = self.client().post(NOTIFY_PATH, data=delivery.body, headers=dict(headers_of(delivery)))
+        assert response.status_code == 200, (self.name, notification, response.text)
+
+    def reseal(self) -> int:
+        """Seal everything again under this instance's first key, as `flask keys reseal` does, in small batches."""
+        return sum(self._reseal(drawer) for drawer in DRAWERS)
+
+    def _reseal(self, drawer: Drawer) -> int:
+        count, after = 0, None
+        while True:
+            batch = partial(rotation.reseal_batch, vault=self.service.vault, drawer=drawer, after=after)
+            done = self.service.database.run(partial(batch, limit=BATCH_SIZE))
+            count, after = count + done.count, done.up_to
+            if after is None:
+                return count
+
+
+@dataclass
+class Everybody:
+    """Whoever works with the service until they are told to stop."""
+
+    stopped: threading.Event = field(default_factory=threading.Event)
+    #: What they have done: one name of an instance for each time.
+    reads: list[str] = field(default_factory=list)
+    writes: list[str] = field(default_factory=list)
+
+    def have_come_by(self) -> bool:
+        return len(self.reads) >= READS and len(self.writes) >= WRITES
+
+    def keep_reading(self, instance: Instance, ids: list[str]) -> None:
+        for number, authorization_id in itertools.cycle(enumerate(ids)):
+            if self.stopped.wait(PAUSE_SECONDS):
+                return
+            code, token = instance.read(authorization_id)
+            assert code == f"code-{number}"
+            assert token.startswith(f"token-{number}.")
+            self.reads.append(instance.name)
+
+    def keep_refreshing(self, instance: Instance, ids: list[str]) -> None:
+        for turn in itertools.count():
+            for number, authorization_id in enumerate(ids):
+                if self.stopped.wait(PAUSE_SECONDS):
+                    return
+                body = {"accessToken": f"token-{number}.{turn + 1}", "refreshToken": f"refresh-{number}.{turn}"}
+                body["replaces"] = f"token-{number}.{turn}"
+                instance.call("POST", f"{AUTHORIZATIONS}/{authorization_id}/tokens", body)
+                self.writes.append(instance.name)
+
+    def keep_notifying(self, first: Instance, second: Instance) -> None:
+        """Every notification comes to one instance; what it leads to is asked of the other."""
+        for number in itertools.count():
+            if self.stopped.wait(PAUSE_SECONDS):
+                return
+            first.notify(authcode_created(f"{first.name}-{number}", f"{first.name}-code-{number}"))
+            authorization_id = second.consult(f"{first.name}-{number}")
+            first.notify(token_created(f"{first.name}-{number}", f"{first.name}-token-{number}"))
+            assert second.read(authorization_id) == (f"{first.name}-code-{number}", f"{first.name}-token-{number}")
+            # The same again, once all of it may have been sealed anew.
+            second.notify(authcode_created(f"{first.name}-{number}", f"{first.name}-code-{number}"))
+            self.writes.append(first.name)
+
+
+@pytest.fixture
+def start(database_url: str, keyring: Path) -> Iterator[Callable[..., Instance]]:
+    """Starts an instance with vault keys, on the one database of the test."""
+    alipay = Signer(SANDBOX_CLIENT_ID, load_private_key(keyring.with_name(SIMULATOR_KEY_NAME).read_bytes()))
+    started: list[Service] = []
+
+    def start(name: str, *vault_keys: str) -> Instance:
+        settings = {"FLASK_API_KEYS": API_KEY, "FLASK_VAULT_KEYS": ",".join(vault_keys)}
+        app = create_app(an_environ(database_url, keyring, **settings))
+        service: Service = app.extensions["notifyauth"]
+        started.append(service)
+        service.check()
+        return Instance(name, service, app.test_client, alipay)
+
+    yield start
+    for service in started:
+        service.database.close()
+
+
+def failed_entries(session: Session) -> int:
+    return session.scalars(select(func.count()).where(InboxEntry.outcome == Outcome.FAILED)).one()
+
+
+def test_no_read_fails_while_keys_rotate(start: Callable[..., Instance]) -> None:
+    before = start("before", OLD)
+    ids = [before.consult(f"s-{number}") for number in range(AUTHORIZATIONS_COUNT)]
+    for number, authorization_id in enumerate(ids):
+        report = {"accessToken": f"token-{number}.0", "authCode": f"code-{number}"}
+        before.call("POST", f"{AUTHORIZATIONS}/{authorization_id}/tokens", report)
+    # Started one after the other, so some seal under the old key still; all of them open both.
+    late, early = start("late", OLD, NEW), start("early", NEW, OLD)
+    everybody = Everybody()
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        working = [
+            pool.submit(everybody.keep_reading, late, ids),
+            pool.submit(everybody.keep_reading, early, ids),
+            pool.submit(everybody.keep_refreshing, late, ids),
+            pool.submit(everybody.keep_notifying, late, early),
+            pool.submit(everybody.keep_notifying, early, late),
+        ]
+        try:
+            # To the new key and back to the old one, until everybody has come by often enough.
+            for instance in itertools.cycle((early, late)):
+                assert instance.reseal() >= AUTHORIZATIONS_COUNT
+                if everybody.have_come_by() or any(each.done() for each in working):
+                    break
+        finally:
+            everybody.stopped.set()
+    for done in working:
+        done.result()
+    assert before.service.database.run(failed_entries, read_only=True) == 0
+    # Once nobody seals under the old key any more, one last time leaves nothing that needs it.
+    early.reseal()
+    after = start("after", NEW)
+    for number, authorization_id in enumerate(ids):
+        code, token = after.read(authorization_id)
+        assert (code, token.partition(".")[0]) == (f"code-{number}", f"token-{number}")
+    assert after.reseal() == 0
