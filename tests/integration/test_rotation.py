@@ -1,18 +1,24 @@
 """A new vault key is put first, every row is sealed again under it, and the old one is no longer needed."""
 
+import json
 import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import permutations, product
+from typing import Any
 
 import pytest
-from sqlalchemy import LargeBinary, text
+from sqlalchemy import LargeBinary, inspect, select, update
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, rotation, tokens
 from app.alipay.secret import Secret
-from app.models import Base
-from app.rotation import DRAWERS
+from app.models import Base, IndexKey
+from app.rotation import DRAWERS, Drawer
 from app.simulator.draft import authcode_created, token_created
-from app.vault import SealBrokenError, Sealer, UnknownVaultKeyError, Vault, new_index_key
+from app.vault import INDEX_KEY_PLACE, SealBrokenError, Sealer, UnknownVaultKeyError, Vault, new_index_key
 from tests.integration.stage import Stage
 
 OLD, NEW = os.urandom(32), os.urandom(32)
@@ -86,14 +92,101 @@ def test_a_value_under_a_key_that_is_gone_stops_the_resealing(stage: Stage) -> N
         reseal(stage, Vault(Sealer([NEW]), INDEX_KEY), limit=500)
 
 
-def test_sealed_values_swapped_between_rows_do_not_open(stage: Stage) -> None:
-    stage.notify(authcode_created("s-1", "code-1"))
-    stage.notify(authcode_created("s-2", "code-2"))
-    first, second = stage.entries()
-    swap = text("UPDATE inbox SET sealed_body = :sealed WHERE id = :id")
-    stage.database.run(lambda session: session.execute(swap, {"sealed": first.sealed_body, "id": second.id}))
-    with pytest.raises(SealBrokenError):
-        inbox.open_body(stage.vault, stage.entries()[1])
+@dataclass(frozen=True)
+class Box:
+    """One sealed value where it lies."""
+
+    drawer: Drawer
+    key: Sequence[Any]
+    row: bytes
+    sealed: bytes
+
+    def put(self, session: Session, sealed: bytes) -> None:
+        columns = inspect(self.drawer.model).primary_key
+        same = [column == value for column, value in zip(columns, self.key, strict=True)]
+        session.execute(update(self.drawer.model).where(*same).values({self.drawer.column.key: sealed}))
+
+    def look(self, session: Session) -> bytes:
+        return bytes(getattr(session.get_one(self.drawer.model, tuple(self.key)), self.drawer.column.key))
+
+
+def boxes(session: Session) -> list[Box]:
+    return [
+        Box(
+            drawer,
+            inspect(drawer.model).primary_key_from_instance(row),
+            drawer.row(row),
+            getattr(row, drawer.column.key),
+        )
+        for drawer in DRAWERS
+        for row in session.scalars(select(drawer.model).where(drawer.column.is_not(None)))
+    ]
+
+
+def two_lives(stage: Stage) -> None:
+    """Two rows for every column that holds sealed values, and the one row of the index key."""
+    stage.vault = Vault(Sealer([OLD]), INDEX_KEY)
+    for life in ("s-1", "s-2"):
+        authorization_id = stage.consult(life)
+        said = json.loads(authcode_created(life, f"code-{life}").body()) | {"userLoginId": f"{life}@example.com"}
+        stage.notify(json.dumps(said).encode())
+        stage.report_token(authorization_id, f"token-{life}", refresh_token=Secret(f"refresh-{life}"))
+        stage.report_canceled(authorization_id, f"reason of {life}")
+    index_key = IndexKey(id=1, sealed_key=stage.vault.seal(INDEX_KEY, place=INDEX_KEY_PLACE, row=b"\x01"))
+    stage.database.run(lambda session: session.add(index_key))
+
+
+def test_a_sealed_value_opens_in_no_other_row_no_other_column_and_no_other_table(stage: Stage) -> None:
+    two_lives(stage)
+    found = stage.database.run(boxes)
+    assert Counter(box.drawer.place for box in found) == {drawer.place: 2 for drawer in DRAWERS[:-1]} | {
+        INDEX_KEY_PLACE: 1
+    }
+    for mine, other in product(found, found):
+        if mine is other:
+            assert stage.vault.open_bytes(mine.sealed, place=mine.drawer.place, row=mine.row)
+        else:
+            with pytest.raises(SealBrokenError):
+                stage.vault.open_bytes(mine.sealed, place=other.drawer.place, row=other.row)
+
+
+def test_a_sealed_value_that_somebody_moved_in_the_database_is_noticed(stage: Stage) -> None:
+    """Re-sealing reads every place there is: it stops where something lies that was sealed for another."""
+    two_lives(stage)
+    vault = Vault(Sealer([NEW, OLD]), INDEX_KEY)
+    found = stage.database.run(boxes)
+    for mine, other in permutations(found, 2):
+        stage.database.run(partial(other.put, sealed=mine.sealed))
+        with pytest.raises(SealBrokenError, match=other.drawer.place):
+            stage.database.run(partial(rotation.reseal_batch, vault=vault, drawer=other.drawer, after=None))
+        assert stage.database.run(other.look) == mine.sealed
+        stage.database.run(partial(other.put, sealed=other.sealed))
+    assert reseal(stage, vault, limit=500) == len(found)
+
+
+def test_two_values_that_somebody_swapped_are_not_given_out(stage: Stage) -> None:
+    two_lives(stage)
+    for drawer in DRAWERS[:-1]:
+        first, second = (box for box in stage.database.run(boxes) if box.drawer is drawer)
+        stage.database.run(partial(first.put, sealed=second.sealed))
+        stage.database.run(partial(second.put, sealed=first.sealed))
+
+    def read(session: Session) -> None:
+        for auth_state in ("s-1", "s-2"):
+            (authorization,) = authorizations.find_all(session, auth_state)
+            token = tokens.current(session, authorization)
+            assert token is not None
+            for opened in (
+                partial(authorizations.auth_code, stage.vault, authorization),
+                partial(tokens.reveal, stage.vault, token),
+            ):
+                with pytest.raises(SealBrokenError):
+                    opened()
+
+    stage.database.run(read, read_only=True)
+    for entry in stage.entries():
+        with pytest.raises(SealBrokenError):
+            inbox.open_body(stage.vault, entry)
 
 
 def test_every_sealed_column_has_its_drawer() -> None:
