@@ -109,13 +109,15 @@ _GUNICORN = (
     *("--workers", "{workers}", "--threads", "{threads}", "--log-level", "warning"),
 )
 
+#: No server: `benchmarks.floor` writes the rows itself.
+FLOOR = Contestant("floor", ())
 EMPTY = Contestant("empty", (*_GRANIAN, "benchmarks.doors:empty"), database=None)
 VERIFYING = Contestant("verifying", (*_GRANIAN, "benchmarks.doors:verifying"), database=None)
 NAIVE = Contestant("naive", (*_GUNICORN, "benchmarks.naive:app"))
 NOTIFYAUTH = Contestant("notifyauth", _SERVE)
 NOTIFYAUTH_SQLITE = Contestant("notifyauth-sqlite", _SERVE, database="sqlite")
 
-CONTESTANTS = {each.name: each for each in (EMPTY, VERIFYING, NAIVE, NOTIFYAUTH, NOTIFYAUTH_SQLITE)}
+CONTESTANTS = {each.name: each for each in (FLOOR, EMPTY, VERIFYING, NAIVE, NOTIFYAUTH, NOTIFYAUTH_SQLITE)}
 
 
 def another_notifyauth(checkout: Path) -> Contestant:

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -104,3 +105,34 @@ class WalMeter:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the meters said at one moment; None for what there is no meter of."""
+
+    server_cpu: float | None
+    database_cpu: float | None
+    wal_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Meters:
+    """All that is read at the beginning and at the end of a round."""
+
+    server_process_id: int | None = None
+    database_process_id: int | None = None
+    wal: WalMeter | None = None
+
+    def read(self) -> Reading:
+        """Read them all."""
+        return Reading(
+            server_cpu=None if self.server_process_id is None else cpu_seconds(self.server_process_id),
+            database_cpu=None if self.database_process_id is None else cpu_seconds(self.database_process_id),
+            wal_bytes=None if self.wal is None else self.wal.written(),
+        )
+
+
+def used_between(before: float | None, after: float | None, *, scale: float) -> float | None:
+    """Give the difference of two readings, or None where there is no meter."""
+    return None if before is None or after is None else (after - before) * scale

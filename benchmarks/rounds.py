@@ -10,10 +10,10 @@ from statistics import quantiles
 from typing_extensions import override
 
 from benchmarks.audit import audit
-from benchmarks.contestants import Contestant, Serving, Size
+from benchmarks.contestants import Contestant, Size
 from benchmarks.databases import Databases, Secrets
 from benchmarks.load import LoadClient, Script, Sent
-from benchmarks.meters import PeakMemory, WalMeter, cpu_seconds
+from benchmarks.meters import Meters, PeakMemory, Reading, WalMeter, used_between
 from benchmarks.mix import SignedMix
 from benchmarks.wire import Traffic, tapped
 
@@ -91,11 +91,11 @@ def measure(contestant: Contestant, course: Course) -> Measured:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         log = Path(folder) / "log"
         if contestant.database is None:
-            return _load(contestant, course, course.secrets.environ(""), log, _Meters()).measured
+            return _load(contestant, course, course.secrets.environ(""), log, Meters()).measured
         databases = course.databases[contestant.database]
         with databases.fresh() as url, _wal_meter(contestant, url) as wal:
             flushes = wal.flushes() if wal else 0
-            meters = _Meters(databases.process_id(), wal)
+            meters = Meters(database_process_id=databases.process_id(), wal=wal)
             loaded = _load(contestant, course, course.secrets.environ(url), log, meters)
             audit(url, course.signed, loaded.acknowledged)
             if wal is None:
@@ -125,35 +125,13 @@ def _wal_meter(contestant: Contestant, url: str) -> AbstractContextManager[WalMe
 
 
 @dataclass(frozen=True)
-class _Meters:
-    """What is read beside the contestant itself."""
-
-    database_process_id: int | None = None
-    wal: WalMeter | None = None
-
-    def read(self, server: Serving) -> "_Reading":
-        return _Reading(
-            server_cpu=cpu_seconds(server.process_id),
-            database_cpu=None if self.database_process_id is None else cpu_seconds(self.database_process_id),
-            wal_bytes=None if self.wal is None else self.wal.written(),
-        )
-
-
-@dataclass(frozen=True)
-class _Reading:
-    server_cpu: float
-    database_cpu: float | None
-    wal_bytes: int | None
-
-
-@dataclass(frozen=True)
 class _Loaded:
     measured: Measured
     #: The warm-up's too.
     acknowledged: list[int]
 
 
-def _load(contestant: Contestant, course: Course, environ: dict[str, str], log: Path, meters: _Meters) -> _Loaded:
+def _load(contestant: Contestant, course: Course, environ: dict[str, str], log: Path, meters: Meters) -> _Loaded:
     """Serve, warm up, send, and stop serving."""
     with (
         contestant.serving(environ, course.plan.size, log) as server,
@@ -162,32 +140,29 @@ def _load(contestant: Contestant, course: Course, environ: dict[str, str], log: 
     ):
         if meters.wal:
             meters.wal.checkpoint()
+        meters = replace(meters, server_process_id=server.process_id)
         warm_up = client.send(course.plan.warm_up_seconds)
-        before = meters.read(server)
+        before = meters.read()
         sent = client.send(course.plan.seconds)
-        after = meters.read(server)
+        after = meters.read()
     measured = _measured(sent, before, after, memory.bytes)
     return _Loaded(measured, [*warm_up.acknowledged, *sent.acknowledged])
 
 
-def _measured(sent: Sent, before: _Reading, after: _Reading, memory: int) -> Measured:
+def _measured(sent: Sent, before: Reading, after: Reading, memory: int) -> Measured:
     count = max(len(sent.acknowledged), 1)
     middle, slow = percentiles([latency / _MS for latency in sent.latencies])
     return Measured(
         per_second=len(sent.acknowledged) / sent.seconds,
         p50_ms=middle,
         p99_ms=slow,
-        server_cpu_ms=(after.server_cpu - before.server_cpu) * _MS / count,
-        database_cpu_ms=_difference(before.database_cpu, after.database_cpu, _MS / count),
+        server_cpu_ms=used_between(before.server_cpu, after.server_cpu, scale=_MS / count),
+        database_cpu_ms=used_between(before.database_cpu, after.database_cpu, scale=_MS / count),
         memory_mib=memory / _MIB,
-        wal_bytes=_difference(before.wal_bytes, after.wal_bytes, 1 / count),
+        wal_bytes=used_between(before.wal_bytes, after.wal_bytes, scale=1 / count),
         refused=sent.refused,
         ran_out=sent.ran_out,
     )
-
-
-def _difference(before: float | None, after: float | None, scale: float) -> float | None:
-    return None if before is None or after is None else (after - before) * scale
 
 
 def percentiles(latencies: list[float]) -> tuple[float, float]:
