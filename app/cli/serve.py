@@ -7,11 +7,14 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 
 import click
 
 from app.cli.errors import UsageProblem, plain_errors
 from app.cli.groups import the_service
+from app.rsgi import Door
 
 #: A worker that has not finished by then is not going to: no request may take half as long.
 _STOP_SECONDS_MAX = 30
@@ -54,12 +57,11 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
     from granian.http import HTTP1Settings  # noqa: PLC0415
 
     server = Granian(
-        "app.wsgi:application",
+        "app.wsgi",
         address=host,
         port=port,
-        interface=Interfaces.WSGI,
+        interface=Interfaces.RSGI,
         workers=workers or min(os.cpu_count() or 1, 4),
-        blocking_threads=threads,
         backpressure=_CONNECTIONS_MAX,
         # Where a connection may turn out to be HTTP/2, the server waits for its first byte without a bound.
         http=HTTPModes.http1,
@@ -72,7 +74,12 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
     # Forked workers would inherit what this process has opened, and counters that are not shared.
     multiprocessing.set_start_method("spawn", force=True)
     with _shared_counters():
-        server.serve()
+        server.serve(target_loader=partial(_door, threads), wrap_loader=False)
+
+
+def _door(threads: int) -> Door:
+    """Make what a worker serves. Importing the application opens and checks it."""
+    return Door(import_module("app.wsgi").application, threads)
 
 
 def _require_free(host: str, port: int) -> None:

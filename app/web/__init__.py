@@ -4,6 +4,7 @@ from flask import Flask, abort, current_app, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.config import Settings
+from app.rsgi import REFUSAL
 from app.web import api, health, notify, openapi, problems
 
 
@@ -11,6 +12,7 @@ def init_app(app: Flask, settings: Settings) -> None:
     """Open the doors."""
     # A path with a slash too many is another path: nobody is redirected, and nothing is signed for it.
     app.url_map.merge_slashes = False
+    app.before_request(_refuse)
     app.before_request(_require_one_first_slash)
     app.before_request(_require_method_as_written)
     app.register_blueprint(api.blueprint)
@@ -18,6 +20,12 @@ def init_app(app: Flask, settings: Settings) -> None:
     app.register_blueprint(openapi.blueprint)
     notify.open_door(app, settings.notify_path)
     problems.init_app(app, settings.notify_path)
+
+
+def _refuse() -> None:
+    """Refuse for the server, which knows what the application cannot: that a body is late, or a queue is full."""
+    if (status := request.environ.get(REFUSAL)) is not None:
+        abort(status)
 
 
 def _require_one_first_slash() -> None:

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from app import metrics
 from app.database import DatabaseUnavailableError
 from app.logs import failure
 from app.receiver.errors import (
@@ -28,6 +29,7 @@ TITLES = {
     "method-not-allowed": "Not with this method",
     "not-json": "Not a JSON body",
     "incomplete": "Body not as long as announced",
+    "too-slow": "Body too late",
     "too-large": "Body too large",
     "invalid": "Not as the interface asks for",
     "client-not-named": "No client named",
@@ -40,6 +42,9 @@ TITLES = {
     "unavailable": "Not available now",
     "internal": "A fault of the service",
 }
+
+#: What the framework refuses, or the server through it.
+_CODES = {404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "too-large", 503: "unavailable"}
 
 #: Long enough for a database to come back, short enough for a user who waits.
 _RETRY_AFTER_SECONDS = 5
@@ -86,10 +91,11 @@ def init_app(app: Flask, notify_path: str) -> None:
     def _http(error: HTTPException) -> Response:
         status = error.code or 500
         headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
         if request.path == notify_path:
             return _in_alipays_words(status, headers)
-        codes = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
-        code = codes.get(status, "invalid" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "internal")
+        code = _CODES.get(status, "invalid" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "internal")
         return to_response(ProblemError(status, code, f"{HTTPStatus(status).phrase}.", headers=headers))
 
     @app.errorhandler(Exception)
@@ -124,5 +130,11 @@ def _status_of(refused: ReportRefusedError) -> int:
 
 
 def _in_alipays_words(status: int, headers: Mapping[str, str]) -> Response:
-    result = {"resultCode": "PARAM_ILLEGAL", "resultStatus": "F", "resultMessage": HTTPStatus(status).phrase}
+    metrics.DELIVERIES.labels(status).inc()
+    unavailable = status == HTTPStatus.SERVICE_UNAVAILABLE
+    result = {
+        "resultCode": "UNKNOWN_EXCEPTION" if unavailable else "PARAM_ILLEGAL",
+        "resultStatus": "U" if unavailable else "F",
+        "resultMessage": HTTPStatus(status).phrase,
+    }
     return Response(json.dumps({"result": result}), status, headers=dict(headers), content_type="application/json")

@@ -1,0 +1,177 @@
+"""Wait for every request to be whole before a thread takes it, so that a slow client costs a socket and no thread.
+
+Granian speaks RSGI, an event loop's interface, to this file, and this file speaks WSGI to the application: the loop
+reads the body within a bounded time, a thread answers, and whoever would only wait is refused at once.
+"""
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from io import BytesIO
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+from wsgiref.types import WSGIApplication, WSGIEnvironment
+
+from app.alipay.delivery import BODY_BYTES_MAX
+from app.logs import failure
+
+if TYPE_CHECKING:
+    from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined] # it does not say that it exports both
+
+_log = logging.getLogger(__name__)
+
+#: Where the application finds the status with which it is to refuse a request, unread and with nothing done.
+REFUSAL = "notifyauth.refusal"
+
+#: A notification is a kilobyte. Whoever needs longer than this to send one is not Alipay.
+BODY_SECONDS_MAX = 10
+#: Requests that wait for a thread, for each thread. More would be answered after their senders have given up.
+WAITING_PER_THREAD_MAX = 16
+#: What a request may wait for a thread before it is refused unread: behind a stuck database a queue hardly moves.
+WAITING_SECONDS_MAX = 3
+
+_BROKEN = HTTPStatus.INTERNAL_SERVER_ERROR, [("Content-Type", "text/plain")], b"The service failed. Its log says where."
+
+Response = tuple[int, list[tuple[str, str]], bytes]
+
+
+@dataclass(slots=True)
+class _Work:
+    """A request that is whole, and what its sender waits on."""
+
+    environ: WSGIEnvironment
+    loop: asyncio.AbstractEventLoop
+    answered: "asyncio.Future[Response]"
+    since: float = field(default_factory=time.monotonic)
+
+    def waited(self) -> float:
+        """Say for how many seconds it has been waiting."""
+        return time.monotonic() - self.since
+
+    def answer(self, response: Response) -> None:
+        """Hand the answer to the loop, which may have been given up on in the meantime."""
+        self.loop.call_soon_threadsafe(self._settle, response)
+
+    def _settle(self, response: Response) -> None:
+        if not self.answered.done():
+            self.answered.set_result(response)
+
+
+@dataclass
+class Door:
+    """What granian calls for every request, on its event loop."""
+
+    application: WSGIApplication
+    threads: int
+    _works: "SimpleQueue[_Work]" = field(default_factory=SimpleQueue)
+
+    def __post_init__(self) -> None:
+        for number in range(self.threads):
+            threading.Thread(target=self._work, name=f"request-{number}", daemon=True).start()
+
+    async def __call__(self, scope: "Scope", protocol: "HTTPProtocol") -> None:
+        """Answer one request."""
+        environ = _environ(scope)
+        try:
+            async with asyncio.timeout(BODY_SECONDS_MAX):
+                environ["wsgi.input"] = BytesIO(await _body(environ, protocol))
+        except TimeoutError:
+            response = self._refused(environ, HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            response = await self._answered(environ)
+        status, headers, body = response
+        protocol.response_bytes(status, headers, body)
+
+    async def _answered(self, environ: WSGIEnvironment) -> Response:
+        if self._works.qsize() >= self.threads * WAITING_PER_THREAD_MAX:
+            return self._refused(environ, HTTPStatus.SERVICE_UNAVAILABLE)
+        loop = asyncio.get_running_loop()
+        work = _Work(environ, loop, loop.create_future())
+        self._works.put(work)
+        return await work.answered
+
+    def _refused(self, environ: WSGIEnvironment, status: HTTPStatus) -> Response:
+        """Let the application say it in its own words. It touches nothing for that, so the loop can do it itself."""
+        status_code, headers, body = _call(
+            self.application, environ | {REFUSAL: status, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}
+        )
+        # What else comes over this connection would be the rest of a body.
+        return status_code, [*headers, ("Connection", "close")], body
+
+    def _work(self) -> None:
+        while True:
+            work = self._works.get()
+            if work.waited() > WAITING_SECONDS_MAX:
+                work.answer(self._refused(work.environ, HTTPStatus.SERVICE_UNAVAILABLE))
+            else:
+                work.answer(_call(self.application, work.environ))
+
+
+async def _body(environ: WSGIEnvironment, protocol: "HTTPProtocol") -> bytes:
+    """Read the body, or so much of it that whoever reads on sees that it is too large.
+
+    Where the client went away the body ends, as if that were all: its announced length tells.
+    """
+    announced = environ.get("CONTENT_LENGTH", "0")
+    if len(announced) > len(str(BODY_BYTES_MAX)):
+        return b""
+    body = b""
+    async for chunk in protocol:
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            break
+    return body
+
+
+def _environ(scope: "Scope") -> WSGIEnvironment:
+    """Describe a request as PEP 3333 has it. A header's name with an underscore would pass for one with a hyphen."""
+    host, _, port = scope.server.rpartition(":")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": scope.path.encode().decode("latin-1"),
+        "QUERY_STRING": scope.query_string.encode().decode("latin-1"),
+        "REMOTE_ADDR": scope.client.rpartition(":")[0],
+        "SERVER_NAME": host,
+        "SERVER_PORT": port,
+        "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.scheme,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+    }
+    for name, value in scope.headers.items():
+        if "_" in name:
+            continue
+        key = name.upper().replace("-", "_")
+        key = key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}"
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
+    return environ
+
+
+def _call(application: WSGIApplication, environ: WSGIEnvironment) -> Response:
+    """Have the application answer, whatever happens: a thread that ended would never be missed until all have."""
+    started: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], _: object = None) -> Any:  # noqa: ANN401 -- nobody writes
+        started[:] = int(status.partition(" ")[0]), headers
+
+    try:
+        pieces = application(environ, start_response)
+        try:
+            body = b"".join(pieces)
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
+        status, headers = started
+    except Exception as error:  # noqa: BLE001 -- whatever it is, its sender is told and the thread goes on
+        _log.error("request failed", extra={"path": environ["PATH_INFO"], **failure(error)})
+        return _BROKEN
+    return status, headers, body
