@@ -1,5 +1,6 @@
 """Put the parts together, once for each process, and check them before anything is served."""
 
+import logging
 from functools import cached_property
 
 from sqlalchemy import Text, inspect, select, text
@@ -12,6 +13,8 @@ from app.database import Database, DatabaseUnavailableError, insert
 from app.models import REVISION, IndexKey
 from app.receiver import Receiver
 from app.vault import INDEX_KEY_PLACE, Sealer, Vault, VaultError, new_index_key
+
+_log = logging.getLogger(__name__)
 
 #: The table has one row, and this is it.
 INDEX_KEY_ID = 1
@@ -74,27 +77,34 @@ class Service:
         """What receives, replays and records. Raises what its parts raise."""
         return Receiver(self.database, self.keyring, self.vault, freshness=self.settings.freshness)
 
+    @cached_property
+    def forgetful_settings(self) -> dict[str, str]:
+        """Under which settings of the database what is acknowledged may be gone after a power cut; logged once."""
+        found = self.database.forgetful_settings()
+        for name, value in found.items():
+            _log.warning("the database may forget what is acknowledged", extra={"setting": name, "value": value})
+        return found
+
     def check(self) -> None:
         """Make every part now. Raises what they raise: a service that starts is one that can work."""
-        _ = self.receiver
+        _ = self.receiver, self.forgetful_settings
 
     def ready(self) -> dict[str, str]:
         """Say for the database, its migration and the vault whether each is as it must be: `ok`, or what is wrong."""
         checks = {"database": "ok", "migrated": "ok", "vault": "ok"}
         try:
-            self.database.run(lambda session: session.execute(text("SELECT 1")), read_only=True)
-        except (DatabaseUnavailableError, SQLAlchemyError):
-            return {"database": "unreachable", "migrated": "unknown", "vault": "unknown"}
-        try:
+            # Here too: a service may have started while the database was away.
+            _ = self.forgetful_settings
             self._require_migrated()
-        except NotMigratedError:
-            return checks | {"migrated": "run flask db upgrade", "vault": "unknown"}
-        try:
             sealed = self.database.run(_index_key, read_only=True)
             if sealed is not None:
                 self._opened(sealed)
-        except (WrongVaultKeyError, DatabaseUnavailableError):
-            checks["vault"] = "does not open"
+        except (DatabaseUnavailableError, SQLAlchemyError):
+            return {"database": "unreachable", "migrated": "unknown", "vault": "unknown"}
+        except NotMigratedError:
+            return checks | {"migrated": "run flask db upgrade", "vault": "unknown"}
+        except WrongVaultKeyError:
+            return checks | {"vault": "does not open"}
         return checks
 
     def _require_migrated(self) -> None:

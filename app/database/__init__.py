@@ -1,0 +1,95 @@
+"""Connect to the database, and hide how SQLite and PostgreSQL differ.
+
+Every piece of work runs through `Database.run`: one transaction, tried again when the database asks for it, and over
+within seconds whatever the database does.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError, TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from app.database.engines import POOL_SIZE, deadline, forgetful_settings, make_engine, read_only_options
+from app.database.errors import DatabaseUnavailableError, is_transient, name_of
+from app.database.gate import Gate
+
+__all__ = ["Database", "DatabaseUnavailableError", "insert", "is_transient", "make_engine"]
+
+T = TypeVar("T")
+
+#: A transaction that lost a deadlock wins the next try almost surely; past three the sender does better to come back.
+ATTEMPTS_MAX = 3
+#: Whoever has waited this long for a lock or a connection has waited in vain, and does not begin once more.
+_LAST_TRY_S = 2
+#: Nobody works with the database for longer than this, all tries together. Most work takes milliseconds.
+_SECONDS_MAX = 4
+#: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
+_PAUSE_MS = (5, 40)
+#: One that works and one that waits, for each connection.
+_INSIDE_MAX = 2 * POOL_SIZE
+
+
+class Database:
+    """One engine, and the only way to get a session of it."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = make_engine(url)
+        # What only reads gets by where writers wait: another's lock, a full disk.
+        self._gates = {read_only: Gate(inside_max=_INSIDE_MAX, seconds_max=_SECONDS_MAX) for read_only in (False, True)}
+
+    def run(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
+        """Do `work` in one transaction and commit; do all of it again when the database was in trouble.
+
+        `work` must have no effect outside its session, since it may run up to three times. A read-only run sees
+        one snapshot and never waits for writers.
+
+        Raises `DatabaseUnavailableError` where the database was in trouble each time, or for too long.
+        """
+        engine = self.engine.execution_options(**read_only_options(self.engine)) if read_only else self.engine
+        with self._gates[read_only].passage(), _limited() as started:
+            for attempt in range(1, ATTEMPTS_MAX + 1):
+                try:
+                    with Session(engine, expire_on_commit=False) as session, session.begin():
+                        return work(session)
+                except SQLAlchemyError as error:
+                    if not is_transient(error):
+                        raise
+                    # Whoever waited in vain for a connection would only make the queue longer.
+                    in_vain = isinstance(error, PoolTimeoutError) or time.monotonic() - started >= _LAST_TRY_S
+                    if in_vain or attempt == ATTEMPTS_MAX:
+                        raise DatabaseUnavailableError(name_of(error)) from error
+                time.sleep(random.uniform(*_PAUSE_MS) / 1000)  # noqa: S311 -- jitter, not a secret
+        raise AssertionError
+
+    def forgetful_settings(self) -> dict[str, str]:
+        """Name the settings, with their values, under which what was committed may be gone after a power cut.
+
+        Raises `DatabaseUnavailableError`.
+        """
+        return self.run(lambda session: forgetful_settings(session.connection()), read_only=True)
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _limited() -> Iterator[float]:
+    """Set a time by which every wait for the database ends, and say when it began to run."""
+    started = time.monotonic()
+    token = deadline.set(started + _SECONDS_MAX)
+    try:
+        yield started
+    finally:
+        deadline.reset(token)
+
+
+def insert(session: Session, table: type[DeclarativeBase]) -> Any:  # noqa: ANN401 -- the dialects' common ground has no type
+    """Start an INSERT in the database's own dialect: only those know ON CONFLICT."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return dialect.insert(table)

@@ -1,0 +1,204 @@
+"""Make engines that keep what they commit and wait for nothing without a bound, and hide how databases differ."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Engine, ExceptionContext, create_engine, event
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import OperationalError
+from typing_extensions import override
+
+T = TypeVar("T")
+
+#: One connection for each thread of a worker, and a few for bursts of a server with more threads than these.
+POOL_SIZE = 16
+
+#: By when, on the monotonic clock, whoever works in this thread must be done with the database.
+deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+#: A row lock is held for milliseconds. Whoever waits longer than this waits for something broken.
+_LOCK_TIMEOUT_MS = 2_000
+#: No statement takes a tenth of this. It ends those whose connection was given up: nobody else would tell the server.
+_STATEMENT_TIMEOUT_MS = 3_000
+#: A process that froze, or whose machine vanished, in the middle of a transaction would keep its locks for hours.
+_IDLE_TIMEOUT_MS = 10_000
+#: A pooled connection is lent for milliseconds.
+_POOL_TIMEOUT_S = 1
+#: The least that libpq takes, for each address that the host's name stands for.
+_CONNECT_TIMEOUT_S = 2
+
+#: What libpq is told about the network. A peer that vanished says nothing: sending to it, and idling, find out so.
+_NETWORK = {
+    "connect_timeout": _CONNECT_TIMEOUT_S,
+    "tcp_user_timeout": _STATEMENT_TIMEOUT_MS,
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+#: How every session of PostgreSQL is set.
+_SESSION = {
+    "lock_timeout": _LOCK_TIMEOUT_MS,
+    "statement_timeout": _STATEMENT_TIMEOUT_MS,
+    "idle_in_transaction_session_timeout": _IDLE_TIMEOUT_MS,
+    # In the zone of a server, a token that "never" expires may end in the year 10000, which the driver cannot read.
+    "timezone": "UTC",
+}
+
+_READ_ONLY = "notifyauth_read_only"
+
+#: What may stand in the settings of a database that keeps what it has committed through a power cut, and how to ask.
+_LASTING = {
+    "sqlite": {"journal_mode": {"wal"}, "synchronous": {"2"}},
+    "postgresql": {
+        "fsync": {"on"},
+        "full_page_writes": {"on"},
+        "synchronous_commit": {"local", "remote_write", "on", "remote_apply"},
+    },
+}
+
+
+def make_engine(url: str | URL) -> Engine:
+    """Make an engine whose connections keep what they commit and wait for nothing without a bound.
+
+    Errors of this engine never quote parameters: those hold tokens.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed)
+    return _postgresql_engine(parsed)
+
+
+def read_only_options(engine: Engine) -> dict[str, object]:
+    """Say what makes a transaction see one snapshot, and wait for no writer."""
+    if engine.dialect.name == "sqlite":
+        return {_READ_ONLY: True}
+    return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+def forgetful_settings(connection: Connection) -> dict[str, str]:
+    """Name the settings, with their values, under which what was committed may be gone after a power cut."""
+    name = connection.dialect.name
+    if name == "sqlite":
+        found = {each: str(connection.exec_driver_sql(f"PRAGMA {each}").scalar()) for each in _LASTING[name]}
+    else:
+        # Engines that only speak the protocol of PostgreSQL list of these what they have.
+        rows = connection.exec_driver_sql(
+            "SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", (list(_LASTING[name]),)
+        )
+        found = {row.name: row.setting for row in rows}
+    return {each: value for each, value in found.items() if value not in _LASTING[name][each]}
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, hide_parameters=True, pool_timeout=_POOL_TIMEOUT_S, pool_size=POOL_SIZE, max_overflow=0)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, record: Any) -> None:  # noqa: ANN401 -- SQLAlchemy's own
+        # The driver's own transactions begin too late: with None, "begin" below decides.
+        connection.isolation_level = None
+        with _closed_on_error(connection):
+            # The wait comes first: switching to WAL needs the lock that another starting process may hold.
+            connection.execute(f"PRAGMA busy_timeout = {_LOCK_TIMEOUT_MS}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        record.info["file"] = _identity(url)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.info["file"] != _identity(url):
+            raise OperationalError("BEGIN", None, FileReplacedError())
+        # A plain BEGIN takes the write lock at the first write and fails at once if somebody wrote in between.
+        read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+class FileReplacedError(sqlite3.OperationalError):
+    """The database's file was moved or replaced while it was open: what is written goes where nobody will look.
+
+    A new connection would be no remedy: the journal beside the file belongs to the old one. Closing the last old
+    connection, as the end of the process does, puts that right.
+    """
+
+
+def _identity(url: URL) -> tuple[int, int] | None:
+    try:
+        found = Path(url.database or "").stat()
+    except FileNotFoundError:
+        # It is gone, or the URL names it in the manner of SQLite itself.
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        isolation_level="READ COMMITTED",
+        connect_args=_NETWORK,
+        pool_timeout=_POOL_TIMEOUT_S,
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> "_Connection":  # noqa: ANN401 -- libpq's own
+        return _Connection.connect(*arguments, **options)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: psycopg.Connection, _record: object) -> None:
+        with _closed_on_error(connection):
+            connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in _SESSION.items()).encode())
+            connection.commit()
+
+    @event.listens_for(engine, "handle_error")
+    def forget_read_only(context: ExceptionContext) -> None:
+        # After a failover the old server may live on as a standby, and connections to it never learn to write again.
+        if isinstance(context.original_exception, ReadOnlySqlTransaction):
+            context.is_disconnect = True
+
+    return engine
+
+
+@contextmanager
+def _closed_on_error(connection: sqlite3.Connection | psycopg.Connection) -> Iterator[None]:
+    """Close a connection that cannot be prepared: the pool never gets to know it."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+class _Connection(psycopg.Connection):
+    """A connection that gives up, and closes, when the deadline of the work has passed.
+
+    The timeouts of the server are no help against a server, or a proxy before it, that has fallen silent.
+    """
+
+    @override
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        until = deadline.get()
+        if until is not None:
+            left = max(0, until - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.OperationalError:
+            # The answer to what was sent may still come, and nobody could tell it from the next one's.
+            if self.info.transaction_status is TransactionStatus.ACTIVE:
+                self.close()
+            raise
