@@ -7,11 +7,14 @@ import click
 from benchmarks import report
 from benchmarks.compare import compare
 from benchmarks.contestants import CONTESTANTS, NOTIFYAUTH, Contestant, Size, another_notifyauth
+from benchmarks.growth import grow
 from benchmarks.rounds import Plan
 
-#: Seconds of a round, of its warm-up, and how many rounds there are.
-_THOROUGH = (20.0, 5.0, 3)
-_QUICK = (2.0, 1.0, 1)
+#: Seconds of a round, and how many rounds there are.
+_THOROUGH = (20.0, 3)
+_QUICK = (2.0, 1)
+_SIZES = "10000,100000,1000000"
+_QUICK_SIZE = 1000
 
 
 @click.group()
@@ -30,7 +33,7 @@ def _tell(line: str) -> None:
 @click.option("--threads", type=click.IntRange(1, 16), default=4, show_default=True, help="Threads of each process.")
 @click.option("--connections", type=click.IntRange(1, 128), default=32, show_default=True, help="Of the load client.")
 @click.option("--seconds", type=click.FloatRange(1), help=f"How long each is measured.  [default: {_THOROUGH[0]:g}]")
-@click.option("--rounds", type=click.IntRange(1), help=f"How often each is measured.  [default: {_THOROUGH[2]}]")
+@click.option("--rounds", type=click.IntRange(1), help=f"How often each is measured.  [default: {_THOROUGH[1]}]")
 @click.option("--most", type=click.IntRange(1), default=2000, show_default=True, help="Notifications to sign a second.")
 @click.option("--only", metavar="NAME", multiple=True, type=click.Choice(sorted(CONTESTANTS)), help="Repeatable.")
 @click.option(
@@ -54,30 +57,57 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
     write: bool,
 ) -> None:
     """Measure the service beside what else one could use."""
-    default_seconds, warm_up_seconds, default_rounds = _QUICK if quick else _THOROUGH
+    default_seconds, default_rounds = _QUICK if quick else _THOROUGH
     plan = Plan(
         Size(workers, threads),
         connections=connections,
         seconds=seconds or default_seconds,
-        warm_up_seconds=warm_up_seconds,
         most_per_second=most,
     )
     contestants: list[Contestant] = [CONTESTANTS[name] for name in only or CONTESTANTS]
     if against is not None:
         contestants.insert(contestants.index(NOTIFYAUTH) + 1, another_notifyauth(against))
     done = compare(contestants, plan, rounds=rounds or default_rounds, tell=_tell)
-    text = "\n".join(
-        [
-            report.comparison(done.results, done.traffic),
-            "",
-            f"Medians of {rounds or default_rounds} rounds, with the least and the most in brackets: {plan}",
-            f"{report.machine()}; {report.versions(done.postgresql)}; `{report.command()}`.",
-            *(f"Mind: {warning}." for warning in report.warnings(done.results)),
-        ]
+    text = report.page(
+        report.comparison(done.results, done.traffic),
+        f"Medians of {rounds or default_rounds} rounds, with the least and the most in brackets: {plan}",
+        report.circumstances(done.postgresql),
+        *(f"Mind: {warning}." for warning in report.warnings(done.results)),
     )
     click.echo(text)
     if write:
         report.write_between("compare", text)
+
+
+@benchmarks.command("growth")
+@click.option("--sizes", metavar="N,N…", default=_SIZES, show_default=True, help="How many authorizations to load.")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes of the service.")
+@click.option("--threads", type=click.IntRange(1, 16), default=4, show_default=True, help="Threads of each process.")
+@click.option("--connections", type=click.IntRange(1, 128), default=32, show_default=True, help="Of the load client.")
+@click.option("--seconds", type=click.FloatRange(1), default=_THOROUGH[0], show_default=True, help="Of the door.")
+@click.option("--most", type=click.IntRange(1), default=2000, show_default=True, help="Notifications to sign a second.")
+@click.option("--quick", is_flag=True, help="One small size, one short round: shows that it works.")
+@click.option("--write", is_flag=True, help="Put the figures and their plots into benchmarks/.")
+def measure_growth(
+    *, sizes: str, workers: int, threads: int, connections: int, seconds: float, most: int, quick: bool, write: bool
+) -> None:
+    """Measure the service with more and more authorizations on record."""
+    plan = Plan(
+        Size(workers, threads),
+        connections=connections,
+        seconds=_QUICK[0] if quick else seconds,
+        most_per_second=most,
+    )
+    numbers = [_QUICK_SIZE] if quick else sorted(int(size) for size in sizes.split(","))
+    done = grow(numbers, plan, tell=_tell)
+    text = report.page(report.growth(done.grown), f"{plan}", report.circumstances(done.postgresql))
+    click.echo(text)
+    if write:
+        # Only who plots needs what plots.
+        from benchmarks import plots  # noqa: PLC0415
+
+        pictures = plots.draw(done.grown)
+        report.write_between("growth", "\n\n".join([text, *pictures]))
 
 
 if __name__ == "__main__":

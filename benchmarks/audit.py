@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, func, select
 
 from app.models import Authorization, InboxEntry
-from benchmarks.mix import Mix, SignedMix
+from benchmarks.mix import NAME_PREFIX, Life, Mix, SignedMix
 
 #: So many are named in the message; the rest is counted.
 _NAMED_MAX = 3
@@ -16,7 +16,16 @@ class NotOnRecordError(Exception):
     """A contestant acknowledged what its database does not hold, or holds otherwise."""
 
 
-def audit(url: str, signed: SignedMix, acknowledged: Iterable[int]) -> None:
+def newest_entry(url: str) -> int:
+    """Give the last number of the inbox: what is measured comes after it."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        newest = connection.scalar(select(func.max(InboxEntry.id)))
+    engine.dispose()
+    return newest or 0
+
+
+def audit(url: str, signed: SignedMix, acknowledged: Iterable[int], *, after: int = 0) -> None:
     """Return if everything acknowledged, by its number as often as it was, is in the database and did what it says.
 
     Raises `NotOnRecordError`.
@@ -25,8 +34,12 @@ def audit(url: str, signed: SignedMix, acknowledged: Iterable[int]) -> None:
     engine = create_engine(url)
     with engine.connect() as connection:
         # The signature is different for each notification, and kept as it came.
-        deliveries = dict(connection.execute(select(InboxEntry.signature, InboxEntry.deliveries)).tuples().all())
-        states = dict(connection.execute(select(Authorization.auth_state, Authorization.state)).tuples().all())
+        stored = select(InboxEntry.signature, InboxEntry.deliveries).where(InboxEntry.id > after)
+        deliveries = dict(connection.execute(stored).tuples().all())
+        moved = select(Authorization.auth_state, Authorization.state, Authorization.version).where(
+            Authorization.auth_state.startswith(NAME_PREFIX)
+        )
+        ends = {name: (state, version) for name, state, version in connection.execute(moved).tuples()}
     engine.dispose()
     # More may be on record: what was stored when the connection broke before the answer.
     missing = [number for number, times in counted.items() if deliveries.get(signed.signatures[number], 0) < times]
@@ -35,12 +48,17 @@ def audit(url: str, signed: SignedMix, acknowledged: Iterable[int]) -> None:
     wrong = [
         number
         for number in finished_lives(signed.mix, counted)
-        if states.get(signed.mix.lives[number].auth_state) != signed.mix.lives[number].ends_as
+        if ends.get(signed.mix.lives[number].auth_state) != _end(signed.mix.lives[number])
     ]
     if wrong:
         names = ", ".join(signed.mix.lives[number].auth_state for number in wrong[:_NAMED_MAX])
         message = f"{len(wrong)} authorizations did not end as everything acknowledged says: {names}."
         raise NotOnRecordError(message)
+
+
+def _end(life: Life) -> tuple[str, int]:
+    """Give the state and the version that are right: the consult and each notification moved it once."""
+    return life.ends_as, 1 + len(life.notifications)
 
 
 def finished_lives(mix: Mix, counted: Counter[int]) -> list[int]:

@@ -97,6 +97,23 @@ class PostgresqlDatabases:
         return self._process_id
 
 
+@dataclass(frozen=True)
+class OneDatabase:
+    """A database that is there already, and stays when a run is over."""
+
+    url: str
+    server_process_id: int | None
+
+    @contextmanager
+    def fresh(self) -> Iterator[str]:
+        """Give it as it is."""
+        yield self.url
+
+    def process_id(self) -> int | None:
+        """Give the first process of the server, if it is ours."""
+        return self.server_process_id
+
+
 class SqliteDatabases:
     """Databases that are files, on the disk of the folder that is given."""
 
@@ -120,10 +137,11 @@ def postgresql_databases(secrets: Secrets, lives: Sequence[Life]) -> Iterator[Po
     with running_postgresql() as (server, process_id), server.database(template="template0") as url:
         _prepare(url.render_as_string(hide_password=False), secrets, lives)
         assert url.database is not None
-        yield PostgresqlDatabases(server, url.database, process_id, version=_version(url))
+        yield PostgresqlDatabases(server, url.database, process_id, version=server_version(url))
 
 
-def _version(url: URL) -> str:
+def server_version(url: URL) -> str:
+    """Give the version of a PostgreSQL server, as it says it itself."""
     engine = create_engine(url)
     try:
         with engine.connect() as connection:

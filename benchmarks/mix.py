@@ -20,6 +20,8 @@ from app.simulator.draft import Draft, authcode_created, token_canceled, token_c
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.simulator.sender import Signer, headers_of
 
+#: What every authState begins with.
+NAME_PREFIX = "bench-"
 #: EasySafePay has no code; the other wallets do.
 DIRECT_SHARE = 1 / 4
 #: More than in earnest, where most authorizations live for years; a bench has no years.
@@ -120,7 +122,7 @@ def _begin(mix: Mix, shares: _Shares, chance: random.Random) -> deque[int]:
 
 
 def _a_life(number: int, shares: _Shares, chance: random.Random) -> Life:
-    name = f"bench-{number:08}"
+    name = f"{NAME_PREFIX}{number:08}"
     has_code, is_canceled = chance.random() >= DIRECT_SHARE, chance.random() < CANCELED_SHARE
     token = f"2810{number:016}"
     said = [authcode_created(name, f"2810{number:012}")] if has_code else []

@@ -10,6 +10,7 @@ from statistics import median
 
 import psutil
 
+from benchmarks.growth import Grown
 from benchmarks.rounds import Measured
 from benchmarks.wire import Traffic
 
@@ -27,6 +28,18 @@ _FIGURES: tuple[tuple[str, Callable[[Measured], float | None]], ...] = (
     ("memory of the server at most, MiB", lambda each: each.memory_mib),
     ("log written, bytes each", lambda each: each.wal_bytes),
     ("log flushes each", lambda each: each.wal_flushes),
+)
+
+#: By the name of its plot: what a row says, and how it is read.
+GROWTH_FIGURES: tuple[tuple[str, str, Callable[[Grown], float]], ...] = (
+    ("rate", "acknowledged per second", lambda each: each.door.per_second),
+    ("p99", "p99 of the door, ms", lambda each: each.door.p99_ms),
+    ("show", "`flask authorizations show`, ms", lambda each: each.show_ms),
+    ("by-user", "a user's page over HTTP, ms", lambda each: each.by_user_ms),
+    ("by-state", "the newest 50 in a state over HTTP, ms", lambda each: each.by_state_ms),
+    ("parked", "`flask inbox list --outcome parked`, ms", lambda each: each.parked_ms),
+    ("purge", "`flask inbox purge`, entries a second", lambda each: each.purged_per_second),
+    ("size", "disk for one authorization, KiB", lambda each: each.kib_each),
 )
 
 #: What the rate of each contestant is held against.
@@ -54,6 +67,12 @@ def comparison(results: Results, traffic: Mapping[str, Traffic]) -> str:
         if reference in results
     ]
     return table(["", *results], rows)
+
+
+def growth(grown: Sequence[Grown]) -> str:
+    """Write one table: a row for each figure, a column for each number of authorizations."""
+    rows = [[title, *(_number(read(each)) for each in grown)] for _, title, read in GROWTH_FIGURES]
+    return table(["authorizations on record", *(f"{each.authorizations:,}".replace(",", " ") for each in grown)], rows)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -103,11 +122,19 @@ def warnings(results: Results) -> list[str]:
     return said
 
 
-def machine() -> str:
-    """Say on what it was measured."""
-    cores = psutil.cpu_count()
+def page(figures: str, *notes: str) -> str:
+    """Put notes below the figures, as paragraphs of Markdown."""
+    return "\n\n".join([figures, *notes])
+
+
+def circumstances(postgresql: str) -> str:
+    """Say on what, with what and how it was measured."""
+    return f"{_machine()}; {_versions(postgresql)}; `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`."
+
+
+def _machine() -> str:
     gigabytes = psutil.virtual_memory().total / 2**30
-    return f"{cores} × {_processor()}, {gigabytes:.0f} GiB, {platform.system()} {platform.release()}"
+    return f"{psutil.cpu_count()} × {_processor()}, {gigabytes:.0f} GiB, {platform.system()} {platform.release()}"
 
 
 def _processor() -> str:
@@ -118,20 +145,14 @@ def _processor() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def versions(postgresql: str) -> str:
-    """Say with what it was measured."""
+def _versions(postgresql: str) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return f"Python {platform.python_version()}, PostgreSQL {postgresql}, {packages}"
 
 
-def command() -> str:
-    """Say what was run."""
-    return " ".join(["python -m benchmarks", *sys.argv[1:]])
-
-
 def write_between(marker: str, text: str, readme: Path = README) -> None:
-    """Replace what the README says between two marks of this name."""
+    """Replace what the README says between two marks of this name, which it must have."""
     begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
+    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
     readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

@@ -9,7 +9,7 @@ from statistics import quantiles
 
 from typing_extensions import override
 
-from benchmarks.audit import audit
+from benchmarks.audit import audit, newest_entry
 from benchmarks.contestants import Contestant, Size
 from benchmarks.databases import Databases, Secrets
 from benchmarks.load import LoadClient, Script, Sent
@@ -28,9 +28,13 @@ class Plan:
     size: Size
     connections: int
     seconds: float
-    warm_up_seconds: float
     #: For so many a second, notifications are prepared.
     most_per_second: int
+
+    @property
+    def warm_up_seconds(self) -> float:
+        """How long each is loaded before it is measured: connections are made, statements prepared, pages read."""
+        return self.seconds / 4
 
     @property
     def prepared(self) -> int:
@@ -95,9 +99,10 @@ def measure(contestant: Contestant, course: Course) -> Measured:
         databases = course.databases[contestant.database]
         with databases.fresh() as url, _wal_meter(contestant, url) as wal:
             flushes = wal.flushes() if wal else 0
+            newest = newest_entry(url)
             meters = Meters(database_process_id=databases.process_id(), wal=wal)
             loaded = _load(contestant, course, course.secrets.environ(url), log, meters)
-            audit(url, course.signed, loaded.acknowledged)
+            audit(url, course.signed, loaded.acknowledged, after=newest)
             if wal is None:
                 return loaded.measured
             # By now the server is gone, and its connections have told what they did since the warm-up began.
