@@ -122,7 +122,7 @@ def last_received(session: Session) -> InboxEntry | None:
     ).first()
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=BODIES, query=LATIN, request_time=LATIN.filter(bool))
 def test_whatever_is_signed_is_answered_and_kept_and_shown_again(
     door: Door, alipay: Signer, troubles: Troubles, body: bytes, query: str, request_time: str

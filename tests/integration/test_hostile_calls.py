@@ -1,7 +1,7 @@
 """Every operation of the description, called with what it allows and with what it does not, answers as described."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -37,6 +37,14 @@ description = schemathesis.openapi.from_wsgi("/openapi.json", anywhere).include(
 description.config.generation.update(with_security_parameters=False)
 
 KEY = {"Authorization": f"Bearer {API_KEY}"}
+
+
+@pytest.fixture
+def door(postgresql_url: str, keyring: Path) -> Iterator[Door]:
+    """A service on the stricter of the databases, which refuses what the other one stores."""
+    door = Door(create_app(an_environ(postgresql_url, keyring, FLASK_API_KEYS=API_KEY)), keyring)
+    yield door
+    door.service.database.close()
 
 
 @pytest.fixture

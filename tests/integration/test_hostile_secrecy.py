@@ -102,13 +102,14 @@ def log() -> Iterator[io.StringIO]:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(FieldFormatter())
     loggers = [logging.getLogger(name) for name in ("app", "sqlalchemy", "psycopg", "werkzeug", "alembic")]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.DEBUG)
     yield stream
-    for logger in loggers:
+    for logger, level in zip(loggers, levels, strict=True):
         logger.removeHandler(handler)
-        logger.setLevel(logging.NOTSET)
+        logger.setLevel(level)
 
 
 @dataclass
