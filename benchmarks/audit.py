@@ -35,11 +35,11 @@ def audit(url: str, signed: SignedMix, acknowledged: Iterable[int], *, after: in
     with engine.connect() as connection:
         # The signature is different for each notification, and kept as it came.
         stored = select(InboxEntry.signature, InboxEntry.deliveries).where(InboxEntry.id > after)
-        deliveries = dict(connection.execute(stored).tuples().all())
+        deliveries = dict(iter(connection.execute(stored)))
         moved = select(Authorization.auth_state, Authorization.state, Authorization.version).where(
             Authorization.auth_state.startswith(NAME_PREFIX)
         )
-        ends = {name: (state, version) for name, state, version in connection.execute(moved).tuples()}
+        ends = {name: (state, version) for name, state, version in connection.execute(moved)}
     engine.dispose()
     # More may be on record: what was stored when the connection broke before the answer.
     missing = [number for number, times in counted.items() if deliveries.get(signed.signatures[number], 0) < times]

@@ -9,9 +9,9 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
+from typing import NamedTuple
 
 from sqlalchemy import URL, make_url
 
@@ -22,8 +22,7 @@ _HEAD_BYTES = 5
 _COMPLETED = ord("C")
 
 
-@dataclass(frozen=True)
-class Traffic:
+class Traffic(NamedTuple):
     """What one notification costs on average."""
 
     statements: float
