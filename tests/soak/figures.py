@@ -1,0 +1,47 @@
+"""Count what was tried and what came of it, and write it down as a table."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+#: What is counted, in the order of the table, and what it means.
+MEANINGS = {
+    "schedules": "made-up schedules played step by step against the model",
+    "lives": "authorizations told of over HTTP",
+    "attempts": "deliveries attempted",
+    "acknowledged": "deliveries acknowledged",
+    "races": "lives of which everything was said at the same instant",
+    "traps": "workers killed between a commit and its answer",
+    "worker kills": "workers killed at any moment (SIGKILL)",
+    "service kills": "all processes of the service killed at once (SIGKILL)",
+    "service stops": "the service stopped and started again (SIGTERM)",
+    "database kills": "PostgreSQL shut down at once, or one of its processes killed",
+    "locks": "the database locked by somebody else, for seconds",
+    "schedules without an end": "notifications that all eight attempts of Alipay did not bring in; a new schedule did",
+    "lost": "acknowledged and not on record",
+    "wrong": "on record twice, or otherwise than the lifecycle has it; or an answer that must not be",
+    "secrets": "codes and tokens found in files or logs",
+}
+#: What must be nothing.
+FAULTS = ("lost", "wrong", "secrets")
+
+
+@dataclass
+class Figures:
+    """What one run came to on one database."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    #: Whatever is wrong, in sentences.
+    complaints: list[str] = field(default_factory=list)
+
+    def faults(self) -> int:
+        return sum(self.counts[name] for name in FAULTS)
+
+
+def table(runs: Mapping[str, Figures]) -> str:
+    """Write the figures of each database beside each other, in Markdown."""
+    lines = [f"| | {' | '.join(runs)} | |", f"|---|{'---:|' * len(runs)}---|"]
+    for name, meaning in MEANINGS.items():
+        counts = " | ".join(f"{run.counts[name]:,}" for run in runs.values())
+        lines.append(f"| {name} | {counts} | {meaning} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,137 @@
+"""What is tried, round after round: races, a trap, and a storm. After each the books are held against the database."""
+
+import random
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from uuid import uuid4
+
+from app.simulator.sender import Sender
+from tests.soak.audit import audit, last_entry
+from tests.soak.ledger import Ledger
+from tests.soak.lives import Life, a_life, lives
+from tests.soak.world import World
+
+#: How many speak at once in a storm: more than there are threads to answer them.
+SENDERS = 16
+#: Lives are told of in batches, everything of a batch in any order.
+_BATCH = 8
+#: Some lives are still told of while others begin, and a part that comes again and again does not hold up the rest.
+_WAITING_MAX = 10 * SENDERS
+#: How long nothing happens to the service between two mishaps.
+_CALM_SECONDS = (0.2, 3)
+
+#: What every code and every token begins with here.
+_SECRET = re.compile(rb"(?:token|code)-[0-9a-f]{32}")
+
+Part = Callable[[], None]
+
+
+def race(world: World, chance: random.Random, *, races: int) -> None:
+    """Say everything of a life at the same instant, over connections of their own, one life after another.
+
+    So the cancellation of a token meets its creation, a consult its first notification, and each its own copies.
+    """
+    with _books(world) as ledger, ThreadPoolExecutor(SENDERS) as senders:
+        for life in islice(lives(chance, prefix=uuid4().hex), races):
+            parts = _parts(world, ledger, chance, [life])
+            start = threading.Barrier(len(parts))
+            list(senders.map(partial(_at_once, start), parts))
+    world.figures.counts["races"] += races
+
+
+def spring_the_trap(world: World, chance: random.Random) -> None:
+    """Kill a worker after it has committed and before it has answered, at each notification of a life in turn."""
+    with _books(world) as ledger:
+        life = a_life(uuid4().hex, chance.choice(["auto_debit", "direct"]))
+        ledger.live([life])
+        world.merchant(ledger).live(life)
+        alipay = world.alipay(ledger)
+        for draft in life.notifications:
+            world.trap.touch()
+            with Sender(alipay.url) as sender:
+                ledger.attempt(draft)
+                answer = sender.send(alipay.sign(draft, sender.uri))
+                ledger.answer(draft, answer)
+            if world.trap.exists() or answer.status is not None:
+                ledger.complain(f"the worker lived on, and answered {answer}")
+                world.trap.unlink(missing_ok=True)
+            world.figures.counts["traps"] += 1
+            # Whoever is asked next has never heard of it, and finds it on record.
+            alipay.notify(draft, chance)
+
+
+def storm(world: World, chance: random.Random, *, seconds: float) -> None:
+    """Let many speak at once for a while, and let one mishap after another befall the service meanwhile."""
+    end = time.monotonic() + seconds
+    over = threading.Event()
+
+    def befall() -> None:
+        while not over.wait(chance.uniform(*_CALM_SECONDS)):
+            chance.choice(world.mishaps())(chance)
+
+    with _books(world) as ledger, ThreadPoolExecutor(1) as fate, ThreadPoolExecutor(SENDERS) as senders:
+        befalling = fate.submit(befall)
+        try:
+            made_up = lives(random.Random(chance.random()), prefix=uuid4().hex)
+            dice = random.Random(chance.random())
+            waiting: deque[Future[None]] = deque()
+            while time.monotonic() < end:
+                parts = _parts(world, ledger, dice, list(islice(made_up, _BATCH)))
+                waiting += [senders.submit(part) for part in dice.sample(parts, len(parts))]
+                while len(waiting) > _WAITING_MAX:
+                    waiting.popleft().result()
+            for each in waiting:
+                each.result()
+        finally:
+            over.set()
+            befalling.result()
+
+
+def _parts(world: World, ledger: Ledger, chance: random.Random, told: Sequence[Life]) -> list[Part]:
+    """Give everything that is to be said of these lives, by whomever, each to be called once."""
+    ledger.live(told)
+    alipay, merchant = world.alipay(ledger), world.merchant(ledger)
+    parts: list[Part] = [partial(merchant.live, life) for life in told if life.is_consulted]
+    for life in told:
+        parts += [partial(alipay.notify, draft, random.Random(chance.random())) for draft in life.notifications]
+    return parts
+
+
+def _at_once(start: threading.Barrier, part: Part) -> None:
+    start.wait()
+    part()
+
+
+@contextmanager
+def _books(world: World) -> Iterator[Ledger]:
+    """Keep the books of a round, and audit them at its end."""
+    before = last_entry(world.service)
+    ledger = Ledger()
+    yield ledger
+    lost, wrong = audit(world.service, [ledger], after=before)
+    world.figures.complaints += [*lost, *wrong]
+    world.figures.counts.update(
+        {
+            "lives": len(ledger.lives),
+            "attempts": sum(sent.attempts for sent in ledger.sent.values()),
+            "acknowledged": sum(sent.acknowledged for sent in ledger.sent.values()),
+            "schedules without an end": ledger.answers["a schedule ended without an acknowledgement"],
+            "lost": len(lost),
+            "wrong": len(wrong),
+        }
+    )
+
+
+def search(world: World) -> None:
+    """Look through every byte that is left behind for a code or a token."""
+    for path in world.files():
+        for found in _SECRET.findall(path.read_bytes()):
+            world.figures.complaints.append(f"{path.name} has {found.decode()} in it")
+            world.figures.counts["secrets"] += 1

@@ -1,0 +1,157 @@
+"""One database, the service in front of it, whoever talks to it, and whoever wants it to fail."""
+
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psycopg
+from sqlalchemy import make_url
+
+from app import create_app
+from app.alipay.keyring import load_private_key
+from app.service import Service
+from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, make_sandbox
+from app.simulator.sender import Signer
+from tests.builders import an_environ
+from tests.conftest import migrate
+from tests.postgres import Cluster, running_cluster
+from tests.soak.figures import Figures
+from tests.soak.ledger import Ledger
+from tests.soak.senders import Alipay, Merchant
+from tests.soak.server import RestartableServer, restartable_server
+
+Kind = Literal["sqlite", "postgresql"]
+
+_API_KEY = "the-key-of-the-soak"
+#: What a production server forgets nothing with: these are PostgreSQL's defaults, said so that they are seen.
+_POSTGRESQL = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "listen_addresses": ""}
+#: Long enough that whoever waits for a lock gives up, and that a queue fills.
+_LOCK_SECONDS = (0.2, 4)
+
+
+@dataclass
+class World:
+    """All of it. What is done here is counted in the figures."""
+
+    folder: Path
+    url: str
+    #: `None` for SQLite, whose server is the service itself.
+    cluster: Cluster | None
+    server: RestartableServer
+    #: The auditor's own, on the same database and under the same keys.
+    service: Service
+    signer: Signer
+    figures: Figures
+
+    def alipay(self, ledger: Ledger) -> Alipay:
+        return Alipay(f"{self.server.url}{self.service.settings.notify_path}", self.signer, ledger)
+
+    def merchant(self, ledger: Ledger) -> Merchant:
+        return Merchant(self.server.url, _API_KEY, ledger)
+
+    # --- what can happen to it ---
+
+    def mishaps(self) -> list[Callable[[random.Random], None]]:
+        """Everything that can happen, likelier what is likelier."""
+        anywhere = [self.kill_worker, self.kill_worker, self.kill_service, self.stop_service, self.lock]
+        return [*anywhere, self.kill_database, self.kill_backend] if self.cluster else anywhere
+
+    def kill_worker(self, chance: random.Random) -> None:
+        self.server.kill_worker(chance)
+        self.figures.counts["worker kills"] += 1
+
+    def kill_service(self, _: random.Random) -> None:
+        self.server.kill()
+        self.server.start()
+        self.figures.counts["service kills"] += 1
+
+    def stop_service(self, _: random.Random) -> None:
+        self.server.stop()
+        self.server.start()
+        self.figures.counts["service stops"] += 1
+
+    def kill_database(self, chance: random.Random) -> None:
+        """Shut PostgreSQL down at once, without a last checkpoint: it starts by recovering from its log."""
+        assert self.cluster is not None
+        os.kill(self.cluster.process_id(), signal.SIGQUIT)
+        time.sleep(chance.uniform(0, 3))
+        self.cluster.start_again()
+        self.figures.counts["database kills"] += 1
+
+    def kill_backend(self, chance: random.Random) -> None:
+        """Kill one process of PostgreSQL, which then throws all others out, and recovers."""
+        assert self.cluster is not None
+        with psycopg.connect(self._libpq_url()) as connection:
+            rows = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            ).fetchall()
+        if rows:
+            os.kill(chance.choice(rows)[0], signal.SIGKILL)
+            time.sleep(0.1)
+            self.cluster.wait_until_ready()
+            self.figures.counts["database kills"] += 1
+
+    def lock(self, chance: random.Random) -> None:
+        """Lock the database, or on PostgreSQL one table, as a migration or somebody's shell does."""
+        with self._locked():
+            time.sleep(chance.uniform(*_LOCK_SECONDS))
+        self.figures.counts["locks"] += 1
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self.cluster:
+            with psycopg.connect(self._libpq_url()) as connection:
+                connection.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
+                yield
+                connection.rollback()
+        else:
+            file = make_url(self.url).database or ""
+            with closing(sqlite3.connect(file, isolation_level=None, timeout=60)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                yield
+                connection.execute("ROLLBACK")
+
+    def _libpq_url(self) -> str:
+        return make_url(self.url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+    # --- what is left behind ---
+
+    @property
+    def trap(self) -> Path:
+        """Where a file makes the next commit of a notification the last thing that a worker does."""
+        return self.folder / "trap"
+
+    def files(self) -> Iterator[Path]:
+        """Every file of the database, and every log."""
+        for folder in (self.folder, *([self.cluster.folder] if self.cluster else [])):
+            yield from (path for path in folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def world(kind: Kind, folder: Path, figures: Figures) -> Iterator[World]:
+    """Make a database in a folder, serve, and end it all afterwards."""
+    if kind == "postgresql":
+        with running_cluster(_POSTGRESQL) as cluster:
+            yield from _served(folder, cluster.url.render_as_string(hide_password=False), cluster, figures)
+    else:
+        yield from _served(folder, f"sqlite:///{folder / 'notifyauth.db'}", None, figures)
+
+
+def _served(folder: Path, url: str, cluster: Cluster | None, figures: Figures) -> Iterator[World]:
+    keyring = folder / "keyring.toml"
+    make_sandbox(keyring)
+    migrate(url)
+    environ = an_environ(url, keyring, FLASK_API_KEYS=_API_KEY, FLASK_METRICS_OPEN="1")
+    key = load_private_key(keyring.with_name(SIMULATOR_KEY_NAME).read_bytes())
+    service: Service = create_app(environ).extensions["notifyauth"]
+    trapped = environ | {"PYTHONPATH": str(Path(__file__).parent / "trap"), "SOAK_TRAP": str(folder / "trap")}
+    with restartable_server(trapped, folder / "server.log") as server:
+        yield World(folder, url, cluster, server, service, Signer(SANDBOX_CLIENT_ID, key, 1), figures)
+    service.database.close()
