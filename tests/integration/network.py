@@ -1,0 +1,135 @@
+"""A network between the service and its database, on which everything happens that happens on networks."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, make_url
+
+T = TypeVar("T")
+
+_DEFAULT_PORT = 5432
+
+
+@dataclass
+class Network:
+    """Carries bytes between a port of its own and a PostgreSQL server, well or badly."""
+
+    #: Where the server is reached over this network.
+    url: str
+    _loop: asyncio.AbstractEventLoop
+    _server: URL
+    _port: int
+    #: Seconds that every piece of data takes.
+    _delay: float = 0
+    #: How probable it is that a piece of data is the last one of its connection.
+    _breakage: float = 0
+    _open: asyncio.Event = field(default_factory=asyncio.Event)
+    _listener: asyncio.Server | None = None
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _chance: random.Random = field(default_factory=lambda: random.Random(1))
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Carry nothing, though connections stand and new ones are taken."""
+        self._loop.call_soon_threadsafe(self._open.clear)
+        yield
+        self._loop.call_soon_threadsafe(self._open.set)
+
+    @contextmanager
+    def slow(self, seconds: float) -> Iterator[None]:
+        """Carry everything, each piece after this long."""
+        self._delay = seconds
+        yield
+        self._delay = 0
+
+    @contextmanager
+    def breaking(self, probability: float) -> Iterator[None]:
+        """Break connections in the middle of whatever they carry."""
+        self._breakage = probability
+        yield
+        self._breakage = 0
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Refuse new connections, and break those that stand."""
+        self.run(self.close())
+        yield
+        self.run(self.listen())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something in the network's own thread, and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def listen(self) -> None:
+        self._open.set()
+        self._listener = await asyncio.start_server(self._carry_both_ways, "127.0.0.1", self._port)
+
+    async def _close(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _carry_both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await self._reach_server()
+        pair = {writer, far_writer}
+        self._writers |= pair
+        try:
+            await asyncio.gather(self._carry(reader, far_writer, pair), self._carry(far_reader, writer, pair))
+        finally:
+            self._writers -= pair
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]
+    ) -> None:
+        try:
+            while data := await reader.read(65536):
+                await asyncio.sleep(self._delay)
+                await self._open.wait()
+                if self._chance.random() < self._breakage:
+                    break
+                writer.write(data)
+        except OSError:
+            pass
+        for each in pair:
+            each.transport.abort()
+
+    async def _reach_server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        port = self._server.port or _DEFAULT_PORT
+        folder = self._server.query.get("host")
+        if isinstance(folder, str):
+            return await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(self._server.host or "127.0.0.1", port)
+
+
+@contextmanager
+def a_network_to(server_url: str, port: int) -> Iterator[Network]:
+    """Lay a network from a port of this machine to the server of this URL."""
+    server = make_url(server_url)
+    url = server.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    network = Network(url, loop, server, port)
+    network.run(network.listen())
+    try:
+        yield network
+    finally:
+        network.run(network.close())
+        network.run(_all_done())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _all_done() -> None:
+    """Return once nothing runs in this thread any more."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for each in others:
+        each.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

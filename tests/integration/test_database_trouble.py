@@ -1,0 +1,344 @@
+"""The database away, silent, slow, full, read-only or locked: nothing hangs, nothing is lost, nobody restarts."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import text
+
+from app.database import Database, DatabaseUnavailableError
+from app.database.engines import POOL_SIZE
+from app.receiver import Receipt
+from app.simulator.draft import authcode_created, token_canceled
+from tests.acceptance.server import a_free_port
+from tests.integration.network import Network, a_network_to
+from tests.integration.stage import Stage, a_stage
+
+#: Larger than what the last page of a full file may still have room for.
+CODE = authcode_created("s-1", "code-1").body()[:-1] + b', "padding": "' + b"." * 50_000 + b'"}'
+
+#: A delivery may take four seconds; a busy machine adds to that.
+SECONDS_MAX = 8
+#: More than there are connections, and places to wait for one.
+CROWD = 3 * POOL_SIZE
+
+
+@pytest.fixture
+def network(postgresql_url: str) -> Iterator[Network]:
+    """A network on which a database of the test's own is reached."""
+    with a_network_to(postgresql_url, a_free_port()) as network:
+        yield network
+
+
+@pytest.fixture
+def afar(network: Network, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
+    """A service whose database is on the other side of the network, and has been used before."""
+    stage = a_stage(network.url, alipay_key)
+    stage.consult()
+    yield stage
+    stage.database.close()
+
+
+@pytest.fixture
+def on_sqlite(sqlite_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
+    """A service on SQLite, that has used it before."""
+    stage = a_stage(sqlite_url, alipay_key)
+    stage.consult()
+    yield stage
+    stage.database.close()
+
+
+@pytest.fixture
+def on_postgresql(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
+    """A service on PostgreSQL, that has used it before."""
+    stage = a_stage(postgresql_url, alipay_key)
+    stage.consult()
+    yield stage
+    stage.database.close()
+
+
+def is_to_be_sent_again(receipt: Receipt) -> bool:
+    answer = receipt.answer
+    return (answer.status, answer.result_status, answer.result_code) == (503, "U", "UNKNOWN_EXCEPTION")
+
+
+def refused_in_time(stage: Stage) -> bool:
+    """Deliver, and say whether Alipay was told to send again, before it would have hung up."""
+    started = time.monotonic()
+    receipt = stage.notify(CODE)
+    return is_to_be_sent_again(receipt) and time.monotonic() - started < SECONDS_MAX
+
+
+def works_again(stage: Stage) -> bool:
+    """Deliver once more, and say whether just this delivery was kept and processed."""
+    return stage.notify(CODE).outcome == "applied" and [each.deliveries for each in stage.entries()] == [1]
+
+
+@contextmanager
+def another_connection(stage: Stage) -> Iterator[psycopg.Connection]:
+    url = stage.database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+# --- PostgreSQL ---
+
+
+def test_a_table_that_somebody_locked_is_not_waited_for_long(on_postgresql: Stage) -> None:
+    with another_connection(on_postgresql) as other, other.transaction():
+        other.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
+        assert refused_in_time(on_postgresql)
+    assert works_again(on_postgresql)
+
+
+def test_a_database_that_became_read_only_is_written_to_as_soon_as_it_can_be(on_postgresql: Stage) -> None:
+    """As after a failover: sessions that began on a standby never learn to write, so they are not kept."""
+    name = on_postgresql.database.engine.url.database
+    with another_connection(on_postgresql) as other:
+        other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        on_postgresql.database.close()
+        assert refused_in_time(on_postgresql)
+        assert on_postgresql.state() == "consulted"
+        other.execute("SET default_transaction_read_only = off")
+        other.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert works_again(on_postgresql)
+
+
+@pytest.mark.parametrize("when", ["at once", "at the commit"])
+def test_a_full_disk_of_the_server_acknowledges_nothing(on_postgresql: Stage, when: str) -> None:
+    """A trigger says what PostgreSQL says of a full disk, where it would say it."""
+    timing = "INITIALLY DEFERRED" if when == "at the commit" else "NOT DEFERRABLE"
+    with another_connection(on_postgresql) as other:
+        other.execute(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END$$"
+        )
+        deferrable = "DEFERRABLE " if when == "at the commit" else ""
+        other.execute(
+            f"CREATE CONSTRAINT TRIGGER full_disk AFTER INSERT ON inbox {deferrable}{timing} "
+            "FOR EACH ROW EXECUTE FUNCTION full_disk()"
+        )
+        assert refused_in_time(on_postgresql)
+        other.execute("DROP TRIGGER full_disk ON inbox")
+    assert works_again(on_postgresql)
+
+
+def test_a_server_that_was_restarted_is_not_even_noticed(on_postgresql: Stage) -> None:
+    with another_connection(on_postgresql) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert works_again(on_postgresql)
+
+
+def test_a_transaction_that_its_process_forgot_does_not_keep_its_locks(on_postgresql: Stage) -> None:
+    show = text("SHOW idle_in_transaction_session_timeout")
+    assert on_postgresql.database.run(lambda session: session.scalar(show)) == "10s"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+def test_a_server_that_falls_silent_is_not_waited_for_long(afar: Stage, network: Network, *, known: bool) -> None:
+    """In the middle of a connection that has served before, or at the beginning of a new one."""
+    if not known:
+        afar.database.close()
+    with network.silent():
+        assert refused_in_time(afar)
+    assert works_again(afar)
+
+
+def test_a_server_that_nobody_reaches_is_found_again(afar: Stage, network: Network) -> None:
+    with network.closed():
+        assert refused_in_time(afar)
+    assert works_again(afar)
+
+
+def test_a_database_that_takes_too_long_is_not_waited_for(afar: Stage, network: Network) -> None:
+    """Each statement comes back within every timeout, but there are many of them."""
+    with network.slow(0.4):
+        assert refused_in_time(afar)
+    assert works_again(afar)
+
+
+def test_a_service_that_started_without_its_database_works_once_it_is_there(
+    network: Network, alipay_key: RSAPrivateKey
+) -> None:
+    with network.closed():
+        stage = a_stage(network.url, alipay_key)
+        assert refused_in_time(stage)
+    stage.consult()
+    assert works_again(stage)
+    stage.database.close()
+
+
+def test_nothing_is_acknowledged_that_is_not_on_record(afar: Stage, network: Network) -> None:
+    """Connections break in the middle of everything, the commit and its answer included."""
+    drafts = [token_canceled(f"token-{number}") for number in range(40)]
+    with network.breaking(0.03):
+        receipts = [afar.notify(draft) for draft in drafts]
+    acknowledged = {receipt.entry_id for receipt in receipts if receipt.answer.status == 200}
+    assert acknowledged
+    assert all(receipt.answer.status == 200 or is_to_be_sent_again(receipt) for receipt in receipts)
+    assert acknowledged <= {entry.id for entry in afar.entries()}
+    again = {afar.notify(draft).entry_id for draft in drafts}
+    assert again == {entry.id for entry in afar.entries()}
+    assert len(again) == len(drafts)
+
+
+# --- SQLite ---
+
+_HOLD = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def file_of(stage: Stage) -> Path:
+    return Path(stage.database.engine.url.database or "")
+
+
+def test_a_file_that_another_process_locked_is_not_waited_for_long(on_sqlite: Stage) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, file_of(on_sqlite)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert refused_in_time(on_sqlite)
+        assert on_sqlite.state() == "consulted"
+        other.communicate()
+    assert works_again(on_sqlite)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "remedy"),
+    [
+        ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000"),
+        ("PRAGMA query_only = on", "PRAGMA query_only = off"),
+    ],
+    ids=["full", "read-only"],
+)
+def test_a_file_that_cannot_be_written_acknowledges_nothing(on_sqlite: Stage, trouble: str, remedy: str) -> None:
+    """The only connection is made to meet what a full disk, or one mounted read-only, would do to all."""
+    tell_connection(on_sqlite, trouble)
+    assert refused_in_time(on_sqlite)
+    assert on_sqlite.state() == "consulted"
+    tell_connection(on_sqlite, remedy)
+    assert works_again(on_sqlite)
+
+
+def tell_connection(stage: Stage, pragma: str) -> None:
+    pooled = stage.database.engine.raw_connection()
+    pooled.cursor().execute(pragma)
+    pooled.close()
+
+
+def test_a_file_that_was_replaced_is_not_written_to_in_vain(on_sqlite: Stage) -> None:
+    """What went into the old file, which has no name any more, would be acknowledged and gone."""
+    file = file_of(on_sqlite)
+    copy = file.with_name("copy.db")
+    with sqlite3.connect(file) as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    copy.rename(file)
+    assert refused_in_time(on_sqlite)
+    file.with_name(file.name + "-wal").unlink()
+    file.with_name(file.name + "-shm").unlink()
+    on_sqlite.database.close()
+    assert works_again(on_sqlite)
+
+
+# --- both ---
+
+
+@contextmanager
+def held(stage: Stage) -> Iterator[None]:
+    """Hold what every delivery needs."""
+    if stage.database.engine.dialect.name == "sqlite":
+        other = sqlite3.connect(file_of(stage), isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.close()
+    else:
+        with another_connection(stage) as connection, connection.transaction():
+            connection.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
+            yield
+
+
+def test_a_crowd_before_a_locked_database_is_answered_and_leaves_nothing_behind(stage: Stage) -> None:
+    """More come at once than there are connections, and as many again behind each other."""
+    stage.consult()
+    threads = threading.active_count()
+    with held(stage), ThreadPoolExecutor(CROWD) as pool:
+        started = time.monotonic()
+        receipts = list(pool.map(lambda _: stage.notify(CODE), range(10 * CROWD)))
+        # One after another in groups of as many as there are connections would take a minute.
+        assert time.monotonic() - started < 2 * SECONDS_MAX
+        assert all(is_to_be_sent_again(receipt) for receipt in receipts)
+        # Whoever only reads is not kept waiting by those who cannot write.
+        count = text("SELECT count(*) FROM authorizations")
+        assert stage.database.run(lambda session: session.scalar(count), read_only=True) == 1
+    assert stage.entries() == []
+    assert threading.active_count() == threads
+    assert stage.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined] # every pool of ours counts
+    deadline = time.monotonic() + SECONDS_MAX
+    while is_to_be_sent_again(stage.notify(CODE)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert stage.state() == "authcode_issued"
+    assert connections_of(stage) <= POOL_SIZE
+
+
+def connections_of(stage: Stage) -> int:
+    if stage.database.engine.dialect.name == "sqlite":
+        return 0
+    with another_connection(stage) as other:
+        count = other.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert count is not None
+    return int(count[0])
+
+
+# --- settings that forget ---
+
+
+def test_a_server_that_is_set_to_forget_is_said_to_be(on_postgresql: Stage) -> None:
+    """The server of the tests does without fsync, and needs no synchronous_commit either."""
+    with another_connection(on_postgresql) as other:
+        other.execute(f"ALTER DATABASE {on_postgresql.database.engine.url.database} SET synchronous_commit = off")
+    on_postgresql.database.close()
+    assert on_postgresql.database.forgetful_settings()["synchronous_commit"] == "off"
+
+
+def test_sqlite_is_set_to_remember(on_sqlite: Stage) -> None:
+    assert on_sqlite.database.forgetful_settings() == {}
+
+
+def test_a_file_system_that_refuses_the_journal_is_said_to(tmp_path: Path) -> None:
+    """SQLite's own stand-in for one without shared memory, as network file systems are."""
+    database = Database(f"sqlite:///file:{tmp_path}/new.db?vfs=unix-dotfile&uri=true")
+    assert database.forgetful_settings() == {"journal_mode": "delete"}
+    database.close()
+
+
+def test_who_waits_in_vain_for_a_connection_is_told(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    held_up = [database.engine.connect() for _ in range(POOL_SIZE)]
+    with pytest.raises(DatabaseUnavailableError, match="TimeoutError"):
+        database.run(lambda session: session.execute(text("SELECT 1")), read_only=True)
+    for connection in held_up:
+        connection.close()
+    database.close()
