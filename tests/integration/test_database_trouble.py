@@ -1,5 +1,6 @@
 """The database away, silent, slow, full, read-only or locked: nothing hangs, nothing is lost, nobody restarts."""
 
+import logging
 import sqlite3
 import subprocess
 import sys
@@ -15,16 +16,21 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
 
+from app import create_app
 from app.database import Database, DatabaseUnavailableError
 from app.database.engines import POOL_SIZE
 from app.receiver import Receipt
+from app.service import Service
 from app.simulator.draft import authcode_created, token_canceled
 from tests.acceptance.server import a_free_port
+from tests.builders import an_environ
 from tests.integration.network import Network, a_network_to
 from tests.integration.stage import Stage, a_stage
 
 #: Larger than what the last page of a full file may still have room for.
 CODE = authcode_created("s-1", "code-1").body()[:-1] + b', "padding": "' + b"." * 50_000 + b'"}'
+
+FORGETFUL = "the database may forget what is acknowledged"
 
 #: A delivery may take four seconds; a busy machine adds to that.
 SECONDS_MAX = 8
@@ -315,12 +321,23 @@ def connections_of(stage: Stage) -> int:
 # --- settings that forget ---
 
 
-def test_a_server_that_is_set_to_forget_is_said_to_be(on_postgresql: Stage) -> None:
-    """The server of the tests does without fsync, and needs no synchronous_commit either."""
+def test_a_server_that_is_set_to_forget_is_said_to_be_at_the_start(
+    on_postgresql: Stage, postgresql_url: str, keyring: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server of the tests does without fsync, and this database without synchronous_commit."""
     with another_connection(on_postgresql) as other:
         other.execute(f"ALTER DATABASE {on_postgresql.database.engine.url.database} SET synchronous_commit = off")
-    on_postgresql.database.close()
-    assert on_postgresql.database.forgetful_settings()["synchronous_commit"] == "off"
+    app = create_app(an_environ(postgresql_url, keyring))
+    logging.getLogger("app").addHandler(caplog.handler)
+    service: Service = app.extensions["notifyauth"]
+    service.check()
+    service.check()
+    logging.getLogger("app").removeHandler(caplog.handler)
+    service.database.close()
+    warned = [vars(record) for record in caplog.records if record.message == FORGETFUL]
+    assert [(each["levelname"], each["value"]) for each in warned if each["setting"] == "synchronous_commit"] == [
+        ("WARNING", "off")
+    ]
 
 
 def test_sqlite_is_set_to_remember(on_sqlite: Stage) -> None:
