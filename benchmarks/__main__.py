@@ -12,7 +12,7 @@ from benchmarks.rounds import Plan
 
 #: Seconds of a round, and how many rounds there are.
 _THOROUGH = (20.0, 3)
-_QUICK = (2.0, 1)
+_QUICK = (1.0, 1)
 _SIZES = "10000,100000,1000000"
 _QUICK_SIZE = 1000
 
@@ -35,6 +35,7 @@ def _tell(line: str) -> None:
 @click.option("--seconds", type=click.FloatRange(1), help=f"How long each is measured.  [default: {_THOROUGH[0]:g}]")
 @click.option("--rounds", type=click.IntRange(1), help=f"How often each is measured.  [default: {_THOROUGH[1]}]")
 @click.option("--most", type=click.IntRange(1), default=2000, show_default=True, help="Notifications to sign a second.")
+@click.option("--rate", type=click.FloatRange(1), help="Send so many a second.  [default: as many as are answered]")
 @click.option("--only", metavar="NAME", multiple=True, type=click.Choice(sorted(CONTESTANTS)), help="Repeatable.")
 @click.option(
     "--against",
@@ -51,6 +52,7 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
     seconds: float | None,
     rounds: int | None,
     most: int,
+    rate: float | None,
     only: tuple[str, ...],
     against: Path | None,
     quick: bool,
@@ -63,6 +65,7 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
         connections=connections,
         seconds=seconds or default_seconds,
         most_per_second=most,
+        rate=rate,
     )
     contestants: list[Contestant] = [CONTESTANTS[name] for name in only or CONTESTANTS]
     if against is not None:
@@ -70,7 +73,7 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
     done = compare(contestants, plan, rounds=rounds or default_rounds, tell=_tell)
     text = report.page(
         report.comparison(done.results, done.traffic),
-        f"Medians of {rounds or default_rounds} rounds, with the least and the most in brackets: {plan}",
+        f"Medians, with the least and the most in brackets. Rounds: {rounds or default_rounds}. {plan}",
         report.circumstances(done.postgresql),
         *(f"Mind: {warning}." for warning in report.warnings(done.results)),
     )

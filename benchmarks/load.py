@@ -1,7 +1,8 @@
 """Send prepared requests over connections that stay open, from a process of its own, as cheaply as Python can.
 
-Each connection sends its next request when the answer to the last has come. Whatever the client computed would be
-missing from the server on the same machine, so an answer is only compared with those that are known to be right.
+Each connection sends its next request when the answer to the last has come, or when it is due. Whatever the client
+computed would be missing from the server on the same machine, so an answer is only compared with those that are known
+to be right.
 """
 
 import pickle
@@ -9,8 +10,9 @@ import selectors
 import socket
 import time
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from multiprocessing import get_context
@@ -77,12 +79,12 @@ class LoadClient:
         theirs.close()
         self._pipe.recv()
 
-    def send(self, seconds: float) -> Sent:
+    def send(self, seconds: float, *, rate: float | None = None) -> Sent:
         """Send for so long, go on where the last call ended, and return when nothing is in flight any more.
 
-        Raises `ServerSilentError`.
+        With a rate, so many are due a second, whether the server keeps up or not. Raises `ServerSilentError`.
         """
-        self._pipe.send(seconds)
+        self._pipe.send((seconds, rate))
         answer = self._pipe.recv()
         if isinstance(answer, Exception):
             raise answer
@@ -102,47 +104,48 @@ class LoadClient:
 def _serve(pipe: Connection, script_path: Path, port: int, endless: bool) -> None:  # noqa: FBT001 -- passed on by multiprocessing
     script = Script.load(script_path)
     known_answers: set[bytes] = set()
-    lanes = [
-        _Lane(script.requests, cycle(lane) if endless else iter(lane), port, known_answers) for lane in script.lanes
-    ]
+    orders = [cycle(lane) if endless else iter(lane) for lane in script.lanes]
+    lanes = [_Lane(script.requests, order, port, known_answers) for order in orders]
     pipe.send("ready")
     while True:
         try:
-            seconds = pipe.recv()
+            seconds, rate = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send(_send(lanes, seconds))
+            pipe.send(_send(lanes, seconds, rate))
         except Exception as error:  # noqa: BLE001 -- the other side raises it
             pipe.send(error)
 
 
-def _send(lanes: list["_Lane"], seconds: float) -> Sent:
+def _send(lanes: list["_Lane"], seconds: float, rate: float | None) -> Sent:
     sent = Sent()
+    pause = 1 / rate if rate else 0.0
+    idle = deque(lanes)
+    busy = 0
     with selectors.DefaultSelector() as selector:
-        started = time.perf_counter()
-        deadline = started + seconds
-        busy = 0
         for lane in lanes:
-            if lane.send_next():
-                selector.register(lane.socket, selectors.EVENT_READ, lane)
-                busy += 1
-        while busy:
-            events = selector.select(_SILENCE_SECONDS_MAX)
-            if not events:
+            lane.register(selector)
+        started = due = time.perf_counter()
+        deadline = started + seconds
+        while True:
+            now = time.perf_counter()
+            while idle and due <= now < deadline:
+                lane = idle.popleft()
+                # An answer is as late as whoever waits for it finds it, so the wait for a connection counts.
+                if lane.send_next(selector, due if pause else now):
+                    busy += 1
+                    due += pause
+            if not busy and (now >= deadline or not idle):
+                break
+            patience = due - now if idle and now < deadline else _SILENCE_SECONDS_MAX
+            events = selector.select(patience)
+            if not events and patience == _SILENCE_SECONDS_MAX:
                 raise ServerSilentError
             for key, _ in events:
                 lane = key.data
-                if not lane.receive(sent):
-                    continue
-                before = lane.socket
-                if time.perf_counter() < deadline and lane.send_next():
-                    if lane.socket is not before:
-                        selector.unregister(before)
-                        before.close()
-                        selector.register(lane.socket, selectors.EVENT_READ, lane)
-                else:
-                    selector.unregister(before)
+                if lane.receive(selector, sent):
+                    idle.append(lane)
                     busy -= 1
         sent.seconds = time.perf_counter() - started
     sent.ran_out = sent.seconds < seconds
@@ -159,39 +162,47 @@ class _Lane:
         #: Bodies that are the acknowledgement, however a server spaces it.
         self._known_answers = known_answers
         self._number = 0
-        self._sent_at = 0.0
+        self._due = 0.0
         self._received = b""
-        self._is_broken = False
-        self.socket = self._connect()
+        self._is_waiting = False
+        self._socket: socket.socket | None = self._connected()
 
-    def send_next(self) -> bool:
+    def register(self, selector: selectors.BaseSelector) -> None:
+        """Let the selector watch the connection, if there is one."""
+        if self._socket is not None:
+            selector.register(self._socket, selectors.EVENT_READ, self)
+
+    def send_next(self, selector: selectors.BaseSelector, due: float) -> bool:
         """Send the next request, over a new connection if the server has closed the last one; or say it is over."""
         number = next(self._numbers, None)
         if number is None:
             return False
-        if self._is_broken:
-            self.socket = self._connect()
-            self._is_broken = False
+        if self._socket is None:
+            self._socket = self._connected()
+            self.register(selector)
         self._number = number
         self._received = b""
-        self._sent_at = time.perf_counter()
-        try:
-            self.socket.sendall(self._requests[number])
-        except OSError:
-            # What is sent to a closed connection is answered by its end.
-            self._is_broken = True
+        self._due = due
+        self._is_waiting = True
+        # What is sent to a closed connection is answered by its end.
+        with suppress(OSError):
+            self._socket.sendall(self._requests[number])
         return True
 
-    def receive(self, sent: Sent) -> bool:
-        """Take what has come, and say whether that was the whole answer."""
+    def receive(self, selector: selectors.BaseSelector, sent: Sent) -> bool:
+        """Take what has come, and say whether that was the whole of an answer."""
+        assert self._socket is not None
         try:
-            received = self.socket.recv(65536)
+            received = self._socket.recv(65536)
         except OSError:
             received = b""
         if not received:
-            self._is_broken = True
-            sent.refused["connection closed"] += 1
-            return True
+            selector.unregister(self._socket)
+            self._socket.close()
+            self._socket = None
+            # A server may close a connection that is idle.
+            sent.refused.update(["connection closed"] if self._is_waiting else [])
+            return self._stop_waiting()
         answer = self._received = self._received + received
         head, _, body = answer.partition(b"\r\n\r\n")
         if not (body in self._known_answers and head.startswith(_OK)):
@@ -199,13 +210,18 @@ class _Lane:
                 return False
             if not (head.startswith(_OK) and is_acknowledgement(200, body)):
                 sent.refused[head.split(b"\r\n", 1)[0].decode("latin-1")] += 1
-                return True
+                return self._stop_waiting()
             self._known_answers.add(body)
-        sent.latencies.append(int((time.perf_counter() - self._sent_at) * _MICROSECONDS))
+        sent.latencies.append(int((time.perf_counter() - self._due) * _MICROSECONDS))
         sent.acknowledged.append(self._number)
-        return True
+        return self._stop_waiting()
 
-    def _connect(self) -> socket.socket:
+    def _stop_waiting(self) -> bool:
+        """Say whether anything was waited for, until now."""
+        was_waiting, self._is_waiting = self._is_waiting, False
+        return was_waiting
+
+    def _connected(self) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self._port), timeout=_SILENCE_SECONDS_MAX)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection

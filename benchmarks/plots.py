@@ -4,10 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pygal
-from pygal.style import CleanStyle
+from pygal.style import Style
 
 from benchmarks.growth import Grown
 from benchmarks.report import GROWTH_FIGURES
+
+_STYLE = Style(
+    background="white",
+    plot_background="white",
+    colors=("#1f6feb",),
+    guide_stroke_color="#d8dee4",
+    guide_stroke_dasharray="",
+    major_guide_stroke_color="#d8dee4",
+    major_guide_stroke_dasharray="",
+    font_family="sans-serif",
+    title_font_size=15,
+    label_font_size=11,
+    major_label_font_size=11,
+)
 
 FOLDER = Path(__file__).parent / "plots"
 
@@ -26,8 +40,9 @@ def draw(grown: Sequence[Grown], folder: Path = FOLDER) -> list[str]:
             show_legend=False,
             width=480,
             height=300,
-            style=CleanStyle,
-            # A picture in a README runs no scripts, and the same figures make the same file.
+            max_scale=6,
+            style=_STYLE,
+            # A picture in a README runs no scripts, and needs no name of its own.
             js=(),
             no_prefix=True,
             disable_xml_declaration=True,

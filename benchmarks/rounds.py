@@ -30,6 +30,8 @@ class Plan:
     seconds: float
     #: For so many a second, notifications are prepared.
     most_per_second: int
+    #: So many are sent a second; without it, as many as are answered.
+    rate: float | None = None
 
     @property
     def warm_up_seconds(self) -> float:
@@ -43,8 +45,9 @@ class Plan:
 
     @override
     def __str__(self) -> str:
+        pace = "as many as are answered" if self.rate is None else f"{self.rate:g} a second"
         return (
-            f"{self.size.workers} workers with {self.size.threads} threads each, {self.connections} connections, "
+            f"{self.size.workers} workers with {self.size.threads} threads each, {self.connections} connections, {pace}, "
             f"{self.seconds:g} s a round after {self.warm_up_seconds:g} s of warm-up."
         )
 
@@ -148,7 +151,7 @@ def _load(contestant: Contestant, course: Course, environ: dict[str, str], log: 
         meters = replace(meters, server_process_id=server.process_id)
         warm_up = client.send(course.plan.warm_up_seconds)
         before = meters.read()
-        sent = client.send(course.plan.seconds)
+        sent = client.send(course.plan.seconds, rate=course.plan.rate)
         after = meters.read()
     measured = _measured(sent, before, after, memory.bytes)
     return _Loaded(measured, [*warm_up.acknowledged, *sent.acknowledged])
