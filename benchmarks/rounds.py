@@ -47,8 +47,8 @@ class Plan:
     def __str__(self) -> str:
         pace = "as many as are answered" if self.rate is None else f"{self.rate:g} a second"
         return (
-            f"{self.size.workers} workers with {self.size.threads} threads each, {self.connections} connections, {pace}, "
-            f"{self.seconds:g} s a round after {self.warm_up_seconds:g} s of warm-up."
+            f"{self.size.workers} workers with {self.size.threads} threads each, {self.connections} connections, "
+            f"{pace}, {self.seconds:g} s a round after {self.warm_up_seconds:g} s of warm-up."
         )
 
 
