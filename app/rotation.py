@@ -11,8 +11,8 @@ from app import authorizations, inbox, tokens
 from app.models import AccessToken, Authorization, Base, InboxEntry, IndexKey
 from app.vault import INDEX_KEY_PLACE, Vault
 
-#: A re-sealed batch holds its row locks for well under a second.
-BATCH_SIZE_MAX = 500
+#: A re-sealed batch holds its row locks, and SQLite's only one, for a tenth of a second.
+BATCH_SIZE_MAX = 100
 
 Key = tuple[Any, ...]
 

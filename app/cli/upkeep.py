@@ -15,6 +15,7 @@ from app import inbox as kept
 from app.cli.errors import REFUSED, Refusal
 from app.cli.groups import look_up, the_service
 from app.cli.inbox import entry_id_type, find_entry, inbox
+from app.cli.pace import leaving_room
 from app.cli.progress import bar
 from app.inbox import OPEN_OUTCOMES, Filter, Outcome
 
@@ -80,7 +81,8 @@ def process(entry_ids: tuple[int, ...], outcomes: tuple[str, ...]) -> None:
     last_id = _newest_id() if not entry_ids else 0
     with bar("Processing", last_id) as progress:
         for entry_id in entry_ids or _open_ids(frozenset(map(Outcome, outcomes or OPEN_OUTCOMES)), last_id):
-            ended.update(done.outcome for done in receiver.process(entry_id))
+            with leaving_room():
+                ended.update(done.outcome for done in receiver.process(entry_id))
             progress.update(entry_id - progress.pos)
     counts = ", ".join(f"{ended[outcome]} {outcome}" for outcome in Outcome if ended[outcome])
     click.echo(f"Processed {ended.total()}: {counts}." if ended else "There was nothing to process.")
@@ -121,7 +123,8 @@ def purge(older_than: timedelta) -> None:
     deleted = after = 0
     with bar("Purging", _newest_id()) as progress:
         while True:
-            purged = the_service().database.run(partial(kept.purge_batch, older_than=before, after=after))
+            with leaving_room():
+                purged = the_service().database.run(partial(kept.purge_batch, older_than=before, after=after))
             deleted += purged.deleted
             if purged.up_to is None:
                 break
