@@ -3,12 +3,15 @@
 # The Python to make it with, 3.11 or newer: make PYTHON=/path/to/python3.13 test
 PYTHON ?= python3
 
+# How long a soak goes on.
+MINUTES ?= 60
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help demo run test bench bench-growth format lock
+.PHONY: help demo run test soak bench bench-growth format lock
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -27,6 +30,9 @@ test: .venv/installed ## check and test everything, as CI does
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest --numprocesses 2 --cov
+
+soak: .venv/installed ## try for an hour, or MINUTES, to make the service lose something; SEED repeats a run
+	$(BIN)/python -m tests.soak both --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/bench-installed ## measure the service beside what else one could use; OPTIONS=--quick takes a minute
 	$(BIN)/python -m benchmarks compare $(OPTIONS)

@@ -74,7 +74,7 @@ def one(kind: Kind, minutes: float, seed: int, figures_file: Path) -> None:
             _lap(made, chance)
             said = ", ".join(f"{count} {what}" for what, count in figures.counts.items())
             click.echo(f"{kind}: {said}", err=True)
-        made.server.stop()
+        made.server.end()
         search(made)
     figures_file.write_text(json.dumps({"counts": figures.counts, "complaints": figures.complaints}))
 

@@ -54,6 +54,7 @@ def spring_the_trap(world: World, chance: random.Random) -> None:
         world.merchant(ledger).live(life)
         alipay = world.alipay(ledger)
         for draft in life.notifications:
+            workers = world.server.workers()
             world.trap.touch()
             with Sender(alipay.url) as sender:
                 ledger.attempt(draft)
@@ -62,6 +63,8 @@ def spring_the_trap(world: World, chance: random.Random) -> None:
             if world.trap.exists() or answer.status is not None:
                 ledger.complain(f"the worker lived on, and answered {answer}")
                 world.trap.unlink(missing_ok=True)
+            else:
+                world.server.recover(workers)
             world.figures.counts["traps"] += 1
             # Whoever is asked next has never heard of it, and finds it on record.
             alipay.notify(draft, chance)
@@ -75,6 +78,7 @@ def storm(world: World, chance: random.Random, *, seconds: float) -> None:
     def befall() -> None:
         while not over.wait(chance.uniform(*_CALM_SECONDS)):
             chance.choice(world.mishaps())(chance)
+        world.server.recover()
 
     with _books(world) as ledger, ThreadPoolExecutor(1) as fate, ThreadPoolExecutor(SENDERS) as senders:
         befalling = fate.submit(befall)
@@ -82,7 +86,7 @@ def storm(world: World, chance: random.Random, *, seconds: float) -> None:
             made_up = lives(random.Random(chance.random()), prefix=uuid4().hex)
             dice = random.Random(chance.random())
             waiting: deque[Future[None]] = deque()
-            while time.monotonic() < end:
+            while time.monotonic() < end and not befalling.done():
                 parts = _parts(world, ledger, dice, list(islice(made_up, _BATCH)))
                 waiting += [senders.submit(part) for part in dice.sample(parts, len(parts))]
                 while len(waiting) > _WAITING_MAX:

@@ -1,81 +1,47 @@
-"""`flask serve` with two workers, killed in every way a machine knows, and started again at the same port."""
+"""`flask serve` with two workers, killed in every way a machine knows, and started again by its supervisor."""
 
 import os
 import random
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 
 import urllib3
+from typing_extensions import override
 
-from tests.acceptance.server import FLASK, Server, a_free_port, wait_until_ready
+from tests.acceptance.server import FLASK, Server, a_free_port
 from tests.conftest import ROOT
 
 #: Two processes are the fewest that can contradict each other.
 WORKERS = 2
 #: A worker imports the application in a second or two, and many more on a machine that is busy.
 _SECONDS_MAX = 60
+_SUPERVISOR_PAUSE_SECONDS = 0.1
 
 
-class RestartableServer(Server):
-    """A server that comes back after whatever was done to it, as a supervisor of processes would bring it back."""
+class SupervisedServer(Server):
+    """A server that comes back whenever it ends, as systemd or a container's supervisor brings it back."""
 
     def __init__(self, environ: Mapping[str, str], log: Path) -> None:
         self._environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **environ}
         self._log = log
+        self._is_over = threading.Event()
         super().__init__(self._started(port := a_free_port()), port)
-        wait_until_ready(self, log)
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
+        self.recover()
 
-    def start(self) -> None:
-        """Start again what is not running, and wait until it can work."""
-        self.process = self._started(self.port)
-        wait_until_ready(self, self._log)
-
-    def signal(self, what: signal.Signals) -> None:
-        """Send a signal to all of its processes at once."""
-        os.killpg(self.process.pid, what)
-
-    def kill(self) -> None:
-        """Kill all of its processes at once, in the middle of whatever they do."""
-        self.signal(signal.SIGKILL)
-        self.process.wait(timeout=_SECONDS_MAX)
-
-    def stop(self) -> None:
-        """Stop it as an operator does: what is in flight is finished."""
-        self.process.terminate()
-        self.process.wait(timeout=_SECONDS_MAX)
-
-    def kill_worker(self, chance: random.Random) -> bool:
-        """Kill one worker, wait until two serve again, and say whether the server saw to it by itself.
-
-        A server whose worker dies again within seconds of being replaced takes this for a loop and ends, and somebody
-        has to start it.
-        """
-        before = self.workers()
-        if not before:
-            return False
-        os.kill(chance.choice(before), signal.SIGKILL)
-        deadline = time.monotonic() + _SECONDS_MAX
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                self.start()
-                return False
-            now = self.workers()
-            if len(now) == WORKERS and set(now) != set(before):
-                wait_until_ready(self, self._log)
-                return True
-            time.sleep(0.02)
-        raise AssertionError(self._log.read_text())
-
-    def is_ready(self) -> bool:
-        """Whether a worker answers, right now, that it can work."""
-        try:
-            return self.get("/readyz").status == 200
-        except urllib3.exceptions.HTTPError:
-            return False
+    def _supervise(self) -> None:
+        while True:
+            self.process.wait()
+            if self._is_over.wait(_SUPERVISOR_PAUSE_SECONDS):
+                return
+            self.process = self._started(self.port)
 
     def _started(self, port: int) -> subprocess.Popen[str]:
         with self._log.open("a") as output:
@@ -90,13 +56,65 @@ class RestartableServer(Server):
                 start_new_session=True,
             )
 
+    def kill(self) -> None:
+        """Kill all of its processes at once, in the middle of whatever they do."""
+        before = self.workers()
+        self._kill_group()
+        self.recover(before)
+
+    def stop(self) -> None:
+        """Stop it as an operator does: what is in flight is finished."""
+        before = self.workers()
+        self.process.terminate()
+        self.recover(before)
+
+    def kill_worker(self, chance: random.Random) -> None:
+        """Kill one worker. Whose worker dies again within seconds takes that for a loop, and ends whole."""
+        before = self.workers()
+        if before:
+            with suppress(ProcessLookupError):
+                os.kill(chance.choice(before), signal.SIGKILL)
+            self.recover(before)
+
+    def recover(self, before: Sequence[int] = ()) -> None:
+        """Wait until as many workers serve as there should, and not just the same as before."""
+        deadline = time.monotonic() + _SECONDS_MAX
+        while time.monotonic() < deadline:
+            now = self.workers()
+            if len(now) == WORKERS and set(now) != set(before) and self._is_ready():
+                return
+            time.sleep(0.02)
+        raise AssertionError(self._log.read_text()[-4000:])
+
+    @override
+    def workers(self) -> list[int]:
+        # Between two lives it has none, and a worker may be gone by the time it is looked at.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return super().workers()
+        return []
+
+    def end(self) -> None:
+        """End it for good."""
+        self._is_over.set()
+        self._kill_group()
+        self._supervisor.join(_SECONDS_MAX)
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.get("/readyz").status == HTTPStatus.OK
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
 
 @contextmanager
-def restartable_server(environ: Mapping[str, str], log: Path) -> Iterator[RestartableServer]:
+def supervised_server(environ: Mapping[str, str], log: Path) -> Iterator[SupervisedServer]:
     """Serve until the end of the block, with interruptions."""
-    server = RestartableServer(environ, log)
+    server = SupervisedServer(environ, log)
     try:
         yield server
     finally:
-        if server.process.poll() is None:
-            server.kill()
+        server.end()

@@ -25,7 +25,7 @@ from tests.postgres import Cluster, running_cluster
 from tests.soak.figures import Figures
 from tests.soak.ledger import Ledger
 from tests.soak.senders import Alipay, Merchant
-from tests.soak.server import RestartableServer, restartable_server
+from tests.soak.server import SupervisedServer, supervised_server
 
 Kind = Literal["sqlite", "postgresql"]
 
@@ -44,7 +44,7 @@ class World:
     url: str
     #: `None` for SQLite, whose server is the service itself.
     cluster: Cluster | None
-    server: RestartableServer
+    server: SupervisedServer
     #: The auditor's own, on the same database and under the same keys.
     service: Service
     signer: Signer
@@ -69,12 +69,10 @@ class World:
 
     def kill_service(self, _: random.Random) -> None:
         self.server.kill()
-        self.server.start()
         self.figures.counts["service kills"] += 1
 
     def stop_service(self, _: random.Random) -> None:
         self.server.stop()
-        self.server.start()
         self.figures.counts["service stops"] += 1
 
     def kill_database(self, chance: random.Random) -> None:
@@ -152,6 +150,6 @@ def _served(folder: Path, url: str, cluster: Cluster | None, figures: Figures) -
     key = load_private_key(keyring.with_name(SIMULATOR_KEY_NAME).read_bytes())
     service: Service = create_app(environ).extensions["notifyauth"]
     trapped = environ | {"PYTHONPATH": str(Path(__file__).parent / "trap"), "SOAK_TRAP": str(folder / "trap")}
-    with restartable_server(trapped, folder / "server.log") as server:
+    with supervised_server(trapped, folder / "server.log") as server:
         yield World(folder, url, cluster, server, service, Signer(SANDBOX_CLIENT_ID, key, 1), figures)
     service.database.close()
