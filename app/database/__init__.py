@@ -40,7 +40,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
         # What only reads gets by where writers wait: another's lock, a full disk.
-        self._gates = {read_only: Gate(inside_max=_INSIDE_MAX, seconds_max=_SECONDS_MAX) for read_only in (False, True)}
+        self._gates = {read_only: Gate(inside_max=_INSIDE_MAX) for read_only in (False, True)}
 
     def run(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
         """Do `work` in one transaction and commit; do all of it again when the database was in trouble.

@@ -15,30 +15,25 @@ from app.database.errors import DatabaseUnavailableError
 _LONG_S = 1.0
 #: One that waits in vain may have met a lock of its own; two in a row, with nobody getting through, is trouble for all.
 _IN_VAIN_MAX = 2
-#: How long after that nobody tries: long enough for a queue to be answered, short enough not to be missed.
-_PAUSE_S = 1.0
 
 
 class Gate:
     """Turns away at once whoever could only wait. Safe to share between threads."""
 
-    def __init__(self, *, inside_max: int, seconds_max: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, inside_max: int, clock: Callable[[], float] = time.monotonic) -> None:
         #: More at the same time would only wait for each other.
         self._inside_max = inside_max
-        #: Nobody stays inside for longer.
-        self._seconds_max = seconds_max
         self._clock = clock
         self._lock = threading.Lock()
         self._inside = 0
         self._in_vain = 0
-        self._next_try = 0.0
 
     @contextmanager
     def passage(self) -> Iterator[None]:
         """Let one piece of work in, and learn from how it goes.
 
-        While those inside wait in vain, one at a time is let in to find out whether that is still so. Raises
-        `DatabaseUnavailableError` for all others.
+        Once those inside have waited in vain, one at a time is let in, which finds out whether that is still so: there
+        is no moment at which nobody may try. Raises `DatabaseUnavailableError` for all others.
         """
         self._enter()
         started = self._clock()
@@ -55,15 +50,11 @@ class Gate:
         with self._lock:
             if self._inside >= self._inside_max:
                 raise DatabaseUnavailableError("QueueFull")
-            if self._in_vain >= _IN_VAIN_MAX:
-                now = self._clock()
-                if now < self._next_try:
-                    raise DatabaseUnavailableError("LatelyInVain")
-                self._next_try = now + self._seconds_max
+            if self._inside and self._in_vain >= _IN_VAIN_MAX:
+                raise DatabaseUnavailableError("OthersWaitInVain")
             self._inside += 1
 
     def _leave(self, *, in_vain: bool) -> None:
         with self._lock:
             self._inside -= 1
             self._in_vain = self._in_vain + 1 if in_vain else 0
-            self._next_try = self._clock() + _PAUSE_S

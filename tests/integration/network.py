@@ -69,7 +69,7 @@ class Network:
         self._open.set()
         self._listener = await asyncio.start_server(self._carry_both_ways, "127.0.0.1", self._port)
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
         assert self._listener is not None
         self._listener.close()
         for writer in list(self._writers):

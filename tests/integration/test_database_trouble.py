@@ -299,11 +299,7 @@ def test_a_crowd_before_a_locked_database_is_answered_and_leaves_nothing_behind(
     assert stage.entries() == []
     assert threading.active_count() == threads
     assert stage.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined] # every pool of ours counts
-    deadline = time.monotonic() + SECONDS_MAX
-    while is_to_be_sent_again(stage.notify(CODE)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert stage.state() == "authcode_issued"
+    assert works_again(stage)
     assert connections_of(stage) <= POOL_SIZE
 
 
