@@ -68,13 +68,13 @@ def _public_keys(client: Client) -> list[dict[str, Any]]:
 def new_vault_key() -> None:
     """Print a new vault key.
 
-    It goes first in FLASK_VAULT_KEYS, before those in use: the first seals, all open. Then start every process of the
-    service anew, and run: flask keys reseal
+    In FLASK_VAULT_KEYS the first seals, all open. So it goes last, behind those in use, until every process of the
+    service has started anew with it; then it goes first, everything starts anew again, and: flask keys reseal
     """
     click.echo(make_vault_key())
     click.echo(
-        "Put it first in FLASK_VAULT_KEYS, and a comma between it and those in use (instance/vault.key, if that was "
-        "unset). Start the service anew, then run: flask keys reseal",
+        "Put it last in FLASK_VAULT_KEYS, and a comma between it and those in use (instance/vault.key, if that was "
+        "unset). Start the service anew, put it first, start anew again, then run: flask keys reseal",
         err=True,
     )
 
