@@ -1,0 +1,91 @@
+"""A server lost with its disk, and restored as the README says from a backup and PostgreSQL's log: nothing is gone."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from app.simulator.draft import authcode_created, token_canceled
+from tests.conftest import migrate
+from tests.integration.stage import a_stage
+from tests.postgres import Cluster, running_cluster
+from tests.readme import README, block
+
+SECONDS_MAX = 30
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A server that may be lost. What it wrote outlives its processes without fsync too."""
+    with running_cluster({"listen_addresses": "", "fsync": "off"}) as cluster:
+        migrate(cluster.url.render_as_string(hide_password=False))
+        yield cluster
+
+
+def lines(name: str) -> list[str]:
+    """The commands of a block of the README."""
+    return block(README.read_text(encoding="utf-8"), name).splitlines()[1:-1]
+
+
+@contextmanager
+def typed(commands: list[str], environ: Mapping[str, str], backups: Path, log: IO[bytes]) -> Iterator[None]:
+    """Type commands as the account of the server, and end in the end what they left running."""
+    with subprocess.Popen(
+        ["sh", "-euc", "\n".join(commands).replace("/backups", str(backups))],  # noqa: S607 -- whichever there is
+        env=environ,
+        stdout=log,
+        stderr=log,
+        user=backups.owner() if os.geteuid() == 0 else None,
+        start_new_session=True,
+    ) as shell:
+        assert shell.wait(timeout=SECONDS_MAX) == 0, Path(log.name).read_text(encoding="utf-8")
+    try:
+        yield
+    finally:
+        # What runs on is still of the group that the shell has left.
+        if any(line.endswith("supervisor") for line in commands):
+            os.killpg(shell.pid, signal.SIGKILL)
+
+
+def test_with_the_log_a_restore_brings_back_all_that_was_acknowledged(
+    cluster: Cluster, alipay_key: RSAPrivateKey, tmp_path: Path
+) -> None:
+    data, backups = cluster.folder / "data", cluster.folder / "backups"
+    (backups / "wal").mkdir(parents=True)
+    os.chown(backups, data.stat().st_uid, -1)
+    os.chown(backups / "wal", data.stat().st_uid, -1)
+    programs = Path(f"/proc/{cluster.process_id()}/exe").resolve().parent
+    environ = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PGHOST": str(cluster.folder),
+        "PGUSER": "postgres",
+        "PGDATA": str(data),
+    }
+    stage = a_stage(cluster.url.render_as_string(hide_password=False), alipay_key)
+    stage.consult()
+    with (tmp_path / "log").open("wb") as log:
+        with typed(lines("backup"), environ, backups, log):
+            assert stage.notify(authcode_created("s-1", "code-1")).outcome == "applied"
+            acknowledged = [stage.notify(token_canceled(f"token-{number}")) for number in range(20)]
+            assert {receipt.answer.status for receipt in acknowledged} == {200}
+            os.kill(cluster.process_id(), signal.SIGKILL)
+            data.rename(cluster.folder / "lost")
+        # The log ends in the middle of a file, as it is when the other machine is asked for it.
+        assert list((backups / "wal").glob("*.partial"))
+        with typed(lines("restore"), environ, backups, log):
+            cluster.start_again()
+        with typed(lines("backup")[:2], environ, backups, log):
+            deadline = time.monotonic() + SECONDS_MAX
+            while stage.notify(authcode_created("s-1", "code-1")).answer.status != 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert stage.state() == "authcode_issued"
+            assert len(stage.entries()) == 21
+    stage.database.close()
