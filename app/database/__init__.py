@@ -18,7 +18,7 @@ from app.database.engines import POOL_SIZE, deadline, forgetful_settings, make_e
 from app.database.errors import DatabaseUnavailableError, is_transient, name_of
 from app.database.gate import Gate
 
-__all__ = ["Database", "DatabaseUnavailableError", "insert", "is_transient", "make_engine"]
+__all__ = ["Database", "DatabaseUnavailableError", "insert", "is_transient"]
 
 T = TypeVar("T")
 
