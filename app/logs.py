@@ -42,10 +42,13 @@ def _written(value: object) -> str:
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """Describe an error for a log by its class and the lines it came through; its own words may quote a token."""
+    """Describe an error for a log by its class and the lines it came through; its own words may quote a token.
+
+    An error that names its cause, as that of an unavailable database does, is described with it.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     path = " > ".join(f"{Path(frame.filename).stem}:{frame.lineno} {frame.name}" for frame in frames[-_FRAMES_MAX:])
-    return {"error": type(error).__name__, "trace": path}
+    return {"error": type(error).__name__, "cause": getattr(error, "cause", ""), "trace": path}
 
 
 def configure(stream: IO[str] | None = None) -> None:
