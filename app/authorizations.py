@@ -1,20 +1,24 @@
 """Find authorizations, advance them, and keep the history of how they came to be what they are."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from app import rendezvous
 from app.alipay.secret import Secret
 from app.models import Authorization, Transition
+from app.rendezvous import Place
 from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow, decide
 from app.vault import Vault
+
+#: What a client calls an authorization: client id and authState.
+AuthStateKey = tuple[str, str]
 
 #: The first line of every history. No event of the machine: it is how an authorization begins.
 CONSULT = "consult"
@@ -126,15 +130,35 @@ def lock(session: Session, authorization_id: UUID) -> Authorization | None:
     return session.get(Authorization, authorization_id, populate_existing=True, with_for_update=True)
 
 
+def ids(session: Session, keys: Collection[AuthStateKey]) -> dict[AuthStateKey, UUID]:
+    """Find the ids of authorizations by their authStates, without locking them."""
+    if not keys:
+        return {}
+    rows = session.execute(
+        select(Authorization.client_id, Authorization.auth_state, Authorization.id).where(
+            tuple_(Authorization.client_id, Authorization.auth_state).in_(keys)
+        )
+    )
+    return {(row.client_id, row.auth_state): row.id for row in rows}
+
+
+def lock_all(session: Session, ids: Collection[UUID]) -> Sequence[Authorization]:
+    """Lock authorizations until the transaction ends, in one order for all who do, and read them as they now are."""
+    if not ids:
+        return []
+    statement = select(Authorization).where(Authorization.id.in_(ids)).order_by(Authorization.id).with_for_update()
+    return session.scalars(statement.execution_options(populate_existing=True)).all()
+
+
 def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authorization | None:
-    """Lock the authorization of an authState or, while there is none, the rendezvous where its consult comes by."""
+    """Lock the authorization of an authState or, while there is none, the rendezvous where its entries come by."""
     statement = _by_auth_state(client_id, auth_state).with_for_update().execution_options(populate_existing=True)
     authorization = session.scalars(statement).one_or_none()
     if authorization is None:
-        rendezvous.meet(session, client_id, "authState", auth_state)
+        place = [Place(client_id, "authState", auth_state)]
+        rendezvous.meet(session, place)
         authorization = session.scalars(statement).one_or_none()
-        if authorization is not None:
-            rendezvous.part(session, client_id, "authState", auth_state)
+        rendezvous.part(session, place)
     return authorization
 
 

@@ -1,12 +1,13 @@
 """Keep every authentic notification once, however often it is delivered."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, literal_column, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from app import tokens
@@ -18,7 +19,8 @@ from app.alipay.notification import (
     parse,
 )
 from app.database import insert
-from app.models import AccessToken, Authorization, InboxEntry
+from app.models import Base, InboxEntry
+from app.tokens import TokenKey
 from app.vault import Vault
 
 BODY_PLACE = "inbox.sealed_body"
@@ -71,6 +73,15 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """An authentic delivery, what could be read from it, and when it came."""
+
+    delivery: Delivery
+    reading: Reading
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """An entry as `keep` found or made it."""
 
@@ -90,38 +101,71 @@ def read(body: bytes) -> Reading:
         return Reading(None, error=error)
 
 
-def keep(session: Session, vault: Vault, delivery: Delivery, reading: Reading, *, now: datetime) -> Kept:
-    """Store the delivery as a new entry, or count it for the entry that it repeats.
+def keep(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Kept]:
+    """Store each delivery as a new entry, or find the entry that it repeats; `count` counts those.
 
     The database decides which: of many processes with the same notification one inserts, and the others wait for its
-    transaction and count theirs.
+    transaction. Of several here with the same, the first is the new one.
     """
-    notification = reading.notification
-    fingerprint = _fingerprint(vault, delivery, notification)
-    outcome, reason = _first_outcome(reading)
-    statement = insert(session, InboxEntry).values(
-        fingerprint=fingerprint,
-        client_id=delivery.client_id,
-        type=notification.type if notification else None,
-        auth_state=notification.auth_state if notification else None,
-        token_index=_token_index(vault, delivery.client_id, notification) if notification else None,
-        sealed_body=vault.seal(delivery.body, place=BODY_PLACE, row=fingerprint),
-        uri=delivery.uri,
-        request_time=delivery.request_time,
-        signature=delivery.signature,
-        deliveries=1,
-        received_at=now,
-        last_received_at=now,
-        outcome=outcome,
-        reason=reason,
-    )
-    counted = {"deliveries": InboxEntry.deliveries + 1, "last_received_at": now}
-    row = session.execute(
-        statement.on_conflict_do_update(index_elements=[InboxEntry.fingerprint], set_=counted).returning(
-            InboxEntry.id, InboxEntry.deliveries, InboxEntry.outcome, InboxEntry.reason
+    fingerprints = [_fingerprint(vault, each.delivery, each.reading.notification) for each in arrivals]
+    # The first of each, in one order for everybody: two who insert the same ones in another would wait for each other.
+    firsts = sorted(dict(zip(reversed(fingerprints), reversed(arrivals), strict=True)).items())
+    rows = [_row(vault, fingerprint, arrival) for fingerprint, arrival in firsts]
+    inserted = session.execute(
+        insert(session, InboxEntry)
+        .values(rows)
+        .on_conflict_do_nothing(index_elements=[InboxEntry.fingerprint])
+        .returning(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason)
+    ).all()
+    new = {row.fingerprint for row in inserted}
+    known = {row.fingerprint: row for row in [*inserted, *_known(session, set(fingerprints) - new)]}
+    kept = []
+    for fingerprint in fingerprints:
+        row = known[fingerprint]
+        kept.append(Kept(row.id, fingerprint in new, Outcome(row.outcome), row.reason))
+        new.discard(fingerprint)
+    return kept
+
+
+def _known(session: Session, fingerprints: Collection[bytes]) -> Sequence[Row[bytes, int, str, str | None]]:
+    if not fingerprints:
+        return []
+    columns = InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason
+    return session.execute(select(*columns).where(InboxEntry.fingerprint.in_(fingerprints))).all()
+
+
+def count(session: Session, kept: Sequence[Kept], *, at: datetime) -> None:
+    """Count the deliveries that repeat an entry. It locks those, and so comes last."""
+    repeated = Counter(each.id for each in kept if not each.is_new)
+    if repeated:
+        # Through the table: the mapper would write each value as it is given, and here the database adds.
+        table = Base.metadata.tables[InboxEntry.__tablename__]
+        counted = update(table).where(table.c.id == bindparam("entry"))
+        values = {"deliveries": table.c.deliveries + bindparam("times"), "last_received_at": at}
+        session.connection().execute(
+            counted.values(values), [{"entry": entry, "times": times} for entry, times in sorted(repeated.items())]
         )
-    ).one()
-    return Kept(id=row.id, is_new=row.deliveries == 1, outcome=Outcome(row.outcome), reason=row.reason)
+
+
+def _row(vault: Vault, fingerprint: bytes, arrival: Arrival) -> dict[str, object]:
+    delivery, notification = arrival.delivery, arrival.reading.notification
+    outcome, reason = _first_outcome(arrival.reading)
+    return {
+        "fingerprint": fingerprint,
+        "client_id": delivery.client_id,
+        "type": notification.type if notification else None,
+        "auth_state": notification.auth_state if notification else None,
+        "token_index": _token_index(vault, delivery.client_id, notification) if notification else None,
+        "sealed_body": vault.seal(delivery.body, place=BODY_PLACE, row=fingerprint),
+        "uri": delivery.uri,
+        "request_time": delivery.request_time,
+        "signature": delivery.signature,
+        "deliveries": 1,
+        "received_at": arrival.at,
+        "last_received_at": arrival.at,
+        "outcome": outcome,
+        "reason": reason,
+    }
 
 
 def _first_outcome(reading: Reading) -> tuple[Outcome, str | None]:
@@ -167,47 +211,62 @@ def find(session: Session, entry_id: int) -> InboxEntry | None:
     return session.get(InboxEntry, entry_id, populate_existing=True)
 
 
-def lock(session: Session, entry_id: int) -> InboxEntry | None:
-    """Lock an entry until the transaction ends, and read it as it now is."""
-    return session.get(InboxEntry, entry_id, populate_existing=True, with_for_update=True)
+def lock_all(session: Session, ids: Collection[int]) -> list[InboxEntry]:
+    """Lock entries until the transaction ends, in inbox sequence, and read them as they now are."""
+    if not ids:
+        return []
+    statement = select(InboxEntry).where(InboxEntry.id.in_(ids)).order_by(InboxEntry.id).with_for_update()
+    return list(session.scalars(statement.execution_options(populate_existing=True)))
 
 
-def first_waiting(session: Session, authorization: Authorization, *, after: int) -> InboxEntry | None:
-    """Find the first parked entry past `after`, in inbox sequence, that names this authorization or a token of it."""
-    own_tokens = select(AccessToken.token_index).where(AccessToken.authorization_id == authorization.id)
-    named = (
-        InboxEntry.auth_state == authorization.auth_state,
+def waiting(session: Session, states: Collection[tuple[str, str]], keys: Collection[TokenKey]) -> list[InboxEntry]:
+    """Find, unlocked, the parked entries that name these authStates, and cancellations of these tokens."""
+    named: list[ColumnElement[bool]] = []
+    if states:
+        named.append(tuple_(InboxEntry.client_id, InboxEntry.auth_state).in_(states))
+    if keys:
         # A creation that names the same token is about another authorization.
-        and_(InboxEntry.token_index.in_(own_tokens), InboxEntry.type == NotificationType.TOKEN_CANCELED),
-    )
-    candidates = [
-        session.scalars(
-            select(InboxEntry)
-            .where(_IS_PARKED, InboxEntry.client_id == authorization.client_id, condition, InboxEntry.id > after)
-            .order_by(InboxEntry.id)
-            .limit(1)
-        ).first()
-        for condition in named
-    ]
-    return min((entry for entry in candidates if entry is not None), key=lambda entry: entry.id, default=None)
+        key = tuple_(InboxEntry.client_id, InboxEntry.token_index)
+        named.append(and_(key.in_(keys), InboxEntry.type == NotificationType.TOKEN_CANCELED))
+    if not named:
+        return []
+    return list(session.scalars(select(InboxEntry).where(_IS_PARKED, or_(*named))))
 
 
-def conclude(
-    session: Session, entry_id: int, outcome: Outcome, reason: str | None, authorization: Authorization | None = None
-) -> None:
-    """Write down how an entry ended, and in which state it found the authorization it was about."""
-    values: dict[str, object] = {"outcome": outcome, "reason": reason}
-    if authorization is not None:
-        values |= {"authorization_id": authorization.id, "found_state": authorization.state}
-    session.execute(update(InboxEntry).where(InboxEntry.id == entry_id).values(values))
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """How an entry ended, and in which state it found the authorization it was about."""
+
+    entry_id: int
+    outcome: Outcome
+    reason: str | None
+    found_state: str | None = None
+    authorization_id: UUID | None = None
 
 
-def relabel(session: Session, vault: Vault, entry: InboxEntry, notification: Notification) -> None:
+def conclude(session: Session, conclusions: Sequence[Conclusion]) -> None:
+    """Write down how entries ended."""
+    if conclusions:
+        session.execute(
+            update(InboxEntry),
+            [
+                {
+                    "id": each.entry_id,
+                    "outcome": each.outcome,
+                    "reason": each.reason,
+                    "found_state": each.found_state,
+                    "authorization_id": each.authorization_id,
+                }
+                for each in conclusions
+            ],
+        )
+
+
+def relabel(vault: Vault, entry: InboxEntry, notification: Notification) -> None:
     """Write down what a replay could read and an earlier reading could not: a type that was unknown then."""
     entry.type = notification.type
     entry.auth_state = notification.auth_state
     entry.token_index = _token_index(vault, entry.client_id, notification)
-    session.flush()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ parked for ever. So both first take the row that stands for the unknown thing: w
 sees what the first has done. SQLite lets one writer in at a time, and needs none of this, but is not treated apart.
 """
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Literal, NamedTuple
 
-from sqlalchemy import delete
+from sqlalchemy import delete, tuple_
 from sqlalchemy.orm import Session
 
 from app.database import insert
@@ -17,25 +18,39 @@ from app.models import Rendezvous
 Kind = Literal["authState", "token"]
 
 
-def meet(session: Session, client_id: str, kind: Kind, key: str | bytes) -> None:
-    """Wait until nobody else is parking or making known this key, and keep others waiting until the transaction ends.
+class Place(NamedTuple):
+    """Where two must meet: what a client calls an authorization, or the blind index of a token."""
+
+    client_id: str
+    kind: Kind
+    key: str | bytes
+
+    def stored(self) -> tuple[str, str, bytes]:
+        """Give what the row is found by."""
+        key = self.key.encode("utf-8", "surrogatepass") if isinstance(self.key, str) else self.key
+        return self.client_id, self.kind, key
+
+
+def meet(session: Session, places: Collection[Place]) -> None:
+    """Wait until nobody else is parking or making known any of these, and keep others waiting until they are left.
 
     What was read before may be outdated afterwards: look again.
     """
-    row = Rendezvous.client_id, Rendezvous.kind, Rendezvous.key
-    statement = insert(session, Rendezvous).values(client_id=client_id, kind=kind, key=_stored(key))
+    if not places:
+        return
+    # In one order, whoever meets: two who met the same places in another would wait for each other.
+    rows = [dict(zip(_ROW, stored, strict=True)) for stored in sorted(place.stored() for place in places)]
+    statement = insert(session, Rendezvous).values(rows)
     # Setting the kind to itself locks a row that is there already; DO NOTHING would not wait for it.
-    session.execute(statement.on_conflict_do_update(index_elements=row, set_={"kind": statement.excluded.kind}))
+    session.execute(statement.on_conflict_do_update(index_elements=_ROW, set_={"kind": statement.excluded.kind}))
 
 
-def part(session: Session, client_id: str, kind: Kind, key: str | bytes) -> None:
-    """Remove the row once the key is known for good: from then on everybody finds the thing itself, and locks that."""
-    session.execute(
-        delete(Rendezvous).where(
-            Rendezvous.client_id == client_id, Rendezvous.kind == kind, Rendezvous.key == _stored(key)
-        )
-    )
+def part(session: Session, places: Collection[Place]) -> None:
+    """Remove the rows, which keeps others waiting until the transaction ends all the same."""
+    if not places:
+        return
+    row = tuple_(Rendezvous.client_id, Rendezvous.kind, Rendezvous.key)
+    session.execute(delete(Rendezvous).where(row.in_([place.stored() for place in places])))
 
 
-def _stored(key: str | bytes) -> bytes:
-    return key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+_ROW = ("client_id", "kind", "key")

@@ -1,18 +1,25 @@
 """Make access tokens known, find them blind, and remember which refresh replaced which."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from app import rendezvous
 from app.alipay.secret import Secret
 from app.models import AccessToken, Authorization
+from app.rendezvous import Place
 from app.vault import Vault
 
 ACCESS_TOKEN_PLACE = "access_tokens.sealed_access_token"  # noqa: S105 -- a column, not a password
 REFRESH_TOKEN_PLACE = "access_tokens.sealed_refresh_token"  # noqa: S105 -- a column, not a password
+
+
+#: What finds a token: client id and blind index.
+TokenKey = tuple[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +42,42 @@ def find(session: Session, client_id: str, token_index: bytes) -> AccessToken | 
     return session.get(AccessToken, (client_id, token_index), populate_existing=True)
 
 
+def owners(session: Session, keys: Collection[TokenKey]) -> dict[TokenKey, UUID]:
+    """Say which authorizations these tokens belong to, as far as they are known."""
+    if not keys:
+        return {}
+    rows = session.execute(
+        select(AccessToken.client_id, AccessToken.token_index, AccessToken.authorization_id).where(_is_one_of(keys))
+    )
+    return {(row.client_id, row.token_index): row.authorization_id for row in rows}
+
+
+def find_all(
+    session: Session, authorization_ids: Collection[UUID], keys: Collection[TokenKey]
+) -> Sequence[AccessToken]:
+    """Find the tokens of these authorizations, and these tokens, as they now are, without locking them."""
+    wanted: list[ColumnElement[bool]] = []
+    wanted += [AccessToken.authorization_id.in_(authorization_ids)] if authorization_ids else []
+    wanted += [_is_one_of(keys)] if keys else []
+    if not wanted:
+        return []
+    statement = select(AccessToken).where(or_(*wanted)).execution_options(populate_existing=True)
+    return session.scalars(statement).all()
+
+
 def find_or_meet(session: Session, client_id: str, token_index: bytes) -> AccessToken | None:
-    """Find a token, or, while it is unknown, lock the rendezvous where whoever makes it known must come by."""
+    """Find a token, or, while it is unknown, lock the rendezvous where whoever waits for it must come by."""
     token = find(session, client_id, token_index)
     if token is None:
-        rendezvous.meet(session, client_id, "token", token_index)
+        place = [Place(client_id, "token", token_index)]
+        rendezvous.meet(session, place)
         token = find(session, client_id, token_index)
-        if token is not None:
-            rendezvous.part(session, client_id, "token", token_index)
+        rendezvous.part(session, place)
     return token
+
+
+def _is_one_of(keys: Collection[TokenKey]) -> ColumnElement[bool]:
+    return tuple_(AccessToken.client_id, AccessToken.token_index).in_(keys)
 
 
 def current(session: Session, authorization: Authorization) -> AccessToken | None:
@@ -65,6 +99,14 @@ def make_known(
         previous.superseded_at = at
         # There is never more than one current token, not even between two statements.
         session.flush()
+    token = make(vault, authorization, grant, at=at)
+    session.add(token)
+    session.flush()
+    return token
+
+
+def make(vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime) -> AccessToken:
+    """Make the row of a token."""
     token_index = index(vault, authorization.client_id, grant.access_token)
     token = AccessToken(
         client_id=authorization.client_id,
@@ -74,9 +116,6 @@ def make_known(
         created_at=at,
     )
     complete(vault, token, grant)
-    session.add(token)
-    session.flush()
-    rendezvous.part(session, authorization.client_id, "token", token_index)
     return token
 
 

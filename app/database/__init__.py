@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from sqlalchemy import text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError, TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -28,6 +29,8 @@ ATTEMPTS_MAX = 3
 _LAST_TRY_S = 2
 #: Nobody works with the database for longer than this, all tries together. Most work takes milliseconds.
 _SECONDS_MAX = 4
+#: A tenth of a second: transactions of ours hold their locks for a few milliseconds.
+_IMPATIENT = text("SET LOCAL lock_timeout = 100")
 #: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
 _PAUSE_MS = (5, 40)
 #: One that works and one that waits, for each connection.
@@ -59,12 +62,27 @@ class Database:
                 except SQLAlchemyError as error:
                     if not is_transient(error):
                         raise
-                    # Whoever waited in vain for a connection would only make the queue longer.
-                    in_vain = isinstance(error, PoolTimeoutError) or time.monotonic() - started >= _LAST_TRY_S
-                    if in_vain or attempt == ATTEMPTS_MAX:
+                    if _is_in_vain(error, started) or attempt == ATTEMPTS_MAX:
                         raise DatabaseUnavailableError(name_of(error)) from error
                 time.sleep(random.uniform(*_PAUSE_MS) / 1000)  # noqa: S311 -- jitter, not a secret
         raise AssertionError
+
+    def run_once(self, work: Callable[[Session], T], *, impatient: bool) -> T:
+        """Do `work` in one transaction and commit, if that goes at the first try, and raise what stands in the way.
+
+        Without patience no lock is waited for longer than transactions of ours hold one. Raises
+        `DatabaseUnavailableError` where the database was waited for in vain.
+        """
+        with self._gates[False].passage(), _limited() as started:
+            try:
+                with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                    if impatient and session.get_bind().dialect.name == "postgresql":
+                        session.execute(_IMPATIENT)
+                    return work(session)
+            except SQLAlchemyError as error:
+                if is_transient(error) and _is_in_vain(error, started):
+                    raise DatabaseUnavailableError(name_of(error)) from error
+                raise
 
     def forgetful_settings(self) -> dict[str, str]:
         """Name the settings, with their values, under which what was committed may be gone after a power cut.
@@ -76,6 +94,11 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def _is_in_vain(error: SQLAlchemyError, started: float) -> bool:
+    # Whoever waited in vain for a connection would only make the queue longer.
+    return isinstance(error, PoolTimeoutError) or time.monotonic() - started >= _LAST_TRY_S
 
 
 @contextmanager

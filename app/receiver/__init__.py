@@ -5,8 +5,8 @@ entry again (`process`), a report of the merchant's (`record`).
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
@@ -16,10 +16,12 @@ from app.alipay.acknowledgement import Answer, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
-from app.database import Database
-from app.inbox import Kept, Outcome, Reading
+from app.database import Database, DatabaseUnavailableError
+from app.inbox import Arrival, Kept, Outcome
 from app.logs import failure
 from app.receiver import processing, reports
+from app.receiver.docket import Subject
+from app.receiver.gathering import Gathering
 from app.receiver.processing import Processed
 from app.receiver.reports import Recorded, Report
 from app.vault import Vault
@@ -54,6 +56,7 @@ class Receiver:
         self._vault = vault
         self._freshness = freshness
         self._clock = clock
+        self._gathering = Gathering(self._keep_together, self._keep_alone)
 
     def receive(self, delivery: Delivery) -> Receipt:
         """Answer one delivery: acknowledge it once it is stored, and only then.
@@ -67,9 +70,9 @@ class Receiver:
                 check_freshness(delivery, now=now, limit=self._freshness)
         except NotAuthenticError as refusal:
             return self._not_authentic(delivery, refusal, now)
-        reading = inbox.read(delivery.body)
+        arrival = Arrival(delivery, inbox.read(delivery.body), now)
         try:
-            kept, processed = self._database.run(lambda session: self._keep(session, delivery, reading, now))
+            kept, processed = self._gathering.serve(arrival)
         except Exception as error:  # noqa: BLE001 -- whatever it is, nothing was stored, so nothing may be acknowledged
             return self._not_stored(delivery, error, now)
         if not kept.is_new and kept.outcome is Outcome.FAILED:
@@ -102,16 +105,39 @@ class Receiver:
         _tell(recorded.settled)
         return recorded
 
-    def _keep(
-        self, session: Session, delivery: Delivery, reading: Reading, now: datetime
-    ) -> tuple[Kept, list[Processed]]:
-        """Store a delivery, and process it if it is the first of its notification."""
-        kept = inbox.keep(session, self._vault, delivery, reading, now=now)
-        if not kept.is_new or reading.notification is None:
-            return kept, []
-        return kept, processing.process(
-            session, self._vault, kept.id, delivery.client_id, reading.notification, now=now
-        )
+    def _keep_together(self, arrivals: Sequence[Arrival]) -> list[tuple[Kept, list[Processed]]]:
+        """Store deliveries, and process those that are the first of their notification, in one transaction."""
+        now = self._clock()
+
+        def work(session: Session) -> list[tuple[Kept, list[Processed]]]:
+            kept = inbox.keep(session, self._vault, arrivals)
+            new = [
+                (one.id, Subject(each.delivery.client_id, each.reading.notification))
+                for one, each in zip(kept, arrivals, strict=True)
+                if one.is_new and each.reading.notification is not None
+            ]
+            done = processing.process_together(session, self._vault, new, now=now)
+            inbox.count(session, kept, at=now)
+            return [(_as_processed(one, done), done.get(one.id, []) if one.is_new else []) for one in kept]
+
+        return self._database.run_once(work, impatient=len(arrivals) > 1)
+
+    def _keep_alone(self, arrival: Arrival, error: Exception) -> tuple[Kept, list[Processed]]:
+        """Store a delivery that would not go with others, and process it whatever becomes of that."""
+        if isinstance(error, DatabaseUnavailableError):
+            raise error
+
+        def work(session: Session) -> tuple[Kept, list[Processed]]:
+            (kept,) = inbox.keep(session, self._vault, [arrival])
+            notification = arrival.reading.notification
+            if not kept.is_new:
+                inbox.count(session, [kept], at=arrival.at)
+            if not kept.is_new or notification is None:
+                return kept, []
+            subject = Subject(arrival.delivery.client_id, notification)
+            return kept, processing.process(session, self._vault, kept.id, subject, now=arrival.at)
+
+        return self._database.run(work)
 
     def _replay_failed(self, entry_id: int) -> list[Processed]:
         """Take a redelivery as the occasion to process a failed entry again; it is stored whatever comes of it."""
@@ -171,6 +197,12 @@ class Receiver:
             now=now,
         )
         return Receipt(answer, kept.id, outcome, reason)
+
+
+def _as_processed(kept: Kept, done: Mapping[int, list[Processed]]) -> Kept:
+    """Say of an entry how it ended, where the same transaction has processed it."""
+    own = next(iter(done.get(kept.id, [])), None)
+    return kept if own is None else replace(kept, outcome=own.outcome, reason=own.reason)
 
 
 def _tell(processed: list[Processed]) -> None:

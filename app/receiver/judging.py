@@ -1,28 +1,21 @@
-"""Judge what one notification means for the authorization it names, and hold the locks that keep it true.
+"""Judge what one notification means for the authorization it names, as it lies on the docket.
 
 The order of the questions is part of the promise: whatever way the notifications arrived, the same ones are asked of
-each. Locks are taken in one order everywhere, so that no two transactions can wait for each other: the rendezvous of an
-authState, the authorization, the rendezvous of a token, other inbox entries.
+each.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy.orm import Session
-
-from app import authorizations, tokens
-from app.alipay.notification import Notification, NotificationType
+from app import authorizations
+from app.alipay.notification import NotificationType
 from app.inbox import Outcome, Reason
 from app.models import Authorization
+from app.receiver.docket import Docket, Subject
 from app.state_machine import Event, Verdict
-from app.vault import Vault
 
 T = TypeVar("T")
-
-
-class LinkedMeanwhileError(Exception):
-    """The token became known while its cancellation waited to be parked: judge it again, from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,64 +29,51 @@ class Judgment:
     event: Event | None = None
 
 
-def judge(session: Session, vault: Vault, client_id: str, notification: Notification) -> Judgment:
-    """Say how a notification ends as things stand, without changing any of them.
-
-    Raises `LinkedMeanwhileError` with locks held that only giving up the savepoint releases.
-    """
+def judge(docket: Docket, subject: Subject) -> Judgment:
+    """Say how a notification ends as things stand, without changing any of them."""
+    notification = subject.notification
     if not notification.known_type:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_TYPE)
     if notification.result_status != "S":
-        return Judgment(Outcome.REJECTED, Reason.UNSUCCESSFUL_RESULT, _named(session, vault, client_id, notification))
-    judge_type = _JUDGES[NotificationType(notification.type)]
-    return judge_type(session, vault, client_id, notification)
+        return Judgment(Outcome.REJECTED, Reason.UNSUCCESSFUL_RESULT, _named(docket, subject))
+    return _JUDGES[NotificationType(notification.type)](docket, subject)
 
 
-def _named(session: Session, vault: Vault, client_id: str, notification: Notification) -> Authorization | None:
-    """Find the authorization that an unsuccessful notification belongs to, for the record only."""
-    if notification.auth_state is not None:
-        return authorizations.find(session, client_id, notification.auth_state)
-    token = tokens.find(session, client_id, tokens.index(vault, client_id, _given(notification.access_token)))
-    return None if token is None else session.get(Authorization, token.authorization_id)
+def _named(docket: Docket, subject: Subject) -> Authorization | None:
+    """Find the authorization that a notification names, by authState or by token."""
+    if (key := subject.auth_state_key()) is not None:
+        return docket.authorization(*key)
+    token = docket.token(*_given(subject.token_key(docket.vault)))
+    return None if token is None else docket.authorization_of(token)
 
 
-def _judge_authcode_created(session: Session, vault: Vault, client_id: str, notification: Notification) -> Judgment:
-    auth_state, code = _given(notification.auth_state), _given(notification.auth_code)
-    authorization = authorizations.lock_or_meet(session, client_id, auth_state)
+def _judge_authcode_created(docket: Docket, subject: Subject) -> Judgment:
+    authorization = _named(docket, subject)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
-    if authorizations.auth_code(vault, authorization) == code:
+    if authorizations.auth_code(docket.vault, authorization) == subject.notification.auth_code:
         return Judgment(Outcome.REDUNDANT, Reason.ALREADY_KNOWN, authorization)
     return _ask_machine(authorization, Event.AUTHCODE_CREATED)
 
 
-def _judge_token_created(session: Session, vault: Vault, client_id: str, notification: Notification) -> Judgment:
-    auth_state, access_token = _given(notification.auth_state), _given(notification.access_token)
-    authorization = authorizations.lock_or_meet(session, client_id, auth_state)
+def _judge_token_created(docket: Docket, subject: Subject) -> Judgment:
+    authorization = _named(docket, subject)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
-    token_index = tokens.index(vault, client_id, access_token)
-    token = tokens.find(session, client_id, token_index)
+    token = docket.token(*_given(subject.token_key(docket.vault)))
     if token is not None and token.authorization_id == authorization.id:
         return Judgment(Outcome.REDUNDANT, Reason.ALREADY_KNOWN, authorization)
     judgment = _ask_machine(authorization, Event.TOKEN_CREATED)
-    # Only now, for whoever does not make the token known has no business at its rendezvous.
-    if judgment.event is not None and tokens.find_or_meet(session, client_id, token_index) is not None:
+    if judgment.event is not None and token is not None:
         return Judgment(Outcome.REJECTED, Reason.CONTRADICTION, authorization)
     return judgment
 
 
-def _judge_token_canceled(session: Session, vault: Vault, client_id: str, notification: Notification) -> Judgment:
-    token_index = tokens.index(vault, client_id, _given(notification.access_token))
-    token = tokens.find(session, client_id, token_index)
+def _judge_token_canceled(docket: Docket, subject: Subject) -> Judgment:
+    token = docket.token(*_given(subject.token_key(docket.vault)))
     if token is None:
-        if tokens.find_or_meet(session, client_id, token_index) is not None:
-            # Its authorization must be locked before the rendezvous that is locked already.
-            raise LinkedMeanwhileError
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_TOKEN)
-    authorization = _given(authorizations.lock(session, token.authorization_id))
-    # A refresh may have replaced the token while the lock was awaited.
-    token = _given(tokens.find(session, client_id, token_index))
+    authorization = docket.authorization_of(token)
     if token.superseded_at is not None:
         return Judgment(Outcome.REDUNDANT, Reason.SUPERSEDED_TOKEN, authorization)
     if authorizations.is_canceled(authorization):
@@ -118,7 +98,7 @@ def _given(value: T | None) -> T:
     return value
 
 
-_JUDGES: dict[NotificationType, Callable[[Session, Vault, str, Notification], Judgment]] = {
+_JUDGES: dict[NotificationType, Callable[[Docket, Subject], Judgment]] = {
     NotificationType.AUTHCODE_CREATED: _judge_authcode_created,
     NotificationType.TOKEN_CREATED: _judge_token_created,
     NotificationType.TOKEN_CANCELED: _judge_token_canceled,

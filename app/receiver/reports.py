@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from app import authorizations, rendezvous, tokens
+from app import authorizations, tokens
 from app.alipay.keyring import Keyring, UnknownClientError
 from app.alipay.secret import Secret
 from app.authorizations import Cause
@@ -140,7 +140,6 @@ def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: C
         customer_belongs_to=consult.customer_belongs_to,
         cause=cause,
     )
-    rendezvous.part(session, client_id, "authState", consult.auth_state)
     settled = settle(session, vault, authorization, now=cause.at)
     return Recorded(authorization.id, changed=True, created=True, settled=settled)
 
