@@ -61,6 +61,9 @@ OPEN_OUTCOMES = frozenset({Outcome.PARKED, Outcome.FAILED})
 _IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
 
 
+_FOUND = InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What could be read from a delivery's body: a notification, or what stands in the way."""
@@ -111,12 +114,9 @@ def keep(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Ke
     # The first of each, in one order for everybody: two who insert the same ones in another would wait for each other.
     firsts = sorted(dict(zip(reversed(fingerprints), reversed(arrivals), strict=True)).items())
     rows = [_row(vault, fingerprint, arrival) for fingerprint, arrival in firsts]
-    inserted = session.execute(
-        insert(session, InboxEntry)
-        .values(rows)
-        .on_conflict_do_nothing(index_elements=[InboxEntry.fingerprint])
-        .returning(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason)
-    ).all()
+    inserting = insert(session, InboxEntry).on_conflict_do_nothing(index_elements=[InboxEntry.fingerprint])
+    # With a list of rows, SQLAlchemy makes one statement of them all, and keeps what it has compiled.
+    inserted = session.connection().execute(inserting.returning(*_FOUND), rows).all()
     new = {row.fingerprint for row in inserted}
     known = {row.fingerprint: row for row in [*inserted, *_known(session, set(fingerprints) - new)]}
     kept = []
@@ -130,8 +130,7 @@ def keep(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Ke
 def _known(session: Session, fingerprints: Collection[bytes]) -> Sequence[Row[bytes, int, str, str | None]]:
     if not fingerprints:
         return []
-    columns = InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason
-    return session.execute(select(*columns).where(InboxEntry.fingerprint.in_(fingerprints))).all()
+    return session.execute(select(*_FOUND).where(InboxEntry.fingerprint.in_(fingerprints))).all()
 
 
 def count(session: Session, kept: Sequence[Kept], *, at: datetime) -> None:

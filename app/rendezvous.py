@@ -40,9 +40,10 @@ def meet(session: Session, places: Collection[Place]) -> None:
         return
     # In one order, whoever meets: two who met the same places in another would wait for each other.
     rows = [dict(zip(_ROW, stored, strict=True)) for stored in sorted(place.stored() for place in places)]
-    statement = insert(session, Rendezvous).values(rows)
+    statement = insert(session, Rendezvous)
     # Setting the kind to itself locks a row that is there already; DO NOTHING would not wait for it.
-    session.execute(statement.on_conflict_do_update(index_elements=_ROW, set_={"kind": statement.excluded.kind}))
+    locking = statement.on_conflict_do_update(index_elements=_ROW, set_={"kind": statement.excluded.kind})
+    session.connection().execute(locking.returning(Rendezvous.kind), rows)
 
 
 def part(session: Session, places: Collection[Place]) -> None:
