@@ -7,6 +7,7 @@ at the word of its transition. Whatever does not fit is named: a *drift*.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import literal_column, or_, select
@@ -21,6 +22,9 @@ from app.vault import Vault, VaultError
 
 #: Read in a handful of statements, and far less than a second of one snapshot.
 BATCH_SIZE_MAX = 200
+
+#: The two times that are compared may come from two hosts.
+_CLOCKS_DIFFER_BY_MAX = timedelta(minutes=1)
 
 _EVENTS = {
     NotificationType.AUTHCODE_CREATED: Event.AUTHCODE_CREATED,
@@ -219,7 +223,7 @@ def _outcomes_now(vault: Vault, record: Record, entry: InboxEntry, notification:
     if said_already:
         outcomes = {Outcome.APPLIED, Outcome.REDUNDANT}
         # A creation that came before the refresh that made its token known was illegal then.
-        known_later = token is not None and token.created_at >= entry.received_at
+        known_later = token is not None and token.created_at >= entry.received_at - _CLOCKS_DIFFER_BY_MAX
         return outcomes | {Outcome.REJECTED} if known_later else outcomes
     verdict = decide(state, _EVENTS[NotificationType(notification.type)], record.authorization.current_flow).verdict
     if entry.reason == Reason.CONTRADICTION:

@@ -1,0 +1,147 @@
+"""No statement that a delivery, a report or a listing waits for reads a whole table: the plans say so."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import Engine, event
+
+from app import authorizations, inbox, verification
+from app.models import Base
+from app.simulator.draft import authcode_created, token_canceled, token_created
+from benchmarks.loading import load
+from tests.integration.stage import Stage, a_stage
+
+#: Enough that reading a table as a whole is the dearer way.
+ROWS = 20_000
+#: Whoever reads one of these whole takes the longer, the longer the service has run. A rendezvous is soon over.
+GROWING = set(Base.metadata.tables) - {"index_key", "rendezvous"}
+
+AUTHORIZATION_FILTERS = [
+    authorizations.Filter(),
+    authorizations.Filter(auth_state="s-1"),
+    authorizations.Filter(user_ref="user-1"),
+    authorizations.Filter(state="consulted"),
+    authorizations.Filter(client_id="c"),
+]
+INBOX_FILTERS = [
+    inbox.Filter(),
+    inbox.Filter(auth_state="s-1"),
+    inbox.Filter(type="TOKEN_CREATED"),
+    inbox.Filter(outcome="parked"),
+]
+
+Statements = dict[str, Any]
+
+
+@pytest.fixture
+def filled(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
+    """A service that has run for years."""
+    load(postgresql_url, ROWS, tell=lambda _: None)
+    stage = a_stage(postgresql_url, alipay_key)
+    yield stage
+    stage.database.close()
+
+
+@contextmanager
+def overheard(engine: Engine) -> Iterator[Statements]:
+    """Note every statement with the parameters it came with last."""
+    statements: Statements = {}
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401 -- the driver's own
+        statements[statement] = parameters[0] if isinstance(parameters, list) else parameters
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def live(stage: Stage) -> None:
+    """Say and report everything that can be, in an order that parks, settles and repeats."""
+    stage.notify(token_canceled("token-1"))
+    stage.notify(token_created("s-1", "token-1"))
+    stage.notify(authcode_created("s-1", "code-1"))
+    stage.consult("s-1")
+    stage.notify(authcode_created("s-1", "code-1"), request_time="2")
+    parked = stage.notify(token_canceled("nobody's")).entry_id
+    assert parked is not None
+    stage.process(parked)
+    direct = stage.consult("s-2", flow="direct")
+    stage.report_token(direct, "token-2")
+    stage.report_token(direct, "token-3", replaces="token-2")
+    stage.notify(token_canceled("token-2"))
+    stage.notify(b"no notification")
+    stage.report_canceled(direct)
+    assert (stage.state("s-1"), stage.state("s-2")) == ("canceled", "canceled")
+
+
+def look(stage: Stage) -> None:
+    """List by everything that a listing can be narrowed by, and by nothing."""
+    run = stage.database.run
+    for each in AUTHORIZATION_FILTERS:
+        run(partial(authorizations.listing, wanted=each, limit=50))
+    for every in INBOX_FILTERS:
+        run(partial(inbox.listing, wanted=every, limit=50))
+    run(inbox.parked_by_reason)
+    run(lambda session: inbox.open_ids(session, inbox.OPEN_OUTCOMES, after=0, limit=50))
+    long_ago = datetime.now(UTC) - timedelta(days=300)
+    run(lambda session: inbox.purge_batch(session, older_than=long_ago, after=0, limit=50))
+    run(lambda session: verification.verify_batch(session, stage.vault, limit=20))
+
+
+def test_no_statement_reads_a_growing_table_whole_on_postgresql(filled: Stage) -> None:
+    with overheard(filled.database.engine) as statements:
+        live(filled)
+        look(filled)
+    with filled.database.engine.connect() as connection:
+        plans = {
+            statement: connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
+            for statement, parameters in statements.items()
+            if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")) and " FROM pg_" not in statement
+        }
+    assert len(plans) > 20
+    whole = {statement: names for statement, plan in plans.items() if (names := list(read_whole(plan[0]["Plan"])))}
+    assert whole == {}
+
+
+def read_whole(plan: Mapping[str, Any]) -> Iterator[str]:
+    """Name the tables that a plan reads from one end to the other."""
+    if plan["Node Type"] == "Seq Scan" and plan["Relation Name"] in GROWING:
+        yield plan["Relation Name"]
+    for part in plan.get("Plans", []):
+        yield from read_whole(part)
+
+
+def test_no_statement_with_a_condition_reads_a_table_whole_on_sqlite(
+    sqlite_url: str, alipay_key: RSAPrivateKey
+) -> None:
+    """SQLite plans by the indexes alone, however many rows there are."""
+    stage = a_stage(sqlite_url, alipay_key)
+    with overheard(stage.database.engine) as statements:
+        live(stage)
+        look(stage)
+    with stage.database.engine.connect() as connection:
+        plans = {
+            statement: [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            for statement, parameters in statements.items()
+            if "WHERE" in statement.split()
+        }
+    stage.database.close()
+    assert len(plans) > 20
+    assert {statement: plan for statement, plan in plans.items() if any(map(is_whole, plan))} == {}
+
+
+def is_whole(step: str) -> bool:
+    return step.startswith("SCAN ") and "USING" not in step and step.split()[1] in GROWING
+
+
+def test_a_plan_that_reads_a_table_whole_would_be_seen(filled: Stage) -> None:
+    with filled.database.engine.connect() as connection:
+        plan: Sequence[Any] = connection.exec_driver_sql(
+            "EXPLAIN (FORMAT JSON) SELECT id FROM inbox WHERE request_time = '1'"
+        ).scalar_one()
+    assert list(read_whole(plan[0]["Plan"])) == ["inbox"]
