@@ -171,7 +171,7 @@ def _call(application: WSGIApplication, environ: WSGIEnvironment) -> Response:
             if hasattr(pieces, "close"):
                 pieces.close()
         status, headers = started
-    except Exception as error:  # noqa: BLE001 -- whatever it is, its sender is told and the thread goes on
+    except BaseException as error:  # noqa: BLE001 -- a panic of a library too: its sender is told, the thread goes on
         _log.error("request failed", extra={"path": environ["PATH_INFO"], **failure(error)})
         return _BROKEN
     return status, headers, body

@@ -45,6 +45,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._vault: Vault | None = None
+        self._receiver: Receiver | None = None
 
     @cached_property
     def database(self) -> Database:
@@ -61,21 +63,29 @@ class Service:
         """What seals and opens under FLASK_VAULT_KEYS."""
         return Sealer(self.settings.vault_keys)
 
-    @cached_property
+    @property
     def vault(self) -> Vault:
         """The vault of this database, whose index key is made the first time.
 
         Raises `NotMigratedError`, `WrongVaultKeyError` and `DatabaseUnavailableError`.
         """
+        # No lock is held meanwhile: behind a silent database threads would wait for each other. Two do no harm.
+        if self._vault is None:
+            self._vault = self._made_vault()
+        return self._vault
+
+    def _made_vault(self) -> Vault:
         self._require_migrated()
         # Looking does not wait for writers, and making it is needed once in the life of a database.
         sealed = self.database.run(_index_key, read_only=True) or self.database.run(self._made_index_key)
         return Vault(self.sealer, self._opened(sealed))
 
-    @cached_property
+    @property
     def receiver(self) -> Receiver:
         """What receives, replays and records. Raises what its parts raise."""
-        return Receiver(self.database, self.keyring, self.vault, freshness=self.settings.freshness)
+        if self._receiver is None:
+            self._receiver = Receiver(self.database, self.keyring, self.vault, freshness=self.settings.freshness)
+        return self._receiver
 
     @cached_property
     def forgetful_settings(self) -> dict[str, str]:

@@ -13,6 +13,8 @@ from app.database.errors import DatabaseUnavailableError
 
 #: Whoever failed after less than this was told at once, and held nobody up.
 _LONG_S = 1.0
+#: What PostgreSQL calls a lock of somebody else's that was waited for in vain. Others may not need it.
+_OF_ONE_ROW = {"LockNotAvailable"}
 #: One that waits in vain may have met a lock of its own; two in a row, with nobody getting through, is trouble for all.
 _IN_VAIN_MAX = 2
 
@@ -40,8 +42,8 @@ class Gate:
         in_vain = False
         try:
             yield
-        except DatabaseUnavailableError:
-            in_vain = self._clock() - started >= _LONG_S
+        except DatabaseUnavailableError as error:
+            in_vain = error.cause not in _OF_ONE_ROW and self._clock() - started >= _LONG_S
             raise
         finally:
             self._leave(in_vain=in_vain)

@@ -187,3 +187,14 @@ def test_a_fault_of_ours_is_told_to_the_log_and_not_to_the_caller(door: Door, lo
     assert "Seal" not in answer.text
     (record,) = [record for record in log.records if record.message == "request failed"]
     assert (record.error, record.exc_info) == ("SealBrokenError", None)  # type: ignore[attr-defined]
+
+
+def test_a_report_in_chunks_that_broke_off_before_it_began_is_no_report_without_a_body(door: Door) -> None:
+    """To cancel without a reason takes no body at all, and cannot be taken back."""
+    authorization = door.consult("s-1", flow="direct")
+    refused = door.app.test_client().post(
+        door.at(authorization, "canceled"),
+        headers={"Authorization": f"Bearer {API_KEY}", "Transfer-Encoding": "chunked"},
+        input_stream=io.BytesIO(b""),
+    )
+    assert problem(refused) == (400, "not-json")

@@ -29,10 +29,10 @@ def gate(clock: Clock) -> Gate:
     return Gate(inside_max=INSIDE_MAX, clock=clock)
 
 
-def wait_in_vain(gate: Gate, clock: Clock, *, seconds: float = 2) -> None:
+def wait_in_vain(gate: Gate, clock: Clock, *, seconds: float = 2, cause: str = "ConnectionTimeout") -> None:
     with suppress(DatabaseUnavailableError), gate.passage():
         clock.now += seconds
-        raise DatabaseUnavailableError("LockNotAvailable")
+        raise DatabaseUnavailableError(cause)
 
 
 def lets_in(gate: Gate) -> bool:
@@ -95,3 +95,10 @@ def test_an_error_of_the_work_is_no_trouble_of_the_database(gate: Gate, clock: C
         raise ValueError
     wait_in_vain(gate, clock)
     assert lets_several_in(gate)
+
+
+def test_a_row_that_somebody_locked_keeps_nobody_out_who_does_not_need_it(gate: Gate, clock: Clock) -> None:
+    for _ in range(5):
+        wait_in_vain(gate, clock, cause="LockNotAvailable")
+    with gate.passage():
+        assert lets_in(gate)
