@@ -6,15 +6,17 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, select, union_all
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from app import rendezvous
 from app.alipay.secret import Secret
-from app.models import Authorization, Transition
+from app.database.sets import Lookup, update_all
+from app.models import AccessToken, Authorization, Transition
 from app.rendezvous import Place
 from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow, decide
+from app.tokens import TokenKey
 from app.vault import Vault
 
 #: What a client calls an authorization: client id and authState.
@@ -34,7 +36,6 @@ class Cause:
 
     kind: Literal["api", "shell", "notification"]
     at: datetime
-    notification_id: int | None = None
 
 
 class IllegalAdvanceError(Exception):
@@ -72,7 +73,7 @@ def begin(
     session.add(authorization)
     # Without a relationship between the two, the order of the inserts is ours to give.
     session.flush()
-    _record(session, authorization, CONSULT, from_state=None, cause=cause)
+    session.add(_transition(authorization, CONSULT, from_state=None, cause=cause))
     return authorization
 
 
@@ -86,29 +87,33 @@ def advance(session: Session, authorization: Authorization, event: Event, *, cau
 
     Raises `IllegalAdvanceError` where the machine does not allow it.
     """
+    session.add(move(authorization, event, cause=cause))
+
+
+def move(authorization: Authorization, event: Event, *, cause: Cause) -> Transition:
+    """Move a locked authorization, and return the move, which the caller is to add to its history.
+
+    Raises `IllegalAdvanceError` where the machine does not allow it.
+    """
     decision = verdict(authorization, event)
     if decision.next_state is None:
         raise IllegalAdvanceError(authorization.state, event)
     from_state, authorization.state = authorization.state, decision.next_state
-    _record(session, authorization, event, from_state=from_state, cause=cause)
+    return _transition(authorization, event, from_state=from_state, cause=cause)
 
 
-def _record(
-    session: Session, authorization: Authorization, event: str, *, from_state: str | None, cause: Cause
-) -> None:
+def _transition(authorization: Authorization, event: str, *, from_state: str | None, cause: Cause) -> Transition:
     authorization.version += 1
     authorization.updated_at = cause.at
-    transition = Transition(
+    return Transition(
         authorization_id=authorization.id,
         sequence=authorization.version,
         event=event,
         from_state=from_state,
         to_state=authorization.state,
         cause=cause.kind,
-        notification_id=cause.notification_id,
         at=cause.at,
     )
-    session.add(transition)
 
 
 # --- finding ---------------------------------------------------------------------------------------------------------
@@ -129,24 +134,23 @@ def lock(session: Session, authorization_id: UUID) -> Authorization | None:
     return session.get(Authorization, authorization_id, populate_existing=True, with_for_update=True)
 
 
-def ids(session: Session, keys: Collection[AuthStateKey]) -> dict[AuthStateKey, UUID]:
-    """Find the ids of authorizations by their authStates, without locking them."""
-    if not keys:
-        return {}
-    rows = session.execute(
-        select(Authorization.client_id, Authorization.auth_state, Authorization.id).where(
-            tuple_(Authorization.client_id, Authorization.auth_state).in_(keys)
-        )
-    )
-    return {(row.client_id, row.auth_state): row.id for row in rows}
-
-
-def lock_all(session: Session, ids: Collection[UUID]) -> Sequence[Authorization]:
-    """Lock authorizations until the transaction ends, in one order for all who do, and read them as they now are."""
-    if not ids:
+def lock_all(
+    session: Session, states: Collection[AuthStateKey], token_keys: Collection[TokenKey]
+) -> Sequence[Authorization]:
+    """Lock the authorizations of these authStates and tokens, in one order for all, and read them as they are."""
+    if not states and not token_keys:
         return []
-    statement = select(Authorization).where(Authorization.id.in_(ids)).order_by(Authorization.id).with_for_update()
-    return session.scalars(statement.execution_options(populate_existing=True)).all()
+    return _LOCK(session, states=states, token_keys=token_keys).scalars().all()
+
+
+def exist(session: Session, states: Collection[AuthStateKey]) -> bool:
+    """Say whether any of these authStates is known."""
+    return bool(states) and _EXISTING(session, states=states).first() is not None
+
+
+def save(session: Session, changed: Sequence[Authorization]) -> None:
+    """Write what a notification can change of authorizations that the session does not know."""
+    update_all(session, changed, _CHANGED_BY_NOTIFICATION)
 
 
 def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authorization | None:
@@ -163,6 +167,38 @@ def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authoriza
 
 def _by_auth_state(client_id: str, auth_state: str) -> Select[Authorization]:
     return select(Authorization).where(Authorization.client_id == client_id, Authorization.auth_state == auth_state)
+
+
+_LOCK = Lookup(
+    lambda among: (
+        select(Authorization)
+        .where(
+            Authorization.id.in_(
+                union_all(
+                    select(Authorization.id).where(among("states", Authorization.client_id, Authorization.auth_state)),
+                    select(AccessToken.authorization_id).where(
+                        among("token_keys", AccessToken.client_id, AccessToken.token_index)
+                    ),
+                )
+            )
+        )
+        .order_by(Authorization.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+)
+_EXISTING = Lookup(
+    lambda among: select(Authorization.id).where(among("states", Authorization.client_id, Authorization.auth_state))
+)
+_CHANGED_BY_NOTIFICATION = (
+    "state",
+    "version",
+    "updated_at",
+    "sealed_auth_code",
+    "auth_code_received_at",
+    "user_id",
+    "sealed_login_id",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, literal_column, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, literal_column, select, union_all, update
 from sqlalchemy.orm import Session
 
 from app import tokens
@@ -19,7 +19,8 @@ from app.alipay.notification import (
     parse,
 )
 from app.database import insert
-from app.models import Base, InboxEntry
+from app.database.sets import Lookup, insert_all
+from app.models import Authorization, Base, InboxEntry
 from app.tokens import TokenKey
 from app.vault import Vault
 
@@ -61,9 +62,6 @@ OPEN_OUTCOMES = frozenset({Outcome.PARKED, Outcome.FAILED})
 _IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
 
 
-_FOUND = InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What could be read from a delivery's body: a notification, or what stands in the way."""
@@ -86,12 +84,17 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An entry as `keep` found or made it."""
+    """What is on record of a delivery, and whether it is the first of its notification."""
 
     id: int
     is_new: bool
     outcome: Outcome
     reason: str | None
+
+    @classmethod
+    def of(cls, entry: InboxEntry, *, is_new: bool) -> "Kept":
+        """Say it of a stored entry."""
+        return cls(entry.id, is_new, Outcome(entry.outcome), entry.reason)
 
 
 def read(body: bytes) -> Reading:
@@ -104,38 +107,62 @@ def read(body: bytes) -> Reading:
         return Reading(None, error=error)
 
 
-def keep(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Kept]:
-    """Store each delivery as a new entry, or find the entry that it repeats; `count` counts those.
+def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
+    """Make the entry of a delivery, which is not stored yet."""
+    delivery, notification = arrival.delivery, arrival.reading.notification
+    fingerprint = _fingerprint(vault, delivery, notification)
+    outcome, reason = _first_outcome(arrival.reading)
+    return InboxEntry(
+        fingerprint=fingerprint,
+        client_id=delivery.client_id,
+        type=notification.type if notification else None,
+        auth_state=notification.auth_state if notification else None,
+        token_index=_token_index(vault, delivery.client_id, notification) if notification else None,
+        sealed_body=vault.seal(delivery.body, place=BODY_PLACE, row=fingerprint),
+        uri=delivery.uri,
+        request_time=delivery.request_time,
+        signature=delivery.signature,
+        deliveries=1,
+        received_at=arrival.at,
+        last_received_at=arrival.at,
+        outcome=outcome,
+        reason=reason,
+    )
 
-    The database decides which: of many processes with the same notification one inserts, and the others wait for its
-    transaction. Of several here with the same, the first is the new one.
+
+def known(session: Session, fingerprints: Collection[bytes]) -> dict[bytes, Kept]:
+    """Find what is on record of notifications, by their fingerprints."""
+    rows = _KNOWN(session, fingerprints=[(each,) for each in fingerprints])
+    return {row.fingerprint: Kept(row.id, False, Outcome(row.outcome), row.reason) for row in rows}  # noqa: FBT003 -- SQLAlchemy's
+
+
+def store(session: Session, drafts: Sequence[InboxEntry]) -> None:
+    """Store entries of notifications that are not on record, and say in each which id it got.
+
+    Raises `sqlalchemy.exc.IntegrityError` where one has come on record meanwhile. Of many processes with the same
+    notification the database lets one insert it, and the others wait for its transaction.
     """
-    fingerprints = [_fingerprint(vault, each.delivery, each.reading.notification) for each in arrivals]
-    # The first of each, in one order for everybody: two who insert the same ones in another would wait for each other.
-    firsts = sorted(dict(zip(reversed(fingerprints), reversed(arrivals), strict=True)).items())
-    rows = [_row(vault, fingerprint, arrival) for fingerprint, arrival in firsts]
-    inserting = insert(session, InboxEntry).on_conflict_do_nothing(index_elements=[InboxEntry.fingerprint])
-    # With a list of rows, SQLAlchemy makes one statement of them all, and keeps what it has compiled.
-    inserted = session.connection().execute(inserting.returning(*_FOUND), rows).all()
-    new = {row.fingerprint for row in inserted}
-    known = {row.fingerprint: row for row in [*inserted, *_known(session, set(fingerprints) - new)]}
-    kept = []
-    for fingerprint in fingerprints:
-        row = known[fingerprint]
-        kept.append(Kept(row.id, fingerprint in new, Outcome(row.outcome), row.reason))
-        new.discard(fingerprint)
-    return kept
+    # In one order for everybody: two who insert the same ones in another would wait for each other.
+    ordered = sorted(drafts, key=lambda draft: draft.fingerprint)
+    ids = {row.fingerprint: row.id for row in insert_all(session, ordered, returning=_GIVEN)}
+    for entry in ordered:
+        entry.id = ids[entry.fingerprint]
 
 
-def _known(session: Session, fingerprints: Collection[bytes]) -> Sequence[Row[bytes, int, str, str | None]]:
-    if not fingerprints:
-        return []
-    return session.execute(select(*_FOUND).where(InboxEntry.fingerprint.in_(fingerprints))).all()
+def keep(session: Session, draft: InboxEntry) -> tuple[InboxEntry, bool]:
+    """Store an entry, or find the one on record and count the delivery; return it and whether it is new."""
+    names = [each.key for each in InboxEntry.__table__.columns if each.key != "id"]
+    inserting = insert(session, InboxEntry).values({name: getattr(draft, name) for name in names})
+    inserting = inserting.on_conflict_do_nothing(index_elements=[InboxEntry.fingerprint]).returning(InboxEntry.id)
+    is_new = session.connection().execute(inserting).first() is not None
+    entry = session.scalars(select(InboxEntry).where(InboxEntry.fingerprint == draft.fingerprint)).one()
+    if not is_new:
+        count(session, Counter([entry.id]), at=draft.received_at)
+    return entry, is_new
 
 
-def count(session: Session, kept: Sequence[Kept], *, at: datetime) -> None:
-    """Count the deliveries that repeat an entry. It locks those, and so comes last."""
-    repeated = Counter(each.id for each in kept if not each.is_new)
+def count(session: Session, repeated: Counter[int], *, at: datetime) -> None:
+    """Count deliveries that repeat entries. It locks those, and so comes last."""
     if repeated:
         # Through the table: the mapper would write each value as it is given, and here the database adds.
         table = Base.metadata.tables[InboxEntry.__tablename__]
@@ -146,25 +173,12 @@ def count(session: Session, kept: Sequence[Kept], *, at: datetime) -> None:
         )
 
 
-def _row(vault: Vault, fingerprint: bytes, arrival: Arrival) -> dict[str, object]:
-    delivery, notification = arrival.delivery, arrival.reading.notification
-    outcome, reason = _first_outcome(arrival.reading)
-    return {
-        "fingerprint": fingerprint,
-        "client_id": delivery.client_id,
-        "type": notification.type if notification else None,
-        "auth_state": notification.auth_state if notification else None,
-        "token_index": _token_index(vault, delivery.client_id, notification) if notification else None,
-        "sealed_body": vault.seal(delivery.body, place=BODY_PLACE, row=fingerprint),
-        "uri": delivery.uri,
-        "request_time": delivery.request_time,
-        "signature": delivery.signature,
-        "deliveries": 1,
-        "received_at": arrival.at,
-        "last_received_at": arrival.at,
-        "outcome": outcome,
-        "reason": reason,
-    }
+_GIVEN = (InboxEntry.fingerprint, InboxEntry.id)
+_KNOWN = Lookup(
+    lambda among: select(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason).where(
+        among("fingerprints", InboxEntry.fingerprint)
+    )
+)
 
 
 def _first_outcome(reading: Reading) -> tuple[Outcome, str | None]:
@@ -220,45 +234,33 @@ def lock_all(session: Session, ids: Collection[int]) -> list[InboxEntry]:
 
 def waiting(session: Session, states: Collection[tuple[str, str]], keys: Collection[TokenKey]) -> list[InboxEntry]:
     """Find, unlocked, the parked entries that name these authStates, and cancellations of these tokens."""
-    named: list[ColumnElement[bool]] = []
-    if states:
-        named.append(tuple_(InboxEntry.client_id, InboxEntry.auth_state).in_(states))
-    if keys:
-        # A creation that names the same token is about another authorization.
-        key = tuple_(InboxEntry.client_id, InboxEntry.token_index)
-        named.append(and_(key.in_(keys), InboxEntry.type == NotificationType.TOKEN_CANCELED))
-    if not named:
+    if not states and not keys:
         return []
-    return list(session.scalars(select(InboxEntry).where(_IS_PARKED, or_(*named))))
+    return list(_WAITING(session, states=states, keys=keys).scalars())
 
 
-@dataclass(frozen=True, slots=True)
-class Conclusion:
-    """How an entry ended, and in which state it found the authorization it was about."""
-
-    entry_id: int
-    outcome: Outcome
-    reason: str | None
-    found_state: str | None = None
-    authorization_id: UUID | None = None
-
-
-def conclude(session: Session, conclusions: Sequence[Conclusion]) -> None:
-    """Write down how entries ended."""
-    if conclusions:
-        session.execute(
-            update(InboxEntry),
-            [
-                {
-                    "id": each.entry_id,
-                    "outcome": each.outcome,
-                    "reason": each.reason,
-                    "found_state": each.found_state,
-                    "authorization_id": each.authorization_id,
-                }
-                for each in conclusions
-            ],
+_WAITING = Lookup(
+    lambda among: select(InboxEntry).from_statement(
+        union_all(
+            select(InboxEntry).where(_IS_PARKED, among("states", InboxEntry.client_id, InboxEntry.auth_state)),
+            # A creation that names the same token is about another authorization.
+            select(InboxEntry).where(
+                _IS_PARKED,
+                among("keys", InboxEntry.client_id, InboxEntry.token_index),
+                InboxEntry.type == NotificationType.TOKEN_CANCELED,
+            ),
         )
+    )
+)
+
+
+def conclude(
+    entry: InboxEntry, outcome: Outcome, reason: str | None = None, authorization: Authorization | None = None
+) -> None:
+    """Write down how an entry ended, and, before it moves, in which state it found the authorization it was about."""
+    entry.outcome, entry.reason = outcome, reason
+    entry.found_state = authorization.state if authorization else None
+    entry.authorization_id = authorization.id if authorization else None
 
 
 def relabel(vault: Vault, entry: InboxEntry, notification: Notification) -> None:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, or_, select, tuple_
+from sqlalchemy import select, union_all
 from sqlalchemy.orm import Session
 
 from app import rendezvous
 from app.alipay.secret import Secret
+from app.database.sets import Lookup
 from app.models import AccessToken, Authorization
 from app.rendezvous import Place
 from app.vault import Vault
@@ -42,27 +43,27 @@ def find(session: Session, client_id: str, token_index: bytes) -> AccessToken | 
     return session.get(AccessToken, (client_id, token_index), populate_existing=True)
 
 
-def owners(session: Session, keys: Collection[TokenKey]) -> dict[TokenKey, UUID]:
-    """Say which authorizations these tokens belong to, as far as they are known."""
-    if not keys:
-        return {}
-    rows = session.execute(
-        select(AccessToken.client_id, AccessToken.token_index, AccessToken.authorization_id).where(_is_one_of(keys))
-    )
-    return {(row.client_id, row.token_index): row.authorization_id for row in rows}
-
-
 def find_all(
     session: Session, authorization_ids: Collection[UUID], keys: Collection[TokenKey]
 ) -> Sequence[AccessToken]:
     """Find the tokens of these authorizations, and these tokens, as they now are, without locking them."""
-    wanted: list[ColumnElement[bool]] = []
-    wanted += [AccessToken.authorization_id.in_(authorization_ids)] if authorization_ids else []
-    wanted += [_is_one_of(keys)] if keys else []
-    if not wanted:
+    if not authorization_ids and not keys:
         return []
-    statement = select(AccessToken).where(or_(*wanted)).execution_options(populate_existing=True)
-    return session.scalars(statement).all()
+    return _FIND(session, authorizations=[(each,) for each in authorization_ids], keys=keys).scalars().all()
+
+
+_FIND = Lookup(
+    lambda among: (
+        select(AccessToken)
+        .from_statement(
+            union_all(
+                select(AccessToken).where(among("authorizations", AccessToken.authorization_id)),
+                select(AccessToken).where(among("keys", AccessToken.client_id, AccessToken.token_index)),
+            )
+        )
+        .execution_options(populate_existing=True)
+    )
+)
 
 
 def find_or_meet(session: Session, client_id: str, token_index: bytes) -> AccessToken | None:
@@ -74,10 +75,6 @@ def find_or_meet(session: Session, client_id: str, token_index: bytes) -> Access
         token = find(session, client_id, token_index)
         rendezvous.part(session, place)
     return token
-
-
-def _is_one_of(keys: Collection[TokenKey]) -> ColumnElement[bool]:
-    return tuple_(AccessToken.client_id, AccessToken.token_index).in_(keys)
 
 
 def current(session: Session, authorization: Authorization) -> AccessToken | None:

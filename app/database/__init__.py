@@ -15,7 +15,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError, TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from app.database.engines import POOL_SIZE, deadline, forgetful_settings, make_engine, read_only_options
+from app.database.engines import (
+    LOCK_TIMEOUT_MS,
+    POOL_SIZE,
+    deadline,
+    forgetful_settings,
+    make_engine,
+    read_only_options,
+)
 from app.database.errors import DatabaseUnavailableError, is_transient, name_of
 from app.database.gate import Gate
 
@@ -29,8 +36,8 @@ ATTEMPTS_MAX = 3
 _LAST_TRY_S = 2
 #: Nobody works with the database for longer than this, all tries together. Most work takes milliseconds.
 _SECONDS_MAX = 4
-#: A tenth of a second: transactions of ours hold their locks for a few milliseconds.
-_IMPATIENT = text("SET LOCAL lock_timeout = 100")
+#: Who is alone may wait for a row that somebody holds.
+_PATIENT = text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
 #: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
 _PAUSE_MS = (5, 40)
 #: One that works and one that waits, for each connection.
@@ -58,6 +65,8 @@ class Database:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
                     with Session(engine, expire_on_commit=False) as session, session.begin():
+                        if engine.dialect.name == "postgresql" and not read_only:
+                            session.execute(_PATIENT)
                         return work(session)
                 except SQLAlchemyError as error:
                     if not is_transient(error):
@@ -67,17 +76,15 @@ class Database:
                 time.sleep(random.uniform(*_PAUSE_MS) / 1000)  # noqa: S311 -- jitter, not a secret
         raise AssertionError
 
-    def run_once(self, work: Callable[[Session], T], *, impatient: bool) -> T:
+    def run_once(self, work: Callable[[Session], T]) -> T:
         """Do `work` in one transaction and commit, if that goes at the first try, and raise what stands in the way.
 
-        Without patience no lock is waited for longer than transactions of ours hold one. Raises
-        `DatabaseUnavailableError` where the database was waited for in vain.
+        No row's lock is waited for longer than transactions of ours hold one. Raises `DatabaseUnavailableError` where
+        the database was waited for in vain.
         """
         with self._gates[False].passage(), _limited() as started:
             try:
                 with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                    if impatient and session.get_bind().dialect.name == "postgresql":
-                        session.execute(_IMPATIENT)
                     return work(session)
             except SQLAlchemyError as error:
                 if is_transient(error) and _is_in_vain(error, started):

@@ -26,7 +26,9 @@ POOL_SIZE = 16
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 #: A row lock is held for milliseconds. Whoever waits longer than this waits for something broken.
-_LOCK_TIMEOUT_MS = 2_000
+LOCK_TIMEOUT_MS = 2_000
+#: Work that others go with waits no longer for a row than transactions of ours hold one.
+_BRIEF_LOCK_TIMEOUT_MS = 100
 #: No statement takes a tenth of this. It ends those whose connection was given up: nobody else would tell the server.
 _STATEMENT_TIMEOUT_MS = 3_000
 #: A process that froze, or whose machine vanished, in the middle of a transaction would keep its locks for hours.
@@ -48,7 +50,7 @@ _NETWORK = {
 
 #: How every session of PostgreSQL is set.
 _SESSION = {
-    "lock_timeout": _LOCK_TIMEOUT_MS,
+    "lock_timeout": _BRIEF_LOCK_TIMEOUT_MS,
     "statement_timeout": _STATEMENT_TIMEOUT_MS,
     "idle_in_transaction_session_timeout": _IDLE_TIMEOUT_MS,
     # In the zone of a server, a token that "never" expires may end in the year 10000, which the driver cannot read.
@@ -109,7 +111,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connection.isolation_level = None
         with _closed_on_error(connection):
             # The wait comes first: switching to WAL needs the lock that another starting process may hold.
-            connection.execute(f"PRAGMA busy_timeout = {_LOCK_TIMEOUT_MS}")
+            connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_MS}")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")

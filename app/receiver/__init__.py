@@ -5,9 +5,11 @@ entry again (`process`), a report of the merchant's (`record`).
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
 
 from sqlalchemy.orm import Session
 
@@ -16,7 +18,7 @@ from app.alipay.acknowledgement import Answer, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
-from app.database import Database, DatabaseUnavailableError
+from app.database import Database
 from app.inbox import Arrival, Kept, Outcome
 from app.logs import failure
 from app.receiver import processing, reports
@@ -27,6 +29,9 @@ from app.receiver.reports import Recorded, Report
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)
+
+#: What is on record of a delivery, and what was settled with it.
+Stored = tuple[Kept, list[Processed]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +77,12 @@ class Receiver:
             return self._not_authentic(delivery, refusal, now)
         arrival = Arrival(delivery, inbox.read(delivery.body), now)
         try:
-            kept, processed = self._gathering.serve(arrival)
+            kept, settled = self._gathering.serve(arrival)
         except Exception as error:  # noqa: BLE001 -- whatever it is, nothing was stored, so nothing may be acknowledged
             return self._not_stored(delivery, error, now)
         if not kept.is_new and kept.outcome is Outcome.FAILED:
-            processed = self._replay_failed(kept.id)
-        return self._stored(delivery, kept, processed, now)
+            kept = self._replay_failed(kept)
+        return self._stored(arrival, kept, settled)
 
     def process(self, entry_id: int) -> list[Processed]:
         """Process a stored entry that is parked or failed again, and settle what that lets move.
@@ -105,47 +110,53 @@ class Receiver:
         _tell(recorded.settled)
         return recorded
 
-    def _keep_together(self, arrivals: Sequence[Arrival]) -> list[tuple[Kept, list[Processed]]]:
-        """Store deliveries, and process those that are the first of their notification, in one transaction."""
+    def _keep_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
+        """Store deliveries, and process those that are the first of their notification, in one transaction.
+
+        What was settled beside them is told with the first of them.
+        """
         now = self._clock()
+        drafts = [inbox.draft(self._vault, each) for each in arrivals]
+        first = {
+            draft.fingerprint: arrival for draft, arrival in zip(reversed(drafts), reversed(arrivals), strict=True)
+        }
 
-        def work(session: Session) -> list[tuple[Kept, list[Processed]]]:
-            kept = inbox.keep(session, self._vault, arrivals)
-            new = [
-                (one.id, Subject(each.delivery.client_id, each.reading.notification))
-                for one, each in zip(kept, arrivals, strict=True)
-                if one.is_new and each.reading.notification is not None
-            ]
-            done = processing.process_together(session, self._vault, new, now=now)
-            inbox.count(session, kept, at=now)
-            return [(_as_processed(one, done), done.get(one.id, []) if one.is_new else []) for one in kept]
+        def work(session: Session) -> list[Stored]:
+            known = inbox.known(session, first)
+            new = {each.fingerprint: each for each in reversed(drafts) if each.fingerprint not in known}
+            # In the order in which they will be stored.
+            subjects = [(new[fingerprint], _subject(first[fingerprint])) for fingerprint in sorted(new)]
+            settled = processing.process_together(session, self._vault, subjects, now=now)
+            kept = []
+            for draft in drafts:
+                entry = new.get(draft.fingerprint)
+                kept.append(known[draft.fingerprint] if entry is None else Kept.of(entry, is_new=entry is draft))
+            inbox.count(session, Counter(each.id for each in kept if not each.is_new), at=now)
+            return list(zip(kept, chain([settled], repeat([])), strict=False))
 
-        return self._database.run_once(work, impatient=len(arrivals) > 1)
+        return self._database.run_once(work)
 
-    def _keep_alone(self, arrival: Arrival, error: Exception) -> tuple[Kept, list[Processed]]:
+    def _keep_alone(self, arrival: Arrival) -> Stored:
         """Store a delivery that would not go with others, and process it whatever becomes of that."""
-        if isinstance(error, DatabaseUnavailableError):
-            raise error
+        subject = _subject(arrival)
 
-        def work(session: Session) -> tuple[Kept, list[Processed]]:
-            (kept,) = inbox.keep(session, self._vault, [arrival])
-            notification = arrival.reading.notification
-            if not kept.is_new:
-                inbox.count(session, [kept], at=arrival.at)
-            if not kept.is_new or notification is None:
-                return kept, []
-            subject = Subject(arrival.delivery.client_id, notification)
-            return kept, processing.process(session, self._vault, kept.id, subject, now=arrival.at)
+        def work(session: Session) -> Stored:
+            entry, is_new = inbox.keep(session, inbox.draft(self._vault, arrival))
+            done: list[Processed] = []
+            if is_new and subject is not None:
+                done = processing.process(session, self._vault, entry, subject, now=arrival.at)
+            return Kept.of(entry, is_new=is_new), done[1:]
 
         return self._database.run(work)
 
-    def _replay_failed(self, entry_id: int) -> list[Processed]:
+    def _replay_failed(self, kept: Kept) -> Kept:
         """Take a redelivery as the occasion to process a failed entry again; it is stored whatever comes of it."""
         try:
-            return self.process(entry_id)
+            done = self.process(kept.id)
         except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
-            _log.error("replay failed", extra={"entry": entry_id, **failure(error)})
-            return []
+            _log.error("replay failed", extra={"entry": kept.id, **failure(error)})
+            return kept
+        return replace(kept, outcome=done[0].outcome, reason=done[0].reason) if done else kept
 
     def _not_authentic(self, delivery: Delivery, refusal: NotAuthenticError, now: datetime) -> Receipt:
         known = delivery.client_id in self._keyring.clients
@@ -176,33 +187,31 @@ class Receiver:
         )
         return Receipt(answer)
 
-    def _stored(self, delivery: Delivery, kept: Kept, processed: list[Processed], now: datetime) -> Receipt:
-        own = next((done for done in processed if done.entry_id == kept.id), None)
-        outcome, reason = (kept.outcome, kept.reason) if own is None else (own.outcome, own.reason)
-        fields = {"entry": kept.id, "duplicate": not kept.is_new, "outcome": outcome.value, "reason": reason}
+    def _stored(self, arrival: Arrival, kept: Kept, settled: list[Processed]) -> Receipt:
+        fields = {"entry": kept.id, "duplicate": not kept.is_new, "outcome": kept.outcome.value, "reason": kept.reason}
         _log.info("delivery stored", extra=fields)
         if kept.is_new:
-            metrics.count_notification(None if own is None else own.type, outcome)
-            _tell([done for done in processed if done is not own])
-        client = self._keyring.client(delivery.client_id)
-        if outcome is not Outcome.MALFORMED:
-            return Receipt(acknowledge(delivery, client, now=now), kept.id, outcome, reason)
+            notification = arrival.reading.notification
+            metrics.count_notification(None if notification is None else notification.type, kept.outcome)
+        _tell(settled)
+        client = self._keyring.client(arrival.delivery.client_id)
+        if kept.outcome is not Outcome.MALFORMED:
+            return Receipt(acknowledge(arrival.delivery, client, now=arrival.at), kept.id, kept.outcome, kept.reason)
         answer = refuse(
-            delivery,
+            arrival.delivery,
             status=400,
             result_code="PARAM_ILLEGAL",
             result_status="F",
-            message=f"The notification is malformed: {reason}.",
+            message=f"The notification is malformed: {kept.reason}.",
             client=client,
-            now=now,
+            now=arrival.at,
         )
-        return Receipt(answer, kept.id, outcome, reason)
+        return Receipt(answer, kept.id, kept.outcome, kept.reason)
 
 
-def _as_processed(kept: Kept, done: Mapping[int, list[Processed]]) -> Kept:
-    """Say of an entry how it ended, where the same transaction has processed it."""
-    own = next(iter(done.get(kept.id, [])), None)
-    return kept if own is None else replace(kept, outcome=own.outcome, reason=own.reason)
+def _subject(arrival: Arrival) -> Subject | None:
+    notification = arrival.reading.notification
+    return None if notification is None else Subject(arrival.delivery.client_id, notification)
 
 
 def _tell(processed: list[Processed]) -> None:

@@ -2,30 +2,32 @@
 
 Judging them then asks the database nothing, and what comes of it is written at once, too: one notification costs as
 many statements as a hundred. Locks are taken in one order everywhere, each kind in the order of its keys, so that no
-two transactions can wait for each other: the rendezvous of authStates, authorizations, the rendezvous of tokens, inbox
-entries that wait.
+two transactions can wait for each other: authorizations, the rendezvous of what is unknown, inbox entries that wait.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, rendezvous, tokens
 from app.alipay.notification import Notification, NotificationType
-from app.authorizations import AuthStateKey
-from app.inbox import Conclusion, Outcome
-from app.models import AccessToken, Authorization, InboxEntry
+from app.authorizations import AuthStateKey, Cause
+from app.database.sets import insert_all
+from app.inbox import Outcome
+from app.models import AccessToken, Authorization, InboxEntry, Transition
+from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
 
 
-class LinkedMeanwhileError(Exception):
-    """A token became known while its cancellation waited to be parked: begin again, with its authorization locked."""
+class KnownMeanwhileError(Exception):
+    """What was unknown became known while its rendezvous was awaited: begin again, with its authorization locked."""
 
 
 class Subject(NamedTuple):
@@ -47,51 +49,55 @@ class Subject(NamedTuple):
 
 @dataclass
 class Docket:
-    """What is laid out. Changes made to it are written by `write`."""
+    """What is laid out. Changes made to it are written by `close`."""
 
     session: Session
     vault: Vault
     #: Whether each entry has a savepoint of its own, so that one that breaks takes nothing else with it.
     is_careful: bool
+    #: Entries to be judged that are not stored yet. They come after all that are.
+    drafts: Sequence[InboxEntry] = ()
     _authorizations: dict[UUID, Authorization] = field(default_factory=dict)
     _by_auth_state: dict[AuthStateKey, Authorization] = field(default_factory=dict)
     _tokens: dict[TokenKey, AccessToken] = field(default_factory=dict)
-    #: Parked entries, in inbox sequence, each of which names one of the authorizations or a token of one.
-    _waiting: list[InboxEntry] = field(default_factory=list)
+    #: Entries that were parked, in inbox sequence. Those that are stored name one of the authorizations or its token.
+    _parked: list[InboxEntry] = field(default_factory=list)
     _met: list[rendezvous.Place] = field(default_factory=list)
-    _conclusions: list[Conclusion] = field(default_factory=list)
-    _made_known: list[TokenKey] = field(default_factory=list)
+    _made_known: list[AccessToken] = field(default_factory=list)
+    _moves: list[tuple[Transition, InboxEntry]] = field(default_factory=list)
 
     # --- laying out, in the order of the locks ---
 
-    def add(self, rows: Iterable[Authorization]) -> None:
+    def hold(self, rows: Iterable[Authorization]) -> None:
         """Take in authorizations that are locked."""
         for each in rows:
             self._authorizations[each.id] = each
             self._by_auth_state[each.client_id, each.auth_state] = each
 
-    def lock_authorizations(self, states: set[AuthStateKey], keys: set[TokenKey]) -> set[TokenKey]:
-        """Lock the authorizations that are named by authState or by token, and return the tokens known by then."""
-        named = authorizations.ids(self.session, states)
-        known = tokens.owners(self.session, keys)
-        if missing := states - named.keys():
-            self._meet("authState", missing)
-            named |= authorizations.ids(self.session, missing)
-        self.add(
-            authorizations.lock_all(self.session, {*named.values(), *known.values()} - self._authorizations.keys())
-        )
-        return set(known)
+    def lock_authorizations(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
+        """Lock the authorizations that are named by authState or by token, and read their tokens."""
+        locked = authorizations.lock_all(self.session, states, keys)
+        self.hold(locked)
+        if not self.is_careful:
+            # What is written of many at once, the session need not watch.
+            for each in locked:
+                self.session.expunge(each)
+        self._read_tokens(keys)
 
-    def meet_tokens(self, unknown: set[TokenKey], canceled: set[TokenKey]) -> None:
-        """Read the tokens of the authorizations, and hold the places of those that nobody knows.
+    def meet(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
+        """Hold the places of what nobody knows.
 
-        Raises `LinkedMeanwhileError` where one of the canceled ones is known by now.
+        Raises `KnownMeanwhileError` where somebody has just made it known.
         """
-        self._meet("token", unknown)
-        rows = tokens.find_all(self.session, set(self._authorizations), unknown)
-        self._tokens |= {(each.client_id, each.token_index): each for each in rows}
-        if canceled & self._tokens.keys():
-            raise LinkedMeanwhileError
+        unknown_states, unknown_keys = states - self._by_auth_state.keys(), keys - self._tokens.keys()
+        if not unknown_states and not unknown_keys:
+            return
+        self._met += [rendezvous.Place(client_id, "authState", key) for client_id, key in unknown_states]
+        self._met += [rendezvous.Place(client_id, "token", key) for client_id, key in unknown_keys]
+        rendezvous.meet(self.session, self._met)
+        known_meanwhile = tokens.find_all(self.session, [], unknown_keys)
+        if known_meanwhile or authorizations.exist(self.session, unknown_states):
+            raise KnownMeanwhileError
 
     def lock_waiting(self, keys: set[TokenKey], replayed: InboxEntry | None) -> None:
         """Lock the entries that wait for any of this, and the one that is replayed, and read them as they now are."""
@@ -103,15 +109,17 @@ class Docket:
             if each.type == NotificationType.TOKEN_CREATED and each.token_index is not None
         } - (self._tokens.keys() | keys)
         if more:
-            self.meet_tokens(more, set())
+            places = [rendezvous.Place(client_id, "token", key) for client_id, key in more]
+            rendezvous.meet(self.session, places)
+            self._met += places
+            self._read_tokens(more)
             waiting += inbox.waiting(self.session, set(), more)
         ids = {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
-        self._waiting = [each for each in inbox.lock_all(self.session, ids) if each.outcome == Outcome.PARKED]
+        self._parked = [each for each in inbox.lock_all(self.session, ids) if each.outcome == Outcome.PARKED]
 
-    def _meet(self, kind: rendezvous.Kind, keys: Collection[tuple[str, str | bytes]]) -> None:
-        places = [rendezvous.Place(client_id, kind, key) for client_id, key in keys]
-        rendezvous.meet(self.session, places)
-        self._met += places
+    def _read_tokens(self, keys: set[TokenKey]) -> None:
+        rows = tokens.find_all(self.session, self._authorizations, keys)
+        self._tokens |= {(each.client_id, each.token_index): each for each in rows}
 
     # --- reading ---
 
@@ -127,12 +135,11 @@ class Docket:
         """Find a known token by its blind index."""
         return self._tokens.get((client_id, token_index))
 
-    def first_waiting(self, authorization: Authorization, *, after: int) -> InboxEntry | None:
-        """Find the first parked entry past `after`, in inbox sequence, that names an authorization or a token of it."""
-        for entry in self._waiting:
-            if entry.id > after and entry.outcome == Outcome.PARKED and self._names(entry, authorization):
-                return entry
-        return None
+    def waiting(self, authorization: Authorization) -> list[InboxEntry]:
+        """List the parked entries that name an authorization or a token of it, in inbox sequence."""
+        return [
+            entry for entry in self._parked if entry.outcome == Outcome.PARKED and self._names(entry, authorization)
+        ]
 
     def _names(self, entry: InboxEntry, authorization: Authorization) -> bool:
         if entry.auth_state is not None:
@@ -144,26 +151,20 @@ class Docket:
 
     # --- writing ---
 
+    def park(self, draft: InboxEntry) -> None:
+        """Let an entry that is not stored yet wait behind all others."""
+        self._parked.append(draft)
+
     def make_known(self, authorization: Authorization, grant: Grant, *, at: datetime) -> None:
         """Record the first token of an authorization."""
         token = tokens.make(self.vault, authorization, grant, at=at)
-        self.session.add(token)
         self._tokens[token.client_id, token.token_index] = token
-        self._made_known.append((token.client_id, token.token_index))
+        self._made_known.append(token)
 
-    def conclude(self, conclusion: Conclusion, entry: InboxEntry | None = None) -> None:
-        """Note how an entry ended: one that lies here, or one that was only just stored."""
-        if entry is None:
-            self._conclusions.append(conclusion)
-        else:
-            entry.outcome, entry.reason = conclusion.outcome, conclusion.reason
-            entry.found_state, entry.authorization_id = conclusion.found_state, conclusion.authorization_id
-
-    def write(self) -> None:
-        """Write everything that has changed."""
-        self.session.flush()
-        inbox.conclude(self.session, self._conclusions)
-        self._conclusions, self._made_known = [], []
+    def move(self, authorization: Authorization, event: Event, entry: InboxEntry, *, at: datetime) -> None:
+        """Move an authorization because of an entry."""
+        transition = authorizations.move(authorization, event, cause=Cause("notification", at=at))
+        self._moves.append((transition, entry))
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -171,21 +172,34 @@ class Docket:
         if not self.is_careful:
             yield
             return
-        self.write()
+        self._write()
         try:
             with self.session.begin_nested():
                 yield
-                self.write()
+                self._write()
         except BaseException:
-            for key in self._made_known:
-                del self._tokens[key]
-            self._conclusions, self._made_known = [], []
+            for each in self._made_known:
+                del self._tokens[each.client_id, each.token_index]
+            self._made_known, self._moves = [], []
             raise
 
     def close(self) -> None:
         """Write what is left, and leave the places where nobody has to meet any more: all is said."""
-        self.write()
+        inbox.store(self.session, self.drafts)
+        self._write()
+        if not self.is_careful:
+            authorizations.save(
+                self.session, [each for each in self._authorizations.values() if inspect(each).modified]
+            )
         rendezvous.part(self.session, self._met)
+
+    def _write(self) -> None:
+        self.session.flush()
+        insert_all(self.session, self._made_known)
+        for transition, entry in self._moves:
+            transition.notification_id = entry.id
+        insert_all(self.session, [transition for transition, _ in self._moves])
+        self._made_known, self._moves = [], []
 
 
 def lay_out(
@@ -194,22 +208,21 @@ def lay_out(
     subjects: Sequence[Subject],
     *,
     careful: bool,
+    drafts: Sequence[InboxEntry] = (),
     held: Authorization | None = None,
-    entry: InboxEntry | None = None,
+    replayed: InboxEntry | None = None,
 ) -> Docket:
     """Lock and read what these notifications are about, and what waits for it.
 
-    A report brings the authorization that it holds, a replay the entry that it is of. Raises `LinkedMeanwhileError`
+    A report brings the authorization that it holds, a replay the entry that it is of. Raises `KnownMeanwhileError`
     with locks held that only giving up the transaction, or a savepoint, releases.
     """
     states = {state for subject in subjects if (state := subject.auth_state_key()) is not None}
-    named = [(subject, key) for subject in subjects if (key := subject.token_key(vault)) is not None]
-    keys = {key for _, key in named}
-    canceled = {key for subject, key in named if subject.notification.type == NotificationType.TOKEN_CANCELED}
-    docket = Docket(session, vault, careful)
+    keys = {key for subject in subjects if (key := subject.token_key(vault)) is not None}
+    docket = Docket(session, vault, careful, drafts)
     if held is not None:
-        docket.add([held])
-    known = docket.lock_authorizations(states, keys)
-    docket.meet_tokens(keys - known, canceled - known)
-    docket.lock_waiting(keys, entry)
+        docket.hold([held])
+    docket.lock_authorizations(states, keys)
+    docket.meet(states, keys)
+    docket.lock_waiting(keys, replayed)
     return docket

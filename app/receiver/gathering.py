@@ -7,8 +7,11 @@ come, the more share the price of a commit.
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeVar
+
+from app.database import DatabaseUnavailableError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,38 +25,72 @@ class _Place(Generic[T, R]):
     item: T
     #: Empty until it was served, and for good where that failed.
     results: Sequence[R] = ()
-    error: Exception | None = None
+    error: BaseException | None = None
+    #: Taken until it was served, or is to lead.
+    called: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Gathering(Generic[T, R]):
     """Serves items together, or each alone where that failed. Safe to share between threads."""
 
-    def __init__(self, together: Callable[[Sequence[T]], Sequence[R]], alone: Callable[[T, Exception], R]) -> None:
+    def __init__(self, together: Callable[[Sequence[T]], Sequence[R]], alone: Callable[[T], R]) -> None:
         self._together = together
         self._alone = alone
+        self._lock = threading.Lock()
+        self._is_led = False
         self._waiting: deque[_Place[T, R]] = deque()
-        self._leading = threading.Lock()
 
     def serve(self, item: T) -> R:
         """Return what serving this item gives, or raise what serving it alone raises.
 
         Whatever keeps some from being served together, each is then served in its own thread: one that is broken, or
-        waits for a lock that somebody holds, costs the others nothing but a moment.
+        waits for a lock that somebody holds, costs the others nothing but a moment. Raises `DatabaseUnavailableError`
+        at once in whoever waited behind another that met it.
         """
         place = _Place[T, R](item)
-        self._waiting.append(place)
-        with self._leading:
-            if not place.results and place.error is None:
-                self._lead()
-        return place.results[0] if place.error is None else self._alone(item, place.error)
+        if not self._may_lead(place):
+            place.called.acquire()
+        if not place.results and place.error is None:
+            self._lead()
+        if place.error is None:
+            return place.results[0]
+        if isinstance(place.error, DatabaseUnavailableError):
+            raise DatabaseUnavailableError(place.error.cause) from place.error
+        return self._alone(item)
+
+    def _may_lead(self, place: _Place[T, R]) -> bool:
+        """Take a place, and say whether it is to lead now; if not, it will be called."""
+        with self._lock:
+            self._waiting.append(place)
+            if self._is_led:
+                place.called.acquire()
+                return False
+            self._is_led = True
+            return True
 
     def _lead(self) -> None:
-        places = [self._waiting.popleft() for _ in range(min(len(self._waiting), TOGETHER_MAX))]
+        """Serve those who wait, the leader first among them, and call whoever is to lead next."""
+        places = self._next(TOGETHER_MAX)
         try:
             results = self._together([place.item for place in places])
-        except Exception as error:  # noqa: BLE001 -- whatever it is, whoever it belongs to will meet it alone
+        except DatabaseUnavailableError as error:
+            # Those who came meanwhile have waited for the same in vain.
+            places += self._next()
+            for place in places:
+                place.error = error
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, whoever it belongs to will meet it alone
             for place in places:
                 place.error = error
         else:
             for place, result in zip(places, results, strict=True):
                 place.results = (result,)
+        with self._lock:
+            following = [*places[1:], *islice(self._waiting, 1)]
+            self._is_led = bool(self._waiting)
+        for place in following:
+            place.called.release()
+
+    def _next(self, number: int | None = None) -> list[_Place[T, R]]:
+        with self._lock:
+            number = len(self._waiting) if number is None else min(number, len(self._waiting))
+            return [self._waiting.popleft() for _ in range(number)]

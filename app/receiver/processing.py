@@ -13,12 +13,11 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, inbox
 from app.alipay.notification import MalformedNotificationError, Notification, parse
-from app.authorizations import Cause
 from app.database import is_transient
-from app.inbox import OPEN_OUTCOMES, Conclusion, Outcome
+from app.inbox import OPEN_OUTCOMES, Outcome
 from app.logs import failure
 from app.models import Authorization, InboxEntry
-from app.receiver.docket import Docket, LinkedMeanwhileError, Subject, lay_out
+from app.receiver.docket import Docket, KnownMeanwhileError, Subject, lay_out
 from app.receiver.judging import judge
 from app.state_machine import Event
 from app.tokens import Grant
@@ -35,24 +34,35 @@ class Processed:
     type: str | None
     outcome: Outcome
     reason: str | None
-    authorization_id: UUID | None = None
+    authorization_id: UUID | None
+
+    @classmethod
+    def of(cls, entry: InboxEntry) -> "Processed":
+        """Say it of a stored entry."""
+        return cls(entry.id, entry.type, Outcome(entry.outcome), entry.reason, entry.authorization_id)
 
 
 def process_together(
-    session: Session, vault: Vault, new: Sequence[tuple[int, Subject]], *, now: datetime
-) -> dict[int, list[Processed]]:
-    """Process entries that this transaction has just stored, in inbox sequence, and settle what that lets move.
+    session: Session, vault: Vault, drafts: Sequence[tuple[InboxEntry, Subject | None]], *, now: datetime
+) -> list[Processed]:
+    """Process entries that are not stored yet, in this order, settle what that lets move, and store them as they ended.
 
-    Returns for each of them itself first, then each one settled. Whatever breaks is raised, and nothing may be
-    committed: what was to be processed together is then processed each alone.
+    Those without a subject are only stored. Returns the entries beside them that were settled. Whatever breaks is
+    raised, and nothing may be committed: what was to be processed together is then processed each alone.
     """
-    docket = lay_out(session, vault, [subject for _, subject in new], careful=False)
-    done = {entry_id: _process(docket, entry_id, subject, now=now) for entry_id, subject in sorted(new)}
+    subjects = [subject for _, subject in drafts if subject is not None]
+    docket = lay_out(session, vault, subjects, careful=False, drafts=[entry for entry, _ in drafts])
+    settled = []
+    for draft, subject in drafts:
+        if subject is not None:
+            settled += _process(docket, draft, subject, now=now)[1:]
+            if draft.outcome == Outcome.PARKED:
+                docket.park(draft)
     docket.close()
-    return done
+    return [Processed.of(entry) for entry in settled if entry not in docket.drafts]
 
 
-def process(session: Session, vault: Vault, entry_id: int, subject: Subject, *, now: datetime) -> list[Processed]:
+def process(session: Session, vault: Vault, entry: InboxEntry, subject: Subject, *, now: datetime) -> list[Processed]:
     """Process one entry that this transaction has just stored, and settle what that lets move.
 
     Returns the entry first, then each one settled. A failure of ours ends as outcome `failed`; only the database's
@@ -61,11 +71,9 @@ def process(session: Session, vault: Vault, entry_id: int, subject: Subject, *, 
 
     def work() -> list[Processed]:
         docket = lay_out(session, vault, [subject], careful=True)
-        done = _process(docket, entry_id, subject, now=now)
-        docket.close()
-        return done
+        return _close(docket, _process(docket, entry, subject, now=now))
 
-    return _guarded(session, entry_id, subject.notification.type, work)
+    return _guarded(session, entry, work)
 
 
 def replay(session: Session, vault: Vault, entry_id: int, *, now: datetime) -> list[Processed]:
@@ -77,70 +85,74 @@ def replay(session: Session, vault: Vault, entry_id: int, *, now: datetime) -> l
     def work() -> list[Processed]:
         subject = _read_again(vault, entry)
         subjects = [] if isinstance(subject, MalformedNotificationError) else [subject]
-        docket = lay_out(session, vault, subjects, careful=True, entry=entry)
-        # Somebody else may have concluded it while its locks were awaited.
-        done = _move(docket, *_decide_again(docket, entry, now=now), now=now) if entry.outcome in OPEN_OUTCOMES else []
-        docket.close()
-        return done
+        docket = lay_out(session, vault, subjects, careful=True, replayed=entry)
+        if entry.outcome not in OPEN_OUTCOMES:
+            # Somebody else has concluded it while its locks were awaited.
+            return _close(docket, [])
+        return _close(docket, _move(docket, entry, _decide_again(docket, entry, now=now), now=now))
 
-    return _guarded(session, entry_id, entry.type, work)
+    return _guarded(session, entry, work)
 
 
 def settle(session: Session, vault: Vault, authorization: Authorization, *, now: datetime) -> list[Processed]:
     """Process the parked entries that wait for an authorization that a report has moved, until nothing moves."""
     docket = lay_out(session, vault, [], careful=True, held=authorization)
-    settled = _settle(docket, authorization, now=now)
+    return _close(docket, _settle(docket, authorization, now=now))
+
+
+def _close(docket: Docket, done: list[InboxEntry]) -> list[Processed]:
     docket.close()
-    return settled
+    return [Processed.of(entry) for entry in done]
 
 
-def _process(docket: Docket, entry_id: int, subject: Subject, *, now: datetime) -> list[Processed]:
-    return _move(docket, *_decide(docket, entry_id, subject, now=now), now=now)
+def _process(docket: Docket, entry: InboxEntry, subject: Subject, *, now: datetime) -> list[InboxEntry]:
+    return _move(docket, entry, _decide(docket, entry, subject, now=now), now=now)
 
 
-def _move(docket: Docket, done: Processed, moved: Authorization | None, *, now: datetime) -> list[Processed]:
-    """Settle what waited for an authorization that has moved."""
-    return [done] if moved is None else [done, *_settle(docket, moved, now=now)]
+def _move(docket: Docket, entry: InboxEntry, moved: Authorization | None, *, now: datetime) -> list[InboxEntry]:
+    """Settle what waited for an authorization that an entry has moved."""
+    return [entry] if moved is None else [entry, *_settle(docket, moved, now=now)]
 
 
-def _settle(docket: Docket, authorization: Authorization, *, now: datetime) -> list[Processed]:
+def _settle(docket: Docket, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
     """Process what waits until nothing moves.
 
     Always the first that can be decided is next, so that of two that contradict each other the earlier one wins,
     whenever they are settled. Every move concludes an entry, which bounds the work.
     """
-    settled: list[Processed] = []
-    after = 0
-    while (entry := docket.first_waiting(authorization, after=after)) is not None:
-        done, moved = _settle_one(docket, entry, now=now)
-        if done.outcome is not Outcome.PARKED:
-            settled.append(done)
-        after = entry.id if moved is None else 0
-    return settled
+    settled: list[InboxEntry] = []
+    while True:
+        for entry in docket.waiting(authorization):
+            moved = _settle_one(docket, entry, now=now)
+            if entry.outcome != Outcome.PARKED:
+                settled.append(entry)
+            if moved is not None:
+                break
+        else:
+            return settled
 
 
-def _settle_one(docket: Docket, entry: InboxEntry, *, now: datetime) -> tuple[Processed, Authorization | None]:
-    entry_id, notification_type = entry.id, entry.type
+def _settle_one(docket: Docket, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     try:
         with docket.guarded():
             return _decide_again(docket, entry, now=now)
     except Exception as error:
         if is_transient(error) or not docket.is_careful:
             raise
-        return _failed(docket.session, entry_id, notification_type, error), None
+        _fail(docket.session, entry, error)
+        return None
 
 
-def _decide_again(docket: Docket, entry: InboxEntry, *, now: datetime) -> tuple[Processed, Authorization | None]:
+def _decide_again(docket: Docket, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     """Judge a stored entry anew, and write down how it ends."""
     subject = _read_again(docket.vault, entry)
     if isinstance(subject, MalformedNotificationError):
         # It was acknowledged when reading it was broken; now it can at least be said what is wrong with it.
-        reason = f"{subject.field}: {subject.rule}"
-        docket.conclude(Conclusion(entry.id, Outcome.MALFORMED, reason), entry)
-        return Processed(entry.id, None, Outcome.MALFORMED, reason), None
+        inbox.conclude(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
+        return None
     if (entry.type, entry.auth_state) != (subject.notification.type, subject.notification.auth_state):
         inbox.relabel(docket.vault, entry, subject.notification)
-    return _decide(docket, entry.id, subject, entry=entry, now=now)
+    return _decide(docket, entry, subject, now=now)
 
 
 def _read_again(vault: Vault, entry: InboxEntry) -> Subject | MalformedNotificationError:
@@ -150,61 +162,49 @@ def _read_again(vault: Vault, entry: InboxEntry) -> Subject | MalformedNotificat
         return malformed
 
 
-def _decide(
-    docket: Docket, entry_id: int, subject: Subject, *, entry: InboxEntry | None = None, now: datetime
-) -> tuple[Processed, Authorization | None]:
+def _decide(docket: Docket, entry: InboxEntry, subject: Subject, *, now: datetime) -> Authorization | None:
     """Judge an entry, write down how it ends, and move the authorization, which is returned, if that is how."""
     judgment = judge(docket, subject)
     authorization, notification = judgment.authorization, subject.notification
-    conclusion = Conclusion(
-        entry_id,
-        judgment.outcome,
-        judgment.reason,
-        found_state=authorization.state if authorization else None,
-        authorization_id=authorization.id if authorization else None,
-    )
-    docket.conclude(conclusion, entry)
-    if authorization is not None:
-        if judgment.event is not None:
-            cause = Cause("notification", at=now, notification_id=entry_id)
-            _apply(docket, authorization, judgment.event, notification, cause)
-        if judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT}:
-            authorizations.learn_user(
-                docket.vault, authorization, user_id=notification.user_id, login_id=notification.user_login_id
-            )
-    processed = Processed(entry_id, notification.type, judgment.outcome, judgment.reason, conclusion.authorization_id)
-    return processed, authorization if judgment.event is not None else None
+    inbox.conclude(entry, judgment.outcome, judgment.reason, authorization)
+    if authorization is None:
+        return None
+    if judgment.event is not None:
+        _apply(docket, authorization, judgment.event, notification, at=now)
+        docket.move(authorization, judgment.event, entry, at=now)
+    if judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT}:
+        authorizations.learn_user(
+            docket.vault, authorization, user_id=notification.user_id, login_id=notification.user_login_id
+        )
+    return authorization if judgment.event is not None else None
 
 
 def _apply(
-    docket: Docket, authorization: Authorization, event: Event, notification: Notification, cause: Cause
+    docket: Docket, authorization: Authorization, event: Event, notification: Notification, *, at: datetime
 ) -> None:
     if event is Event.AUTHCODE_CREATED and notification.auth_code is not None:
-        authorizations.keep_auth_code(docket.vault, authorization, notification.auth_code, at=cause.at)
+        authorizations.keep_auth_code(docket.vault, authorization, notification.auth_code, at=at)
     if event is Event.TOKEN_CREATED and notification.access_token is not None:
-        docket.make_known(authorization, Grant(notification.access_token), at=cause.at)
-    authorizations.advance(docket.session, authorization, event, cause=cause)
+        docket.make_known(authorization, Grant(notification.access_token), at=at)
 
 
-def _guarded(
-    session: Session, entry_id: int, notification_type: str | None, work: Callable[[], list[Processed]]
-) -> list[Processed]:
+def _guarded(session: Session, entry: InboxEntry, work: Callable[[], list[Processed]]) -> list[Processed]:
     """Do the work on one entry in a savepoint; when it breaks, give it up alone and say so in its outcome."""
     while True:
         try:
             with session.begin_nested():
                 return work()
-        except LinkedMeanwhileError:
-            # A token that is known stays known, so the second time is the last.
+        except KnownMeanwhileError:
+            # What is known stays known, so the second time is the last.
             continue
         except Exception as error:
             if is_transient(error):
                 raise
-            return [_failed(session, entry_id, notification_type, error)]
+            _fail(session, entry, error)
+            return [Processed.of(entry)]
 
 
-def _failed(session: Session, entry_id: int, notification_type: str | None, error: Exception) -> Processed:
-    reason = type(error).__name__
-    _log.error("processing failed", extra={"entry": entry_id, **failure(error)})
-    inbox.conclude(session, [Conclusion(entry_id, Outcome.FAILED, reason)])
-    return Processed(entry_id, notification_type, Outcome.FAILED, reason)
+def _fail(session: Session, entry: InboxEntry, error: Exception) -> None:
+    _log.error("processing failed", extra={"entry": entry.id, **failure(error)})
+    inbox.conclude(entry, Outcome.FAILED, type(error).__name__)
+    session.flush()

@@ -1,0 +1,159 @@
+"""Read and write any number of rows with one statement, whose text does not depend on how many they are.
+
+PostgreSQL takes all of them as one value, in JSON, so that each connection parses and plans a statement once. SQLite
+runs within the process, where a statement for each row costs next to nothing.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, cast as typed
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Dialect,
+    Executable,
+    Insert,
+    Integer,
+    Result,
+    Row,
+    Table,
+    TableValuedAlias,
+    Text,
+    TypeDecorator,
+    Update,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.orm import DeclarativeBase, QueryableAttribute, Session
+
+#: The parameter that carries all rows.
+_ROWS = "rows"
+
+
+class Among:
+    """Makes conditions that hold for the rows with given keys, and knows how each parameter is to be given."""
+
+    def __init__(self, dialect_name: str) -> None:
+        self._dialect_name = dialect_name
+        self._columns: dict[str, Sequence[QueryableAttribute[Any]]] = {}
+
+    def __call__(self, name: str, *columns: QueryableAttribute[Any]) -> ColumnElement[bool]:
+        """Hold where these columns of one table are among the keys that the parameter of this name brings."""
+        self._columns[name] = columns
+        if self._dialect_name == "postgresql":
+            keys = _recordset(columns[0].class_.__table__, [each.key for each in columns], name)
+            # How many they are is all that the planner can know of them: of few, it uses the index.
+            return tuple_(*columns).in_(select(*keys.c).limit(bindparam(f"{name}_count", type_=Integer)))
+        return tuple_(*columns).in_(bindparam(name, expanding=True))
+
+    def parameters(self, dialect: Dialect, keys: Mapping[str, Collection[tuple[Any, ...]]]) -> dict[str, Any]:
+        """Write keys down as the parameters of the statement."""
+        if self._dialect_name != "postgresql":
+            return {name: list(keys[name]) for name in self._columns}
+        parameters: dict[str, Any] = {}
+        for name, columns in self._columns.items():
+            names = [each.key for each in columns]
+            rows = [dict(zip(names, key, strict=True)) for key in keys[name]]
+            parameters[name] = _json(columns[0].class_.__table__, rows, dialect)
+            parameters[f"{name}_count"] = len(rows)
+        return parameters
+
+
+class Lookup:
+    """A SELECT for any number of keys, made once for each database."""
+
+    def __init__(self, build: Callable[[Among], Executable]) -> None:
+        self._built = cache(lambda dialect_name: (build(among := Among(dialect_name)), among))
+
+    def __call__(self, session: Session, **keys: Collection[tuple[Any, ...]]) -> Result[*tuple[Any, ...]]:
+        """Find the rows of these keys, each a tuple."""
+        dialect = session.get_bind().dialect
+        statement, among = self._built(dialect.name)
+        return session.execute(statement, among.parameters(dialect, keys))
+
+
+def insert_all(
+    session: Session, rows: Sequence[DeclarativeBase], *, returning: Sequence[QueryableAttribute[Any]] = ()
+) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Insert new rows of one table, which the session does not get to know. What the database counts is left out."""
+    if not rows:
+        return []
+    table = _table(rows[0])
+    names = [each.key for each in table.columns if each.identity is None]
+    values = [{name: getattr(row, name) for name in names} for row in rows]
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":
+        result = connection.execute(
+            _insert(table, tuple(names), tuple(returning)), {_ROWS: _json(table, values, connection.dialect)}
+        )
+    else:
+        result = connection.execute(insert(table).returning(*returning), values)
+    return result.all() if returning else []
+
+
+def update_all(session: Session, rows: Sequence[DeclarativeBase], names: Sequence[str]) -> None:
+    """Write these columns of rows of one table, found by their id, which the session does not know."""
+    if not rows:
+        return
+    table = _table(rows[0])
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":
+        values = [{name: getattr(row, name) for name in ("id", *names)} for row in rows]
+        connection.execute(_update(table, tuple(names)), {_ROWS: _json(table, values, connection.dialect)})
+    else:
+        found = update(table).where(table.c.id == bindparam("row_id"))
+        columns = {"row_id": "id", **{name: name for name in names}}
+        values = [{name: getattr(row, attribute) for name, attribute in columns.items()} for row in rows]
+        connection.execute(found.values({name: bindparam(name) for name in names}), values)
+
+
+@cache
+def _insert(table: Table, names: Sequence[str], returning: Sequence[Any]) -> Insert:
+    rows = _recordset(table, names, _ROWS)
+    return insert(table).from_select(list(names), select(*rows.c)).returning(*returning)
+
+
+@cache
+def _update(table: Table, names: Sequence[str]) -> Update:
+    rows = _recordset(table, ["id", *names], _ROWS)
+    return update(table).where(table.c.id == rows.c.id).values({name: rows.c[name] for name in names})
+
+
+def _recordset(table: Table, names: Sequence[str], parameter: str) -> TableValuedAlias:
+    """Read a parameter as rows of a table, of which only some columns are there."""
+    value = cast(bindparam(parameter, type_=Text), JSON)
+    function = func.json_populate_recordset(literal_column(f"NULL::{table.name}"), value)
+    return function.table_valued(*(column(name, table.c[name].type) for name in names)).alias(f"given_{parameter}")
+
+
+def _json(table: Table, rows: Iterable[Mapping[str, Any]], dialect: Dialect) -> str:
+    """Write rows down as PostgreSQL reads them: each value as text of its type."""
+    decorated = {each.key: each.type for each in table.columns if isinstance(each.type, TypeDecorator)}
+    written = [
+        {
+            name: decorated[name].process_bind_param(value, dialect) if name in decorated else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    return json.dumps(written, default=_text)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return rf"\x{value.hex()}"
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _table(row: DeclarativeBase) -> Table:
+    return typed("Table", row.__table__)
