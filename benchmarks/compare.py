@@ -32,7 +32,7 @@ def compare(contestants: Sequence[Contestant], plan: Plan, *, rounds: int, tell:
         for each in contestants:
             if each.database == "postgresql":
                 tell(f"counting {each.name}")
-                traffic[each.name] = floor.TRAFFIC if each is FLOOR else count_traffic(each, course)
+                traffic[each.name] = floor.traffic(course.signed) if each is FLOOR else count_traffic(each, course)
         results: dict[str, list[Measured]] = {each.name: [] for each in contestants}
         for number in range(1, rounds + 1):
             for each in contestants:

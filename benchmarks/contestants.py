@@ -53,11 +53,10 @@ class Contestant:
         Raises `ContestantNotStartedError`.
         """
         port = _a_free_port()
+        environ = {**environ, **self.environ, "BENCH_THREADS": str(size.threads)}
         command = [str(part).format(port=port, workers=size.workers, threads=size.threads) for part in self.command]
         with log.open("w") as output:
-            process = subprocess.Popen(
-                command, cwd=self.folder, env={**environ, **self.environ}, stdout=output, stderr=output
-            )
+            process = subprocess.Popen(command, cwd=self.folder, env=environ, stdout=output, stderr=output)
         try:
             _wait_until_ready(self.name, process, port, log)
             yield Serving(port, process.pid)
@@ -101,8 +100,8 @@ def _wait_until_ready(name: str, process: subprocess.Popen[bytes], port: int, lo
 _SERVE = (FLASK, "serve", "--port", "{port}", "--workers", "{workers}", "--threads", "{threads}")
 #: The same server, set up as `flask serve` sets it up.
 _GRANIAN = (
-    *(_BIN / "granian", "--interface", "wsgi", "--http", "1", "--no-ws", "--backpressure", "256"),
-    *("--port", "{port}", "--workers", "{workers}", "--blocking-threads", "{threads}", "--log-level", "warning"),
+    *(_BIN / "granian", "--interface", "rsgi", "--http", "1", "--no-ws", "--backpressure", "256"),
+    *("--port", "{port}", "--workers", "{workers}", "--log-level", "warning"),
 )
 _GUNICORN = (
     *(_BIN / "gunicorn", "--worker-class", "gthread", "--bind", "127.0.0.1:{port}"),
@@ -111,8 +110,8 @@ _GUNICORN = (
 
 #: No server: `benchmarks.floor` writes the rows itself.
 FLOOR = Contestant("floor", ())
-EMPTY = Contestant("empty", (*_GRANIAN, "benchmarks.doors:empty"), database=None)
-VERIFYING = Contestant("verifying", (*_GRANIAN, "benchmarks.doors:verifying"), database=None)
+EMPTY = Contestant("empty", (*_GRANIAN, "benchmarks.doors:empty_door"), database=None)
+VERIFYING = Contestant("verifying", (*_GRANIAN, "benchmarks.doors:verifying_door"), database=None)
 NAIVE = Contestant("naive", (*_GUNICORN, "benchmarks.naive:app"))
 NOTIFYAUTH = Contestant("notifyauth", _SERVE)
 NOTIFYAUTH_SQLITE = Contestant("notifyauth-sqlite", _SERVE, database="sqlite")

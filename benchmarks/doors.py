@@ -13,6 +13,7 @@ from app.alipay.delivery import Delivery
 from app.alipay.keyring import Keyring
 from app.alipay.signature import NotAuthenticError, verify
 from app.config import DEFAULT_NOTIFY_PATH
+from app.rsgi import Door
 
 empty = Flask("empty", static_folder=None)
 verifying = Flask("verifying", static_folder=None)
@@ -43,3 +44,9 @@ def acknowledge_authentic() -> Response:
     except NotAuthenticError:
         abort(401)
     return Response(ACKNOWLEDGEMENT, mimetype="application/json")
+
+
+_THREADS = int(os.environ["BENCH_THREADS"])
+
+empty_door = Door(empty, _THREADS)
+verifying_door = Door(verifying, _THREADS)

@@ -58,6 +58,11 @@ class Gathering(Generic[T, R]):
             raise DatabaseUnavailableError(place.error.cause) from place.error
         return self._alone(item)
 
+    def waiting(self) -> int:
+        """Say how many wait for those who are being served."""
+        with self._lock:
+            return len(self._waiting)
+
     def _may_lead(self, place: _Place[T, R]) -> bool:
         """Take a place, and say whether it is to lead now; if not, it will be called."""
         with self._lock:

@@ -1,7 +1,7 @@
 """A service without its doors, and everybody who speaks with it: Alipay, the merchant, an operator."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +16,7 @@ from app import authorizations, documents, inbox
 from app.alipay.keyring import Client, Keyring
 from app.alipay.secret import Secret
 from app.database import Database
+from app.inbox import Arrival, Kept
 from app.models import Authorization, InboxEntry, Rendezvous
 from app.receiver import Receipt, Receiver
 from app.receiver.processing import Processed
@@ -61,6 +62,27 @@ class Stage:
         body = notification if isinstance(notification, bytes) else notification.body()
         delivery = a_signed_delivery(self.alipay_key, client_id=client_id, request_time=request_time, body=body)
         return self.receiver.receive(delivery)
+
+    def notify_together(self, bodies: Sequence[bytes], *, client_id: str = CLIENT_ID) -> list[Kept]:
+        """Deliver what came while another was being served, so that it is processed together, if that goes.
+
+        What broke before is tried again after that, as with any redelivery.
+        """
+        arrivals = [
+            Arrival(
+                a_signed_delivery(self.alipay_key, client_id=client_id, body=body), inbox.read(body), self.clock.now
+            )
+            for body in bodies
+        ]
+        receiver = self.receiver
+        try:
+            kept = [each for each, _ in receiver._keep_together(arrivals)]  # noqa: SLF001 -- threads would leave it to chance who meets
+        except Exception:  # noqa: BLE001 -- whatever it is, each is tried alone
+            kept = [receiver._keep_alone(each)[0] for each in arrivals]  # noqa: SLF001 -- as above
+        for each in kept:
+            if not each.is_new and each.outcome == "failed":
+                receiver.process(each.id)
+        return kept
 
     # --- the merchant ---
 

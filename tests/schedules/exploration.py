@@ -67,6 +67,15 @@ class Exploration(RuleBasedStateMachine):
         """Begin with whole lives, in any order, so that there is something to disturb."""
         self.due = arranged(random.Random(chance).sample(acts, len(acts)))
 
+    @rule(number=st.integers(2, 8))
+    def deliver_together(self, number: int) -> None:
+        """Let several of the next notifications meet, whatever else is due between them."""
+        places = [place for place, step in enumerate(self.due) if step[0].isupper()][:number]
+        if len(places) > 1:
+            words = " & ".join(" ".join(self.due[place]) for place in places).split()
+            self.due = [step for place, step in enumerate(self.due) if place not in places]
+            self.step("together", *words)
+
     # --- what else may happen ---
 
     @rule(auth_state=AUTH_STATES, flow=FLOWS, user_ref=USERS)

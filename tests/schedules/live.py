@@ -1,6 +1,6 @@
 """Do to the service what a schedule does to the model: the real receiver on a real database."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from uuid import UUID, uuid4
@@ -93,6 +93,16 @@ class Live:
         assert receipt.answer.status == (400 if receipt.outcome == "malformed" else 200)
         assert self.entry_ids.setdefault(notification, receipt.entry_id) == receipt.entry_id
         return receipt.outcome
+
+    def deliver_together(self, notifications: Sequence[Words]) -> list[Words]:
+        """Deliver so that they are processed together, and return them in the order in which they were."""
+        bodies = [body_of(each, padding=next(self._request_times)) for each in notifications]
+        kept = self.stage.notify_together(bodies, client_id=self.client_id)
+        for notification, entry in zip(notifications, kept, strict=True):
+            assert self.entry_ids.setdefault(notification, entry.id) == entry.id
+        # Repetitions only count, or try again what failed.
+        order = sorted(zip(kept, notifications, strict=True), key=lambda pair: (not pair[0].is_new, pair[0].id))
+        return [notification for _, notification in order]
 
     # --- what a schedule breaks ---
 

@@ -52,6 +52,8 @@ class Play:
         Raises `DisagreementError`.
         """
         self.played.append(step)
+        if step[0] == "together":
+            return self._together(step[1:])
         expected = self.model.perform(step)
         try:
             actual = self.live.perform(step)
@@ -63,6 +65,18 @@ class Play:
             raise DisagreementError(self.played, f"The last step must end {expected!r}, not {actual!r}.")
         self.said.append(actual)
         return actual
+
+    def _together(self, words: Words) -> str:
+        """Deliver several together. It must be as if they had come one after another, in the order they are kept in."""
+        notifications = [tuple(part.split()) for part in " ".join(words).split(" & ")]
+        try:
+            order = self.live.deliver_together(notifications)
+        except Exception as error:
+            raise DisagreementError(self.played, f"The last step broke: {error!r}") from error
+        for notification in order:
+            self.model.perform(notification)
+        self.compare()
+        return "delivered"
 
     def compare(self) -> None:
         """Compare all that is on record.
