@@ -9,10 +9,10 @@ sees what the first has done. SQLite lets one writer in at a time, and needs non
 from collections.abc import Collection
 from typing import Literal, NamedTuple
 
-from sqlalchemy import delete, tuple_
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from app.database import insert
+from app.database.sets import Lookup, insert_all
 from app.models import Rendezvous
 
 Kind = Literal["authState", "token"]
@@ -39,19 +39,24 @@ def meet(session: Session, places: Collection[Place]) -> None:
     if not places:
         return
     # In one order, whoever meets: two who met the same places in another would wait for each other.
-    rows = [dict(zip(_ROW, stored, strict=True)) for stored in sorted(place.stored() for place in places)]
-    statement = insert(session, Rendezvous)
-    # Setting the kind to itself locks a row that is there already; DO NOTHING would not wait for it.
-    locking = statement.on_conflict_do_update(index_elements=_ROW, set_={"kind": statement.excluded.kind})
-    session.connection().execute(locking.returning(Rendezvous.kind), rows)
+    insert_all(session, [_row(place) for place in sorted(places, key=Place.stored)], or_lock=True)
 
 
 def part(session: Session, places: Collection[Place]) -> None:
     """Remove the rows, which keeps others waiting until the transaction ends all the same."""
-    if not places:
-        return
-    row = tuple_(Rendezvous.client_id, Rendezvous.kind, Rendezvous.key)
-    session.execute(delete(Rendezvous).where(row.in_([place.stored() for place in places])))
+    if places:
+        _PART(session, places=[place.stored() for place in places])
 
 
-_ROW = ("client_id", "kind", "key")
+def _row(place: Place) -> Rendezvous:
+    client_id, kind, key = place.stored()
+    return Rendezvous(client_id=client_id, kind=kind, key=key)
+
+
+_PART = Lookup(
+    lambda among: (
+        delete(Rendezvous)
+        .where(among("places", Rendezvous.client_id, Rendezvous.kind, Rendezvous.key))
+        .execution_options(synchronize_session=False)
+    )
+)

@@ -18,9 +18,9 @@ from app.rsgi import Door
 
 #: A worker that has not finished by then is not going to: no request may take half as long.
 _STOP_SECONDS_MAX = 30
-#: Each has a connection of the pool while it works; more would only wait for one.
+#: Deliveries that wait share a transaction, so threads are not there to work at once, but to wait together.
 THREADS_MAX = 64
-THREADS_DEFAULT = 4
+THREADS_DEFAULT = 32
 #: An open connection counts while it is idle too, and a proxy keeps dozens open. An idle one costs a few kilobytes.
 _CONNECTIONS_MAX = 256
 #: How long, in milliseconds, a head may take, and how long a connection may be idle.

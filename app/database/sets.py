@@ -28,12 +28,12 @@ from sqlalchemy import (
     cast,
     column,
     func,
-    insert,
     literal_column,
     select,
     tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, QueryableAttribute, Session
 
 #: The parameter that carries all rows.
@@ -83,21 +83,27 @@ class Lookup:
 
 
 def insert_all(
-    session: Session, rows: Sequence[DeclarativeBase], *, returning: Sequence[QueryableAttribute[Any]] = ()
+    session: Session,
+    rows: Sequence[DeclarativeBase],
+    *,
+    returning: Sequence[QueryableAttribute[Any]] = (),
+    or_lock: bool = False,
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Insert new rows of one table, which the session does not get to know. What the database counts is left out."""
+    """Insert new rows of one table, which the session does not get to know. What the database counts is left out.
+
+    With `or_lock`, rows that are there already are locked until the transaction ends instead.
+    """
     if not rows:
         return []
     table = _table(rows[0])
     names = [each.key for each in table.columns if each.identity is None]
     values = [{name: getattr(row, name) for name in names} for row in rows]
     connection = session.connection()
+    statement = _insert(connection.dialect.name, table, tuple(names), tuple(returning), or_lock)
     if connection.dialect.name == "postgresql":
-        result = connection.execute(
-            _insert(table, tuple(names), tuple(returning)), {_ROWS: _json(table, values, connection.dialect)}
-        )
+        result = connection.execute(statement, {_ROWS: _json(table, values, connection.dialect)})
     else:
-        result = connection.execute(insert(table).returning(*returning), values)
+        result = connection.execute(statement, values)
     return result.all() if returning else []
 
 
@@ -118,9 +124,23 @@ def update_all(session: Session, rows: Sequence[DeclarativeBase], names: Sequenc
 
 
 @cache
-def _insert(table: Table, names: Sequence[str], returning: Sequence[Any]) -> Insert:
-    rows = _recordset(table, names, _ROWS)
-    return insert(table).from_select(list(names), select(*rows.c)).returning(*returning)
+def _insert(
+    dialect_name: str,
+    table: Table,
+    names: Sequence[str],
+    returning: Sequence[Any],
+    or_lock: bool,  # noqa: FBT001 -- a part of the key
+) -> Insert:
+    # The dialects have no type in common that knows ON CONFLICT.
+    statement: Any = sqlite.insert(table)
+    if dialect_name == "postgresql":
+        rows = _recordset(table, names, _ROWS)
+        statement = postgresql.insert(table).from_select(list(names), select(*rows.c))
+    if or_lock:
+        # Setting a column to itself locks a row that is there already; DO NOTHING would not wait for it.
+        key = list(table.primary_key)
+        statement = statement.on_conflict_do_update(index_elements=key, set_={key[0]: statement.excluded[key[0].key]})
+    return typed("Insert", statement.returning(*returning) if returning else statement)
 
 
 @cache
