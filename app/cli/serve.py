@@ -1,5 +1,6 @@
 """Serve over HTTP: `flask serve`."""
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -79,7 +80,10 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
 
 def _door(threads: int) -> Door:
     """Make what a worker serves. Importing the application opens and checks it."""
-    return Door(import_module("app.wsgi").application, threads)
+    application = import_module("app.wsgi").application
+    # What is there by now stays: no search for garbage has to look at it.
+    gc.freeze()
+    return Door(application, threads)
 
 
 def _require_free(host: str, port: int) -> None:

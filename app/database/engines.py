@@ -154,6 +154,8 @@ def _postgresql_engine(url: URL) -> Engine:
         pool_timeout=_POOL_TIMEOUT_S,
         pool_size=POOL_SIZE,
         max_overflow=0,
+        # Of a few connections that are used all the time, the server has everything at hand.
+        pool_use_lifo=True,
     )
 
     @event.listens_for(engine, "do_connect")

@@ -35,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, QueryableAttribute, Session
+from sqlalchemy.types import TypeEngine
 
 #: The parameter that carries all rows.
 _ROWS = "rows"
@@ -158,21 +159,29 @@ def _recordset(table: Table, names: Sequence[str], parameter: str) -> TableValue
 
 def _json(table: Table, rows: Iterable[Mapping[str, Any]], dialect: Dialect) -> str:
     """Write rows down as PostgreSQL reads them: each value as text of its type."""
-    decorated = {each.key: each.type for each in table.columns if isinstance(each.type, TypeDecorator)}
-    written = [
-        {
-            name: decorated[name].process_bind_param(value, dialect) if name in decorated else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
-    return json.dumps(written, default=_text)
+    write = _writers(table, dialect)
+    return json.dumps(
+        [{name: None if value is None else write[name](value) for name, value in row.items()} for row in rows]
+    )
 
 
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return rf"\x{value.hex()}"
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+@cache
+def _writers(table: Table, dialect: Dialect) -> dict[str, Callable[[Any], str | int]]:
+    return {each.key: _writer(each.type, dialect) for each in table.columns}
+
+
+def _writer(of_type: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], str | int]:
+    if isinstance(of_type, TypeDecorator):
+        bind, write = of_type.process_bind_param, _writer(of_type.impl_instance, dialect)
+        return lambda value: write(bind(value, dialect))
+    return _WRITERS.get(of_type.python_type, str)
+
+
+def _hexadecimal(value: bytes) -> str:
+    return rf"\x{value.hex()}"
+
+
+_WRITERS: dict[type, Callable[[Any], str | int]] = {bytes: _hexadecimal, int: int, datetime: datetime.isoformat}
 
 
 def _table(row: DeclarativeBase) -> Table:
