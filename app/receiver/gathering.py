@@ -4,6 +4,7 @@ Nobody waits for company. While one transaction commits, deliveries gather behin
 come, the more share the price of a commit.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from app.database import DatabaseUnavailableError
+from app.logs import failure
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,6 +88,7 @@ class Gathering(Generic[T, R]):
             for place in places:
                 place.error = error
         except BaseException as error:  # noqa: BLE001 -- whatever it is, whoever it belongs to will meet it alone
+            _log.warning("to be processed one by one", extra={"deliveries": len(places), **failure(error)})
             for place in places:
                 place.error = error
         else:
