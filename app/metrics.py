@@ -17,7 +17,7 @@ SIGNATURE_FAILURES = Counter(
 )
 LATENCY = Histogram(
     "notifyauth_delivery_seconds",
-    "From reading a delivery to its answer, in seconds.",
+    "From having read a delivery to its answer, in seconds.",
     # Alipay documents no limit. Most answers take single milliseconds; waiting in vain takes two to four seconds.
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )

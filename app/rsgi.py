@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 #: Where the application finds the status with which it is to refuse a request, unread and with nothing done.
 REFUSAL = "notifyauth.refusal"
+#: Where it finds when the request was whole, by the clock of `time.perf_counter`: waiting for a thread takes time too.
+RECEIVED = "notifyauth.received"
 
 #: A notification is a kilobyte. Whoever needs longer than this to send one is not Alipay.
 BODY_SECONDS_MAX = 10
@@ -33,6 +35,9 @@ BODY_SECONDS_MAX = 10
 WAITING_PER_THREAD_MAX = 16
 #: What a request may wait for a thread before it is refused unread: behind a stuck database a queue hardly moves.
 WAITING_SECONDS_MAX = 3
+
+#: Whatever still goes on in a thread when the server ends has nobody left to answer.
+_END_SECONDS_MAX = 5
 
 _BROKEN = HTTPStatus.INTERNAL_SERVER_ERROR, [("Content-Type", "text/plain")], b"The service failed. Its log says where."
 
@@ -67,11 +72,25 @@ class Door:
 
     application: WSGIApplication
     threads: int
-    _works: "SimpleQueue[_Work]" = field(default_factory=SimpleQueue)
+    #: Paths that wait for nothing, and so need not wait for a thread either.
+    at_once: frozenset[str] = frozenset()
+    #: `None` ends a thread.
+    _works: "SimpleQueue[_Work | None]" = field(default_factory=SimpleQueue)
+    _threads: list[threading.Thread] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for number in range(self.threads):
-            threading.Thread(target=self._work, name=f"request-{number}", daemon=True).start()
+            thread = threading.Thread(target=self._work, name=f"request-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
+        """End the threads: one that runs on while the interpreter ends can take the process down with it."""
+        for _ in self._threads:
+            self._works.put(None)
+        deadline = time.monotonic() + _END_SECONDS_MAX
+        for thread in self._threads:
+            thread.join(max(0, deadline - time.monotonic()))
 
     async def __call__(self, scope: "Scope", protocol: "HTTPProtocol") -> None:
         """Answer one request."""
@@ -82,13 +101,15 @@ class Door:
         except TimeoutError:
             response = self._refused(environ, HTTPStatus.REQUEST_TIMEOUT)
         else:
-            response = await self._answered(environ)
+            at_once = scope.path in self.at_once
+            response = _call(self.application, environ) if at_once else await self._answered(environ)
         status, headers, body = response
         protocol.response_bytes(status, headers, body)
 
     async def _answered(self, environ: WSGIEnvironment) -> Response:
         if self._works.qsize() >= self.threads * WAITING_PER_THREAD_MAX:
             return self._refused(environ, HTTPStatus.SERVICE_UNAVAILABLE)
+        environ[RECEIVED] = time.perf_counter()
         loop = asyncio.get_running_loop()
         work = _Work(environ, loop, loop.create_future())
         self._works.put(work)
@@ -103,8 +124,7 @@ class Door:
         return status_code, [*headers, ("Connection", "close")], body
 
     def _work(self) -> None:
-        while True:
-            work = self._works.get()
+        while (work := self._works.get()) is not None:
             if work.waited() > WAITING_SECONDS_MAX:
                 work.answer(self._refused(work.environ, HTTPStatus.SERVICE_UNAVAILABLE))
             else:

@@ -83,7 +83,7 @@ def _door(threads: int) -> Door:
     application = import_module("app.wsgi").application
     # What is there by now stays: no search for garbage has to look at it.
     gc.freeze()
-    return Door(application, threads)
+    return Door(application, threads, at_once=frozenset({"/healthz"}))
 
 
 def _require_free(host: str, port: int) -> None:

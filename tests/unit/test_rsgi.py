@@ -29,9 +29,10 @@ class Protocol:
         self.statuses.append(status)
 
 
-async def ask(door: Door) -> int:
+async def ask(door: Door, path: str = "/") -> int:
     protocol: Any = Protocol()
-    await asyncio.wait_for(door(SCOPE, protocol), timeout=10)
+    scope: Any = SimpleNamespace(**vars(SCOPE) | {"path": path})
+    await asyncio.wait_for(door(scope, protocol), timeout=10)
     (status,) = protocol.statuses
     return int(status)
 
@@ -76,3 +77,39 @@ def test_past_a_bounded_queue_the_application_is_only_asked_to_refuse() -> None:
     statuses = asyncio.run(asyncio.wait_for(crowd(), timeout=20))
     assert set(statuses) == {200, 503}
     assert 9 <= statuses.count(503) <= 10
+
+
+def test_a_path_that_waits_for_nothing_does_not_wait_for_a_thread() -> None:
+    is_over = threading.Event()
+
+    def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/healthz":
+            is_over.wait(timeout=10)
+        start("200 OK", [])
+        return [b""]
+
+    async def ask_while_every_thread_waits() -> list[int]:
+        door = Door(application, threads=1, at_once=frozenset({"/healthz"}))
+        stuck = asyncio.create_task(ask(door))
+        await asyncio.sleep(0.05)
+        alive = await ask(door, "/healthz")
+        assert not stuck.done()
+        is_over.set()
+        return [alive, await stuck]
+
+    assert asyncio.run(ask_while_every_thread_waits()) == [200, 200]
+
+
+def test_the_threads_end_with_the_server() -> None:
+    def application(_environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        start("200 OK", [])
+        return [b""]
+
+    async def serve_and_end() -> None:
+        before = threading.active_count()
+        door = Door(application, threads=3)
+        assert await ask(door) == 200
+        door.__rsgi_del__(asyncio.get_running_loop())
+        assert threading.active_count() == before
+
+    asyncio.run(serve_and_end())
