@@ -91,6 +91,10 @@ class Database:
                     raise DatabaseUnavailableError(name_of(error)) from error
                 raise
 
+    def is_in_vain(self) -> bool:
+        """Say whether others wait for the database in vain, so that it is no use to join them."""
+        return self._gates[False].turns_away()
+
     def forgetful_settings(self) -> dict[str, str]:
         """Name the settings, with their values, under which what was committed may be gone after a power cut.
 

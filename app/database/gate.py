@@ -30,6 +30,11 @@ class Gate:
         self._inside = 0
         self._in_vain = 0
 
+    def turns_away(self) -> bool:
+        """Say whether whoever came now would be turned away, since those inside wait in vain."""
+        with self._lock:
+            return self._inside > 0 and self._in_vain >= _IN_VAIN_MAX
+
     @contextmanager
     def passage(self) -> Iterator[None]:
         """Let one piece of work in, and learn from how it goes.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app import inbox, metrics
@@ -22,7 +23,7 @@ from app.database import Database
 from app.inbox import Arrival, Kept, Outcome
 from app.logs import failure
 from app.receiver import processing, reports
-from app.receiver.docket import Subject
+from app.receiver.docket import KnownMeanwhileError, Subject
 from app.receiver.gathering import Gathering
 from app.receiver.processing import Processed
 from app.receiver.reports import Recorded, Report
@@ -61,7 +62,7 @@ class Receiver:
         self._vault = vault
         self._freshness = freshness
         self._clock = clock
-        self._gathering = Gathering(self._keep_together, self._keep_alone)
+        self._gathering = Gathering(self._keep_together, self._keep_alone, is_in_vain=database.is_in_vain)
 
     def receive(self, delivery: Delivery) -> Receipt:
         """Answer one delivery: acknowledge it once it is stored, and only then.
@@ -115,6 +116,13 @@ class Receiver:
 
         What was settled beside them is told with the first of them.
         """
+        try:
+            return self._try_together(arrivals)
+        except (KnownMeanwhileError, IntegrityError):
+            # Another process was quicker with one of them, and is done with it by now.
+            return self._try_together(arrivals)
+
+    def _try_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
         now = self._clock()
         drafts = [inbox.draft(self._vault, each) for each in arrivals]
         first = {
@@ -127,10 +135,14 @@ class Receiver:
             # In the order in which they will be stored.
             subjects = [(new[fingerprint], _subject(first[fingerprint])) for fingerprint in sorted(new)]
             settled = processing.process_together(session, self._vault, subjects, now=now)
+            ended = {each.entry_id: each for each in settled}
             kept = []
             for draft in drafts:
-                entry = new.get(draft.fingerprint)
-                kept.append(known[draft.fingerprint] if entry is None else Kept.of(entry, is_new=entry is draft))
+                if (entry := new.get(draft.fingerprint)) is not None:
+                    kept.append(Kept.of(entry, is_new=entry is draft))
+                else:
+                    on_record = known[draft.fingerprint]
+                    kept.append(_as_ended(on_record, ended.get(on_record.id)))
             inbox.count(session, Counter(each.id for each in kept if not each.is_new), at=now)
             return list(zip(kept, chain([settled], repeat([])), strict=False))
 
@@ -156,7 +168,7 @@ class Receiver:
         except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
             _log.error("replay failed", extra={"entry": kept.id, **failure(error)})
             return kept
-        return replace(kept, outcome=done[0].outcome, reason=done[0].reason) if done else kept
+        return _as_ended(kept, done[0] if done else None)
 
     def _not_authentic(self, delivery: Delivery, refusal: NotAuthenticError, now: datetime) -> Receipt:
         known = delivery.client_id in self._keyring.clients
@@ -207,6 +219,11 @@ class Receiver:
             now=arrival.at,
         )
         return Receipt(answer, kept.id, kept.outcome, kept.reason)
+
+
+def _as_ended(kept: Kept, settled: Processed | None) -> Kept:
+    """Say of an entry on record how it ended, where the same transaction has settled it."""
+    return kept if settled is None else replace(kept, outcome=settled.outcome, reason=settled.reason)
 
 
 def _subject(arrival: Arrival) -> Subject | None:

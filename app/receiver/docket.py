@@ -1,8 +1,9 @@
 """Lay out, locked and read at once, everything that a number of notifications are about.
 
 Judging them then asks the database nothing, and what comes of it is written at once, too: one notification costs as
-many statements as a hundred. Locks are taken in one order everywhere, each kind in the order of its keys, so that no
-two transactions can wait for each other: authorizations, the rendezvous of what is unknown, inbox entries that wait.
+many statements as a hundred. Locks are taken in one order, each kind in the order of its keys: authorizations, the
+rendezvous of what is unknown, inbox entries that wait. What little is left, where two transactions can wait for each
+other, ends by a timeout, and is tried again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +28,7 @@ from app.vault import Vault
 
 
 class KnownMeanwhileError(Exception):
-    """What was unknown became known while its rendezvous was awaited: begin again, with its authorization locked."""
+    """What was unknown has become known since it was looked for: begin again, with its authorization locked."""
 
 
 class Subject(NamedTuple):
@@ -75,7 +76,10 @@ class Docket:
             self._by_auth_state[each.client_id, each.auth_state] = each
 
     def lock_authorizations(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
-        """Lock the authorizations that are named by authState or by token, and read their tokens."""
+        """Lock the authorizations that are named by authState or by token, and read their tokens.
+
+        Raises `KnownMeanwhileError` where a token has become known between the two.
+        """
         locked = authorizations.lock_all(self.session, states, keys)
         self.hold(locked)
         if not self.is_careful:
@@ -83,6 +87,8 @@ class Docket:
             for each in locked:
                 self.session.expunge(each)
         self._read_tokens(keys)
+        if any(each.authorization_id not in self._authorizations for each in self._tokens.values()):
+            raise KnownMeanwhileError
 
     def meet(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
         """Hold the places of what nobody knows.

@@ -195,7 +195,7 @@ def _guarded(session: Session, entry: InboxEntry, work: Callable[[], list[Proces
             with session.begin_nested():
                 return work()
         except KnownMeanwhileError:
-            # What is known stays known, so the second time is the last.
+            # What is known stays known, so there is an end to it.
             continue
         except Exception as error:
             if is_transient(error):

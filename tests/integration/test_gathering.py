@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from app.receiver import Receipt, Receiver
+from app.receiver.gathering import TOGETHER_MAX
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import a_signed_delivery
@@ -40,7 +41,7 @@ def test_a_row_that_somebody_holds_holds_up_whom_it_concerns_alone(
     postgresql_url: str, alipay_key: RSAPrivateKey
 ) -> None:
     stage = a_stage(postgresql_url, alipay_key)
-    names = [f"s-{number}" for number in range(20)]
+    names = [f"s-{number}" for number in range(TOGETHER_MAX)]
     for name in names:
         stage.consult(name)
     receiver = stage.receiver
@@ -61,7 +62,7 @@ def test_a_row_that_somebody_holds_holds_up_whom_it_concerns_alone(
 
 
 def test_what_breaks_is_stored_as_failed_and_takes_nobody_with_it(stage: Stage) -> None:
-    names = [f"s-{number}" for number in range(20)]
+    names = [f"s-{number}" for number in range(TOGETHER_MAX)]
     ids = {name: stage.consult(name) for name in names}
     stage.report_authcode(ids["s-7"], "code-of-s-7")
     receiver = stage.receiver

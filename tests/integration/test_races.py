@@ -1,11 +1,14 @@
 """At the same instant: one entry, one transition, nothing left parked, whoever comes first."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from threading import Barrier
+from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -13,6 +16,7 @@ from sqlalchemy.orm import Session
 from app import authorizations, tokens
 from app.alipay.secret import Secret
 from app.authorizations import Cause
+from app.models import AccessToken
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.state_machine import Event
 from app.tokens import Grant
@@ -145,6 +149,32 @@ def test_a_cancellation_starts_over_when_its_token_becomes_known_while_it_waits(
         assert canceling.result().outcome == "applied"
     assert stage.state() == "canceled"
     assert stage.rendezvous() == []
+    stage.database.close()
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_cancellation_starts_over_when_its_token_becomes_known_between_two_looks(
+    postgresql_url: str, alipay_key: RSAPrivateKey, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """Nobody is waited for: it is known when tokens are read, and was not when authorizations were locked."""
+    stage = a_stage(postgresql_url, alipay_key)
+    stage.consult(flow="direct")
+    find_all, looks = tokens.find_all, count(1)
+
+    def find_late(session: Session, *named: Any) -> Sequence[AccessToken]:  # noqa: ANN401 -- whatever is looked for
+        this = next(looks)
+        if this == look:
+            monkeypatch.setattr(tokens, "find_all", find_all)
+            assert stage.notify(token_created("s-1", "token-1")).outcome == "applied"
+        elif this == 1:
+            # The second look is that of the delivery alone, once it would not go together.
+            raise RuntimeError
+        return find_all(session, *named)
+
+    monkeypatch.setattr(tokens, "find_all", find_late)
+    assert stage.notify(token_canceled("token-1")).outcome == "applied"
+    assert stage.state() == "canceled"
+    assert {entry.outcome for entry in stage.entries()} == {"applied"}
     stage.database.close()
 
 
