@@ -53,6 +53,11 @@ _SESSION = {
     "lock_timeout": _BRIEF_LOCK_TIMEOUT_MS,
     "statement_timeout": _STATEMENT_TIMEOUT_MS,
     "idle_in_transaction_session_timeout": _IDLE_TIMEOUT_MS,
+    # Whatever we ask for is found by an index. A plan is kept with its connection, and one that reads all of a table
+    # while that is small would go on doing so when it is large.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     # In the zone of a server, a token that "never" expires may end in the year 10000, which the driver cannot read.
     "timezone": "UTC",
 }

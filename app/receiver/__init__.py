@@ -123,7 +123,6 @@ class Receiver:
             return self._try_together(arrivals)
 
     def _try_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
-        now = self._clock()
         drafts = [inbox.draft(self._vault, each) for each in arrivals]
         first = {
             draft.fingerprint: arrival for draft, arrival in zip(reversed(drafts), reversed(arrivals), strict=True)
@@ -134,7 +133,7 @@ class Receiver:
             new = {each.fingerprint: each for each in reversed(drafts) if each.fingerprint not in known}
             # In the order in which they will be stored.
             subjects = [(new[fingerprint], _subject(first[fingerprint])) for fingerprint in sorted(new)]
-            settled = processing.process_together(session, self._vault, subjects, now=now)
+            settled = processing.process_together(session, self._vault, subjects)
             ended = {each.entry_id: each for each in settled}
             kept = []
             for draft in drafts:
@@ -143,7 +142,8 @@ class Receiver:
                 else:
                     on_record = known[draft.fingerprint]
                     kept.append(_as_ended(on_record, ended.get(on_record.id)))
-            inbox.count(session, Counter(each.id for each in kept if not each.is_new), at=now)
+            latest = max(arrival.at for arrival in arrivals)
+            inbox.count(session, Counter(each.id for each in kept if not each.is_new), at=latest)
             return list(zip(kept, chain([settled], repeat([])), strict=False))
 
         return self._database.run_once(work)

@@ -6,6 +6,7 @@ come, the more share the price of a commit.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ TOGETHER_MAX = 64
 
 #: Fewer than there are connections: whoever waits there for a lock is not to keep others from theirs.
 ALONE_AT_ONCE_MAX = 8
-#: Whoever has waited this long behind others who wait had better come again.
-_ALONE_SECONDS_MAX = 2
+#: Whoever has waited this long for others had better come again.
+_SECONDS_MAX = 4
 
 
 class NotServedError(Exception):
@@ -65,6 +66,7 @@ class Gathering(Generic[T, R]):
         waits for a lock that somebody holds, costs the others nothing but a moment. Raises `DatabaseUnavailableError`
         at once in whoever waited behind another that met it, or would.
         """
+        until = time.monotonic() + _SECONDS_MAX
         place = _Place[T, R](item)
         if self._may_lead(place):
             self._lead()
@@ -76,7 +78,7 @@ class Gathering(Generic[T, R]):
             return place.results[0]
         if isinstance(place.error, DatabaseUnavailableError):
             raise DatabaseUnavailableError(place.error.cause) from place.error
-        if not self._alone_at_once.acquire(timeout=_ALONE_SECONDS_MAX):
+        if not self._alone_at_once.acquire(timeout=max(0.0, until - time.monotonic())):
             raise DatabaseUnavailableError("QueueFull")
         try:
             return self._alone(item)
