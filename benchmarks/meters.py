@@ -46,14 +46,17 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(_MEMORY_PERIOD_SECONDS):
-            self._look()
+            # The next look may have more luck.
+            with suppress(psutil.Error):
+                self.look()
 
-    def _look(self) -> None:
-        with suppress(psutil.Error):
-            self.bytes = max(self.bytes, sum(_memory(process) for process in _tree(self._process_id)))
+    def look(self) -> int:
+        """Give how many bytes it is now."""
+        now = sum(_memory(process) for process in _tree(self._process_id))
+        self.bytes = max(self.bytes, now)
+        return now
 
     def __enter__(self) -> Self:
-        self._look()
         self._thread.start()
         return self
 
@@ -62,7 +65,6 @@ class PeakMemory:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._look()
 
 
 def _memory(process: psutil.Process) -> int:

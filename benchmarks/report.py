@@ -26,6 +26,7 @@ _FIGURES: tuple[tuple[str, Callable[[Measured], float | None]], ...] = (
     ("processor of the server, ms each", lambda each: each.server_cpu_ms),
     ("processor of the database, ms each", lambda each: each.database_cpu_ms),
     ("memory of the server at most, MiB", lambda each: each.memory_mib),
+    ("memory gained while measured, MiB", lambda each: each.memory_gained_mib),
     ("log written, bytes each", lambda each: each.wal_bytes),
     ("log flushes each", lambda each: each.wal_flushes),
 )

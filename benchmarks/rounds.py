@@ -83,6 +83,8 @@ class Measured:
     server_cpu_ms: float | None = None
     database_cpu_ms: float | None = None
     memory_mib: float | None = None
+    #: How much more there was at the end than after the warm-up.
+    memory_gained_mib: float | None = None
     wal_bytes: float | None = None
     wal_flushes: float | None = None
     refused: Counter[str] = field(default_factory=Counter)
@@ -150,14 +152,18 @@ def _load(contestant: Contestant, course: Course, environ: dict[str, str], log: 
             meters.wal.checkpoint()
         meters = replace(meters, server_process_id=server.process_id)
         warm_up = client.send(course.plan.warm_up_seconds)
-        before = meters.read()
+        before, memory_before = meters.read(), memory.look()
         sent = client.send(course.plan.seconds, rate=course.plan.rate)
-        after = meters.read()
-    measured = _measured(sent, before, after, memory.bytes)
+        after, memory_after = meters.read(), memory.look()
+    measured = replace(
+        _measured(sent, before, after),
+        memory_mib=memory.bytes / _MIB,
+        memory_gained_mib=(memory_after - memory_before) / _MIB,
+    )
     return _Loaded(measured, [*warm_up.acknowledged, *sent.acknowledged])
 
 
-def _measured(sent: Sent, before: Reading, after: Reading, memory: int) -> Measured:
+def _measured(sent: Sent, before: Reading, after: Reading) -> Measured:
     count = max(len(sent.acknowledged), 1)
     middle, slow = percentiles([latency / _MS for latency in sent.latencies])
     return Measured(
@@ -166,7 +172,6 @@ def _measured(sent: Sent, before: Reading, after: Reading, memory: int) -> Measu
         p99_ms=slow,
         server_cpu_ms=used_between(before.server_cpu, after.server_cpu, scale=_MS / count),
         database_cpu_ms=used_between(before.database_cpu, after.database_cpu, scale=_MS / count),
-        memory_mib=memory / _MIB,
         wal_bytes=used_between(before.wal_bytes, after.wal_bytes, scale=1 / count),
         refused=sent.refused,
         ran_out=sent.ran_out,
