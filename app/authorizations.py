@@ -175,9 +175,12 @@ _LOCK = Lookup(
         .where(
             Authorization.id.in_(
                 union_all(
-                    select(Authorization.id).where(among("states", Authorization.client_id, Authorization.auth_state)),
-                    select(AccessToken.authorization_id).where(
-                        among("token_keys", AccessToken.client_id, AccessToken.token_index)
+                    among.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state),
+                    among.find(
+                        select(AccessToken.authorization_id),
+                        "token_keys",
+                        AccessToken.client_id,
+                        AccessToken.token_index,
                     ),
                 )
             )
@@ -188,7 +191,7 @@ _LOCK = Lookup(
     )
 )
 _EXISTING = Lookup(
-    lambda among: select(Authorization.id).where(among("states", Authorization.client_id, Authorization.auth_state))
+    lambda among: among.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state)
 )
 _CHANGED_BY_NOTIFICATION = (
     "state",

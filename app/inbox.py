@@ -60,6 +60,7 @@ OPEN_OUTCOMES = frozenset({Outcome.PARKED, Outcome.FAILED})
 
 #: Written out rather than bound, or no database would use the partial indexes over the parked ones.
 _IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
+_IS_CANCELLATION: ColumnElement[bool] = InboxEntry.type == literal_column(f"'{NotificationType.TOKEN_CANCELED}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +176,10 @@ def count(session: Session, repeated: Counter[int], *, at: datetime) -> None:
 
 _GIVEN = (InboxEntry.fingerprint, InboxEntry.id)
 _KNOWN = Lookup(
-    lambda among: select(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason).where(
-        among("fingerprints", InboxEntry.fingerprint)
+    lambda among: among.find(
+        select(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason),
+        "fingerprints",
+        InboxEntry.fingerprint,
     )
 )
 
@@ -242,12 +245,13 @@ def waiting(session: Session, states: Collection[tuple[str, str]], keys: Collect
 _WAITING = Lookup(
     lambda among: select(InboxEntry).from_statement(
         union_all(
-            select(InboxEntry).where(_IS_PARKED, among("states", InboxEntry.client_id, InboxEntry.auth_state)),
-            # A creation that names the same token is about another authorization.
-            select(InboxEntry).where(
-                _IS_PARKED,
-                among("keys", InboxEntry.client_id, InboxEntry.token_index),
-                InboxEntry.type == NotificationType.TOKEN_CANCELED,
+            among.find(select(InboxEntry).where(_IS_PARKED), "states", InboxEntry.client_id, InboxEntry.auth_state),
+            among.find(
+                # A creation that names the same token is about another authorization.
+                select(InboxEntry).where(_IS_PARKED, _IS_CANCELLATION),
+                "keys",
+                InboxEntry.client_id,
+                InboxEntry.token_index,
             ),
         )
     )

@@ -30,7 +30,7 @@ from typing_extensions import override
 from app.state_machine import AuthorizationState, Flow
 
 #: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
-REVISION = "0001"
+REVISION = "0002"
 
 _UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
@@ -218,13 +218,13 @@ class InboxEntry(Base):
         Index("ix_inbox_outcome_id", "outcome", "id"),
         Index("ix_inbox_type_id", "type", "id"),
         Index("ix_inbox_auth_state_id", "auth_state", "id"),
-        # The few that wait, by what they may wait for.
+        # The few that wait, by what they may wait for. PostgreSQL must have no choice between the two.
         Index(
             "ix_inbox_parked_auth_state",
             "client_id",
             "auth_state",
             "id",
-            postgresql_where=text("outcome = 'parked'"),
+            postgresql_where=text("outcome = 'parked' AND auth_state IS NOT NULL"),
             sqlite_where=text("outcome = 'parked'"),
         ),
         Index(
@@ -232,7 +232,7 @@ class InboxEntry(Base):
             "client_id",
             "token_index",
             "id",
-            postgresql_where=text("outcome = 'parked'"),
+            postgresql_where=text("outcome = 'parked' AND type = 'TOKEN_CANCELED'"),
             sqlite_where=text("outcome = 'parked'"),
         ),
         {"sqlite_autoincrement": True},

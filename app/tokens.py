@@ -57,8 +57,8 @@ _FIND = Lookup(
         select(AccessToken)
         .from_statement(
             union_all(
-                select(AccessToken).where(among("authorizations", AccessToken.authorization_id)),
-                select(AccessToken).where(among("keys", AccessToken.client_id, AccessToken.token_index)),
+                among.find(select(AccessToken), "authorizations", AccessToken.authorization_id),
+                among.find(select(AccessToken), "keys", AccessToken.client_id, AccessToken.token_index),
             )
         )
         .execution_options(populate_existing=True)

