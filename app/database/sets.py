@@ -72,7 +72,8 @@ class Among:
         matches = (column == keys.c[column.key] for column in columns)
         # What has an offset is not mixed with what is around it.
         found = selected.where(*matches).offset(literal_column("0")).lateral()
-        return typed("Select[*Ts]", select(found).select_from(keys.join(found, true())))
+        # Its columns come to be when they are named: here, or differently in each of the threads that need it first.
+        return typed("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
 
     def _keys(self, name: str, columns: Sequence[QueryableAttribute[Any]]) -> Select[*tuple[Any, ...]]:
         keys = _recordset(columns[0].class_.__table__, [each.key for each in columns], name)
