@@ -170,7 +170,7 @@ def _decide(docket: Docket, entry: InboxEntry, subject: Subject, *, now: datetim
     if authorization is None:
         return None
     if judgment.event is not None:
-        _apply(docket, authorization, judgment.event, notification, at=now)
+        _apply(docket, authorization, judgment.event, entry, notification, at=now)
         docket.move(authorization, judgment.event, entry, at=now)
     if judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT}:
         authorizations.learn_user(
@@ -180,10 +180,17 @@ def _decide(docket: Docket, entry: InboxEntry, subject: Subject, *, now: datetim
 
 
 def _apply(
-    docket: Docket, authorization: Authorization, event: Event, notification: Notification, *, at: datetime
+    docket: Docket,
+    authorization: Authorization,
+    event: Event,
+    entry: InboxEntry,
+    notification: Notification,
+    *,
+    at: datetime,
 ) -> None:
     if event is Event.AUTHCODE_CREATED and notification.auth_code is not None:
-        authorizations.keep_auth_code(docket.vault, authorization, notification.auth_code, at=at)
+        # However long it has waited here, its minute began with its first delivery.
+        authorizations.keep_auth_code(docket.vault, authorization, notification.auth_code, at=entry.received_at)
     if event is Event.TOKEN_CREATED and notification.access_token is not None:
         docket.make_known(authorization, Grant(notification.access_token), at=at)
 

@@ -1,10 +1,14 @@
 """The order of arrival does not matter: same final state, same recorded history, nothing left waiting."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import permutations
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from app.models import Authorization
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage
 
@@ -75,6 +79,15 @@ def test_settling_goes_on_until_nothing_moves(stage: Stage) -> None:
     stage.consult()
     assert stage.state() == "canceled"
     assert stage.waiting() == {}
+
+
+def test_the_minute_of_a_code_that_waited_began_when_it_came(stage: Stage) -> None:
+    came = stage.clock.now
+    stage.notify(authcode_created("s-1", "code-1"))
+    stage.clock.now += timedelta(seconds=65)
+    stage.consult()
+    with Session(stage.database.engine) as session:
+        assert session.scalars(select(Authorization.auth_code_received_at)).one() == came
 
 
 def test_of_two_contradicting_codes_the_one_that_was_stored_first_wins(stage: Stage) -> None:
