@@ -30,6 +30,8 @@ _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
 _TAKEN_PATHS = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
 
 _KEY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+#: A key of this length that ends in "=" may be base64; what is shorter is a name whose key did not come to be.
+_UNNAMED_KEY_LENGTH_MIN = 16
 
 
 class SettingError(Exception):
@@ -166,6 +168,8 @@ def _bearer_keys(given: Mapping[str, str], name: str) -> dict[str, Secret]:
     keys: dict[str, Secret] = {}
     for item in filter(None, (part.strip() for part in given.get(name, "").split(","))):
         label, _, key = item.partition("=")
+        if item == f"{label}=" and len(item) < _UNNAMED_KEY_LENGTH_MIN:
+            raise SettingError(name, f"gives {label} an empty key.")
         # Base64 ends in "=": such a key is not a name with an empty key.
         if not key.strip("=") or not _KEY_NAME.fullmatch(label):
             label, key = f"key-{hashlib.sha256(item.encode()).hexdigest()[:8]}", item

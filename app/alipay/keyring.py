@@ -156,7 +156,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         # Editors on Windows begin a file with a byte order mark.
         return tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
-        problem, remedy = "does not exist", "create it, or point FLASK_KEYRING at the keyring you have"
+        problem = "does not exist"
+        remedy = "create it, point FLASK_KEYRING at the one you have, or make a sandbox's with: flask simulator keys"
     except OSError as error:
         problem, remedy = f"cannot be read ({error.strerror})", "make it a file that the service's user may read"
     except UnicodeDecodeError:

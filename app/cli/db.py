@@ -24,7 +24,7 @@ class NotMigratableError(UsageProblem):
 
     def __init__(self, error: DBAPIError) -> None:
         cause = type(error.orig).__name__
-        super().__init__(f"The database of FLASK_DATABASE_URL cannot be migrated ({cause}): is it there?")
+        super().__init__(f"The database cannot be used ({cause}): is it there, and is FLASK_DATABASE_URL right?")
 
 
 @db.command()

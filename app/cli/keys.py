@@ -73,8 +73,9 @@ def new_vault_key() -> None:
     """
     click.echo(make_vault_key())
     click.echo(
-        "Put it last in FLASK_VAULT_KEYS, and a comma between it and those in use (instance/vault.key, if that was "
-        "unset). Start the service anew, put it first, start anew again, then run: flask keys reseal",
+        "Keep it: nothing opens the database without it. The first key of all is FLASK_VAULT_KEYS as it is. Another "
+        "goes last, with a comma between it and those in use (instance/vault.key, if that was unset). Start the "
+        "service anew, put it first, start anew again, then run: flask keys reseal",
         err=True,
     )
 

@@ -51,6 +51,8 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
     with plain_errors():
         the_service().check()
     the_service().database.close()
+    if not the_service().settings.api_keys:
+        click.echo("No API key is set (FLASK_API_KEYS): the API refuses everyone.", err=True)
     _require_free(host, port)
     # Imported late: no other command has a use for a server.
     from granian import Granian  # noqa: PLC0415

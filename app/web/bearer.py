@@ -21,7 +21,7 @@ def require_key() -> None:
     name = _name_of(presented.strip(), service.settings.api_keys) if scheme.lower() == "bearer" else None
     if name is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="notifyauth"'}
-        raise ProblemError(401, "unauthorized", "An API key is needed: Authorization: Bearer …", headers=challenge)
+        raise ProblemError(401, "unauthorized", "A valid API key is needed: Authorization: Bearer …", headers=challenge)
     g.key_name = name
 
 

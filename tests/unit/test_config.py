@@ -51,6 +51,11 @@ def test_api_keys_go_by_their_names(tmp_path: Path) -> None:
     assert "k-1" not in repr(made)
 
 
+def test_a_name_without_a_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"^FLASK_API_KEYS gives shop an empty key"):
+        settings(tmp_path, FLASK_API_KEYS="billing=k-1,shop=")
+
+
 def test_token_keys_are_api_keys_that_may_do_more(tmp_path: Path) -> None:
     made = settings(tmp_path, FLASK_API_KEYS="shop=a,billing=b", FLASK_TOKEN_KEYS="b,vip=c")
     assert {name: key.reveal() for name, key in made.api_keys.items()} == {"shop": "a", "billing": "b", "vip": "c"}

@@ -113,7 +113,9 @@ class TestLookingUp:
 
 class TestRefusal:
     def test_of_a_keyring_that_does_not_exist_says_where_to_point(self, folder: Folder) -> None:
-        with pytest.raises(KeyringError, match="does not exist; create it, or point FLASK_KEYRING at"):
+        with pytest.raises(
+            KeyringError, match="does not exist; create it, point FLASK_KEYRING at the one you have, or"
+        ):
             Keyring.load(folder.keyring)
 
     def test_of_a_keyring_that_cannot_be_read_says_why(self, folder: Folder) -> None:
