@@ -25,10 +25,12 @@ POOL_SIZE = 16
 #: By when, on the monotonic clock, whoever works in this thread must be done with the database.
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
-#: A row lock is held for milliseconds. Whoever waits longer than this waits for something broken.
-LOCK_TIMEOUT_MS = 2_000
-#: Work that others go with waits no longer for a row than transactions of ours hold one.
+#: The file's lock is held for milliseconds. Whoever waits longer than this waits for something broken.
+_BUSY_TIMEOUT_MS = 2_000
+#: Nobody waits longer for a row than transactions of ours hold one, unless it is told to be patient.
 _BRIEF_LOCK_TIMEOUT_MS = 100
+#: Long enough for the server to find a deadlock, and twice that is no reason to end a statement.
+PATIENT_LOCK_TIMEOUT_MS = 1_400
 #: No statement takes a tenth of this. It ends those whose connection was given up: nobody else would tell the server.
 _STATEMENT_TIMEOUT_MS = 3_000
 #: A process that froze, or whose machine vanished, in the middle of a transaction would keep its locks for hours.
@@ -58,6 +60,8 @@ _SESSION = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    # Nor is anything asked for long enough to be worth compiling.
+    "jit": "off",
     # In the zone of a server, a token that "never" expires may end in the year 10000, which the driver cannot read.
     "timezone": "UTC",
 }
@@ -116,7 +120,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connection.isolation_level = None
         with _closed_on_error(connection):
             # The wait comes first: switching to WAL needs the lock that another starting process may hold.
-            connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_MS}")
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")

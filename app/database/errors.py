@@ -9,6 +9,9 @@ from sqlalchemy.exc import (
     TimeoutError as PoolTimeoutError,
 )
 
+#: What PostgreSQL calls a lock of somebody else's that was waited for in vain.
+_LOCK_NOT_AVAILABLE = "LockNotAvailable"
+
 
 class DatabaseUnavailableError(Exception):
     """The database could not do the work, though trying again later may succeed."""
@@ -16,6 +19,11 @@ class DatabaseUnavailableError(Exception):
     def __init__(self, cause: str) -> None:
         self.cause = cause
         super().__init__(f"The database is unavailable ({cause}).")
+
+    @property
+    def is_of_one_row(self) -> bool:
+        """Whether somebody held what this work needed; others may not need it."""
+        return self.cause == _LOCK_NOT_AVAILABLE
 
 
 def name_of(error: SQLAlchemyError) -> str:

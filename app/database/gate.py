@@ -13,8 +13,6 @@ from app.database.errors import DatabaseUnavailableError
 
 #: Whoever failed after less than this was told at once, and held nobody up.
 _LONG_S = 1.0
-#: What PostgreSQL calls a lock of somebody else's that was waited for in vain. Others may not need it.
-_OF_ONE_ROW = {"LockNotAvailable"}
 #: One that waits in vain may have met a lock of its own; two in a row, with nobody getting through, is trouble for all.
 _IN_VAIN_MAX = 2
 
@@ -48,7 +46,7 @@ class Gate:
         try:
             yield
         except DatabaseUnavailableError as error:
-            in_vain = error.cause not in _OF_ONE_ROW and self._clock() - started >= _LONG_S
+            in_vain = not error.is_of_one_row and self._clock() - started >= _LONG_S
             raise
         finally:
             self._leave(in_vain=in_vain)
