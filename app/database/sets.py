@@ -16,7 +16,6 @@ from sqlalchemy import (
     Dialect,
     Executable,
     Insert,
-    Integer,
     Result,
     Row,
     Select,
@@ -77,8 +76,8 @@ class Among:
 
     def _keys(self, name: str, columns: Sequence[QueryableAttribute[Any]]) -> Select[*tuple[Any, ...]]:
         keys = _recordset(columns[0].class_.__table__, [each.key for each in columns], name)
-        # How many they are is all that the planner can know of them: of few, it uses the index.
-        return select(*keys.c).limit(bindparam(f"{name}_count", type_=Integer))
+        # Without a word on how many they are: planned for any number, a plan is kept, and made but once.
+        return select(*keys.c)
 
     def parameters(self, dialect: Dialect, keys: Mapping[str, Collection[tuple[Any, ...]]]) -> dict[str, Any]:
         """Write keys down as the parameters of the statement."""
@@ -89,7 +88,6 @@ class Among:
             names = [each.key for each in columns]
             rows = [dict(zip(names, key, strict=True)) for key in keys[name]]
             parameters[name] = _json(columns[0].class_.__table__, rows, dialect)
-            parameters[f"{name}_count"] = len(rows)
         return parameters
 
 
