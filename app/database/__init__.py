@@ -5,19 +5,16 @@ within seconds whatever the database does.
 """
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError, TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.database.engines import (
-    PATIENT_LOCK_TIMEOUT_MS,
     POOL_SIZE,
     deadline,
     forgetful_settings,
@@ -26,8 +23,9 @@ from app.database.engines import (
 )
 from app.database.errors import DatabaseUnavailableError, is_transient, name_of
 from app.database.gate import Gate
+from app.database.patience import until_free
 
-__all__ = ["Database", "DatabaseUnavailableError", "insert", "is_transient"]
+__all__ = ["Database", "DatabaseUnavailableError", "insert", "is_transient", "until_free"]
 
 T = TypeVar("T")
 
@@ -37,9 +35,6 @@ ATTEMPTS_MAX = 3
 _LAST_TRY_S = 2
 #: Nobody works with the database for longer than this, all tries together. Most work takes milliseconds.
 _SECONDS_MAX = 4
-_BE_PATIENT = text(f"SET LOCAL lock_timeout = {PATIENT_LOCK_TIMEOUT_MS}")
-#: Whoever waits for a row keeps a connection from those who need another row.
-_PATIENT_MAX = POOL_SIZE // 4
 #: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
 _PAUSE_MS = (5, 40)
 #: One that works and one that waits, for each connection.
@@ -53,44 +48,35 @@ class Database:
         self.engine = make_engine(url)
         # What only reads gets by where writers wait: another's lock, a full disk.
         self._gates = {read_only: Gate(inside_max=_INSIDE_MAX) for read_only in (False, True)}
-        self._patient = threading.Semaphore(_PATIENT_MAX)
 
     def run(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
         """Do `work` in one transaction and commit; do all of it again when the database was in trouble.
 
         `work` must have no effect outside its session, since it may run several times. A read-only run sees one
-        snapshot and never waits for writers. Where somebody holds a row for longer than usual, a few may wait for it.
+        snapshot and never waits for writers.
 
         Raises `DatabaseUnavailableError` where the database was in trouble each time, or for too long.
         """
-        with self._gates[read_only].passage(), _limited() as started:
-            try:
-                return self._try(work, started, read_only=read_only)
-            except DatabaseUnavailableError as error:
-                if not error.is_of_one_row or not self._patient.acquire(blocking=False):
-                    raise
-            try:
-                return self._try(work, started, read_only=read_only, patient=True)
-            finally:
-                self._patient.release()
+        return until_free(lambda: self.run_briefly(work, read_only=read_only))
 
-    def _try(
-        self, work: Callable[[Session], T], started: float, *, read_only: bool = False, patient: bool = False
-    ) -> T:
+    def run_briefly(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
+        """Do `work` as `run` does, but give up where somebody holds a row that it needs.
+
+        Raises `DatabaseUnavailableError`, which says whether that was so.
+        """
         engine = self.engine.execution_options(**read_only_options(self.engine)) if read_only else self.engine
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            try:
-                with Session(engine, expire_on_commit=False) as session, session.begin():
-                    if patient:
-                        session.execute(_BE_PATIENT)
-                    return work(session)
-            except SQLAlchemyError as error:
-                if not is_transient(error):
-                    raise
-                unavailable = DatabaseUnavailableError(name_of(error))
-                if unavailable.is_of_one_row or _is_in_vain(error, started) or attempt == ATTEMPTS_MAX:
-                    raise unavailable from error
-            time.sleep(random.uniform(*_PAUSE_MS) / 1000)  # noqa: S311 -- jitter, not a secret
+        with self._gates[read_only].passage(), _limited() as started:
+            for attempt in range(1, ATTEMPTS_MAX + 1):
+                try:
+                    with Session(engine, expire_on_commit=False) as session, session.begin():
+                        return work(session)
+                except SQLAlchemyError as error:
+                    if not is_transient(error):
+                        raise
+                    unavailable = DatabaseUnavailableError(name_of(error))
+                    if unavailable.is_of_one_row or _is_in_vain(error, started) or attempt == ATTEMPTS_MAX:
+                        raise unavailable from error
+                time.sleep(random.uniform(*_PAUSE_MS) / 1000)  # noqa: S311 -- jitter, not a secret
         raise AssertionError
 
     def run_once(self, work: Callable[[Session], T]) -> T:
@@ -104,8 +90,9 @@ class Database:
                 with Session(self.engine, expire_on_commit=False) as session, session.begin():
                     return work(session)
             except SQLAlchemyError as error:
-                if is_transient(error) and _is_in_vain(error, started):
-                    raise DatabaseUnavailableError(name_of(error)) from error
+                unavailable = DatabaseUnavailableError(name_of(error))
+                if is_transient(error) and not unavailable.is_of_one_row and _is_in_vain(error, started):
+                    raise unavailable from error
                 raise
 
     def is_in_vain(self) -> bool:

@@ -27,10 +27,8 @@ deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 #: The file's lock is held for milliseconds. Whoever waits longer than this waits for something broken.
 _BUSY_TIMEOUT_MS = 2_000
-#: Nobody waits longer for a row than transactions of ours hold one, unless it is told to be patient.
-_BRIEF_LOCK_TIMEOUT_MS = 100
-#: Long enough for the server to find a deadlock, and twice that is no reason to end a statement.
-PATIENT_LOCK_TIMEOUT_MS = 1_400
+#: Transactions of ours hold a row for less. Whoever waits for longer than that does so without a connection.
+_LOCK_TIMEOUT_MS = 100
 #: No statement takes a tenth of this. It ends those whose connection was given up: nobody else would tell the server.
 _STATEMENT_TIMEOUT_MS = 3_000
 #: A process that froze, or whose machine vanished, in the middle of a transaction would keep its locks for hours.
@@ -52,7 +50,7 @@ _NETWORK = {
 
 #: How every session of PostgreSQL is set.
 _SESSION = {
-    "lock_timeout": _BRIEF_LOCK_TIMEOUT_MS,
+    "lock_timeout": _LOCK_TIMEOUT_MS,
     "statement_timeout": _STATEMENT_TIMEOUT_MS,
     "idle_in_transaction_session_timeout": _IDLE_TIMEOUT_MS,
     # Whatever we ask for is found by an index. A plan is kept with its connection, and one that reads all of a table

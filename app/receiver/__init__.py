@@ -149,7 +149,10 @@ class Receiver:
         return self._database.run_once(work)
 
     def _keep_alone(self, arrival: Arrival) -> Stored:
-        """Store a delivery that would not go with others, and process it whatever becomes of that."""
+        """Store a delivery that would not go with others, and process it whatever becomes of that.
+
+        Raises `DatabaseUnavailableError`, at once where somebody holds a row that it needs.
+        """
         subject = _subject(arrival)
 
         def work(session: Session) -> Stored:
@@ -159,7 +162,7 @@ class Receiver:
                 done = processing.process(session, self._vault, entry, subject, now=arrival.at)
             return Kept.of(entry, is_new=is_new), done[1:]
 
-        return self._database.run(work)
+        return self._database.run_briefly(work)
 
     def _replay_failed(self, kept: Kept) -> Kept:
         """Take a redelivery as the occasion to process a failed entry again; it is stored whatever comes of it."""

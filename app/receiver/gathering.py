@@ -10,10 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
 
-from app.database import DatabaseUnavailableError
+from app.database import DatabaseUnavailableError, until_free
 from app.logs import failure
 
 _log = logging.getLogger(__name__)
@@ -24,8 +25,7 @@ R = TypeVar("R")
 #: Held locks grow with it, and what is saved hardly does any more.
 TOGETHER_MAX = 64
 
-
-#: Fewer than there are connections: whoever waits there for a lock is not to keep others from theirs.
+#: Fewer than there are connections. Whoever meets a lock there makes room before it comes again.
 ALONE_AT_ONCE_MAX = 8
 #: Whoever has waited this long for others had better come again.
 _SECONDS_MAX = 4
@@ -78,17 +78,20 @@ class Gathering(Generic[T, R]):
             return place.results[0]
         if isinstance(place.error, DatabaseUnavailableError):
             raise DatabaseUnavailableError(place.error.cause) from place.error
+        return until_free(partial(self._serve_alone, item, until))
+
+    def waiting(self) -> int:
+        """Say how many wait for those who are being served."""
+        with self._lock:
+            return len(self._waiting)
+
+    def _serve_alone(self, item: T, until: float) -> R:
         if not self._alone_at_once.acquire(timeout=max(0.0, until - time.monotonic())):
             raise DatabaseUnavailableError("QueueFull")
         try:
             return self._alone(item)
         finally:
             self._alone_at_once.release()
-
-    def waiting(self) -> int:
-        """Say how many wait for those who are being served."""
-        with self._lock:
-            return len(self._waiting)
 
     def _may_lead(self, place: _Place[T, R]) -> bool:
         """Take a place, and say whether it is to lead now; if not, it will be called."""

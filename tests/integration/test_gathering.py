@@ -1,6 +1,7 @@
 """Deliveries that are processed together: what one meets is its own affair."""
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
@@ -8,6 +9,8 @@ from functools import partial
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from app.alipay.secret import Secret
 from app.database.engines import POOL_SIZE
@@ -20,6 +23,9 @@ from tests.unit.alipay.wire import a_signed_delivery
 
 #: More than ever go together.
 CROWD = 80
+
+ROWS = "SELECT 1 FROM authorizations WHERE auth_state = ANY (%s) FOR UPDATE"
+TABLE = "LOCK TABLE inbox IN SHARE MODE"
 
 
 def crowd(stage: Stage, receiver: Receiver, pool: ThreadPoolExecutor, names: list[str]) -> dict[str, "Future[Receipt]"]:
@@ -51,16 +57,16 @@ def on_postgresql(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[St
 
 
 @contextmanager
-def held(stage: Stage, names: Sequence[str]) -> Iterator[None]:
-    """Be somebody else who holds the rows of these authorizations."""
+def held(stage: Stage, what: str, *parameters: object) -> Iterator[None]:
+    """Be somebody else who holds what this statement locks."""
     url = stage.database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url) as somebody_else:
-        somebody_else.execute("SELECT 1 FROM authorizations WHERE auth_state = ANY (%s) FOR UPDATE", [list(names)])
+        somebody_else.execute(what.encode(), parameters)
         yield
         somebody_else.rollback()
 
 
-# More than have connections, and more than may be patient.
+# One, and more than there are connections.
 @pytest.mark.parametrize("number", [1, POOL_SIZE + 8])
 def test_rows_that_somebody_holds_hold_up_whom_they_concern_alone(on_postgresql: Stage, number: int) -> None:
     stage = on_postgresql
@@ -68,7 +74,7 @@ def test_rows_that_somebody_holds_hold_up_whom_they_concern_alone(on_postgresql:
     for name in names:
         stage.consult(name)
     with ThreadPoolExecutor(CROWD) as pool:
-        with held(stage, names[:number]):
+        with held(stage, ROWS, names[:number]):
             receipts = crowd(stage, stage.receiver, pool, names)
             concerned = [receipts.pop(name) for name in names[:number]]
             wait(receipts.values(), timeout=30)
@@ -79,17 +85,50 @@ def test_rows_that_somebody_holds_hold_up_whom_they_concern_alone(on_postgresql:
     assert {stage.state(name) for name in names} == {"authcode_issued"}
 
 
-def test_a_row_that_is_held_for_a_moment_is_waited_for(on_postgresql: Stage) -> None:
+@pytest.mark.parametrize("what", [ROWS, TABLE], ids=["rows", "table"])
+def test_what_is_held_for_a_moment_is_waited_for(on_postgresql: Stage, what: str) -> None:
+    """For longer than anybody waits with a connection, and by more than there are connections."""
     stage = on_postgresql
-    stage.consult()
-    receiver, code = stage.receiver, authcode_created("s-1", "code-1")
+    names = [f"s-{number}" for number in range(2 * POOL_SIZE)]
+    for name in names:
+        stage.consult(name)
+    with ThreadPoolExecutor(CROWD) as pool:
+        with held(stage, what, *([names] if what == ROWS else [])):
+            receipts = crowd(stage, stage.receiver, pool, names)
+            done, _ = wait(receipts.values(), timeout=0.5)
+            assert not done
+        assert {each.result().outcome for each in receipts.values()} == {"applied"}
+
+
+def test_readers_wait_for_a_table_that_is_held_for_a_moment(on_postgresql: Stage) -> None:
+    on_postgresql.consult()
+    with ThreadPoolExecutor(CROWD) as pool:
+        with held(on_postgresql, "LOCK TABLE authorizations IN ACCESS EXCLUSIVE MODE"):
+            states = [pool.submit(on_postgresql.state) for _ in range(2 * POOL_SIZE)]
+            done, _ = wait(states, timeout=0.3)
+            assert not done
+        assert {each.result() for each in states} == {"consulted"}
+
+
+def test_who_waits_for_a_row_keeps_no_other(on_postgresql: Stage) -> None:
+    """As when many rows are sealed again, and somebody holds the last of them."""
+    stage = on_postgresql
+    stage.consult("s-1")
+    stage.consult("s-2")
+    has_one = threading.Event()
+
+    def want_both(session: Session) -> None:
+        for name in ("s-1", "s-2"):
+            session.execute(text("SELECT 1 FROM authorizations WHERE auth_state = :name FOR UPDATE"), {"name": name})
+            has_one.set()
+
     with ThreadPoolExecutor(1) as pool:
-        with held(stage, ["s-1"]):
-            receipt = pool.submit(receiver.receive, a_signed_delivery(stage.alipay_key, body=code.body()))
-            # Longer than anybody waits who is not patient.
-            wait([receipt], timeout=0.5)
-            assert not receipt.done()
-        assert receipt.result().outcome == "applied"
+        with held(stage, ROWS, ["s-2"]):
+            waiting = pool.submit(stage.database.run, want_both)
+            has_one.wait()
+            assert stage.notify(authcode_created("s-1", "code-1")).outcome == "applied"
+            assert not waiting.done()
+        waiting.result()
 
 
 @pytest.mark.parametrize("what", ["reports", "failed entries"])
@@ -111,11 +150,13 @@ def test_who_waits_for_a_row_from_elsewhere_leaves_connections_to_deliveries(on_
             with stage.broken_code(found):
                 assert stage.notify(body).outcome == "failed"
             work.append(partial(receiver.receive, a_signed_delivery(stage.alipay_key, body=body)))
-    with ThreadPoolExecutor(CROWD) as pool, held(stage, names):
+    with ThreadPoolExecutor(CROWD) as pool, held(stage, ROWS, names):
         waiting = [pool.submit(each) for each in work]
         wait(waiting, timeout=0.05)
-        receipts = [each.result() for each in crowd(stage, receiver, pool, others).values()]
-        assert {each.outcome for each in receipts} == {"applied"}
+        with held(stage, ROWS, others[:3]):
+            receipts = crowd(stage, receiver, pool, others)
+            wait(receipts.values(), timeout=0.5)
+        assert {each.result().outcome for each in receipts.values()} == {"applied"}
         wait(waiting)
 
 

@@ -1,0 +1,67 @@
+"""Waiting for what somebody holds: again and again, but not for ever."""
+
+import time
+
+import pytest
+
+from app.database import DatabaseUnavailableError, until_free
+
+HELD = DatabaseUnavailableError("LockNotAvailable")
+
+
+class World:
+    """Time that passes only while somebody tries, a tenth of a second, or sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, held_for: float, error: Exception = HELD) -> None:
+        self.now = 0.0
+        self.tries: list[float] = []
+        self._held_for = held_for
+        self._error = error
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self._pass)
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+
+    def work(self) -> str:
+        self.tries.append(self.now)
+        if self.now >= self._held_for:
+            return "done"
+        self._pass(0.1)
+        raise self._error
+
+
+def test_what_nobody_holds_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, held_for=0)
+    assert until_free(world.work) == "done"
+    assert world.tries == [0]
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.3, 1.0, 1.5])
+def test_what_becomes_free_is_done_soon_after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    world = World(monkeypatch, held_for=seconds)
+    assert until_free(world.work) == "done"
+    assert seconds <= world.now < 2 * seconds + 0.2
+
+
+def test_who_waits_is_away_for_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, held_for=1.9)
+    until_free(world.work)
+    assert 3 < len(world.tries) < 9
+
+
+def test_what_does_not_become_free_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, held_for=60)
+    with pytest.raises(DatabaseUnavailableError) as given_up:
+        until_free(world.work)
+    assert given_up.value is HELD
+    assert 2 <= world.now < 4
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailableError("ConnectionTimeout"), ValueError()])
+def test_whatever_else_goes_wrong_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    world = World(monkeypatch, held_for=60, error=error)
+    with pytest.raises(type(error)) as raised:
+        until_free(world.work)
+    assert raised.value is error
+    assert world.tries == [0]
