@@ -42,11 +42,12 @@ def draw(grown: Sequence[Grown], folder: Path = FOLDER) -> list[str]:
             height=300,
             max_scale=6,
             style=_STYLE,
-            # A picture in a README runs no scripts, and needs no name of its own.
+            # A picture in a README runs no scripts.
             js=(),
-            no_prefix=True,
             disable_xml_declaration=True,
         )
+        # What its styles go by. Pygal would make up another one each time.
+        chart.uuid = name
         chart.add(plain, [read(each) for each in grown])
         path = folder / f"growth-{name}.svg"
         path.write_text(chart.render(is_unicode=True) + "\n", encoding="utf-8")
