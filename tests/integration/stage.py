@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from app import authorizations, documents, inbox
@@ -150,6 +150,22 @@ class Stage:
     def waiting(self) -> dict[str, int]:
         waiting = self.database.run(inbox.parked_by_reason, read_only=True)
         return {each.reason: each.count for each in waiting}
+
+    @contextmanager
+    def overheard(self) -> Iterator[list[tuple[str, Any]]]:
+        """Note every statement, for a while, with its parameters: of one for many rows, those of the first.
+
+        What begins and ends a transaction is not among them.
+        """
+        statements: list[tuple[str, Any]] = []
+
+        def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401 -- the driver's own
+            if not statement.startswith("BEGIN"):
+                statements.append((statement, parameters[0] if isinstance(parameters, list) else parameters))
+
+        event.listen(self.database.engine, "before_cursor_execute", note)
+        yield statements
+        event.remove(self.database.engine, "before_cursor_execute", note)
 
     @contextmanager
     def broken_code(self, authorization_id: UUID) -> Iterator[None]:

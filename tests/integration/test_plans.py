@@ -1,14 +1,12 @@
 """No statement that a delivery, a report or a listing waits for reads a whole table: the plans say so."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from sqlalchemy import Engine, event
 
 from app import authorizations, inbox, verification
 from app.models import Base
@@ -35,7 +33,6 @@ INBOX_FILTERS = [
     inbox.Filter(outcome="parked"),
 ]
 
-Statements = dict[str, Any]
 Plan = Mapping[str, Any]
 
 
@@ -46,19 +43,6 @@ def filled(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
     stage = a_stage(postgresql_url, alipay_key)
     yield stage
     stage.database.close()
-
-
-@contextmanager
-def overheard(engine: Engine) -> Iterator[Statements]:
-    """Note every statement with the parameters it came with last."""
-    statements: Statements = {}
-
-    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401 -- the driver's own
-        statements[statement] = parameters[0] if isinstance(parameters, list) else parameters
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield statements
-    event.remove(engine, "before_cursor_execute", note)
 
 
 def live(stage: Stage) -> None:
@@ -128,7 +112,7 @@ def read_whole_by_any(stage: Stage) -> dict[str, list[str]]:
 
 def plans_of(stage: Stage, *works: Callable[[Stage], None]) -> dict[str, Plan]:
     """Work, and have PostgreSQL explain each statement as it plans it afterwards."""
-    with overheard(stage.database.engine) as statements:
+    with stage.overheard() as statements:
         for work in works:
             work(stage)
     with stage.database.engine.connect() as connection:
@@ -136,7 +120,7 @@ def plans_of(stage: Stage, *works: Callable[[Stage], None]) -> dict[str, Plan]:
             statement: connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()[0][
                 "Plan"
             ]
-            for statement, parameters in statements.items()
+            for statement, parameters in dict(statements).items()
             if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")) and " FROM pg_" not in statement
         }
 
@@ -167,13 +151,13 @@ def test_no_statement_with_a_condition_reads_a_table_whole_on_sqlite(
 ) -> None:
     """SQLite plans by the indexes alone, however many rows there are."""
     stage = a_stage(sqlite_url, alipay_key)
-    with overheard(stage.database.engine) as statements:
+    with stage.overheard() as statements:
         live(stage)
         look(stage)
     with stage.database.engine.connect() as connection:
         plans = {
             statement: [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-            for statement, parameters in statements.items()
+            for statement, parameters in dict(statements).items()
             if "WHERE" in statement.split()
         }
     stage.database.close()

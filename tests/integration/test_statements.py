@@ -1,0 +1,53 @@
+"""What a delivery costs the database: so many statements, and as many when others are processed together with it."""
+
+from typing import NamedTuple
+
+import pytest
+
+from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
+from tests.integration.stage import Stage
+
+TOGETHER = 32
+
+
+class Case(NamedTuple):
+    """The last of some deliveries, how it ends, and so many statements that takes."""
+
+    deliveries: str
+    outcome: str
+    statements: int
+
+
+CASES = {
+    "a code": Case("code", "applied", 7),
+    "a token": Case("code token", "applied", 11),
+    "a cancellation": Case("code token cancellation", "applied", 7),
+    "what comes too early": Case("cancellation", "parked", 8),
+    "what something waits for": Case("code cancellation token", "applied", 13),
+    "what was heard before": Case("code code", "applied", 2),
+}
+
+
+def draft(kind: str, name: str) -> Draft:
+    """Write the notification of this kind for an authorization."""
+    match kind:
+        case "code":
+            return authcode_created(name, f"code-of-{name}")
+        case "token":
+            return token_created(name, f"token-of-{name}")
+        case _:
+            return token_canceled(f"token-of-{name}")
+
+
+@pytest.mark.parametrize("number", [1, TOGETHER])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_any_number_of_deliveries_take_as_many_statements_as_one(stage: Stage, case: Case, number: int) -> None:
+    names = [f"s-{each}" for each in range(number)]
+    for name in names:
+        stage.consult(name)
+    *before, last = case.deliveries.split()
+    for kind in before:
+        stage.notify_together([draft(kind, name).body() for name in names])
+    with stage.overheard() as statements:
+        kept = stage.notify_together([draft(last, name).body() for name in names])
+    assert ({each.outcome for each in kept}, len(statements)) == ({case.outcome}, case.statements)
