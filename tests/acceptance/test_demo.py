@@ -83,4 +83,4 @@ def test_no_secret_is_shown_or_logged(demo: subprocess.CompletedProcess[str], fo
 
 
 def _run(*command: str, cwd: Path, environment: dict[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -49,7 +49,7 @@ def test_the_five_steps_lead_from_a_consult_to_a_cancellation(
         start_new_session=True,
     )
     try:
-        output, _ = shell.communicate(timeout=120)
+        output, _ = shell.communicate(timeout=300)
     finally:
         if shell.poll() is None:
             os.killpg(shell.pid, signal.SIGKILL)
