@@ -27,7 +27,7 @@ from tests.soak.rounds import race, search, spring_the_trap, storm
 from tests.soak.world import Kind, World, world
 
 #: One lap: about a minute, so that a run that is stopped early has had some of everything.
-_STORM_SECONDS = 30
+_STORM_SECONDS = 40
 _RACES = 150
 _TRAPS = 3
 _SCHEDULES = 50
@@ -85,9 +85,11 @@ def _lap(made: World, chance: random.Random) -> None:
     for _ in range(_TRAPS):
         spring_the_trap(made, chance)
     stage = a_stage(made.url, rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    folder = Path(tempfile.mkdtemp(prefix="schedule-"))
     try:
-        with replayable(stage, Path(tempfile.mkdtemp(prefix="schedule-"))):
+        with replayable(stage, folder):
             explore(stage, schedules=_SCHEDULES, seed=chance.randrange(1_000_000))
+        folder.rmdir()
         made.figures.counts["schedules"] += _SCHEDULES
     except DisagreementError as disagreement:
         made.figures.counts["wrong"] += 1

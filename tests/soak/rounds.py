@@ -71,12 +71,15 @@ def spring_the_trap(world: World, chance: random.Random) -> None:
 
 
 def storm(world: World, chance: random.Random, *, seconds: float) -> None:
-    """Let many speak at once for a while, and let one mishap after another befall the service meanwhile."""
+    """Let many speak at once for a while, and let one mishap after another befall the service meanwhile.
+
+    Whoever has not been heard by then is heard in the calm that follows, however slow the machine makes each recovery.
+    """
     end = time.monotonic() + seconds
     over = threading.Event()
 
     def befall() -> None:
-        while not over.wait(chance.uniform(*_CALM_SECONDS)):
+        while not over.wait(chance.uniform(*_CALM_SECONDS)) and time.monotonic() < end:
             chance.choice(world.mishaps())(chance)
         world.server.recover()
 

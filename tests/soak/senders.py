@@ -19,8 +19,9 @@ from tests.soak.lives import Life
 #: Alipay's day passes in a quarter of a minute: its attempts come 0, 0.02, 0.1, 0.1, 0.6, 1.2, 3.6 and 9 s apart.
 COMPRESSION = 6000
 DELAYS = tuple(delay / COMPRESSION for delay in REDELIVERY_DELAYS)
-#: A notification that a whole schedule could not bring in is sent anew: a figure of the report, not a loss.
-_SCHEDULES_MAX = 4
+#: A notification that a whole schedule could not bring in is sent anew: a figure of the report, not a loss. So many
+#: outlast a storm and the recovery from its last mishap, on a busy machine too.
+_SCHEDULES_MAX = 8
 #: How long the merchant tries, and how long it waits between two tries.
 _MERCHANT_SECONDS_MAX = 120
 _MERCHANT_PAUSE_SECONDS = 0.1
