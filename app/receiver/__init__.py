@@ -133,7 +133,9 @@ class Receiver:
             new = {each.fingerprint: each for each in reversed(drafts) if each.fingerprint not in known}
             # In the order in which they will be stored.
             subjects = [(new[fingerprint], _subject(first[fingerprint])) for fingerprint in sorted(new)]
-            settled = processing.process_together(session, self._vault, subjects)
+            # One time for all that moves: no history runs backwards, in whatever order they are judged.
+            latest = max(arrival.at for arrival in arrivals)
+            settled = processing.process_together(session, self._vault, subjects, now=latest)
             ended = {each.entry_id: each for each in settled}
             kept = []
             for draft in drafts:
@@ -142,7 +144,6 @@ class Receiver:
                 else:
                     on_record = known[draft.fingerprint]
                     kept.append(_as_ended(on_record, ended.get(on_record.id)))
-            latest = max(arrival.at for arrival in arrivals)
             inbox.count(session, Counter(each.id for each in kept if not each.is_new), at=latest)
             return list(zip(kept, chain([settled], repeat([])), strict=False))
 

@@ -43,7 +43,7 @@ class Processed:
 
 
 def process_together(
-    session: Session, vault: Vault, drafts: Sequence[tuple[InboxEntry, Subject | None]]
+    session: Session, vault: Vault, drafts: Sequence[tuple[InboxEntry, Subject | None]], *, now: datetime
 ) -> list[Processed]:
     """Process entries that are not stored yet, in this order, settle what that lets move, and store them as they ended.
 
@@ -55,7 +55,7 @@ def process_together(
     settled = []
     for draft, subject in drafts:
         if subject is not None:
-            settled += _process(docket, draft, subject, now=draft.received_at)[1:]
+            settled += _process(docket, draft, subject, now=now)[1:]
             if draft.outcome == Outcome.PARKED:
                 docket.park(draft)
     docket.close()

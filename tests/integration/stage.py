@@ -63,17 +63,18 @@ class Stage:
         delivery = a_signed_delivery(self.alipay_key, client_id=client_id, request_time=request_time, body=body)
         return self.receiver.receive(delivery)
 
-    def notify_together(self, bodies: Sequence[bytes], *, client_id: str = CLIENT_ID) -> list[Kept]:
-        """Deliver what came while another was being served, so that it is processed together, if that goes.
+    def notify_together(
+        self, bodies: Sequence[bytes], *, client_id: str = CLIENT_ID, apart: timedelta = timedelta(0)
+    ) -> list[Kept]:
+        """Deliver what came, so far apart, while another was being served, so that it goes together, if that goes.
 
         What broke before is tried again after that, as with any redelivery.
         """
-        arrivals = [
-            Arrival(
-                a_signed_delivery(self.alipay_key, client_id=client_id, body=body), inbox.read(body), self.clock.now
-            )
-            for body in bodies
-        ]
+        arrivals = []
+        for body in bodies:
+            delivery = a_signed_delivery(self.alipay_key, client_id=client_id, body=body)
+            arrivals.append(Arrival(delivery, inbox.read(body), self.clock.now))
+            self.clock.now += apart
         receiver = self.receiver
         try:
             kept = [each for each, _ in receiver._keep_together(arrivals)]  # noqa: SLF001 -- threads would leave it to chance who meets

@@ -1,9 +1,11 @@
 """Deliveries that are processed together: what one meets is its own affair."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 
 import psycopg
@@ -13,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.alipay.secret import Secret
+from app.cli.serve import THREADS_MAX
 from app.database.engines import POOL_SIZE
 from app.receiver import Receipt, Receiver
 from app.receiver.gathering import TOGETHER_MAX
@@ -201,3 +204,33 @@ def test_a_whole_life_at_once_ends_as_one_after_another(stage: Stage, order: tup
     assert [move[1] for move in stage.moves()] == ["consult", "authcode_created", "token_created", "token_canceled"]
     assert {entry.outcome for entry in stage.entries()} == {"applied"}
     assert stage.rendezvous() == []
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_the_history_of_a_life_at_once_does_not_run_backwards(stage: Stage, order: tuple[int, ...]) -> None:
+    for name in (f"s-{number}" for number in range(8)):
+        stage.consult(name)
+        life = [
+            authcode_created(name, name),
+            token_created(name, f"token-of-{name}"),
+            token_canceled(f"token-of-{name}"),
+        ]
+        stage.notify_together([life[number].body() for number in order], apart=timedelta(seconds=1))
+        times = [move["at"] for move in stage.document(name)["history"]]
+        assert (len(times), times) == (4, sorted(times))
+
+
+def test_as_many_as_a_server_has_threads_may_work_at_once(stage: Stage) -> None:
+    """There are fewer connections than that, and each is free again soon."""
+    start = threading.Barrier(THREADS_MAX)
+
+    def look(session: Session) -> None:
+        session.execute(text("SELECT 1"))
+        time.sleep(0.02)
+
+    def work(_: int) -> None:
+        start.wait()
+        stage.database.run(look, read_only=True)
+
+    with ThreadPoolExecutor(THREADS_MAX) as pool:
+        assert len(list(pool.map(work, range(THREADS_MAX)))) == THREADS_MAX
