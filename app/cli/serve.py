@@ -19,9 +19,9 @@ from app.rsgi import Door
 
 #: A worker that has not finished by then is not going to: no request may take half as long.
 _STOP_SECONDS_MAX = 30
-#: Deliveries that wait share a transaction, so threads are not there to work at once, but to wait together.
-THREADS_MAX = 64
-THREADS_DEFAULT = 32
+#: Deliveries that wait share a transaction, so threads are not there to work at once, but to wait together. The
+#: database lets no more in, and turns away whoever comes beyond that.
+THREADS_MAX = 32
 #: An open connection counts while it is idle too, and a proxy keeps dozens open. An idle one costs a few kilobytes.
 _CONNECTIONS_MAX = 256
 #: How long, in milliseconds, a head may take, and how long a connection may be idle.
@@ -42,7 +42,7 @@ class AddressInUseError(UsageProblem):
 @click.option(
     "--threads",
     type=click.IntRange(1, THREADS_MAX),
-    default=THREADS_DEFAULT,
+    default=THREADS_MAX,
     show_default=True,
     help="How many requests a process works on at once.",
 )

@@ -37,7 +37,7 @@ _LAST_TRY_S = 2
 _SECONDS_MAX = 4
 #: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
 _PAUSE_MS = (5, 40)
-#: One that works and one that waits, for each connection.
+#: One that works and one that waits, for each connection: as many as `flask serve` has threads.
 _INSIDE_MAX = 2 * POOL_SIZE
 
 

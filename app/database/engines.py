@@ -19,7 +19,7 @@ from typing_extensions import override
 
 T = TypeVar("T")
 
-#: One connection for each thread of a worker, and a few for bursts of a server with more threads than these.
+#: Half as many as a worker has threads: of those that deliver, most wait together for one.
 POOL_SIZE = 16
 
 #: By when, on the monotonic clock, whoever works in this thread must be done with the database.
