@@ -1,5 +1,6 @@
 """Run a bench from the shell: `python -m benchmarks`."""
 
+import signal
 from pathlib import Path
 
 import click
@@ -20,6 +21,16 @@ _QUICK_SIZE = 1000
 @click.group()
 def benchmarks() -> None:
     """Measure the service."""
+    # As Ctrl-C does: what was started is ended, and what was written is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _work_tree(_context: click.Context, _parameter: click.Parameter, folder: Path | None) -> Path | None:
+    if folder is not None and not (folder / "app" / "__init__.py").is_file():
+        # What is installed here would be measured instead.
+        message = f"'{folder}' is no work tree of notifyauth: it has no app."
+        raise click.BadParameter(message)
+    return folder
 
 
 def _tell(line: str) -> None:
@@ -36,10 +47,11 @@ def _tell(line: str) -> None:
 @click.option("--rounds", type=click.IntRange(1), help=f"How often each is measured.  [default: {_THOROUGH[1]}]")
 @click.option("--most", type=click.IntRange(1), default=2000, show_default=True, help="Notifications to sign a second.")
 @click.option("--rate", type=click.FloatRange(1), help="Send so many a second.  [default: as many as are answered]")
-@click.option("--only", metavar="NAME", multiple=True, type=click.Choice(sorted(CONTESTANTS)), help="Repeatable.")
+@click.option("--only", multiple=True, type=click.Choice(sorted(CONTESTANTS)), help="Repeatable.")
 @click.option(
     "--against",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
+    callback=_work_tree,
     help="Measure the service of another work tree too, such as one with an earlier commit.",
 )
 @click.option("--quick", is_flag=True, help="One short round: shows that it works, and measures little.")
@@ -69,7 +81,8 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
     )
     contestants: list[Contestant] = [CONTESTANTS[name] for name in only or CONTESTANTS]
     if against is not None:
-        contestants.insert(contestants.index(NOTIFYAUTH) + 1, another_notifyauth(against))
+        place = contestants.index(NOTIFYAUTH) + 1 if NOTIFYAUTH in contestants else len(contestants)
+        contestants.insert(place, another_notifyauth(against))
     done = compare(contestants, plan, rounds=rounds or default_rounds, tell=_tell)
     text = report.page(
         report.comparison(done.results, done.traffic),

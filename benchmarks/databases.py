@@ -6,13 +6,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+import click
+import psycopg
 from sqlalchemy import URL, create_engine, insert, make_url, text
+from sqlalchemy.exc import ArgumentError
 from uuid_utils.compat import uuid7
 
 from app.config import new_vault_key
@@ -156,11 +159,27 @@ def running_postgresql() -> Iterator[tuple[PostgresServer, int | None]]:
     """Connect to the server that the environment names, or start one and give its first process too."""
     given = os.environ.get(URL_VARIABLE)
     if given:
-        with PostgresServer.connected(make_url(given)) as server:
+        with ExitStack() as stack:
+            try:
+                server = stack.enter_context(PostgresServer.connected(_postgresql_url(given)))
+            except psycopg.OperationalError as error:
+                message = f"{URL_VARIABLE}: {error}"
+                raise click.ClickException(message) from error
             yield server, None
         return
     with running_cluster(SERVER_SETTINGS) as cluster, PostgresServer.connected(cluster.url) as server:
         yield server, cluster.process_id()
+
+
+def _postgresql_url(given: str) -> URL:
+    try:
+        url = make_url(given)
+    except ArgumentError:
+        url = None
+    if url is None or url.get_backend_name() != "postgresql":
+        message = f"{URL_VARIABLE} is no URL of a PostgreSQL server."
+        raise click.UsageError(message)
+    return url
 
 
 def sqlite_databases(folder: Path, secrets: Secrets, lives: Sequence[Life]) -> SqliteDatabases:

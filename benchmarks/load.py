@@ -7,6 +7,7 @@ to be right.
 
 import pickle
 import selectors
+import signal
 import socket
 import time
 from array import array
@@ -66,25 +67,31 @@ class Sent:
     refused: Counter[str] = field(default_factory=Counter)
     #: Whether there was nothing left to send before the time was over.
     ran_out: bool = False
+    #: So many were due and not sent, for all connections waited for answers.
+    unsent: int = 0
 
 
 class LoadClient:
-    """The other process, which has the script loaded and its connections ready."""
+    """The other process, which has the script loaded and its connections ready.
 
-    def __init__(self, script: Path, port: int, *, endless: bool = False) -> None:
+    With a rate, so many requests are due a second, whether the server keeps up or not.
+    """
+
+    def __init__(self, script: Path, port: int, *, rate: float | None = None, endless: bool = False) -> None:
         context = get_context("spawn")
+        self._rate = rate
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, script, port, endless), daemon=True)
         self._process.start()
         theirs.close()
         self._pipe.recv()
 
-    def send(self, seconds: float, *, rate: float | None = None) -> Sent:
+    def send(self, seconds: float) -> Sent:
         """Send for so long, go on where the last call ended, and return when nothing is in flight any more.
 
-        With a rate, so many are due a second, whether the server keeps up or not. Raises `ServerSilentError`.
+        Raises `ServerSilentError`.
         """
-        self._pipe.send((seconds, rate))
+        self._pipe.send((seconds, self._rate))
         answer = self._pipe.recv()
         if isinstance(answer, Exception):
             raise answer
@@ -98,10 +105,15 @@ class LoadClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pipe.close()
+        if error is not None:
+            # It may be in the middle of sending.
+            self._process.terminate()
         self._process.join()
 
 
 def _serve(pipe: Connection, script_path: Path, port: int, endless: bool) -> None:  # noqa: FBT001 -- passed on by multiprocessing
+    # Whoever interrupts the bench interrupts this too, which has only to end when the bench does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     script = Script.load(script_path)
     known_answers: set[bytes] = set()
     orders = [cycle(lane) if endless else iter(lane) for lane in script.lanes]
@@ -149,6 +161,8 @@ def _send(lanes: list["_Lane"], seconds: float, rate: float | None) -> Sent:
                     busy -= 1
         sent.seconds = time.perf_counter() - started
     sent.ran_out = sent.seconds < seconds
+    if rate and not sent.ran_out:
+        sent.unsent = int(max(0.0, deadline - due) * rate)
     return sent
 
 

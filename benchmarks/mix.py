@@ -6,6 +6,7 @@ known beforehand and the work is the same for all contestants.
 
 import os
 import random
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -145,8 +146,13 @@ def sign_mix(mix: Mix, keyring: Path) -> SignedMix:
     """Sign everything beforehand, on every core: a signature costs thirty times what checking it does."""
     chunks = [mix.notifications[first : first + _CHUNK] for first in range(0, len(mix.notifications), _CHUNK)]
     key = keyring.with_name(SIMULATOR_KEY_NAME)
-    # Forked processes would share what the caller has opened.
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    # Forked processes would share what the caller has opened. Whoever interrupts the bench interrupts them too.
+    with ProcessPoolExecutor(
+        os.cpu_count(),
+        mp_context=get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    ) as pool:
         signed = [pair for done in pool.map(_sign, [key] * len(chunks), chunks) for pair in done]
     return SignedMix(mix, [request for request, _ in signed], [signature for _, signature in signed])
 

@@ -7,7 +7,7 @@ import pygal
 from pygal.style import Style
 
 from benchmarks.growth import Grown
-from benchmarks.report import GROWTH_FIGURES
+from benchmarks.report import GROWTH_FIGURES, write_number
 
 _STYLE = Style(
     background="white",
@@ -34,13 +34,14 @@ def draw(grown: Sequence[Grown], folder: Path = FOLDER) -> list[str]:
         plain = title.replace("`", "")
         chart = pygal.Line(
             title=plain,
-            x_title="authorizations on record",
+            x_title="authorizations on record (not to scale)",
             x_labels=[f"{each.authorizations:,}".replace(",", " ") for each in grown],
             range=(0, max(read(each) for each in grown) * 1.1),
             show_legend=False,
             width=480,
             height=300,
             max_scale=6,
+            value_formatter=write_number,
             style=_STYLE,
             # A picture in a README runs no scripts.
             js=(),

@@ -41,7 +41,7 @@ GROWTH_FIGURES: tuple[tuple[str, str, Callable[[Grown], float]], ...] = (
     ("by-user", "a user's page over HTTP, ms", lambda each: each.by_user_ms),
     ("by-state", "the newest 50 in a state over HTTP, ms", lambda each: each.by_state_ms),
     ("parked", "`flask inbox list --outcome parked`, ms", lambda each: each.parked_ms),
-    ("purge", "`flask inbox purge`, entries a second", lambda each: each.purged_per_second),
+    ("purge", "`flask inbox purge` of a tenth, ms", lambda each: each.purge_ms),
     ("size", "disk for one authorization, KiB", lambda each: each.kib_each),
 )
 
@@ -57,7 +57,7 @@ def comparison(results: Results, traffic: Mapping[str, Traffic]) -> str:
         for title, read in _FIGURES
     ]
     rows += [
-        [title, *(_number(getattr(traffic[name], field)) if name in traffic else "–" for name in results)]
+        [title, *(write_number(getattr(traffic[name], field)) if name in traffic else "–" for name in results)]
         for title, field in (
             ("statements each", "statements"),
             ("round trips each", "round_trips"),
@@ -74,7 +74,7 @@ def comparison(results: Results, traffic: Mapping[str, Traffic]) -> str:
 
 def growth(grown: Sequence[Grown]) -> str:
     """Write one table: a row for each figure, a column for each number of authorizations."""
-    rows = [[title, *(_number(read(each)) for each in grown)] for _, title, read in GROWTH_FIGURES]
+    rows = [[title, *(write_number(read(each)) for each in grown)] for _, title, read in GROWTH_FIGURES]
     return table(["authorizations on record", *(f"{each.authorizations:,}".replace(",", " ") for each in grown)], rows)
 
 
@@ -103,11 +103,11 @@ def _with_spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    middle, least, most = (_number(value) for value in (median(known), min(known), max(known)))
+    middle, least, most = (write_number(value) for value in (median(known), min(known), max(known)))
     return middle if least == most else f"{middle} ({least}–{most})"
 
 
-def _number(value: float) -> str:
+def write_number(value: float) -> str:
     """Write three digits that count."""
     if value >= 100:  # noqa: PLR2004 -- from here on, no decimals
         return f"{value:,.0f}".replace(",", " ")
@@ -122,6 +122,11 @@ def warnings(results: Results) -> list[str]:
             said += [f"{name}, round {number}: {times} × {what}" for what, times in each.refused.items()]
             if each.ran_out:
                 said.append(f"{name}, round {number}: all that was prepared was sent too early; prepare more (--most)")
+            if each.unsent:
+                said.append(
+                    f"{name}, round {number}: it did not keep up, and {each.unsent} that were due were never sent; "
+                    "its latencies are only those of what was"
+                )
     return said
 
 

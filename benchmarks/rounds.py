@@ -21,6 +21,16 @@ _MS = 1000
 _MIB = 2**20
 
 
+class NothingAcknowledgedError(Exception):
+    """A server acknowledged nothing, or was sent nothing; says which."""
+
+    def __init__(self, name: str, sent: Sent) -> None:
+        why = ", ".join(f"{times} × {what}" for what, times in sent.refused.items())
+        if sent.ran_out:
+            why = "all that was prepared was sent before it was measured; prepare more (--most)"
+        super().__init__(f"{name} acknowledged nothing: {why}")
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long and how hard each contestant is measured."""
@@ -47,7 +57,7 @@ class Plan:
     def __str__(self) -> str:
         pace = "as many as are answered" if self.rate is None else f"{self.rate:g} a second"
         return (
-            f"{self.size.workers} workers with {self.size.threads} threads each, {self.connections} connections, "
+            f"Workers: {self.size.workers}, threads of each: {self.size.threads}, connections: {self.connections}; "
             f"{pace}, {self.seconds:g} s a round after {self.warm_up_seconds:g} s of warm-up."
         )
 
@@ -90,12 +100,15 @@ class Measured:
     refused: Counter[str] = field(default_factory=Counter)
     #: Whether everything prepared was sent before the time was over.
     ran_out: bool = False
+    #: So many were due and not sent, for the server had not answered what was.
+    unsent: int = 0
 
 
 def measure(contestant: Contestant, course: Course) -> Measured:
     """Measure one contestant, on a database of its own.
 
-    Raises `audit.NotOnRecordError` where something that it acknowledged is not in the database.
+    Raises `audit.NotOnRecordError` where something that it acknowledged is not in the database, and
+    `NothingAcknowledgedError` where there is nothing to measure.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         log = Path(folder) / "log"
@@ -111,7 +124,7 @@ def measure(contestant: Contestant, course: Course) -> Measured:
             if wal is None:
                 return loaded.measured
             # By now the server is gone, and its connections have told what they did since the warm-up began.
-            per_notification = (wal.flushes() - flushes) / max(len(loaded.acknowledged), 1)
+            per_notification = (wal.flushes() - flushes) / len(loaded.acknowledged)
             return replace(loaded.measured, wal_flushes=per_notification)
 
 
@@ -122,7 +135,7 @@ def count_traffic(contestant: Contestant, course: Course) -> Traffic:
         course.databases["postgresql"].fresh() as url,
         tapped(url) as (tapped_url, tap),
         contestant.serving(course.secrets.environ(tapped_url), course.plan.size, Path(folder) / "log") as server,
-        LoadClient(course.script, server.port) as client,
+        LoadClient(course.script, server.port, rate=course.plan.rate) as client,
     ):
         client.send(course.plan.warm_up_seconds)
         before = tap.snapshot()
@@ -145,7 +158,7 @@ def _load(contestant: Contestant, course: Course, environ: dict[str, str], log: 
     """Serve, warm up, send, and stop serving."""
     with (
         contestant.serving(environ, course.plan.size, log) as server,
-        LoadClient(course.script, server.port, endless=contestant.database is None) as client,
+        LoadClient(course.script, server.port, rate=course.plan.rate, endless=contestant.database is None) as client,
         PeakMemory(server.process_id) as memory,
     ):
         if meters.wal:
@@ -153,8 +166,10 @@ def _load(contestant: Contestant, course: Course, environ: dict[str, str], log: 
         meters = replace(meters, server_process_id=server.process_id)
         warm_up = client.send(course.plan.warm_up_seconds)
         before, memory_before = meters.read(), memory.look()
-        sent = client.send(course.plan.seconds, rate=course.plan.rate)
+        sent = client.send(course.plan.seconds)
         after, memory_after = meters.read(), memory.look()
+    if not sent.acknowledged:
+        raise NothingAcknowledgedError(contestant.name, sent)
     measured = replace(
         _measured(sent, before, after),
         memory_mib=memory.bytes / _MIB,
@@ -164,7 +179,7 @@ def _load(contestant: Contestant, course: Course, environ: dict[str, str], log: 
 
 
 def _measured(sent: Sent, before: Reading, after: Reading) -> Measured:
-    count = max(len(sent.acknowledged), 1)
+    count = len(sent.acknowledged)
     middle, slow = percentiles([latency / _MS for latency in sent.latencies])
     return Measured(
         per_second=len(sent.acknowledged) / sent.seconds,
@@ -175,6 +190,7 @@ def _measured(sent: Sent, before: Reading, after: Reading) -> Measured:
         wal_bytes=used_between(before.wal_bytes, after.wal_bytes, scale=1 / count),
         refused=sent.refused,
         ran_out=sent.ran_out,
+        unsent=sent.unsent,
     )
 
 

@@ -1,20 +1,30 @@
 """The bench's parts do what its figures rest on. Nothing here says how fast anything is."""
 
+import threading
+import time
 from collections import Counter
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
 import psycopg
 import pytest
+from click import ClickException
+from click.testing import CliRunner
 from sqlalchemy import create_engine, delete, func, select, update
+from typing_extensions import override
 
+from app.alipay.acknowledgement import ACKNOWLEDGEMENT
 from app.alipay.delivery import parse_request
 from app.alipay.keyring import Keyring
 from app.alipay.signature import verify
 from app.models import Authorization, InboxEntry
+from benchmarks.__main__ import compare_contestants
 from benchmarks.audit import NotOnRecordError, audit
 from benchmarks.contestants import NOTIFYAUTH_SQLITE, Size
-from benchmarks.databases import OneDatabase, Secrets, consult
+from benchmarks.databases import OneDatabase, Secrets, consult, running_postgresql
+from benchmarks.load import LoadClient, Script
 from benchmarks.mix import EARLY_SHARE, REPEATED_SHARE, Mix, make_mix, sign_mix
 from benchmarks.report import table, write_between
 from benchmarks.rounds import Course, Plan, measure
@@ -84,6 +94,75 @@ def test_what_is_acknowledged_has_to_be_on_record(sqlite_url: str, tmp_path: Pat
     engine.dispose()
     with pytest.raises(NotOnRecordError, match=r"^1 acknowledged notifications are not on record"):
         audit(sqlite_url, signed, numbers)
+
+
+def test_a_rate_is_kept_from_the_first_request_on(sqlite_url: str, tmp_path: Path) -> None:
+    plan = replace(PLAN, rate=20)
+    secrets = Secrets.make(tmp_path)
+    signed = sign_mix(make_mix(plan.prepared, connections=plan.connections), secrets.keyring)
+    consult(sqlite_url, signed.mix.lives)
+    course = Course.prepared(tmp_path, plan, secrets, signed, {"sqlite": OneDatabase(sqlite_url, None)})
+    measured = measure(NOTIFYAUTH_SQLITE, course)
+    engine = create_engine(sqlite_url)
+    with engine.connect() as connection:
+        deliveries = connection.scalar(select(func.sum(InboxEntry.deliveries)))
+    engine.dispose()
+    # For a second, and a quarter before it.
+    assert 0 < (deliveries or 0) + measured.unsent <= 26
+
+
+class Hesitant(BaseHTTPRequestHandler):
+    """Acknowledges everything, a little late."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(0.1)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(ACKNOWLEDGEMENT)))
+        self.end_headers()
+        self.wfile.write(ACKNOWLEDGEMENT)
+
+    @override
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_what_was_due_and_not_sent_is_counted(tmp_path: Path) -> None:
+    request = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}"
+    script = tmp_path / "script"
+    Script([request], [[0], [0]]).save(script)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hesitant) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with LoadClient(script, server.server_port, rate=100, endless=True) as client:
+            sent = client.send(1)
+        server.shutdown()
+    assert not sent.refused
+    # Two connections can bear twenty a second.
+    assert len(sent.acknowledged) <= 22
+    assert sent.unsent >= 75
+
+
+def test_a_folder_without_the_service_is_not_measured(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(compare_contestants, ["--against", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert "is no work tree of notifyauth" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:///file.db", "is no URL of a PostgreSQL server"),
+        ("nonsense", "is no URL of a PostgreSQL server"),
+        ("postgresql://nobody@127.0.0.1:1/none", "connection failed"),
+    ],
+)
+def test_a_given_database_that_cannot_be_used_is_named(url: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATABASE_URL", url)
+    with pytest.raises(ClickException, match=said) as refusal, running_postgresql():
+        pass
+    assert refusal.value.message.startswith("BENCH_DATABASE_URL")
 
 
 def test_round_trips_are_counted_as_often_as_the_conversation_turns(postgresql_url: str) -> None:
