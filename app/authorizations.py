@@ -6,14 +6,16 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Select, select, union_all
+from sqlalchemy import CompoundSelect, Select, select, union_all
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from app import rendezvous
 from app.alipay.secret import Secret
-from app.database.sets import Lookup, update_all
-from app.models import AccessToken, Authorization, Transition
+from app.database.messages import Request, ask
+from app.database.rows import unwatched
+from app.database.sets import Among, Borrowed, Lookup, insertion, updating
+from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.rendezvous import Place
 from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow, decide
 from app.tokens import TokenKey
@@ -72,8 +74,9 @@ def begin(
     )
     session.add(authorization)
     # Without a relationship between the two, the order of the inserts is ours to give.
+    first = _transition(authorization, CONSULT, from_state=None, cause=cause)
     session.flush()
-    session.add(_transition(authorization, CONSULT, from_state=None, cause=cause))
+    ask(session, insertion([first]))
     return authorization
 
 
@@ -87,7 +90,9 @@ def advance(session: Session, authorization: Authorization, event: Event, *, cau
 
     Raises `IllegalAdvanceError` where the machine does not allow it.
     """
-    session.add(move(authorization, event, cause=cause))
+    transition = move(authorization, event, cause=cause)
+    session.flush()
+    ask(session, insertion([transition]))
 
 
 def move(authorization: Authorization, event: Event, *, cause: Cause) -> Transition:
@@ -105,7 +110,7 @@ def move(authorization: Authorization, event: Event, *, cause: Cause) -> Transit
 def _transition(authorization: Authorization, event: str, *, from_state: str | None, cause: Cause) -> Transition:
     authorization.version += 1
     authorization.updated_at = cause.at
-    return Transition(
+    return unwatched(Transition)(
         authorization_id=authorization.id,
         sequence=authorization.version,
         event=event,
@@ -134,23 +139,29 @@ def lock(session: Session, authorization_id: UUID) -> Authorization | None:
     return session.get(Authorization, authorization_id, populate_existing=True, with_for_update=True)
 
 
-def lock_all(
-    session: Session, states: Collection[AuthStateKey], token_keys: Collection[TokenKey]
-) -> Sequence[Authorization]:
-    """Lock the authorizations of these authStates and tokens, in one order for all, and read them as they are."""
-    if not states and not token_keys:
-        return []
-    return _LOCK(session, states=states, token_keys=token_keys).scalars().all()
+def lock_all(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Request:
+    """Ask to lock the authorizations of these authStates and tokens, in one order for all, and what they then are."""
+    return _LOCK(states=states, token_keys=token_keys)
 
 
-def exist(session: Session, states: Collection[AuthStateKey]) -> bool:
-    """Say whether any of these authStates is known."""
-    return bool(states) and _EXISTING(session, states=states).first() is not None
+def tokens_of_all(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Request:
+    """Ask for every token of the same authorizations, without locking them."""
+    return _TOKENS(states=states, token_keys=token_keys)
 
 
-def save(session: Session, changed: Sequence[Authorization]) -> None:
-    """Write what a notification can change of authorizations that the session does not know."""
-    update_all(session, changed, _CHANGED_BY_NOTIFICATION)
+def known(states: Collection[AuthStateKey]) -> list[Request]:
+    """Ask which of these authStates are known."""
+    return [_KNOWN(states=states)] if states else []
+
+
+def save(changed: Sequence[Authorization]) -> list[Request]:
+    """Ask to write what a notification can change of authorizations."""
+    return [updating(changed, _CHANGED_BY_NOTIFICATION)] if changed else []
+
+
+def record(moves: Sequence[Transition], fingerprints: Sequence[bytes]) -> list[Request]:
+    """Ask to add moves to history, each because of the entry with this fingerprint, which is stored by then."""
+    return [insertion(moves, borrowed=_NOTIFICATION_ID, keys=fingerprints)] if moves else []
 
 
 def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authorization | None:
@@ -159,9 +170,9 @@ def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authoriza
     authorization = session.scalars(statement).one_or_none()
     if authorization is None:
         place = [Place(client_id, "authState", auth_state)]
-        rendezvous.meet(session, place)
+        ask(session, *rendezvous.meet(place))
         authorization = session.scalars(statement).one_or_none()
-        rendezvous.part(session, place)
+        ask(session, *rendezvous.part(place))
     return authorization
 
 
@@ -169,30 +180,23 @@ def _by_auth_state(client_id: str, auth_state: str) -> Select[Authorization]:
     return select(Authorization).where(Authorization.client_id == client_id, Authorization.auth_state == auth_state)
 
 
+def _named(among: Among) -> CompoundSelect[UUID]:
+    return union_all(
+        among.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state),
+        among.find(select(AccessToken.authorization_id), "token_keys", AccessToken.client_id, AccessToken.token_index),
+    )
+
+
 _LOCK = Lookup(
     lambda among: (
-        select(Authorization)
-        .where(
-            Authorization.id.in_(
-                union_all(
-                    among.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state),
-                    among.find(
-                        select(AccessToken.authorization_id),
-                        "token_keys",
-                        AccessToken.client_id,
-                        AccessToken.token_index,
-                    ),
-                )
-            )
-        )
-        .order_by(Authorization.id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
+        select(Authorization).where(Authorization.id.in_(_named(among))).order_by(Authorization.id).with_for_update()
     )
 )
-_EXISTING = Lookup(
+_TOKENS = Lookup(lambda among: select(AccessToken).where(AccessToken.authorization_id.in_(_named(among))))
+_KNOWN = Lookup(
     lambda among: among.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state)
 )
+_NOTIFICATION_ID = Borrowed("notification_id", of=InboxEntry.id, key=InboxEntry.fingerprint)
 _CHANGED_BY_NOTIFICATION = (
     "state",
     "version",
@@ -254,13 +258,17 @@ def keep_auth_code(vault: Vault, authorization: Authorization, code: Secret, *, 
     authorization.auth_code_received_at = at
 
 
-def learn_user(vault: Vault, authorization: Authorization, *, user_id: str | None, login_id: Secret | None) -> None:
-    """Keep who the user is to the wallet, the first time a notification says so."""
+def learn_user(vault: Vault, authorization: Authorization, *, user_id: str | None, login_id: Secret | None) -> bool:
+    """Keep who the user is to the wallet, the first time a notification says so, and say whether this was it."""
+    learned = False
     if user_id is not None and authorization.user_id is None:
         authorization.user_id = user_id
+        learned = True
     if login_id is not None and authorization.sealed_login_id is None:
         row = authorization.id.bytes
         authorization.sealed_login_id = vault.seal(login_id.reveal(), place=LOGIN_ID_PLACE, row=row)
+        learned = True
+    return learned
 
 
 def keep_cancel_reason(vault: Vault, authorization: Authorization, reason: Secret) -> None:

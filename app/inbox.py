@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, literal_column, select, union_all, update
+from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select, union_all
 from sqlalchemy.orm import Session
 
 from app import tokens
@@ -18,9 +18,10 @@ from app.alipay.notification import (
     NotificationType,
     parse,
 )
-from app.database import insert
-from app.database.sets import Lookup, insert_all
-from app.models import Authorization, Base, InboxEntry
+from app.database.messages import Answer, Request, ask
+from app.database.rows import unwatched
+from app.database.sets import Lookup, insertion, updating
+from app.models import Authorization, InboxEntry
 from app.tokens import TokenKey
 from app.vault import Vault
 
@@ -113,12 +114,12 @@ def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
     delivery, notification = arrival.delivery, arrival.reading.notification
     fingerprint = _fingerprint(vault, delivery, notification)
     outcome, reason = _first_outcome(arrival.reading)
-    return InboxEntry(
+    return unwatched(InboxEntry)(
         fingerprint=fingerprint,
         client_id=delivery.client_id,
         type=notification.type if notification else None,
         auth_state=notification.auth_state if notification else None,
-        token_index=_token_index(vault, delivery.client_id, notification) if notification else None,
+        token_index=token_index(vault, delivery.client_id, notification) if notification else None,
         sealed_body=vault.seal(delivery.body, place=BODY_PLACE, row=fingerprint),
         uri=delivery.uri,
         request_time=delivery.request_time,
@@ -131,50 +132,64 @@ def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
     )
 
 
-def known(session: Session, fingerprints: Collection[bytes]) -> dict[bytes, Kept]:
-    """Find what is on record of notifications, by their fingerprints."""
-    rows = _KNOWN(session, fingerprints=[(each,) for each in fingerprints])
-    return {row.fingerprint: Kept(row.id, False, Outcome(row.outcome), row.reason) for row in rows}  # noqa: FBT003 -- SQLAlchemy's
+def known(drafts: Collection[InboxEntry]) -> Request:
+    """Ask which of these notifications are on record."""
+    return _KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])
 
 
-def store(session: Session, drafts: Sequence[InboxEntry]) -> None:
-    """Store entries of notifications that are not on record, and say in each which id it got.
+def read_known(answer: Answer) -> dict[bytes, Kept]:
+    """Read what is on record, by the fingerprints."""
+    return {
+        fingerprint: Kept(entry_id, is_new=False, outcome=Outcome(outcome), reason=reason)
+        for fingerprint, entry_id, outcome, reason in answer.rows
+    }
 
-    Raises `sqlalchemy.exc.IntegrityError` where one has come on record meanwhile. Of many processes with the same
-    notification the database lets one insert it, and the others wait for its transaction.
+
+def store(drafts: Sequence[InboxEntry]) -> list[Request]:
+    """Ask to store entries of notifications that are not on record.
+
+    The database refuses one that has come on record meanwhile (`sqlalchemy.exc.IntegrityError`): of many processes with
+    the same notification it lets one insert it, and the others wait for its transaction.
     """
     # In one order for everybody: two who insert the same ones in another would wait for each other.
     ordered = sorted(drafts, key=lambda draft: draft.fingerprint)
-    ids = {row.fingerprint: row.id for row in insert_all(session, ordered, returning=_GIVEN)}
-    for entry in ordered:
-        entry.id = ids[entry.fingerprint]
+    return [insertion(ordered, returning=_NUMBER)] if ordered else []
+
+
+def number(drafts: Sequence[InboxEntry], answer: Answer) -> None:
+    """Write into stored entries which number each was given."""
+    ids = {row[0]: row[1] for row in answer.rows}
+    for draft in drafts:
+        draft.id = ids[draft.fingerprint]
 
 
 def keep(session: Session, draft: InboxEntry) -> tuple[InboxEntry, bool]:
     """Store an entry, or find the one on record and count the delivery; return it and whether it is new."""
-    names = [each.key for each in InboxEntry.__table__.columns if each.key != "id"]
-    inserting = insert(session, InboxEntry).values({name: getattr(draft, name) for name in names})
-    inserting = inserting.on_conflict_do_nothing(index_elements=[InboxEntry.fingerprint]).returning(InboxEntry.id)
-    is_new = session.connection().execute(inserting).first() is not None
-    entry = session.scalars(select(InboxEntry).where(InboxEntry.fingerprint == draft.fingerprint)).one()
+    storing = insertion([draft], returning=_NUMBER, otherwise="leave")
+    stored, found = ask(session, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
+    (entry,) = found.of(InboxEntry)
+    is_new = bool(stored.rows)
     if not is_new:
-        count(session, Counter([entry.id]), at=draft.received_at)
+        ask(session, *count(Counter([entry.id]), at=draft.received_at))
     return entry, is_new
 
 
-def count(session: Session, repeated: Counter[int], *, at: datetime) -> None:
-    """Count deliveries that repeat entries. It locks those, and so comes last."""
-    if repeated:
-        # Through the table: the mapper would write each value as it is given, and here the database adds.
-        table = Base.metadata.tables[InboxEntry.__tablename__]
-        counted = update(table).where(table.c.id == bindparam("entry"))
-        values = {"deliveries": table.c.deliveries + bindparam("times"), "last_received_at": at}
-        session.connection().execute(
-            counted.values(values), [{"entry": entry, "times": times} for entry, times in sorted(repeated.items())]
-        )
+def count(repeated: Counter[int], *, at: datetime) -> list[Request]:
+    """Ask to count deliveries that repeat entries. It locks those, and so comes last."""
+    rows = [
+        unwatched(InboxEntry)(id=entry_id, deliveries=times, last_received_at=at)
+        for entry_id, times in sorted(repeated.items())
+    ]
+    return [updating(rows, ("last_received_at",), adding=("deliveries",))] if rows else []
 
 
-_GIVEN = (InboxEntry.fingerprint, InboxEntry.id)
+def save(concluded: Sequence[InboxEntry]) -> list[Request]:
+    """Ask to write how stored entries ended, and what could be read of them only now."""
+    return [updating(concluded, _CHANGED_BY_PROCESSING)] if concluded else []
+
+
+_NUMBER = (InboxEntry.fingerprint, InboxEntry.id)
+_CHANGED_BY_PROCESSING = ("outcome", "reason", "found_state", "authorization_id", "type", "auth_state", "token_index")
 _KNOWN = Lookup(
     lambda among: among.find(
         select(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason),
@@ -182,6 +197,7 @@ _KNOWN = Lookup(
         InboxEntry.fingerprint,
     )
 )
+_BY_FINGERPRINT = Lookup(lambda among: among.find(select(InboxEntry), "fingerprints", InboxEntry.fingerprint))
 
 
 def _first_outcome(reading: Reading) -> tuple[Outcome, str | None]:
@@ -208,7 +224,8 @@ def _fingerprint(vault: Vault, delivery: Delivery, notification: Notification | 
     return vault.blind_index("fingerprint", delivery.client_id, notification.type, notification.result_status, *texts)
 
 
-def _token_index(vault: Vault, client_id: str, notification: Notification) -> bytes | None:
+def token_index(vault: Vault, client_id: str, notification: Notification) -> bytes | None:
+    """Make the blind index of the token that a notification names, if it names one."""
     if notification.access_token is None:
         return None
     return tokens.index(vault, client_id, notification.access_token)
@@ -224,36 +241,37 @@ def open_body(vault: Vault, entry: InboxEntry) -> bytes:
 
 def find(session: Session, entry_id: int) -> InboxEntry | None:
     """Find an entry, without locking it."""
-    return session.get(InboxEntry, entry_id, populate_existing=True)
+    (found,) = ask(session, _FIND(ids=[(entry_id,)]))
+    return next(iter(found.of(InboxEntry)), None)
 
 
 def lock_all(session: Session, ids: Collection[int]) -> list[InboxEntry]:
     """Lock entries until the transaction ends, in inbox sequence, and read them as they now are."""
     if not ids:
         return []
-    statement = select(InboxEntry).where(InboxEntry.id.in_(ids)).order_by(InboxEntry.id).with_for_update()
-    return list(session.scalars(statement.execution_options(populate_existing=True)))
+    (locked,) = ask(session, _LOCK(ids=[(each,) for each in ids]))
+    return locked.of(InboxEntry)
 
 
-def waiting(session: Session, states: Collection[tuple[str, str]], keys: Collection[TokenKey]) -> list[InboxEntry]:
-    """Find, unlocked, the parked entries that name these authStates, and cancellations of these tokens."""
-    if not states and not keys:
-        return []
-    return list(_WAITING(session, states=states, keys=keys).scalars())
+def waiting(states: Collection[tuple[str, str]], keys: Collection[TokenKey]) -> Request:
+    """Ask, unlocked, for the parked entries that name these authStates, and for cancellations of these tokens."""
+    return _WAITING(states=states, keys=keys)
 
 
+_FIND = Lookup(lambda among: among.find(select(InboxEntry), "ids", InboxEntry.id))
+_LOCK = Lookup(
+    lambda among: select(InboxEntry).where(among("ids", InboxEntry.id)).order_by(InboxEntry.id).with_for_update()
+)
 _WAITING = Lookup(
-    lambda among: select(InboxEntry).from_statement(
-        union_all(
-            among.find(select(InboxEntry).where(_IS_PARKED), "states", InboxEntry.client_id, InboxEntry.auth_state),
-            among.find(
-                # A creation that names the same token is about another authorization.
-                select(InboxEntry).where(_IS_PARKED, _IS_CANCELLATION),
-                "keys",
-                InboxEntry.client_id,
-                InboxEntry.token_index,
-            ),
-        )
+    lambda among: union_all(
+        among.find(select(InboxEntry).where(_IS_PARKED), "states", InboxEntry.client_id, InboxEntry.auth_state),
+        among.find(
+            # A creation that names the same token is about another authorization.
+            select(InboxEntry).where(_IS_PARKED, _IS_CANCELLATION),
+            "keys",
+            InboxEntry.client_id,
+            InboxEntry.token_index,
+        ),
     )
 )
 
@@ -271,7 +289,7 @@ def relabel(vault: Vault, entry: InboxEntry, notification: Notification) -> None
     """Write down what a replay could read and an earlier reading could not: a type that was unknown then."""
     entry.type = notification.type
     entry.auth_state = notification.auth_state
-    entry.token_index = _token_index(vault, entry.client_id, notification)
+    entry.token_index = token_index(vault, entry.client_id, notification)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 from sqlalchemy import delete
-from sqlalchemy.orm import Session
 
-from app.database.sets import Lookup, insert_all
+from app.database.messages import Request
+from app.database.rows import unwatched
+from app.database.sets import Lookup, insertion
 from app.models import Rendezvous
 
 Kind = Literal["authState", "token"]
@@ -30,33 +31,27 @@ class Place(NamedTuple):
         key = self.key.encode("utf-8", "surrogatepass") if isinstance(self.key, str) else self.key
         return self.client_id, self.kind, key
 
+    def row(self) -> Rendezvous:
+        """Give the row that stands for it."""
+        client_id, kind, key = self.stored()
+        return unwatched(Rendezvous)(client_id=client_id, kind=kind, key=key)
 
-def meet(session: Session, places: Collection[Place]) -> None:
-    """Wait until nobody else is parking or making known any of these, and keep others waiting until they are left.
+
+def meet(places: Collection[Place]) -> list[Request]:
+    """Ask to wait until nobody else is parking or making known any of these, and to keep others waiting until then.
 
     What was read before may be outdated afterwards: look again.
     """
-    if not places:
-        return
     # In one order, whoever meets: two who met the same places in another would wait for each other.
-    insert_all(session, [_row(place) for place in sorted(places, key=Place.stored)], or_lock=True)
+    rows = [place.row() for place in sorted(places, key=Place.stored)]
+    return [insertion(rows, otherwise="lock")] if rows else []
 
 
-def part(session: Session, places: Collection[Place]) -> None:
-    """Remove the rows, which keeps others waiting until the transaction ends all the same."""
-    if places:
-        _PART(session, places=[place.stored() for place in places])
-
-
-def _row(place: Place) -> Rendezvous:
-    client_id, kind, key = place.stored()
-    return Rendezvous(client_id=client_id, kind=kind, key=key)
+def part(places: Collection[Place]) -> list[Request]:
+    """Ask to remove the rows, which keeps others waiting until the transaction ends all the same."""
+    return [_PART(places=[place.stored() for place in places])] if places else []
 
 
 _PART = Lookup(
-    lambda among: (
-        delete(Rendezvous)
-        .where(among("places", Rendezvous.client_id, Rendezvous.kind, Rendezvous.key))
-        .execution_options(synchronize_session=False)
-    )
+    lambda among: delete(Rendezvous).where(among("places", Rendezvous.client_id, Rendezvous.kind, Rendezvous.key))
 )

@@ -3,14 +3,15 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
-from sqlalchemy import select, union_all
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import rendezvous
 from app.alipay.secret import Secret
-from app.database.sets import Lookup
+from app.database.messages import Request, ask
+from app.database.rows import unwatched
+from app.database.sets import Lookup, insertion
 from app.models import AccessToken, Authorization
 from app.rendezvous import Place
 from app.vault import Vault
@@ -43,27 +44,12 @@ def find(session: Session, client_id: str, token_index: bytes) -> AccessToken | 
     return session.get(AccessToken, (client_id, token_index), populate_existing=True)
 
 
-def find_all(
-    session: Session, authorization_ids: Collection[UUID], keys: Collection[TokenKey]
-) -> Sequence[AccessToken]:
-    """Find the tokens of these authorizations, and these tokens, as they now are, without locking them."""
-    if not authorization_ids and not keys:
-        return []
-    return _FIND(session, authorizations=[(each,) for each in authorization_ids], keys=keys).scalars().all()
+def find_all(keys: Collection[TokenKey]) -> list[Request]:
+    """Ask for these tokens, as they now are, without locking them."""
+    return [_FIND(keys=keys)] if keys else []
 
 
-_FIND = Lookup(
-    lambda among: (
-        select(AccessToken)
-        .from_statement(
-            union_all(
-                among.find(select(AccessToken), "authorizations", AccessToken.authorization_id),
-                among.find(select(AccessToken), "keys", AccessToken.client_id, AccessToken.token_index),
-            )
-        )
-        .execution_options(populate_existing=True)
-    )
-)
+_FIND = Lookup(lambda among: among.find(select(AccessToken), "keys", AccessToken.client_id, AccessToken.token_index))
 
 
 def find_or_meet(session: Session, client_id: str, token_index: bytes) -> AccessToken | None:
@@ -71,9 +57,9 @@ def find_or_meet(session: Session, client_id: str, token_index: bytes) -> Access
     token = find(session, client_id, token_index)
     if token is None:
         place = [Place(client_id, "token", token_index)]
-        rendezvous.meet(session, place)
+        ask(session, *rendezvous.meet(place))
         token = find(session, client_id, token_index)
-        rendezvous.part(session, place)
+        ask(session, *rendezvous.part(place))
     return token
 
 
@@ -84,9 +70,7 @@ def current(session: Session, authorization: Authorization) -> AccessToken | Non
     ).one_or_none()
 
 
-def make_known(
-    session: Session, vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime
-) -> AccessToken:
+def make_known(session: Session, vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime) -> None:
     """Record the current token of a locked authorization, replacing the one before.
 
     The caller has looked with `find_or_meet` and found nothing.
@@ -96,16 +80,13 @@ def make_known(
         previous.superseded_at = at
         # There is never more than one current token, not even between two statements.
         session.flush()
-    token = make(vault, authorization, grant, at=at)
-    session.add(token)
-    session.flush()
-    return token
+    ask(session, *store([make(vault, authorization, grant, at=at)]))
 
 
 def make(vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime) -> AccessToken:
-    """Make the row of a token."""
+    """Make the row of a token, which is not stored yet."""
     token_index = index(vault, authorization.client_id, grant.access_token)
-    token = AccessToken(
+    token = unwatched(AccessToken)(
         client_id=authorization.client_id,
         token_index=token_index,
         authorization_id=authorization.id,
@@ -114,6 +95,11 @@ def make(vault: Vault, authorization: Authorization, grant: Grant, *, at: dateti
     )
     complete(vault, token, grant)
     return token
+
+
+def store(made: Sequence[AccessToken]) -> list[Request]:
+    """Ask to store tokens."""
+    return [insertion(made)] if made else []
 
 
 def complete(vault: Vault, token: AccessToken, grant: Grant) -> bool:

@@ -17,6 +17,8 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import OperationalError
 from typing_extensions import override
 
+from app.database.messages import send_in_pipelines
+
 T = TypeVar("T")
 
 #: Half as many as a worker has threads: of those that deliver, most wait together for one.
@@ -164,6 +166,8 @@ def _postgresql_engine(url: URL) -> Engine:
         # Of a few connections that are used all the time, the server has everything at hand.
         pool_use_lifo=True,
     )
+
+    send_in_pipelines(engine)
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> "_Connection":  # noqa: ANN401 -- libpq's own

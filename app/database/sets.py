@@ -1,4 +1,4 @@
-"""Read and write any number of rows with one statement, whose text does not depend on how many they are.
+"""Statements for any number of rows, whose text does not depend on how many they are.
 
 PostgreSQL takes all of them as one value, in JSON, so that each connection parses and plans a statement once. SQLite
 runs within the process, where a statement for each row costs next to nothing.
@@ -7,8 +7,8 @@ runs within the process, where a statement for each row costs next to nothing.
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import cache
-from typing import Any, TypeVarTuple, cast as typed
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple, TypeVarTuple, cast as typed
 
 from sqlalchemy import (
     JSON,
@@ -16,8 +16,6 @@ from sqlalchemy import (
     Dialect,
     Executable,
     Insert,
-    Result,
-    Row,
     Select,
     Table,
     TableValuedAlias,
@@ -35,13 +33,20 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import DeclarativeBase, QueryableAttribute, Session
+from sqlalchemy.orm import DeclarativeBase, QueryableAttribute
 from sqlalchemy.types import TypeEngine
+
+from app.database.messages import Request
+from app.database.rows import table_of
 
 Ts = TypeVarTuple("Ts")
 
+Otherwise = Literal["refuse", "lock", "leave"]
+
 #: The parameter that carries all rows.
 _ROWS = "rows"
+#: What a parameter, or a field of one, is called that finds a row to write to, or to take a value from.
+_KEY = "row_key"
 
 
 class Among:
@@ -75,7 +80,7 @@ class Among:
         return typed("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
 
     def _keys(self, name: str, columns: Sequence[QueryableAttribute[Any]]) -> Select[*tuple[Any, ...]]:
-        keys = _recordset(columns[0].class_.__table__, [each.key for each in columns], name)
+        keys = _recordset(name, _fields(columns))
         # Without a word on how many they are: planned for any number, a plan is kept, and made but once.
         return select(*keys.c)
 
@@ -85,80 +90,108 @@ class Among:
             return {name: list(keys[name]) for name in self._columns}
         parameters: dict[str, Any] = {}
         for name, columns in self._columns.items():
-            names = [each.key for each in columns]
-            rows = [dict(zip(names, key, strict=True)) for key in keys[name]]
-            parameters[name] = _json(columns[0].class_.__table__, rows, dialect)
+            parameters[name] = _json(_fields(columns), keys[name], dialect)
         return parameters
 
 
 class Lookup:
-    """A SELECT for any number of keys, made once for each database."""
+    """A statement for the rows with given keys, whatever it does with them, made once for each kind of database."""
 
     def __init__(self, build: Callable[[Among], Executable]) -> None:
         self._built = cache(lambda dialect_name: (build(among := Among(dialect_name)), among))
 
-    def __call__(self, session: Session, **keys: Collection[tuple[Any, ...]]) -> Result[*tuple[Any, ...]]:
-        """Find the rows of these keys, each a tuple."""
-        dialect = session.get_bind().dialect
-        statement, among = self._built(dialect.name)
-        return session.execute(statement, among.parameters(dialect, keys))
+    def __call__(self, **keys: Collection[tuple[Any, ...]]) -> Request:
+        """Ask for the rows of these keys, each a tuple."""
+        return Request(self._statement, lambda dialect: self._built(dialect.name)[1].parameters(dialect, keys))
+
+    def _statement(self, dialect_name: str) -> Executable:
+        return self._built(dialect_name)[0]
 
 
-def insert_all(
-    session: Session,
+class Borrowed(NamedTuple):
+    """A value of rows to be inserted that another table has: which column of theirs, and where it is, by which key."""
+
+    name: str
+    of: QueryableAttribute[Any]
+    key: QueryableAttribute[Any]
+
+
+def insertion(
     rows: Sequence[DeclarativeBase],
     *,
     returning: Sequence[QueryableAttribute[Any]] = (),
-    or_lock: bool = False,
-) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Insert new rows of one table, which the session does not get to know. What the database counts is left out.
+    otherwise: Otherwise = "refuse",
+    borrowed: Borrowed | None = None,
+    keys: Sequence[Any] = (),
+) -> Request:
+    """Ask to insert rows of one table, watched or not. What the database counts is left out.
 
-    With `or_lock`, rows that are there already are locked until the transaction ends instead.
+    Otherwise, where a row is there already, the database refuses all, or locks it until the transaction ends, or leaves
+    it as it is. What is borrowed is looked up as each row is inserted, by a key for each.
     """
-    if not rows:
-        return []
-    table = _table(rows[0])
-    names = [each.key for each in table.columns if each.identity is None]
-    values = [{name: getattr(row, name) for name in names} for row in rows]
-    connection = session.connection()
-    statement = _insert(connection.dialect.name, table, tuple(names), tuple(returning), or_lock)
-    if connection.dialect.name == "postgresql":
-        result = connection.execute(statement, {_ROWS: _json(table, values, connection.dialect)})
-    else:
-        result = connection.execute(statement, values)
-    return result.all() if returning else []
+    table = table_of(rows[0])
+    left_out = borrowed.name if borrowed else None
+    columns = [each for each in table.columns if each.identity is None and each.key != left_out]
+    fields = _fields(columns)
+    values = [[getattr(row, each.key) for each in columns] for row in rows]
+    if borrowed:
+        fields = (*fields, (_KEY, borrowed.key.type))
+        values = [[*row, key] for row, key in zip(values, keys, strict=True)]
+    return Request(
+        partial(
+            _insert, table=table, fields=fields, returning=tuple(returning), otherwise=otherwise, borrowed=borrowed
+        ),
+        partial(_parameters, fields=fields, rows=values),
+    )
 
 
-def update_all(session: Session, rows: Sequence[DeclarativeBase], names: Sequence[str]) -> None:
-    """Write these columns of rows of one table, found by their id, which the session does not know."""
-    if not rows:
-        return
-    table = _table(rows[0])
-    connection = session.connection()
-    if connection.dialect.name == "postgresql":
-        values = [{name: getattr(row, name) for name in ("id", *names)} for row in rows]
-        connection.execute(_update(table, tuple(names)), {_ROWS: _json(table, values, connection.dialect)})
-    else:
-        found = update(table).where(table.c.id == bindparam("row_id"))
-        columns = {"row_id": "id", **{name: name for name in names}}
-        values = [{name: getattr(row, attribute) for name, attribute in columns.items()} for row in rows]
-        connection.execute(found.values({name: bindparam(name) for name in names}), values)
+def updating(rows: Sequence[DeclarativeBase], names: Sequence[str], *, adding: Sequence[str] = ()) -> Request:
+    """Ask to write these columns of rows of one table, watched or not, found by their id.
+
+    Other columns are `adding`: what the rows have is added to what the database has by then.
+    """
+    table = table_of(rows[0])
+    fields = ((_KEY, table.c.id.type), *_fields(table.c[name] for name in (*names, *adding)))
+    values = [[getattr(row, name) for name in ("id", *names, *adding)] for row in rows]
+    return Request(
+        partial(_update, table=table, fields=fields, adding=frozenset(adding)),
+        partial(_parameters, fields=fields, rows=values),
+    )
+
+
+# --- the statements --------------------------------------------------------------------------------------------------
+
+#: The name and the type of each value of a row.
+_Fields = tuple[tuple[str, TypeEngine[Any]], ...]
+
+
+def _fields(columns: Iterable[ColumnElement[Any] | QueryableAttribute[Any]]) -> _Fields:
+    return tuple((str(each.key), each.type) for each in columns)
 
 
 @cache
 def _insert(
     dialect_name: str,
+    *,
     table: Table,
-    names: Sequence[str],
+    fields: _Fields,
     returning: Sequence[Any],
-    or_lock: bool,  # noqa: FBT001 -- a part of the key
+    otherwise: Otherwise,
+    borrowed: Borrowed | None,
 ) -> Insert:
+    given = _given(dialect_name, fields)
+    if borrowed:
+        found = select(borrowed.of).where(borrowed.key == given.pop(_KEY)).scalar_subquery()
+        given[borrowed.name] = found
     # The dialects have no type in common that knows ON CONFLICT.
-    statement: Any = sqlite.insert(table)
-    if dialect_name == "postgresql":
-        rows = _recordset(table, names, _ROWS)
-        statement = postgresql.insert(table).from_select(list(names), select(*rows.c))
-    if or_lock:
+    statement: Any = (
+        postgresql.insert(table).from_select(list(given), select(*given.values()))
+        if dialect_name == "postgresql"
+        else sqlite.insert(table).values(given)
+    )
+    if otherwise == "leave":
+        statement = statement.on_conflict_do_nothing()
+    if otherwise == "lock":
         # Setting a column to itself locks a row that is there already; DO NOTHING would not wait for it.
         key = list(table.primary_key)
         statement = statement.on_conflict_do_update(index_elements=key, set_={key[0]: statement.excluded[key[0].key]})
@@ -166,29 +199,50 @@ def _insert(
 
 
 @cache
-def _update(table: Table, names: Sequence[str]) -> Update:
-    rows = _recordset(table, ["id", *names], _ROWS)
-    return update(table).where(table.c.id == rows.c.id).values({name: rows.c[name] for name in names})
+def _update(dialect_name: str, *, table: Table, fields: _Fields, adding: frozenset[str]) -> Update:
+    given = _given(dialect_name, fields)
+    found = update(table).where(table.c.id == given.pop(_KEY))
+    return found.values({name: table.c[name] + value if name in adding else value for name, value in given.items()})
 
 
-def _recordset(table: Table, names: Sequence[str], parameter: str) -> TableValuedAlias:
-    """Read a parameter as rows of a table, of which only some columns are there."""
+def _given(dialect_name: str, fields: _Fields) -> dict[str, ColumnElement[Any]]:
+    """Give the values of one row, by name, as a statement for all of them has them."""
+    if dialect_name == "postgresql":
+        return dict(_recordset(_ROWS, fields).c)
+    return {name: bindparam(f"given_{name}", type_=of_type) for name, of_type in fields}
+
+
+def _recordset(parameter: str, fields: _Fields) -> TableValuedAlias:
+    """Read a parameter as rows."""
     value = cast(bindparam(parameter, type_=Text), JSON)
-    function = func.json_populate_recordset(literal_column(f"NULL::{table.name}"), value)
-    return function.table_valued(*(column(name, table.c[name].type) for name in names)).alias(f"given_{parameter}")
+    rows = func.json_to_recordset(value).table_valued(*(column(name, of_type) for name, of_type in fields))
+    return rows.render_derived(name=f"given_{parameter}", with_types=True)
 
 
-def _json(table: Table, rows: Iterable[Mapping[str, Any]], dialect: Dialect) -> str:
+# --- the rows --------------------------------------------------------------------------------------------------------
+
+
+def _parameters(dialect: Dialect, *, fields: _Fields, rows: Sequence[Sequence[Any]]) -> Any:  # noqa: ANN401 -- the driver's
+    if dialect.name == "postgresql":
+        return {_ROWS: _json(fields, rows, dialect)}
+    names = [f"given_{name}" for name, _ in fields]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _json(fields: _Fields, rows: Iterable[Sequence[Any]], dialect: Dialect) -> str:
     """Write rows down as PostgreSQL reads them: each value as text of its type."""
-    write = _writers(table, dialect)
+    writers = _writers(fields, dialect)
     return json.dumps(
-        [{name: None if value is None else write[name](value) for name, value in row.items()} for row in rows]
+        [
+            {name: write(value) for (name, write), value in zip(writers, row, strict=True) if value is not None}
+            for row in rows
+        ]
     )
 
 
 @cache
-def _writers(table: Table, dialect: Dialect) -> dict[str, Callable[[Any], str | int]]:
-    return {each.key: _writer(each.type, dialect) for each in table.columns}
+def _writers(fields: _Fields, dialect: Dialect) -> Sequence[tuple[str, Callable[[Any], str | int]]]:
+    return [(name, _writer(of_type, dialect)) for name, of_type in fields]
 
 
 def _writer(of_type: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], str | int]:
@@ -203,7 +257,3 @@ def _hexadecimal(value: bytes) -> str:
 
 
 _WRITERS: dict[type, Callable[[Any], str | int]] = {bytes: _hexadecimal, int: int, datetime: datetime.isoformat}
-
-
-def _table(row: DeclarativeBase) -> Table:
-    return typed("Table", row.__table__)

@@ -22,8 +22,9 @@ from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.database import Database
 from app.inbox import Arrival, Kept, Outcome
 from app.logs import failure
+from app.models import InboxEntry
 from app.receiver import processing, reports
-from app.receiver.docket import KnownMeanwhileError, Subject
+from app.receiver.docket import Case, KnownMeanwhileError, Subject
 from app.receiver.gathering import Gathering
 from app.receiver.processing import Processed
 from app.receiver.reports import Recorded, Report
@@ -124,40 +125,40 @@ class Receiver:
 
     def _try_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
         drafts = [inbox.draft(self._vault, each) for each in arrivals]
-        first = {
-            draft.fingerprint: arrival for draft, arrival in zip(reversed(drafts), reversed(arrivals), strict=True)
-        }
-
-        def work(session: Session) -> list[Stored]:
-            known = inbox.known(session, first)
-            new = {each.fingerprint: each for each in reversed(drafts) if each.fingerprint not in known}
-            # In the order in which they will be stored.
-            subjects = [(new[fingerprint], _subject(first[fingerprint])) for fingerprint in sorted(new)]
-            # One time for all that moves: no history runs backwards, in whatever order they are judged.
-            latest = max(arrival.at for arrival in arrivals)
-            settled = processing.process_together(session, self._vault, subjects, now=latest)
-            ended = {each.entry_id: each for each in settled}
-            kept = []
-            for draft in drafts:
-                if (entry := new.get(draft.fingerprint)) is not None:
-                    kept.append(Kept.of(entry, is_new=entry is draft))
-                else:
-                    on_record = known[draft.fingerprint]
-                    kept.append(_as_ended(on_record, ended.get(on_record.id)))
-            inbox.count(session, Counter(each.id for each in kept if not each.is_new), at=latest)
-            return list(zip(kept, chain([settled], repeat([])), strict=False))
-
-        return self._database.run_once(work)
+        times = Counter(draft.fingerprint for draft in drafts)
+        first: dict[bytes, Case] = {}
+        for draft, arrival in zip(drafts, arrivals, strict=True):
+            first.setdefault(draft.fingerprint, Case(draft, _subject(draft, arrival)))
+        # One time for all that moves: no history runs backwards, in whatever order they are judged.
+        latest = max(arrival.at for arrival in arrivals)
+        for fingerprint, (draft, _) in first.items():
+            if times[fingerprint] > 1:
+                draft.deliveries, draft.last_received_at = times[fingerprint], latest
+        # In the order in which they will be stored.
+        cases = [first[fingerprint] for fingerprint in sorted(first)]
+        done = self._database.run_once(
+            lambda session: processing.process_together(session, self._vault, cases, times=times, now=latest)
+        )
+        ended = {each.entry_id: each for each in done.settled}
+        kept = []
+        for draft in drafts:
+            if (on_record := done.known.get(draft.fingerprint)) is not None:
+                kept.append(_as_ended(on_record, ended.get(on_record.id)))
+            else:
+                entry = first[draft.fingerprint].entry
+                kept.append(Kept.of(entry, is_new=entry is draft))
+        return list(zip(kept, chain([done.settled], repeat([])), strict=False))
 
     def _keep_alone(self, arrival: Arrival) -> Stored:
         """Store a delivery that would not go with others, and process it whatever becomes of that.
 
         Raises `DatabaseUnavailableError`, at once where somebody holds a row that it needs.
         """
-        subject = _subject(arrival)
+        draft = inbox.draft(self._vault, arrival)
+        subject = _subject(draft, arrival)
 
         def work(session: Session) -> Stored:
-            entry, is_new = inbox.keep(session, inbox.draft(self._vault, arrival))
+            entry, is_new = inbox.keep(session, draft)
             done: list[Processed] = []
             if is_new and subject is not None:
                 done = processing.process(session, self._vault, entry, subject, now=arrival.at)
@@ -230,9 +231,9 @@ def _as_ended(kept: Kept, settled: Processed | None) -> Kept:
     return kept if settled is None else replace(kept, outcome=settled.outcome, reason=settled.reason)
 
 
-def _subject(arrival: Arrival) -> Subject | None:
+def _subject(draft: InboxEntry, arrival: Arrival) -> Subject | None:
     notification = arrival.reading.notification
-    return None if notification is None else Subject(arrival.delivery.client_id, notification)
+    return None if notification is None else Subject(draft.client_id, notification, draft.token_index)
 
 
 def _tell(processed: list[Processed]) -> None:

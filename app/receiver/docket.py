@@ -1,27 +1,26 @@
 """Lay out, locked and read at once, everything that a number of notifications are about.
 
 Judging them then asks the database nothing, and what comes of it is written at once, too: one notification costs as
-many statements as a hundred. Locks are taken in one order, each kind in the order of its keys: authorizations, the
-rendezvous of what is unknown, inbox entries that wait. What little is left, where two transactions can wait for each
-other, ends by a timeout, and is tried again.
+many statements as a hundred, in three messages. Locks are taken in one order, each kind in the order of its keys:
+authorizations, the rendezvous of what is unknown, inbox entries that wait. What little is left, where two transactions
+can wait for each other, ends by a timeout, and is tried again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, rendezvous, tokens
 from app.alipay.notification import Notification, NotificationType
 from app.authorizations import AuthStateKey, Cause
-from app.database.sets import insert_all
-from app.inbox import Outcome
-from app.models import AccessToken, Authorization, InboxEntry, Transition
+from app.database.messages import Request, ask
+from app.inbox import Kept, Outcome
+from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
@@ -32,100 +31,131 @@ class KnownMeanwhileError(Exception):
 
 
 class Subject(NamedTuple):
-    """A notification, and the client it was sent for."""
+    """A notification, the client it was sent for, and the blind index of the token that it names."""
 
     client_id: str
     notification: Notification
+    token_index: bytes | None
 
+    @classmethod
+    def read(cls, vault: Vault, client_id: str, notification: Notification) -> "Subject":
+        """Make it of a notification that could be read."""
+        return cls(client_id, notification, inbox.token_index(vault, client_id, notification))
+
+    @property
     def auth_state_key(self) -> AuthStateKey | None:
-        """Give what it names an authorization by."""
+        """What it names an authorization by."""
         auth_state = self.notification.auth_state
         return None if auth_state is None else (self.client_id, auth_state)
 
-    def token_key(self, vault: Vault) -> TokenKey | None:
-        """Give what it names a token by."""
-        token = self.notification.access_token
-        return None if token is None else (self.client_id, tokens.index(vault, self.client_id, token))
+    @property
+    def token_key(self) -> TokenKey | None:
+        """What it names a token by."""
+        return None if self.token_index is None else (self.client_id, self.token_index)
+
+
+class Case(NamedTuple):
+    """An entry to be judged, and what it is about, if that could be read."""
+
+    entry: InboxEntry
+    subject: Subject | None
 
 
 @dataclass
 class Docket:
-    """What is laid out. Changes made to it are written by `close`."""
+    """What is laid out. What is changed in it is written by `write`, or by whoever asks what is `left_to_write`."""
 
     session: Session
     vault: Vault
     #: Whether each entry has a savepoint of its own, so that one that breaks takes nothing else with it.
     is_careful: bool
-    #: Entries to be judged that are not stored yet. They come after all that are.
-    drafts: Sequence[InboxEntry] = ()
+    #: What is to be judged. Unless care is taken, the entries are not stored yet, and come after all that are.
+    cases: Sequence[Case] = ()
+    #: Those entries.
+    drafts: frozenset[InboxEntry] = frozenset()
+    #: What was to be judged too, and is on record already, by fingerprint.
+    known: dict[bytes, Kept] = field(default_factory=dict)
+    #: The stored entry that is judged again, as it is now that it is locked.
+    replayed: InboxEntry | None = None
     _authorizations: dict[UUID, Authorization] = field(default_factory=dict)
     _by_auth_state: dict[AuthStateKey, Authorization] = field(default_factory=dict)
     _tokens: dict[TokenKey, AccessToken] = field(default_factory=dict)
-    #: Entries that were parked, in inbox sequence. Those that are stored name one of the authorizations or its token.
+    #: Entries that wait, in inbox sequence. Those that are stored name one of the authorizations or its token.
     _parked: list[InboxEntry] = field(default_factory=list)
     _met: list[rendezvous.Place] = field(default_factory=list)
+    #: What is to be written: by the ids of what it is of, so that each is written once.
+    _changed: dict[UUID, Authorization] = field(default_factory=dict)
+    _concluded: dict[int, InboxEntry] = field(default_factory=dict)
     _made_known: list[AccessToken] = field(default_factory=list)
     _moves: list[tuple[Transition, InboxEntry]] = field(default_factory=list)
 
     # --- laying out, in the order of the locks ---
 
-    def hold(self, rows: Iterable[Authorization]) -> None:
-        """Take in authorizations that are locked."""
-        for each in rows:
-            self._authorizations[each.id] = each
-            self._by_auth_state[each.client_id, each.auth_state] = each
-
     def lock_authorizations(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
         """Lock the authorizations that are named by authState or by token, and read their tokens.
 
-        Raises `KnownMeanwhileError` where a token has become known between the two.
+        What is not stored yet may be on record for all that: look for it on the way. Raises `KnownMeanwhileError` where
+        a token has become known between the two.
         """
-        locked = authorizations.lock_all(self.session, states, keys)
-        self.hold(locked)
-        if not self.is_careful:
-            # What is written of many at once, the session need not watch.
-            for each in locked:
-                self.session.expunge(each)
-        self._read_tokens(keys)
+        known, locked, found = ask(
+            self.session,
+            inbox.known(self.drafts),
+            authorizations.lock_all(states, keys),
+            authorizations.tokens_of_all(states, keys),
+        )
+        self.known = inbox.read_known(known)
+        for each in locked.of(Authorization):
+            self._authorizations[each.id] = each
+            self._by_auth_state[each.client_id, each.auth_state] = each
+        self._take_in(found.of(AccessToken))
         if any(each.authorization_id not in self._authorizations for each in self._tokens.values()):
             raise KnownMeanwhileError
 
-    def meet(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
-        """Hold the places of what nobody knows.
+    def meet(self, states: set[AuthStateKey], keys: set[TokenKey]) -> list[InboxEntry]:
+        """Hold the places of what nobody knows, and find, unlocked, what waits for any of this.
 
         Raises `KnownMeanwhileError` where somebody has just made it known.
         """
+        if not states and not keys:
+            return []
         unknown_states, unknown_keys = states - self._by_auth_state.keys(), keys - self._tokens.keys()
-        if not unknown_states and not unknown_keys:
-            return
-        self._met += [rendezvous.Place(client_id, "authState", key) for client_id, key in unknown_states]
-        self._met += [rendezvous.Place(client_id, "token", key) for client_id, key in unknown_keys]
-        rendezvous.meet(self.session, self._met)
-        known_meanwhile = tokens.find_all(self.session, [], unknown_keys)
-        if known_meanwhile or authorizations.exist(self.session, unknown_states):
+        places = [rendezvous.Place(client_id, "authState", key) for client_id, key in unknown_states]
+        places += [rendezvous.Place(client_id, "token", key) for client_id, key in unknown_keys]
+        self._met += places
+        known_meanwhile = [*tokens.find_all(unknown_keys), *authorizations.known(unknown_states)]
+        waiting = inbox.waiting(self._by_auth_state.keys(), self._tokens.keys() | keys)
+        *met, found = ask(self.session, *rendezvous.meet(places), *known_meanwhile, waiting)
+        if any(answer.rows for answer in met):
             raise KnownMeanwhileError
+        return found.of(InboxEntry)
 
-    def lock_waiting(self, keys: set[TokenKey], replayed: InboxEntry | None) -> None:
-        """Lock the entries that wait for any of this, and the one that is replayed, and read them as they now are."""
-        waiting = inbox.waiting(self.session, set(self._by_auth_state), self._tokens.keys() | keys)
-        # A creation that waits would make one more token known, for which a cancellation may wait.
+    def meet_more(self, waiting: Sequence[InboxEntry]) -> list[InboxEntry]:
+        """Hold the places of tokens that what waits would make known, and find, unlocked, what waits for those."""
         more = {
             (each.client_id, each.token_index)
             for each in waiting
             if each.type == NotificationType.TOKEN_CREATED and each.token_index is not None
-        } - (self._tokens.keys() | keys)
-        if more:
-            places = [rendezvous.Place(client_id, "token", key) for client_id, key in more]
-            rendezvous.meet(self.session, places)
-            self._met += places
-            self._read_tokens(more)
-            waiting += inbox.waiting(self.session, set(), more)
-        ids = {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
-        self._parked = [each for each in inbox.lock_all(self.session, ids) if each.outcome == Outcome.PARKED]
+        }
+        more -= self._tokens.keys() | {(each.client_id, each.key) for each in self._met}
+        if not more:
+            return []
+        places = [rendezvous.Place(client_id, "token", key) for client_id, key in more]
+        self._met += places
+        _, known, found = ask(self.session, *rendezvous.meet(places), *tokens.find_all(more), inbox.waiting([], more))
+        self._take_in(known.of(AccessToken))
+        return found.of(InboxEntry)
 
-    def _read_tokens(self, keys: set[TokenKey]) -> None:
-        rows = tokens.find_all(self.session, self._authorizations, keys)
-        self._tokens |= {(each.client_id, each.token_index): each for each in rows}
+    def lock_waiting(self, waiting: Sequence[InboxEntry], replayed: InboxEntry | None) -> None:
+        """Lock the entries that wait, and the one that is judged again, and read them as they now are."""
+        locked = inbox.lock_all(
+            self.session, {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
+        )
+        self._parked = [each for each in locked if each.outcome == Outcome.PARKED]
+        if replayed is not None:
+            self.replayed = next((each for each in locked if each.id == replayed.id), None)
+
+    def _take_in(self, found: Sequence[AccessToken]) -> None:
+        self._tokens |= {(each.client_id, each.token_index): each for each in found}
 
     # --- reading ---
 
@@ -155,11 +185,19 @@ class Docket:
         token = self.token(entry.client_id, entry.token_index)
         return token is not None and token.authorization_id == authorization.id
 
-    # --- writing ---
+    # --- changing ---
 
     def park(self, draft: InboxEntry) -> None:
         """Let an entry that is not stored yet wait behind all others."""
         self._parked.append(draft)
+
+    def conclude(
+        self, entry: InboxEntry, outcome: Outcome, reason: str | None = None, authorization: Authorization | None = None
+    ) -> None:
+        """Write down how an entry ended."""
+        inbox.conclude(entry, outcome, reason, authorization)
+        if entry not in self.drafts:
+            self._concluded[entry.id] = entry
 
     def make_known(self, authorization: Authorization, grant: Grant, *, at: datetime) -> None:
         """Record the first token of an authorization."""
@@ -171,64 +209,95 @@ class Docket:
         """Move an authorization because of an entry."""
         transition = authorizations.move(authorization, event, cause=Cause("notification", at=at))
         self._moves.append((transition, entry))
+        self._changed[authorization.id] = authorization
+
+    def learn_user(self, authorization: Authorization, notification: Notification) -> None:
+        """Keep who the user is to the wallet, where a notification is the first to say so."""
+        if authorizations.learn_user(
+            self.vault, authorization, user_id=notification.user_id, login_id=notification.user_login_id
+        ):
+            self._changed[authorization.id] = authorization
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Write what is done within, or, when that breaks and care is taken, nothing of it."""
+        """Write what is done within, or, when that breaks and care is taken, take all of it back."""
         if not self.is_careful:
             yield
             return
-        self._write()
+        self.write()
+        rows: list[Base] = [*self._authorizations.values(), *self._parked]
+        before = [(each, dict(vars(each))) for each in rows]
         try:
             with self.session.begin_nested():
                 yield
-                self._write()
+                self.write()
         except BaseException:
-            for each in self._made_known:
-                del self._tokens[each.client_id, each.token_index]
-            self._made_known, self._moves = [], []
+            for row, values in before:
+                vars(row).update(values)
+            for token in self._made_known:
+                del self._tokens[token.client_id, token.token_index]
+            self._forget_changes()
             raise
 
-    def close(self) -> None:
-        """Write what is left, and leave the places where nobody has to meet any more: all is said."""
-        inbox.store(self.session, self.drafts)
-        self._write()
-        if not self.is_careful:
-            authorizations.save(
-                self.session, [each for each in self._authorizations.values() if inspect(each).modified]
-            )
-        rendezvous.part(self.session, self._met)
+    # --- writing ---
 
-    def _write(self) -> None:
-        self.session.flush()
-        insert_all(self.session, self._made_known)
-        for transition, entry in self._moves:
-            transition.notification_id = entry.id
-        insert_all(self.session, [transition for transition, _ in self._moves])
-        self._made_known, self._moves = [], []
+    def write(self) -> None:
+        """Write what was changed."""
+        ask(self.session, *self.left_to_write())
+
+    def close(self) -> None:
+        """Write what was changed last, and leave the places where nobody has to meet any more: all is said."""
+        ask(self.session, *self.left_to_write(), *self.left_to_part())
+
+    def left_to_write(self) -> list[Request]:
+        """Ask for what was changed to be written."""
+        requests = [
+            *inbox.save(list(self._concluded.values())),
+            *tokens.store(self._made_known),
+            *authorizations.record(
+                [transition for transition, _ in self._moves], [entry.fingerprint for _, entry in self._moves]
+            ),
+            *authorizations.save(list(self._changed.values())),
+        ]
+        self._forget_changes()
+        return requests
+
+    def left_to_part(self) -> list[Request]:
+        """Ask to leave the places where others wait."""
+        return rendezvous.part(self._met)
+
+    def _forget_changes(self) -> None:
+        self._concluded, self._made_known, self._moves, self._changed = {}, [], [], {}
 
 
 def lay_out(
     session: Session,
     vault: Vault,
-    subjects: Sequence[Subject],
+    cases: Sequence[Case],
     *,
     careful: bool,
-    drafts: Sequence[InboxEntry] = (),
-    held: Authorization | None = None,
+    named: Collection[AuthStateKey] = (),
     replayed: InboxEntry | None = None,
 ) -> Docket:
-    """Lock and read what these notifications are about, and what waits for it.
+    """Lock and read what these cases are about, and what waits for it.
 
-    A report brings the authorization that it holds, a replay the entry that it is of. Raises `KnownMeanwhileError`
+    A report names the authorization that it holds, a replay the entry that it is of. Raises `KnownMeanwhileError`
     with locks held that only giving up the transaction, or a savepoint, releases.
     """
-    states = {state for subject in subjects if (state := subject.auth_state_key()) is not None}
-    keys = {key for subject in subjects if (key := subject.token_key(vault)) is not None}
-    docket = Docket(session, vault, careful, drafts)
-    if held is not None:
-        docket.hold([held])
+    docket = Docket(session, vault, careful, cases, frozenset() if careful else frozenset(case.entry for case in cases))
+    states, keys = _named_by(cases, named)
     docket.lock_authorizations(states, keys)
-    docket.meet(states, keys)
-    docket.lock_waiting(keys, replayed)
+    if docket.known:
+        docket.cases = [case for case in cases if case.entry.fingerprint not in docket.known]
+        states, keys = _named_by(docket.cases, named)
+    waiting = docket.meet(states, keys)
+    waiting += docket.meet_more(waiting)
+    docket.lock_waiting(waiting, replayed)
     return docket
+
+
+def _named_by(cases: Sequence[Case], named: Collection[AuthStateKey]) -> tuple[set[AuthStateKey], set[TokenKey]]:
+    subjects = [case.subject for case in cases if case.subject is not None]
+    states = {state for subject in subjects if (state := subject.auth_state_key) is not None}
+    keys = {key for subject in subjects if (key := subject.token_key) is not None}
+    return states | set(named), keys

@@ -41,9 +41,9 @@ def judge(docket: Docket, subject: Subject) -> Judgment:
 
 def _named(docket: Docket, subject: Subject) -> Authorization | None:
     """Find the authorization that a notification names, by authState or by token."""
-    if (key := subject.auth_state_key()) is not None:
+    if (key := subject.auth_state_key) is not None:
         return docket.authorization(*key)
-    token = docket.token(*_given(subject.token_key(docket.vault)))
+    token = docket.token(*_given(subject.token_key))
     return None if token is None else docket.authorization_of(token)
 
 
@@ -60,7 +60,7 @@ def _judge_token_created(docket: Docket, subject: Subject) -> Judgment:
     authorization = _named(docket, subject)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
-    token = docket.token(*_given(subject.token_key(docket.vault)))
+    token = docket.token(*_given(subject.token_key))
     if token is not None and token.authorization_id == authorization.id:
         return Judgment(Outcome.REDUNDANT, Reason.ALREADY_KNOWN, authorization)
     judgment = _ask_machine(authorization, Event.TOKEN_CREATED)
@@ -70,7 +70,7 @@ def _judge_token_created(docket: Docket, subject: Subject) -> Judgment:
 
 
 def _judge_token_canceled(docket: Docket, subject: Subject) -> Judgment:
-    token = docket.token(*_given(subject.token_key(docket.vault)))
+    token = docket.token(*_given(subject.token_key))
     if token is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_TOKEN)
     authorization = docket.authorization_of(token)

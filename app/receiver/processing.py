@@ -4,6 +4,7 @@ Any number at once: what they are about is laid out, each is judged in turn, and
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,10 +15,11 @@ from sqlalchemy.orm import Session
 from app import authorizations, inbox
 from app.alipay.notification import MalformedNotificationError, Notification, parse
 from app.database import is_transient
-from app.inbox import OPEN_OUTCOMES, Outcome
+from app.database.messages import ask, ask_last
+from app.inbox import OPEN_OUTCOMES, Kept, Outcome
 from app.logs import failure
 from app.models import Authorization, InboxEntry
-from app.receiver.docket import Docket, KnownMeanwhileError, Subject, lay_out
+from app.receiver.docket import Case, Docket, KnownMeanwhileError, Subject, lay_out
 from app.receiver.judging import judge
 from app.state_machine import Event
 from app.tokens import Grant
@@ -42,24 +44,43 @@ class Processed:
         return cls(entry.id, entry.type, Outcome(entry.outcome), entry.reason, entry.authorization_id)
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What came of entries that were processed together."""
+
+    #: Those of them that were on record already, by fingerprint.
+    known: dict[bytes, Kept]
+    #: The entries beside them that were settled.
+    settled: list[Processed]
+
+
 def process_together(
-    session: Session, vault: Vault, drafts: Sequence[tuple[InboxEntry, Subject | None]], *, now: datetime
-) -> list[Processed]:
+    session: Session, vault: Vault, cases: Sequence[Case], *, times: Counter[bytes], now: datetime
+) -> Together:
     """Process entries that are not stored yet, in this order, settle what that lets move, and store them as they ended.
 
-    Those without a subject are only stored. Returns the entries beside them that were settled. Whatever breaks is
-    raised, and nothing may be committed: what was to be processed together is then processed each alone.
+    Those without a subject are only stored, and of those that are on record already it is counted how many `times` they
+    came. That ends the transaction. Whatever breaks is raised, and nothing is committed: what was to be processed
+    together is then processed each alone.
     """
-    subjects = [subject for _, subject in drafts if subject is not None]
-    docket = lay_out(session, vault, subjects, careful=False, drafts=[entry for entry, _ in drafts])
+    docket = lay_out(session, vault, cases, careful=False)
     settled = []
-    for draft, subject in drafts:
+    for draft, subject in docket.cases:
         if subject is not None:
             settled += _process(docket, draft, subject, now=now)[1:]
             if draft.outcome == Outcome.PARKED:
                 docket.park(draft)
-    docket.close()
-    return [Processed.of(entry) for entry in settled if entry not in docket.drafts]
+    drafts = [case.entry for case in docket.cases]
+    repeated = Counter({kept.id: times[fingerprint] for fingerprint, kept in docket.known.items()})
+    stored, *_ = ask_last(
+        session,
+        *inbox.store(drafts),
+        *docket.left_to_write(),
+        *docket.left_to_part(),
+        *inbox.count(repeated, at=now),
+    )
+    inbox.number(drafts, stored)
+    return Together(docket.known, [Processed.of(entry) for entry in settled if entry not in docket.drafts])
 
 
 def process(session: Session, vault: Vault, entry: InboxEntry, subject: Subject, *, now: datetime) -> list[Processed]:
@@ -70,7 +91,7 @@ def process(session: Session, vault: Vault, entry: InboxEntry, subject: Subject,
     """
 
     def work() -> list[Processed]:
-        docket = lay_out(session, vault, [subject], careful=True)
+        docket = lay_out(session, vault, [Case(entry, subject)], careful=True)
         return _close(docket, _process(docket, entry, subject, now=now))
 
     return _guarded(session, entry, work)
@@ -84,20 +105,27 @@ def replay(session: Session, vault: Vault, entry_id: int, *, now: datetime) -> l
 
     def work() -> list[Processed]:
         subject = _read_again(vault, entry)
-        subjects = [] if isinstance(subject, MalformedNotificationError) else [subject]
-        docket = lay_out(session, vault, subjects, careful=True, replayed=entry)
-        if entry.outcome not in OPEN_OUTCOMES:
+        cases = [] if isinstance(subject, MalformedNotificationError) else [Case(entry, subject)]
+        docket = lay_out(session, vault, cases, careful=True, replayed=entry)
+        locked = docket.replayed
+        if locked is None or locked.outcome not in OPEN_OUTCOMES:
             # Somebody else has concluded it while its locks were awaited.
             return _close(docket, [])
-        return _close(docket, _move(docket, entry, _decide_again(docket, entry, now=now), now=now))
+        return _close(docket, _move(docket, locked, _decide_again(docket, locked, now=now), now=now))
 
     return _guarded(session, entry, work)
 
 
 def settle(session: Session, vault: Vault, authorization: Authorization, *, now: datetime) -> list[Processed]:
-    """Process the parked entries that wait for an authorization that a report has moved, until nothing moves."""
-    docket = lay_out(session, vault, [], careful=True, held=authorization)
-    return _close(docket, _settle(docket, authorization, now=now))
+    """Process the parked entries that wait for an authorization that a report has moved, until nothing moves.
+
+    From then on it may be otherwise on record than the session knows.
+    """
+    session.flush()
+    key = (authorization.client_id, authorization.auth_state)
+    docket = lay_out(session, vault, [], careful=True, named=[key])
+    moved = docket.authorization(*key)
+    return _close(docket, [] if moved is None else _settle(docket, moved, now=now))
 
 
 def _close(docket: Docket, done: list[InboxEntry]) -> list[Processed]:
@@ -148,7 +176,7 @@ def _decide_again(docket: Docket, entry: InboxEntry, *, now: datetime) -> Author
     subject = _read_again(docket.vault, entry)
     if isinstance(subject, MalformedNotificationError):
         # It was acknowledged when reading it was broken; now it can at least be said what is wrong with it.
-        inbox.conclude(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
+        docket.conclude(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
         return None
     if (entry.type, entry.auth_state) != (subject.notification.type, subject.notification.auth_state):
         inbox.relabel(docket.vault, entry, subject.notification)
@@ -157,7 +185,7 @@ def _decide_again(docket: Docket, entry: InboxEntry, *, now: datetime) -> Author
 
 def _read_again(vault: Vault, entry: InboxEntry) -> Subject | MalformedNotificationError:
     try:
-        return Subject(entry.client_id, parse(inbox.open_body(vault, entry)))
+        return Subject.read(vault, entry.client_id, parse(inbox.open_body(vault, entry)))
     except MalformedNotificationError as malformed:
         return malformed
 
@@ -166,16 +194,14 @@ def _decide(docket: Docket, entry: InboxEntry, subject: Subject, *, now: datetim
     """Judge an entry, write down how it ends, and move the authorization, which is returned, if that is how."""
     judgment = judge(docket, subject)
     authorization, notification = judgment.authorization, subject.notification
-    inbox.conclude(entry, judgment.outcome, judgment.reason, authorization)
+    docket.conclude(entry, judgment.outcome, judgment.reason, authorization)
     if authorization is None:
         return None
     if judgment.event is not None:
         _apply(docket, authorization, judgment.event, entry, notification, at=now)
         docket.move(authorization, judgment.event, entry, at=now)
     if judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT}:
-        authorizations.learn_user(
-            docket.vault, authorization, user_id=notification.user_id, login_id=notification.user_login_id
-        )
+        docket.learn_user(authorization, notification)
     return authorization if judgment.event is not None else None
 
 
@@ -214,4 +240,4 @@ def _guarded(session: Session, entry: InboxEntry, work: Callable[[], list[Proces
 def _fail(session: Session, entry: InboxEntry, error: Exception) -> None:
     _log.error("processing failed", extra={"entry": entry.id, **failure(error)})
     inbox.conclude(entry, Outcome.FAILED, type(error).__name__)
-    session.flush()
+    ask(session, *inbox.save([entry]))

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
+import psycopg
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
@@ -40,6 +42,15 @@ class Clock:
 
     def forward(self, **duration: float) -> None:
         self.now += timedelta(**duration)
+
+
+@dataclass
+class Overheard:
+    """What was said to a database."""
+
+    statements: list[tuple[str, Any]] = field(default_factory=list)
+    #: In how many messages several statements went to PostgreSQL together.
+    messages: int = 0
 
 
 @dataclass
@@ -153,20 +164,38 @@ class Stage:
         return {each.reason: each.count for each in waiting}
 
     @contextmanager
-    def overheard(self) -> Iterator[list[tuple[str, Any]]]:
+    def overheard(self) -> Iterator["Overheard"]:
         """Note every statement, for a while, with its parameters: of one for many rows, those of the first.
 
         What begins and ends a transaction is not among them.
         """
-        statements: list[tuple[str, Any]] = []
+        overheard = Overheard()
+        execute, pipeline = psycopg.Cursor.execute, psycopg.Connection.pipeline
 
         def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401 -- the driver's own
             if not statement.startswith("BEGIN"):
-                statements.append((statement, parameters[0] if isinstance(parameters, list) else parameters))
+                overheard.statements.append((statement, parameters[0] if isinstance(parameters, list) else parameters))
 
-        event.listen(self.database.engine, "before_cursor_execute", note)
-        yield statements
-        event.remove(self.database.engine, "before_cursor_execute", note)
+        def note_postgresql(cursor: Any, statement: Any, parameters: Any = None, **options: Any) -> Any:  # noqa: ANN401 -- the driver's own
+            if isinstance(statement, str):
+                overheard.statements.append((statement, parameters))
+            return execute(cursor, statement, parameters, **options)
+
+        def note_pipeline(connection: Any) -> Any:  # noqa: ANN401 -- the driver's own
+            overheard.messages += 1
+            return pipeline(connection)
+
+        if self.database.engine.dialect.name == "postgresql":
+            # Several statements may go in one message, of which SQLAlchemy tells nothing.
+            with (
+                patch.object(psycopg.Cursor, "execute", note_postgresql),
+                patch.object(psycopg.Connection, "pipeline", note_pipeline),
+            ):
+                yield overheard
+        else:
+            event.listen(self.database.engine, "before_cursor_execute", note)
+            yield overheard
+            event.remove(self.database.engine, "before_cursor_execute", note)
 
     @contextmanager
     def broken_code(self, authorization_id: UUID) -> Iterator[None]:

@@ -112,7 +112,7 @@ def read_whole_by_any(stage: Stage) -> dict[str, list[str]]:
 
 def plans_of(stage: Stage, *works: Callable[[Stage], None]) -> dict[str, Plan]:
     """Work, and have PostgreSQL explain each statement as it plans it afterwards."""
-    with stage.overheard() as statements:
+    with stage.overheard() as overheard:
         for work in works:
             work(stage)
     with stage.database.engine.connect() as connection:
@@ -120,7 +120,7 @@ def plans_of(stage: Stage, *works: Callable[[Stage], None]) -> dict[str, Plan]:
             statement: connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()[0][
                 "Plan"
             ]
-            for statement, parameters in dict(statements).items()
+            for statement, parameters in dict(overheard.statements).items()
             if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")) and " FROM pg_" not in statement
         }
 
@@ -151,13 +151,13 @@ def test_no_statement_with_a_condition_reads_a_table_whole_on_sqlite(
 ) -> None:
     """SQLite plans by the indexes alone, however many rows there are."""
     stage = a_stage(sqlite_url, alipay_key)
-    with stage.overheard() as statements:
+    with stage.overheard() as overheard:
         live(stage)
         look(stage)
     with stage.database.engine.connect() as connection:
         plans = {
             statement: [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-            for statement, parameters in dict(statements).items()
+            for statement, parameters in dict(overheard.statements).items()
             if "WHERE" in statement.split()
         }
     stage.database.close()

@@ -1,13 +1,14 @@
 """At the same instant: one entry, one transition, nothing left parked, whoever comes first."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from threading import Barrier
 from typing import Any
 
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
@@ -16,7 +17,6 @@ from sqlalchemy.orm import Session
 from app import authorizations, tokens
 from app.alipay.secret import Secret
 from app.authorizations import Cause
-from app.models import AccessToken
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.state_machine import Event
 from app.tokens import Grant
@@ -159,19 +159,22 @@ def test_a_cancellation_starts_over_when_its_token_becomes_known_between_two_loo
     """Nobody is waited for: it is known when tokens are read, and was not when authorizations were locked."""
     stage = a_stage(postgresql_url, alipay_key)
     stage.consult(flow="direct")
-    find_all, looks = tokens.find_all, count(1)
+    execute, looks = psycopg.Cursor.execute, count(1)
 
-    def find_late(session: Session, *named: Any) -> Sequence[AccessToken]:  # noqa: ANN401 -- whatever is looked for
-        this = next(looks)
-        if this == look:
-            monkeypatch.setattr(tokens, "find_all", find_all)
-            assert stage.notify(token_created("s-1", "token-1")).outcome == "applied"
-        elif this == 1:
-            # The second look is that of the delivery alone, once it would not go together.
-            raise RuntimeError
-        return find_all(session, *named)
+    def execute_late(cursor: Any, statement: Any, *rest: Any, **options: Any) -> Any:  # noqa: ANN401 -- the driver's own
+        if str(statement).startswith("SELECT access_tokens"):
+            this = next(looks)
+            if this == look:
+                monkeypatch.setattr(psycopg.Cursor, "execute", execute)
+                with cursor.connection.pipeline():
+                    # Entering it waits until all that was sent before is done.
+                    assert stage.notify(token_created("s-1", "token-1")).outcome == "applied"
+            elif this == 1:
+                # The second look is that of the delivery alone, once it would not go together.
+                raise RuntimeError
+        return execute(cursor, statement, *rest, **options)
 
-    monkeypatch.setattr(tokens, "find_all", find_late)
+    monkeypatch.setattr(psycopg.Cursor, "execute", execute_late)
     assert stage.notify(token_canceled("token-1")).outcome == "applied"
     assert stage.state() == "canceled"
     assert {entry.outcome for entry in stage.entries()} == {"applied"}

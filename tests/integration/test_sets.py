@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import Engine, Executable, select, union_all
 from sqlalchemy.orm import Session
 
+from app.database.messages import ask
 from app.database.sets import Among, Lookup
 from app.models import Authorization
 from tests.integration.stage import a_stage
@@ -41,7 +42,7 @@ def by_auth_state(among: Among) -> Executable:
         among.find(select(Authorization), name, Authorization.client_id, Authorization.auth_state)
         for name in ("one", "other")
     )
-    return select(Authorization).from_statement(union_all(one, other))
+    return union_all(one, other)
 
 
 def found_at_once(engine: Engine, lookup: Lookup) -> list[list[str]]:
@@ -51,7 +52,8 @@ def found_at_once(engine: Engine, lookup: Lookup) -> list[list[str]]:
     def look(_: int) -> list[str]:
         start.wait()
         with Session(engine) as session:
-            return [each.auth_state for each in lookup(session, one=[(CLIENT_ID, "s-1")], other=[]).scalars()]
+            (found,) = ask(session, lookup(one=[(CLIENT_ID, "s-1")], other=[]))
+            return [each.auth_state for each in found.of(Authorization)]
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(look, range(THREADS)))

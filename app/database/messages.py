@@ -1,0 +1,155 @@
+"""Ask the database several things in one message, where it takes that: each message is a journey there and back.
+
+The statements are SQLAlchemy's, and run one after the other in the order in which they are given: each sees what those
+before it have done, and what others had committed when its turn came. PostgreSQL takes them as a pipeline.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, TypeVar, cast
+
+import psycopg
+from sqlalchemy import Dialect, Engine, Executable, event
+from sqlalchemy.engine import Connection, ExecutionContext
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from app.database.rows import unwatched
+
+M = TypeVar("M", bound=DeclarativeBase)
+
+#: Carries the statements of a message.
+_MESSAGE = "notifyauth_message"
+#: Says whether the message ends the transaction.
+_COMMITS = "notifyauth_commits"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A statement, and the rows that it is for."""
+
+    #: Gives the statement for a kind of database, the same object each time.
+    statement: Callable[[str], Executable]
+    #: Writes the rows down for it; of none, SQLite is not asked.
+    parameters: Callable[[Dialect], Any]
+
+
+class Answer(NamedTuple):
+    """What a request found."""
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def of(self, model: type[M]) -> list[M]:
+        """Read it as rows of a mapped class, which no session watches."""
+        make = unwatched(model)
+        return [make(**dict(zip(self.names, row, strict=True))) for row in self.rows]
+
+
+def ask(session: Session, *requests: Request) -> list[Answer]:
+    """Ask in one message, and return what each request found."""
+    return _send(session.connection(), requests, commits=False) if requests else []
+
+
+def ask_last(session: Session, *requests: Request) -> list[Answer]:
+    """Ask in one message that ends the transaction with a commit, if the database takes that in one.
+
+    Nothing may be asked of this session afterwards. Where the commit is not a part of the message, it follows when the
+    session ends.
+    """
+    return _send(session.connection(), requests, commits=True) if requests else []
+
+
+def _send(connection: Connection, requests: Sequence[Request], *, commits: bool) -> list[Answer]:
+    if connection.dialect.name == "postgresql":
+        return _send_together(connection, requests, commits=commits)
+    return [_send_alone(connection, request) for request in requests]
+
+
+def _send_alone(connection: Connection, request: Request) -> Answer:
+    parameters = request.parameters(connection.dialect)
+    if not parameters:
+        return Answer((), ())
+    result = connection.execute(request.statement(connection.dialect.name), parameters)
+    return Answer(tuple(result.keys()), result.all()) if result.returns_rows else Answer((), ())
+
+
+# --- PostgreSQL ------------------------------------------------------------------------------------------------------
+
+
+class _Written(NamedTuple):
+    """A statement as the driver takes it."""
+
+    text: str
+    names: Sequence[str]
+    #: The columns whose values are not yet what Python is to have, and what makes them so.
+    readers: Sequence[tuple[int, Callable[[Any], Any]]]
+
+    def answer(self, cursor: "psycopg.Cursor[Any]") -> Answer:
+        rows = cursor.fetchall() if self.names else []
+        if not self.readers:
+            return Answer(self.names, rows)
+        read = [list(row) for row in rows]
+        for row in read:
+            for place, reader in self.readers:
+                row[place] = reader(row[place])
+        return Answer(self.names, read)
+
+
+class _Sent(NamedTuple):
+    """A statement on its way, and where its answer comes to."""
+
+    written: _Written
+    parameters: Any
+    cursor: "psycopg.Cursor[Any]"
+
+
+@cache
+def _written(statement: Executable, dialect: Dialect) -> _Written:
+    columns = list(getattr(statement, "exported_columns", ()))
+    readers = [each.type.dialect_impl(dialect).result_processor(dialect, None) for each in columns]
+    return _Written(
+        str(statement.compile(dialect=dialect)),  # type: ignore[attr-defined] # every statement is a clause, too
+        [each.key for each in columns],
+        [(place, reader) for place, reader in enumerate(readers) if reader is not None],
+    )
+
+
+def _send_together(connection: Connection, requests: Sequence[Request], *, commits: bool) -> list[Answer]:
+    dialect = connection.dialect
+    message = []
+    for request in requests:
+        cursor = cast("psycopg.Cursor[Any]", connection.connection.cursor())
+        message.append(_Sent(_written(request.statement(dialect.name), dialect), request.parameters(dialect), cursor))
+    # SQLAlchemy is told of the last alone, and deals with whatever goes wrong as it always does.
+    options = {_MESSAGE: message, _COMMITS: commits}
+    connection.exec_driver_sql(message[-1].written.text, execution_options=options)
+    return [each.written.answer(each.cursor) for each in message]
+
+
+def send_in_pipelines(engine: Engine) -> None:
+    """Let an engine of PostgreSQL take several statements as one message."""
+    event.listen(engine, "do_execute", _execute)
+
+
+def _execute(cursor: "psycopg.Cursor[Any]", _text: str, _parameters: object, context: ExecutionContext) -> bool:
+    """Execute all statements of a message; what is none SQLAlchemy executes itself."""
+    message: Sequence[_Sent] | None = context.execution_options.get(_MESSAGE)
+    if message is None:
+        return False
+    error: psycopg.Error | None = None
+    try:
+        with cursor.connection.pipeline():
+            try:
+                for written, parameters, each in message:
+                    each.execute(written.text, parameters, prepare=True)
+                if context.execution_options[_COMMITS]:
+                    cursor.connection.commit()
+            except psycopg.Error as first:
+                # Leaving the pipeline finds out no more than that all after it was left undone.
+                error = first
+    except psycopg.Error as later:
+        raise (error or later) from None
+    if error is not None:
+        raise error
+    return True
