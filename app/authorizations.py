@@ -76,7 +76,7 @@ def begin(
     # Without a relationship between the two, the order of the inserts is ours to give.
     first = _transition(authorization, CONSULT, from_state=None, cause=cause)
     session.flush()
-    ask(session, insertion([first]))
+    ask(session.connection(), insertion([first]))
     return authorization
 
 
@@ -92,7 +92,7 @@ def advance(session: Session, authorization: Authorization, event: Event, *, cau
     """
     transition = move(authorization, event, cause=cause)
     session.flush()
-    ask(session, insertion([transition]))
+    ask(session.connection(), insertion([transition]))
 
 
 def move(authorization: Authorization, event: Event, *, cause: Cause) -> Transition:
@@ -170,9 +170,9 @@ def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authoriza
     authorization = session.scalars(statement).one_or_none()
     if authorization is None:
         place = [Place(client_id, "authState", auth_state)]
-        ask(session, *rendezvous.meet(place))
+        ask(session.connection(), *rendezvous.meet(place))
         authorization = session.scalars(statement).one_or_none()
-        ask(session, *rendezvous.part(place))
+        ask(session.connection(), *rendezvous.part(place))
     return authorization
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select, union_all
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from app import tokens
@@ -163,14 +164,14 @@ def number(drafts: Sequence[InboxEntry], answer: Answer) -> None:
         draft.id = ids[draft.fingerprint]
 
 
-def keep(session: Session, draft: InboxEntry) -> tuple[InboxEntry, bool]:
+def keep(connection: Connection, draft: InboxEntry) -> tuple[InboxEntry, bool]:
     """Store an entry, or find the one on record and count the delivery; return it and whether it is new."""
     storing = insertion([draft], returning=_NUMBER, otherwise="leave")
-    stored, found = ask(session, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
+    stored, found = ask(connection, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
     (entry,) = found.of(InboxEntry)
     is_new = bool(stored.rows)
     if not is_new:
-        ask(session, *count(Counter([entry.id]), at=draft.received_at))
+        ask(connection, *count(Counter([entry.id]), at=draft.received_at))
     return entry, is_new
 
 
@@ -239,17 +240,17 @@ def open_body(vault: Vault, entry: InboxEntry) -> bytes:
     return vault.open_bytes(entry.sealed_body, place=BODY_PLACE, row=entry.fingerprint)
 
 
-def find(session: Session, entry_id: int) -> InboxEntry | None:
+def find(connection: Connection, entry_id: int) -> InboxEntry | None:
     """Find an entry, without locking it."""
-    (found,) = ask(session, _FIND(ids=[(entry_id,)]))
+    (found,) = ask(connection, _FIND(ids=[(entry_id,)]))
     return next(iter(found.of(InboxEntry)), None)
 
 
-def lock_all(session: Session, ids: Collection[int]) -> list[InboxEntry]:
+def lock_all(connection: Connection, ids: Collection[int]) -> list[InboxEntry]:
     """Lock entries until the transaction ends, in inbox sequence, and read them as they now are."""
     if not ids:
         return []
-    (locked,) = ask(session, _LOCK(ids=[(each,) for each in ids]))
+    (locked,) = ask(connection, _LOCK(ids=[(each,) for each in ids]))
     return locked.of(InboxEntry)
 
 

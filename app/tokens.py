@@ -57,9 +57,9 @@ def find_or_meet(session: Session, client_id: str, token_index: bytes) -> Access
     token = find(session, client_id, token_index)
     if token is None:
         place = [Place(client_id, "token", token_index)]
-        ask(session, *rendezvous.meet(place))
+        ask(session.connection(), *rendezvous.meet(place))
         token = find(session, client_id, token_index)
-        ask(session, *rendezvous.part(place))
+        ask(session.connection(), *rendezvous.part(place))
     return token
 
 
@@ -80,7 +80,7 @@ def make_known(session: Session, vault: Vault, authorization: Authorization, gra
         previous.superseded_at = at
         # There is never more than one current token, not even between two statements.
         session.flush()
-    ask(session, *store([make(vault, authorization, grant, at=at)]))
+    ask(session.connection(), *store([make(vault, authorization, grant, at=at)]))
 
 
 def make(vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime) -> AccessToken:

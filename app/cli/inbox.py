@@ -46,7 +46,7 @@ def find_entry(session: Session, entry_id: int) -> InboxEntry:
 
     Raises `NoEntryError`.
     """
-    entry = kept.find(session, entry_id)
+    entry = kept.find(session.connection(), entry_id)
     if entry is None:
         raise NoEntryError(entry_id)
     return entry

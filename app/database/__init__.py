@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError, TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -79,7 +80,7 @@ class Database:
                 time.sleep(random.uniform(*_PAUSE_MS) / 1000)  # noqa: S311 -- jitter, not a secret
         raise AssertionError
 
-    def run_once(self, work: Callable[[Session], T]) -> T:
+    def run_once(self, work: Callable[[Connection], T]) -> T:
         """Do `work` in one transaction and commit, if that goes at the first try, and raise what stands in the way.
 
         No row's lock is waited for longer than transactions of ours hold one. Raises `DatabaseUnavailableError` where
@@ -87,8 +88,8 @@ class Database:
         """
         with self._gates[False].passage(), _limited() as started:
             try:
-                with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                    return work(session)
+                with self.engine.begin() as connection:
+                    return work(connection)
             except SQLAlchemyError as error:
                 unavailable = DatabaseUnavailableError(name_of(error))
                 if is_transient(error) and not unavailable.is_of_one_row and _is_in_vain(error, started):

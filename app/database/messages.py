@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import psycopg
 from sqlalchemy import Dialect, Engine, Executable, event
 from sqlalchemy.engine import Connection, ExecutionContext
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase
 
 from app.database.rows import unwatched
 
@@ -46,18 +46,18 @@ class Answer(NamedTuple):
         return [make(**dict(zip(self.names, row, strict=True))) for row in self.rows]
 
 
-def ask(session: Session, *requests: Request) -> list[Answer]:
+def ask(connection: Connection, *requests: Request) -> list[Answer]:
     """Ask in one message, and return what each request found."""
-    return _send(session.connection(), requests, commits=False) if requests else []
+    return _send(connection, requests, commits=False) if requests else []
 
 
-def ask_last(session: Session, *requests: Request) -> list[Answer]:
+def ask_last(connection: Connection, *requests: Request) -> list[Answer]:
     """Ask in one message that ends the transaction with a commit, if the database takes that in one.
 
-    Nothing may be asked of this session afterwards. Where the commit is not a part of the message, it follows when the
-    session ends.
+    Nothing may be asked in this transaction afterwards. Where the commit is no part of the message, it follows when the
+    transaction ends.
     """
-    return _send(session.connection(), requests, commits=True) if requests else []
+    return _send(connection, requests, commits=True) if requests else []
 
 
 def _send(connection: Connection, requests: Sequence[Request], *, commits: bool) -> list[Answer]:

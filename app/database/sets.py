@@ -54,13 +54,13 @@ class Among:
 
     def __init__(self, dialect_name: str) -> None:
         self._dialect_name = dialect_name
-        self._columns: dict[str, Sequence[QueryableAttribute[Any]]] = {}
+        self._fields: dict[str, _Fields] = {}
 
     def __call__(self, name: str, *columns: QueryableAttribute[Any]) -> ColumnElement[bool]:
         """Hold where these columns of one table are among the keys that the parameter of this name brings."""
-        self._columns[name] = columns
+        self._fields[name] = _fields(columns)
         if self._dialect_name == "postgresql":
-            return tuple_(*columns).in_(self._keys(name, columns))
+            return tuple_(*columns).in_(self._keys(name))
         return tuple_(*columns).in_(bindparam(name, expanding=True))
 
     def find(self, selected: Select[*Ts], name: str, *columns: QueryableAttribute[Any]) -> Select[*Ts]:
@@ -71,27 +71,24 @@ class Among:
         """
         if self._dialect_name != "postgresql":
             return selected.where(self(name, *columns))
-        self._columns[name] = columns
-        keys = self._keys(name, columns).subquery()
+        self._fields[name] = _fields(columns)
+        keys = self._keys(name).subquery()
         matches = (column == keys.c[column.key] for column in columns)
         # What has an offset is not mixed with what is around it.
         found = selected.where(*matches).offset(literal_column("0")).lateral()
         # Its columns come to be when they are named: here, or differently in each of the threads that need it first.
         return typed("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
 
-    def _keys(self, name: str, columns: Sequence[QueryableAttribute[Any]]) -> Select[*tuple[Any, ...]]:
-        keys = _recordset(name, _fields(columns))
+    def _keys(self, name: str) -> Select[*tuple[Any, ...]]:
+        keys = _recordset(name, self._fields[name])
         # Without a word on how many they are: planned for any number, a plan is kept, and made but once.
         return select(*keys.c)
 
     def parameters(self, dialect: Dialect, keys: Mapping[str, Collection[tuple[Any, ...]]]) -> dict[str, Any]:
         """Write keys down as the parameters of the statement."""
         if self._dialect_name != "postgresql":
-            return {name: list(keys[name]) for name in self._columns}
-        parameters: dict[str, Any] = {}
-        for name, columns in self._columns.items():
-            parameters[name] = _json(_fields(columns), keys[name], dialect)
-        return parameters
+            return {name: list(keys[name]) for name in self._fields}
+        return {name: _json(fields, keys[name], dialect) for name, fields in self._fields.items()}
 
 
 class Lookup:
@@ -130,12 +127,9 @@ def insertion(
     it as it is. What is borrowed is looked up as each row is inserted, by a key for each.
     """
     table = table_of(rows[0])
-    left_out = borrowed.name if borrowed else None
-    columns = [each for each in table.columns if each.identity is None and each.key != left_out]
-    fields = _fields(columns)
-    values = [[getattr(row, each.key) for each in columns] for row in rows]
+    names, fields = _inserted(table, borrowed)
+    values = [[getattr(row, name) for name in names] for row in rows]
     if borrowed:
-        fields = (*fields, (_KEY, borrowed.key.type))
         values = [[*row, key] for row, key in zip(values, keys, strict=True)]
     return Request(
         partial(
@@ -151,7 +145,7 @@ def updating(rows: Sequence[DeclarativeBase], names: Sequence[str], *, adding: S
     Other columns are `adding`: what the rows have is added to what the database has by then.
     """
     table = table_of(rows[0])
-    fields = ((_KEY, table.c.id.type), *_fields(table.c[name] for name in (*names, *adding)))
+    fields = _updated(table, (*names, *adding))
     values = [[getattr(row, name) for name in ("id", *names, *adding)] for row in rows]
     return Request(
         partial(_update, table=table, fields=fields, adding=frozenset(adding)),
@@ -167,6 +161,20 @@ _Fields = tuple[tuple[str, TypeEngine[Any]], ...]
 
 def _fields(columns: Iterable[ColumnElement[Any] | QueryableAttribute[Any]]) -> _Fields:
     return tuple((str(each.key), each.type) for each in columns)
+
+
+@cache
+def _inserted(table: Table, borrowed: Borrowed | None) -> tuple[Sequence[str], _Fields]:
+    """Name the columns that rows are inserted with, and all that is given for that."""
+    left_out = borrowed.name if borrowed else None
+    columns = [each for each in table.columns if each.identity is None and each.key != left_out]
+    key = ((_KEY, borrowed.key.type),) if borrowed else ()
+    return [each.key for each in columns], (*_fields(columns), *key)
+
+
+@cache
+def _updated(table: Table, names: Sequence[str]) -> _Fields:
+    return ((_KEY, table.c.id.type), *_fields(table.c[name] for name in names))
 
 
 @cache
@@ -248,6 +256,9 @@ def _writers(fields: _Fields, dialect: Dialect) -> Sequence[tuple[str, Callable[
 def _writer(of_type: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], str | int]:
     if isinstance(of_type, TypeDecorator):
         bind, write = of_type.process_bind_param, _writer(of_type.impl_instance, dialect)
+        if write is str:
+            # What binds as text is text already.
+            return lambda value: typed("str", bind(value, dialect))
         return lambda value: write(bind(value, dialect))
     return _WRITERS.get(of_type.python_type, str)
 

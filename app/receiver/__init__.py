@@ -93,7 +93,9 @@ class Receiver:
         `DatabaseUnavailableError`.
         """
         now = self._clock()
-        done = self._database.run(lambda session: processing.replay(session, self._vault, entry_id, now=now))
+        done = self._database.run(
+            lambda session: processing.replay(session.connection(), self._vault, entry_id, now=now)
+        )
         _tell(done)
         return done
 
@@ -137,7 +139,7 @@ class Receiver:
         # In the order in which they will be stored.
         cases = [first[fingerprint] for fingerprint in sorted(first)]
         done = self._database.run_once(
-            lambda session: processing.process_together(session, self._vault, cases, times=times, now=latest)
+            lambda connection: processing.process_together(connection, self._vault, cases, times=times, now=latest)
         )
         ended = {each.entry_id: each for each in done.settled}
         kept = []
@@ -158,10 +160,11 @@ class Receiver:
         subject = _subject(draft, arrival)
 
         def work(session: Session) -> Stored:
-            entry, is_new = inbox.keep(session, draft)
+            connection = session.connection()
+            entry, is_new = inbox.keep(connection, draft)
             done: list[Processed] = []
             if is_new and subject is not None:
-                done = processing.process(session, self._vault, entry, subject, now=arrival.at)
+                done = processing.process(connection, self._vault, entry, subject, now=arrival.at)
             return Kept.of(entry, is_new=is_new), done[1:]
 
         return self._database.run_briefly(work)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy.orm import Session
+from sqlalchemy.engine import Connection
 
 from app import authorizations, inbox, rendezvous, tokens
 from app.alipay.notification import Notification, NotificationType
@@ -65,7 +65,7 @@ class Case(NamedTuple):
 class Docket:
     """What is laid out. What is changed in it is written by `write`, or by whoever asks what is `left_to_write`."""
 
-    session: Session
+    connection: Connection
     vault: Vault
     #: Whether each entry has a savepoint of its own, so that one that breaks takes nothing else with it.
     is_careful: bool
@@ -98,7 +98,7 @@ class Docket:
         a token has become known between the two.
         """
         known, locked, found = ask(
-            self.session,
+            self.connection,
             inbox.known(self.drafts),
             authorizations.lock_all(states, keys),
             authorizations.tokens_of_all(states, keys),
@@ -124,7 +124,7 @@ class Docket:
         self._met += places
         known_meanwhile = [*tokens.find_all(unknown_keys), *authorizations.known(unknown_states)]
         waiting = inbox.waiting(self._by_auth_state.keys(), self._tokens.keys() | keys)
-        *met, found = ask(self.session, *rendezvous.meet(places), *known_meanwhile, waiting)
+        *met, found = ask(self.connection, *rendezvous.meet(places), *known_meanwhile, waiting)
         if any(answer.rows for answer in met):
             raise KnownMeanwhileError
         return found.of(InboxEntry)
@@ -141,14 +141,16 @@ class Docket:
             return []
         places = [rendezvous.Place(client_id, "token", key) for client_id, key in more]
         self._met += places
-        _, known, found = ask(self.session, *rendezvous.meet(places), *tokens.find_all(more), inbox.waiting([], more))
+        _, known, found = ask(
+            self.connection, *rendezvous.meet(places), *tokens.find_all(more), inbox.waiting([], more)
+        )
         self._take_in(known.of(AccessToken))
         return found.of(InboxEntry)
 
     def lock_waiting(self, waiting: Sequence[InboxEntry], replayed: InboxEntry | None) -> None:
         """Lock the entries that wait, and the one that is judged again, and read them as they now are."""
         locked = inbox.lock_all(
-            self.session, {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
+            self.connection, {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
         )
         self._parked = [each for each in locked if each.outcome == Outcome.PARKED]
         if replayed is not None:
@@ -228,7 +230,7 @@ class Docket:
         rows: list[Base] = [*self._authorizations.values(), *self._parked]
         before = [(each, dict(vars(each))) for each in rows]
         try:
-            with self.session.begin_nested():
+            with self.connection.begin_nested():
                 yield
                 self.write()
         except BaseException:
@@ -243,11 +245,11 @@ class Docket:
 
     def write(self) -> None:
         """Write what was changed."""
-        ask(self.session, *self.left_to_write())
+        ask(self.connection, *self.left_to_write())
 
     def close(self) -> None:
         """Write what was changed last, and leave the places where nobody has to meet any more: all is said."""
-        ask(self.session, *self.left_to_write(), *self.left_to_part())
+        ask(self.connection, *self.left_to_write(), *self.left_to_part())
 
     def left_to_write(self) -> list[Request]:
         """Ask for what was changed to be written."""
@@ -271,7 +273,7 @@ class Docket:
 
 
 def lay_out(
-    session: Session,
+    connection: Connection,
     vault: Vault,
     cases: Sequence[Case],
     *,
@@ -284,7 +286,9 @@ def lay_out(
     A report names the authorization that it holds, a replay the entry that it is of. Raises `KnownMeanwhileError`
     with locks held that only giving up the transaction, or a savepoint, releases.
     """
-    docket = Docket(session, vault, careful, cases, frozenset() if careful else frozenset(case.entry for case in cases))
+    docket = Docket(
+        connection, vault, careful, cases, frozenset() if careful else frozenset(case.entry for case in cases)
+    )
     states, keys = _named_by(cases, named)
     docket.lock_authorizations(states, keys)
     if docket.known:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox
@@ -55,7 +56,7 @@ class Together:
 
 
 def process_together(
-    session: Session, vault: Vault, cases: Sequence[Case], *, times: Counter[bytes], now: datetime
+    connection: Connection, vault: Vault, cases: Sequence[Case], *, times: Counter[bytes], now: datetime
 ) -> Together:
     """Process entries that are not stored yet, in this order, settle what that lets move, and store them as they ended.
 
@@ -63,7 +64,7 @@ def process_together(
     came. That ends the transaction. Whatever breaks is raised, and nothing is committed: what was to be processed
     together is then processed each alone.
     """
-    docket = lay_out(session, vault, cases, careful=False)
+    docket = lay_out(connection, vault, cases, careful=False)
     settled = []
     for draft, subject in docket.cases:
         if subject is not None:
@@ -73,7 +74,7 @@ def process_together(
     drafts = [case.entry for case in docket.cases]
     repeated = Counter({kept.id: times[fingerprint] for fingerprint, kept in docket.known.items()})
     stored, *_ = ask_last(
-        session,
+        connection,
         *inbox.store(drafts),
         *docket.left_to_write(),
         *docket.left_to_part(),
@@ -83,7 +84,9 @@ def process_together(
     return Together(docket.known, [Processed.of(entry) for entry in settled if entry not in docket.drafts])
 
 
-def process(session: Session, vault: Vault, entry: InboxEntry, subject: Subject, *, now: datetime) -> list[Processed]:
+def process(
+    connection: Connection, vault: Vault, entry: InboxEntry, subject: Subject, *, now: datetime
+) -> list[Processed]:
     """Process one entry that this transaction has just stored, and settle what that lets move.
 
     Returns the entry first, then each one settled. A failure of ours ends as outcome `failed`; only the database's
@@ -91,29 +94,29 @@ def process(session: Session, vault: Vault, entry: InboxEntry, subject: Subject,
     """
 
     def work() -> list[Processed]:
-        docket = lay_out(session, vault, [Case(entry, subject)], careful=True)
+        docket = lay_out(connection, vault, [Case(entry, subject)], careful=True)
         return _close(docket, _process(docket, entry, subject, now=now))
 
-    return _guarded(session, entry, work)
+    return _guarded(connection, entry, work)
 
 
-def replay(session: Session, vault: Vault, entry_id: int, *, now: datetime) -> list[Processed]:
+def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime) -> list[Processed]:
     """Process a stored entry again, if it is parked or failed, and settle what that lets move; else do nothing."""
-    entry = inbox.find(session, entry_id)
+    entry = inbox.find(connection, entry_id)
     if entry is None or entry.outcome not in OPEN_OUTCOMES:
         return []
 
     def work() -> list[Processed]:
         subject = _read_again(vault, entry)
         cases = [] if isinstance(subject, MalformedNotificationError) else [Case(entry, subject)]
-        docket = lay_out(session, vault, cases, careful=True, replayed=entry)
+        docket = lay_out(connection, vault, cases, careful=True, replayed=entry)
         locked = docket.replayed
         if locked is None or locked.outcome not in OPEN_OUTCOMES:
             # Somebody else has concluded it while its locks were awaited.
             return _close(docket, [])
         return _close(docket, _move(docket, locked, _decide_again(docket, locked, now=now), now=now))
 
-    return _guarded(session, entry, work)
+    return _guarded(connection, entry, work)
 
 
 def settle(session: Session, vault: Vault, authorization: Authorization, *, now: datetime) -> list[Processed]:
@@ -123,7 +126,7 @@ def settle(session: Session, vault: Vault, authorization: Authorization, *, now:
     """
     session.flush()
     key = (authorization.client_id, authorization.auth_state)
-    docket = lay_out(session, vault, [], careful=True, named=[key])
+    docket = lay_out(session.connection(), vault, [], careful=True, named=[key])
     moved = docket.authorization(*key)
     return _close(docket, [] if moved is None else _settle(docket, moved, now=now))
 
@@ -167,7 +170,7 @@ def _settle_one(docket: Docket, entry: InboxEntry, *, now: datetime) -> Authoriz
     except Exception as error:
         if is_transient(error) or not docket.is_careful:
             raise
-        _fail(docket.session, entry, error)
+        _fail(docket.connection, entry, error)
         return None
 
 
@@ -221,11 +224,11 @@ def _apply(
         docket.make_known(authorization, Grant(notification.access_token), at=at)
 
 
-def _guarded(session: Session, entry: InboxEntry, work: Callable[[], list[Processed]]) -> list[Processed]:
+def _guarded(connection: Connection, entry: InboxEntry, work: Callable[[], list[Processed]]) -> list[Processed]:
     """Do the work on one entry in a savepoint; when it breaks, give it up alone and say so in its outcome."""
     while True:
         try:
-            with session.begin_nested():
+            with connection.begin_nested():
                 return work()
         except KnownMeanwhileError:
             # What is known stays known, so there is an end to it.
@@ -233,11 +236,11 @@ def _guarded(session: Session, entry: InboxEntry, work: Callable[[], list[Proces
         except Exception as error:
             if is_transient(error):
                 raise
-            _fail(session, entry, error)
+            _fail(connection, entry, error)
             return [Processed.of(entry)]
 
 
-def _fail(session: Session, entry: InboxEntry, error: Exception) -> None:
+def _fail(connection: Connection, entry: InboxEntry, error: Exception) -> None:
     _log.error("processing failed", extra={"entry": entry.id, **failure(error)})
     inbox.conclude(entry, Outcome.FAILED, type(error).__name__)
-    ask(session, *inbox.save([entry]))
+    ask(connection, *inbox.save([entry]))

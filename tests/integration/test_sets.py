@@ -8,7 +8,6 @@ from threading import Barrier
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import Engine, Executable, select, union_all
-from sqlalchemy.orm import Session
 
 from app.database.messages import ask
 from app.database.sets import Among, Lookup
@@ -51,8 +50,8 @@ def found_at_once(engine: Engine, lookup: Lookup) -> list[list[str]]:
 
     def look(_: int) -> list[str]:
         start.wait()
-        with Session(engine) as session:
-            (found,) = ask(session, lookup(one=[(CLIENT_ID, "s-1")], other=[]))
+        with engine.connect() as connection:
+            (found,) = ask(connection, lookup(one=[(CLIENT_ID, "s-1")], other=[]))
             return [each.auth_state for each in found.of(Authorization)]
 
     with ThreadPoolExecutor(THREADS) as pool:
