@@ -1,12 +1,13 @@
 """Make engines that keep what they commit and wait for nothing without a bound, and hide how databases differ."""
 
+import random
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast as typed
 
 import psycopg
 from psycopg.abc import PQGen
@@ -29,6 +30,8 @@ deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 #: The file's lock is held for milliseconds. Whoever waits longer than this waits for something broken.
 _BUSY_TIMEOUT_MS = 2_000
+#: Between two of its transactions a busy process leaves the lock alone for about as long.
+_LOOK_AGAIN_MS = (0.3, 0.9)
 #: Transactions of ours hold a row for less. Whoever waits for longer than that does so without a connection.
 _LOCK_TIMEOUT_MS = 100
 #: No statement takes a tenth of this. It ends those whose connection was given up: nobody else would tell the server.
@@ -130,11 +133,34 @@ def _sqlite_engine(url: URL) -> Engine:
     def begin(connection: Connection) -> None:
         if connection.info["file"] != _identity(url):
             raise OperationalError("BEGIN", None, FileReplacedError())
-        # A plain BEGIN takes the write lock at the first write and fails at once if somebody wrote in between.
-        read_only = connection.get_execution_options().get(_READ_ONLY, False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get(_READ_ONLY, False):
+            connection.exec_driver_sql("BEGIN")
+        else:
+            _begin_to_write(typed("sqlite3.Connection", connection.connection.driver_connection))
 
     return engine
+
+
+def _begin_to_write(connection: sqlite3.Connection) -> None:
+    """Take the write lock at once: a plain BEGIN takes it at the first write, and fails if somebody wrote in between.
+
+    SQLite itself would look for the lock ever less often, and one busy process would leave another next to no chance:
+    two of them under load kept each other out for seconds.
+    """
+    until = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise OperationalError("BEGIN", None, error) from error
+            else:
+                return
+            time.sleep(random.uniform(*_LOOK_AGAIN_MS) / 1000)  # noqa: S311 -- jitter, not a secret
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
 
 
 class FileReplacedError(sqlite3.OperationalError):
