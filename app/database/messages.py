@@ -144,7 +144,8 @@ def _execute(cursor: "psycopg.Cursor[Any]", _text: str, _parameters: object, con
                 for written, parameters, each in message:
                     each.execute(written.text, parameters, prepare=True)
                 if context.execution_options[_COMMITS]:
-                    cursor.connection.commit()
+                    # The driver's own commit would be a message of its own.
+                    cursor.execute("COMMIT")
             except psycopg.Error as first:
                 # Leaving the pipeline finds out no more than that all after it was left undone.
                 error = first

@@ -177,7 +177,7 @@ class Stage:
                 overheard.statements.append((statement, parameters[0] if isinstance(parameters, list) else parameters))
 
         def note_postgresql(cursor: Any, statement: Any, parameters: Any = None, **options: Any) -> Any:  # noqa: ANN401 -- the driver's own
-            if isinstance(statement, str):
+            if isinstance(statement, str) and statement != "COMMIT":
                 overheard.statements.append((statement, parameters))
             return execute(cursor, statement, parameters, **options)
 
