@@ -33,8 +33,12 @@ class Crew:
         try:
             threading.Thread(target=self._work, name=self._name).start()
         except RuntimeError:
-            # Too many threads, or the interpreter ends. Somebody waits for this all the same.
-            self._work()
+            # There are too many, or the interpreter ends. Somebody waits for this all the same.
+            with self._lock:
+                is_left_to_others = self._threads > 1
+                self._threads -= is_left_to_others
+            if not is_left_to_others:
+                self._work()
 
     def _work(self) -> None:
         while (work := self._next()) is not None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
@@ -37,7 +37,7 @@ _LEADERS_MAX = 2
 @dataclass(slots=True, eq=False)
 class _Place(Generic[T, R]):
     item: T
-    until: float = field(default_factory=lambda: time.monotonic() + _SECONDS_MAX)
+    until: float
     served: "Future[R]" = field(default_factory=Future)
 
     def __post_init__(self) -> None:
@@ -63,15 +63,22 @@ class Gathering(Generic[T, R]):
     """Serves items together, or each alone where that failed. Safe to share between threads."""
 
     def __init__(
-        self, together: Callable[[Sequence[T]], Sequence[R]], alone: Callable[[T], R], *, is_in_vain: Callable[[], bool]
+        self,
+        together: Callable[[Sequence[T]], Sequence[R]],
+        alone: Callable[[T], R],
+        *,
+        is_in_vain: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._together = together
         self._alone = alone
         self._is_in_vain = is_in_vain
+        self._clock = clock
         self._lock = threading.Lock()
         self._is_led = False
         self._waiting: deque[_Place[T, R]] = deque()
-        self._leaders = Crew("leader", threads_max=_LEADERS_MAX)
+        # They stay: a new thread for each batch would have to make its own of what a library keeps for each.
+        self._leaders = ThreadPoolExecutor(_LEADERS_MAX, thread_name_prefix="leader")
         # More than may be at work: who waits for a row keeps a thread, and nobody from being served.
         self._loners = Crew("loner", threads_max=TOGETHER_MAX)
         self._alone_at_once = threading.Semaphore(ALONE_AT_ONCE_MAX)
@@ -92,7 +99,7 @@ class Gathering(Generic[T, R]):
         Whoever is called back is called by the thread that has served it and tells others after it, which holds no
         lock and leads no more: it must not take long, nor wait for another item.
         """
-        place = _Place[T, R](item)
+        place = _Place[T, R](item, self._clock() + _SECONDS_MAX)
         with self._lock:
             is_led, self._is_led = self._is_led, True
             in_vain = is_led and self._is_in_vain()
@@ -125,7 +132,9 @@ class Gathering(Generic[T, R]):
         except Exception as broken:  # noqa: BLE001 -- whatever it is, whoever it belongs to will meet it alone
             _log.info("to be processed one by one", extra={"deliveries": len(places), **failure(broken)})
             told = [partial(self._send_alone, place) for place in places]
-        except BaseException:
+        except BaseException as panic:
+            if mine is None:
+                _log.error("leader ended", extra=failure(panic))
             told = [partial(self._send_alone, place) for place in places if place is not mine]
             raise
         finally:
@@ -136,7 +145,7 @@ class Gathering(Generic[T, R]):
 
     def _next(self, number: int | None = None) -> list[_Place[T, R]]:
         """Take those who have waited longest; whoever has waited too long by now is told so."""
-        now = time.monotonic()
+        now = self._clock()
         late: list[_Place[T, R]] = []
         places: list[_Place[T, R]] = []
         with self._lock:
@@ -153,7 +162,12 @@ class Gathering(Generic[T, R]):
             self._is_led = bool(self._waiting)
             if not self._is_led:
                 return
-        self._leaders.do(self._lead)
+        try:
+            self._leaders.submit(self._lead)
+        except RuntimeError:
+            # It can make no thread, or the interpreter ends; somebody waits all the same. If it leads too after all,
+            # there are two who lead for a while, which does no harm.
+            self._loners.do(self._lead)
 
     def _send_alone(self, place: _Place[T, R]) -> None:
         self._loners.do(partial(self._serve_alone, place))
@@ -167,7 +181,7 @@ class Gathering(Generic[T, R]):
             place.tell(result)
 
     def _try_alone(self, place: _Place[T, R]) -> R:
-        if not self._alone_at_once.acquire(timeout=max(0.0, place.until - time.monotonic())):
+        if not self._alone_at_once.acquire(timeout=max(0.0, place.until - self._clock())):
             raise DatabaseUnavailableError("QueueFull")
         try:
             return self._alone(place.item)
