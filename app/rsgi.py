@@ -44,6 +44,17 @@ WAITING_SECONDS_MAX = 3
 #: Whatever still goes on in a thread when the server ends has nobody left to answer.
 _END_SECONDS_MAX = 5
 
+#: What every request is told (PEP 3333).
+_SAME_FOR_ALL: WSGIEnvironment = {
+    "SCRIPT_NAME": "",
+    "wsgi.version": (1, 0),
+    "wsgi.errors": sys.stderr,
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": True,
+    "wsgi.run_once": False,
+    "wsgi.input_terminated": True,
+}
+
 Response = tuple[int, list[tuple[str, str]], bytes]
 
 
@@ -174,13 +185,17 @@ async def _body(environ: WSGIEnvironment, protocol: "HTTPProtocol") -> bytes:
 
     Where the client went away the body ends, as if that were all: its announced length tells.
     """
-    announced = environ.get("CONTENT_LENGTH", "0")
+    announced = environ.get("CONTENT_LENGTH", "")
     if len(announced) > len(str(BODY_BYTES_MAX)):
         return b""
+    enough = BODY_BYTES_MAX + 1
+    if announced.isascii() and announced.isdigit():
+        # Waiting to be told that there is no more would cost another turn of the loop.
+        enough = min(enough, int(announced))
     body = b""
     async for chunk in protocol:
         body += chunk
-        if len(body) > BODY_BYTES_MAX:
+        if len(body) >= enough:
             break
     return body
 
@@ -188,22 +203,15 @@ async def _body(environ: WSGIEnvironment, protocol: "HTTPProtocol") -> bytes:
 def _environ(scope: "Scope") -> WSGIEnvironment:
     """Describe a request as PEP 3333 has it. A header's name with an underscore would pass for one with a hyphen."""
     host, _, port = scope.server.rpartition(":")
-    environ: dict[str, Any] = {
+    environ = _SAME_FOR_ALL | {
         "REQUEST_METHOD": scope.method,
-        "SCRIPT_NAME": "",
         "PATH_INFO": scope.path.encode().decode("latin-1"),
         "QUERY_STRING": scope.query_string.encode().decode("latin-1"),
         "REMOTE_ADDR": scope.client.rpartition(":")[0],
         "SERVER_NAME": host,
         "SERVER_PORT": port,
         "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
-        "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope.scheme,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        "wsgi.input_terminated": True,
     }
     for name, value in scope.headers.items():
         if "_" in name:
