@@ -1,7 +1,8 @@
 """Wait for every request to be whole before a thread takes it, so that a slow client costs a socket and no thread.
 
 Granian speaks RSGI, an event loop's interface, to this file, and this file speaks WSGI to the application: the loop
-reads the body within a bounded time, a thread answers, and whoever would only wait is refused at once.
+reads the body within a bounded time, a thread answers, and whoever would only wait is refused at once. An answer that
+is not known yet is waited for by no thread: whoever comes to know it sends it.
 """
 
 import asyncio
@@ -177,6 +178,8 @@ class Door:
             if work.waited() > WAITING_SECONDS_MAX:
                 tell(self._refused(work.environ, HTTPStatus.SERVICE_UNAVAILABLE))
             else:
+                # Where the answer is not known yet, the thread is free: of those requests there may be one for each
+                # connection, whose number the server bounds.
                 _call_and_tell(self.application, work.environ, tell)
 
 

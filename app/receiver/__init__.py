@@ -85,6 +85,8 @@ class Receiver:
         not take long, nor wait for another delivery: others are told after it.
         """
         receipt: Future[Receipt] = Future()
+        # What was delivered cannot be called back.
+        receipt.set_running_or_notify_cancel()
         now = self._clock()
         try:
             verify(delivery, self._keyring)
