@@ -1,7 +1,8 @@
 """Wait for every request to be whole before a thread takes it, so that a slow client costs a socket and no thread.
 
 Granian speaks RSGI, an event loop's interface, to this file, and this file speaks WSGI to the application: the loop
-reads the body within a bounded time, a thread answers, and whoever would only wait is refused at once.
+reads the body within a bounded time, a thread answers, and whoever would only wait is refused at once. An answer that
+is not known yet is waited for by no thread: whoever comes to know it sends it.
 """
 
 import asyncio
@@ -9,7 +10,12 @@ import logging
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from io import BytesIO
 from queue import SimpleQueue
@@ -39,9 +45,61 @@ WAITING_SECONDS_MAX = 3
 #: Whatever still goes on in a thread when the server ends has nobody left to answer.
 _END_SECONDS_MAX = 5
 
-_BROKEN = HTTPStatus.INTERNAL_SERVER_ERROR, [("Content-Type", "text/plain")], b"The service failed. Its log says where."
+#: What every request is told (PEP 3333).
+_SAME_FOR_ALL: WSGIEnvironment = {
+    "SCRIPT_NAME": "",
+    "wsgi.version": (1, 0),
+    "wsgi.errors": sys.stderr,
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": True,
+    "wsgi.run_once": False,
+    "wsgi.input_terminated": True,
+}
 
 Response = tuple[int, list[tuple[str, str]], bytes]
+
+
+class Later(ABC):
+    """What an application returns whose answer is not known yet. Whoever just reads it, as any server may, waits."""
+
+    @abstractmethod
+    def when_known(self, tell: Callable[[], None]) -> None:
+        """Call this once the answer can be read without waiting: now, or later and from any thread."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[bytes]:
+        """Wait until the answer is known, and read it."""
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """Takes answers from threads to the loop, which is woken once for all that are there.
+
+    Waking it is a system call, and those who shared a transaction are answered one right after the other.
+    """
+
+    _answers: "deque[tuple[asyncio.Future[Response], Response]]" = field(default_factory=deque)
+    #: Whether the loop was woken and has not begun to empty this since.
+    _is_woken: bool = False
+
+    def put(self, answered: "asyncio.Future[Response]", response: Response) -> None:
+        """Hand over an answer, from any thread."""
+        # In this order: the loop lowers the flag and then looks. If the flag is still up here, it has yet to look, and
+        # will find this answer. Two threads that both find it down wake the loop once too often, which does no harm.
+        self._answers.append((answered, response))
+        if not self._is_woken:
+            self._is_woken = True
+            # A loop that has ended has nobody left to answer.
+            with suppress(RuntimeError):
+                answered.get_loop().call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._is_woken = False
+        while self._answers:
+            answered, response = self._answers.popleft()
+            # The sender may have given up in the meantime.
+            if not answered.done():
+                answered.set_result(response)
 
 
 @dataclass(slots=True)
@@ -49,21 +107,12 @@ class _Work:
     """A request that is whole, and what its sender waits on."""
 
     environ: WSGIEnvironment
-    loop: asyncio.AbstractEventLoop
     answered: "asyncio.Future[Response]"
     since: float = field(default_factory=time.monotonic)
 
     def waited(self) -> float:
         """Say for how many seconds it has been waiting."""
         return time.monotonic() - self.since
-
-    def answer(self, response: Response) -> None:
-        """Hand the answer to the loop, which may have been given up on in the meantime."""
-        self.loop.call_soon_threadsafe(self._settle, response)
-
-    def _settle(self, response: Response) -> None:
-        if not self.answered.done():
-            self.answered.set_result(response)
 
 
 @dataclass
@@ -74,6 +123,7 @@ class Door:
     threads: int
     #: Paths that wait for nothing, and so need not wait for a thread either.
     at_once: frozenset[str] = frozenset()
+    _outbox: _Outbox = field(default_factory=_Outbox)
     #: `None` ends a thread.
     _works: "SimpleQueue[_Work | None]" = field(default_factory=SimpleQueue)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -110,8 +160,7 @@ class Door:
         if self._works.qsize() >= self.threads * WAITING_PER_THREAD_MAX:
             return self._refused(environ, HTTPStatus.SERVICE_UNAVAILABLE)
         environ[RECEIVED] = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        work = _Work(environ, loop, loop.create_future())
+        work = _Work(environ, asyncio.get_running_loop().create_future())
         self._works.put(work)
         return await work.answered
 
@@ -125,10 +174,13 @@ class Door:
 
     def _work(self) -> None:
         while (work := self._works.get()) is not None:
+            tell = partial(self._outbox.put, work.answered)
             if work.waited() > WAITING_SECONDS_MAX:
-                work.answer(self._refused(work.environ, HTTPStatus.SERVICE_UNAVAILABLE))
+                tell(self._refused(work.environ, HTTPStatus.SERVICE_UNAVAILABLE))
             else:
-                work.answer(_call(self.application, work.environ))
+                # Where the answer is not known yet, the thread is free: of those requests there may be one for each
+                # connection, whose number the server bounds.
+                _call_and_tell(self.application, work.environ, tell)
 
 
 async def _body(environ: WSGIEnvironment, protocol: "HTTPProtocol") -> bytes:
@@ -136,13 +188,17 @@ async def _body(environ: WSGIEnvironment, protocol: "HTTPProtocol") -> bytes:
 
     Where the client went away the body ends, as if that were all: its announced length tells.
     """
-    announced = environ.get("CONTENT_LENGTH", "0")
+    announced = environ.get("CONTENT_LENGTH", "")
     if len(announced) > len(str(BODY_BYTES_MAX)):
         return b""
+    enough = BODY_BYTES_MAX + 1
+    if announced.isascii() and announced.isdigit():
+        # Waiting to be told that there is no more would cost another turn of the loop.
+        enough = min(enough, int(announced))
     body = b""
     async for chunk in protocol:
         body += chunk
-        if len(body) > BODY_BYTES_MAX:
+        if len(body) >= enough:
             break
     return body
 
@@ -150,22 +206,15 @@ async def _body(environ: WSGIEnvironment, protocol: "HTTPProtocol") -> bytes:
 def _environ(scope: "Scope") -> WSGIEnvironment:
     """Describe a request as PEP 3333 has it. A header's name with an underscore would pass for one with a hyphen."""
     host, _, port = scope.server.rpartition(":")
-    environ: dict[str, Any] = {
+    environ = _SAME_FOR_ALL | {
         "REQUEST_METHOD": scope.method,
-        "SCRIPT_NAME": "",
         "PATH_INFO": scope.path.encode().decode("latin-1"),
         "QUERY_STRING": scope.query_string.encode().decode("latin-1"),
         "REMOTE_ADDR": scope.client.rpartition(":")[0],
         "SERVER_NAME": host,
         "SERVER_PORT": port,
         "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
-        "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope.scheme,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        "wsgi.input_terminated": True,
     }
     for name, value in scope.headers.items():
         if "_" in name:
@@ -177,21 +226,60 @@ def _environ(scope: "Scope") -> WSGIEnvironment:
 
 
 def _call(application: WSGIApplication, environ: WSGIEnvironment) -> Response:
-    """Have the application answer, whatever happens: a thread that ended would never be missed until all have."""
-    started: list[Any] = []
+    """Have the application answer here and now."""
+    call = _Call(environ)
+    return call.read(call.begin(application))
 
-    def start_response(status: str, headers: list[tuple[str, str]], _: object = None) -> Any:  # noqa: ANN401 -- nobody writes
-        started[:] = int(status.partition(" ")[0]), headers
 
+def _call_and_tell(application: WSGIApplication, environ: WSGIEnvironment, tell: Callable[[Response], None]) -> None:
+    """Have the application answer, now or later."""
+    call = _Call(environ)
+    pieces = call.begin(application)
     try:
-        pieces = application(environ, start_response)
+        if isinstance(pieces, Later):
+            pieces.when_known(lambda: tell(call.read(pieces)))
+            return
+    except BaseException as error:  # noqa: BLE001 -- as below
+        pieces = call.fail(error)
+    tell(call.read(pieces))
+
+
+class _Call:
+    """One call of the application, of which a response comes whatever happens.
+
+    A thread that ended would never be missed until all have.
+    """
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self._environ = environ
+        self._started: list[Any] = []
+
+    def begin(self, application: WSGIApplication) -> Iterable[bytes]:
+        """Return the pieces of its answer."""
         try:
-            body = b"".join(pieces)
-        finally:
-            if hasattr(pieces, "close"):
-                pieces.close()
-        status, headers = started
-    except BaseException as error:  # noqa: BLE001 -- a panic of a library too: its sender is told, the thread goes on
-        _log.error("request failed", extra={"path": environ["PATH_INFO"], **failure(error)})
-        return _BROKEN
-    return status, headers, body
+            return application(self._environ, self._start)
+        except BaseException as error:  # noqa: BLE001 -- a panic of a library too: its sender is told, the thread goes on
+            return self.fail(error)
+
+    def read(self, pieces: Iterable[bytes]) -> Response:
+        """Read an answer to its end."""
+        try:
+            try:
+                body = b"".join(pieces)
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+            status, headers = self._started
+        except BaseException as error:  # noqa: BLE001 -- as above
+            body = b"".join(self.fail(error))
+            status, headers = self._started
+        return status, headers, body
+
+    def fail(self, error: BaseException) -> list[bytes]:
+        """Answer in place of the application."""
+        _log.error("request failed", extra={"path": self._environ["PATH_INFO"], **failure(error)})
+        self._start("500", [("Content-Type", "text/plain")])
+        return [b"The service failed. Its log says where."]
+
+    def _start(self, status: str, headers: list[tuple[str, str]], _: object = None) -> Any:  # noqa: ANN401 -- nobody writes
+        self._started = [int(status.partition(" ")[0]), headers]

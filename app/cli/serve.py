@@ -19,10 +19,13 @@ from app.rsgi import Door
 
 #: A worker that has not finished by then is not going to: no request may take half as long.
 _STOP_SECONDS_MAX = 30
-#: Deliveries that wait share a transaction, so threads are not there to work at once, but to wait together. The
-#: database lets no more in, and turns away whoever comes beyond that.
+#: The database lets no more in, and turns away whoever comes beyond that.
 THREADS_MAX = 32
+#: A delivery that waits for its transaction keeps none of them, so that 4 and 16 acknowledge as many a second. With
+#: these, as many requests may wait for a thread as there may be connections: none is refused because all come at once.
+_THREADS = 16
 #: An open connection counts while it is idle too, and a proxy keeps dozens open. An idle one costs a few kilobytes.
+#: Each has one request in hand at a time, so no more deliveries can wait for a transaction either.
 _CONNECTIONS_MAX = 256
 #: How long, in milliseconds, a head may take, and how long a connection may be idle.
 _HEAD_TIMEOUT_MS = 10_000
@@ -42,7 +45,7 @@ class AddressInUseError(UsageProblem):
 @click.option(
     "--threads",
     type=click.IntRange(1, THREADS_MAX),
-    default=THREADS_MAX,
+    default=_THREADS,
     show_default=True,
     help="How many requests a process works on at once.",
 )

@@ -5,10 +5,13 @@ entry again (`process`), a report of the merchant's (`record`).
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain, repeat
 
 from sqlalchemy.exc import IntegrityError
@@ -17,13 +20,14 @@ from sqlalchemy.orm import Session
 from app import inbox, metrics
 from app.alipay.acknowledgement import Answer, acknowledge, refuse
 from app.alipay.delivery import Delivery
-from app.alipay.keyring import Keyring
+from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.database import Database
 from app.inbox import Arrival, Kept, Outcome
 from app.logs import failure
 from app.models import InboxEntry
 from app.receiver import processing, reports
+from app.receiver.crew import Crew
 from app.receiver.docket import Case, KnownMeanwhileError, Subject
 from app.receiver.gathering import Gathering
 from app.receiver.processing import Processed
@@ -31,6 +35,11 @@ from app.receiver.reports import Recorded, Report
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)
+
+#: Each may wait for a row, without a connection. A failed entry that comes again is rare, and many at once are rarer.
+_REPLAYS_AT_ONCE_MAX = 8
+#: Whoever has waited this long for the replays of others is answered without one of its own: what it brings is stored.
+_REPLAY_WITHIN_S = 4
 
 #: What is on record of a delivery, and what was settled with it.
 Stored = tuple[Kept, list[Processed]]
@@ -64,27 +73,32 @@ class Receiver:
         self._freshness = freshness
         self._clock = clock
         self._gathering = Gathering(self._keep_together, self._keep_alone, is_in_vain=database.is_in_vain)
+        self._replays = Crew("replay", threads_max=_REPLAYS_AT_ONCE_MAX)
 
     def receive(self, delivery: Delivery) -> Receipt:
-        """Answer one delivery: acknowledge it once it is stored, and only then.
+        """Answer one delivery as `receive_later` does, and wait for it."""
+        return self.receive_later(delivery).result()
 
-        Never raises: what cannot be stored now is answered so that Alipay sends it again.
+    def receive_later(self, delivery: Delivery) -> "Future[Receipt]":
+        """Say what the answer to one delivery will be: it is acknowledged once it is stored, and only then.
+
+        Never fails: what cannot be stored now is answered so that Alipay sends it again. Whoever is called back must
+        not take long, nor wait for another delivery: others are told after it.
         """
+        receipt: Future[Receipt] = Future()
+        # What was delivered cannot be called back.
+        receipt.set_running_or_notify_cancel()
         now = self._clock()
         try:
             verify(delivery, self._keyring)
             if self._freshness is not None:
                 check_freshness(delivery, now=now, limit=self._freshness)
         except NotAuthenticError as refusal:
-            return self._not_authentic(delivery, refusal, now)
-        arrival = Arrival(delivery, inbox.read(delivery.body), now)
-        try:
-            kept, settled = self._gathering.serve(arrival)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, nothing was stored, so nothing may be acknowledged
-            return self._not_stored(delivery, error, now)
-        if not kept.is_new and kept.outcome is Outcome.FAILED:
-            kept = self._replay_failed(kept)
-        return self._stored(arrival, kept, settled)
+            receipt.set_result(self._not_authentic(delivery, refusal, now))
+        else:
+            arrival = Arrival(delivery, inbox.read(delivery.body), now)
+            self._gathering.serve_later(arrival).add_done_callback(partial(self._conclude, arrival, receipt))
+        return receipt
 
     def process(self, entry_id: int) -> list[Processed]:
         """Process a stored entry that is parked or failed again, and settle what that lets move.
@@ -169,8 +183,33 @@ class Receiver:
 
         return self._database.run_briefly(work)
 
-    def _replay_failed(self, kept: Kept) -> Kept:
+    def _conclude(self, arrival: Arrival, receipt: "Future[Receipt]", served: "Future[Stored]") -> None:
+        """Answer a delivery now that it is known what became of it."""
+        if (error := served.exception()) is not None:
+            # Whatever it is, nothing was stored, so nothing may be acknowledged.
+            client = self._keyring.client(arrival.delivery.client_id)
+            self._answer(arrival, receipt, lambda: self._not_stored(arrival, error, client))
+            return
+        kept, settled = served.result()
+        if kept.is_new or kept.outcome is not Outcome.FAILED:
+            self._answer(arrival, receipt, lambda: self._stored(arrival, kept, settled))
+            return
+        # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
+        replay = partial(self._replay_failed, kept, until=time.monotonic() + _REPLAY_WITHIN_S)
+        self._replays.do(lambda: self._answer(arrival, receipt, lambda: self._stored(arrival, replay(), settled)))
+
+    def _answer(self, arrival: Arrival, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
+        try:
+            made = make()
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, somebody waits; and it may be our signature that fails
+            made = self._not_stored(arrival, error, None)
+        receipt.set_result(made)
+
+    def _replay_failed(self, kept: Kept, *, until: float) -> Kept:
         """Take a redelivery as the occasion to process a failed entry again; it is stored whatever comes of it."""
+        if time.monotonic() > until:
+            _log.warning("replay left out", extra={"entry": kept.id})
+            return kept
         try:
             done = self.process(kept.id)
         except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
@@ -194,16 +233,16 @@ class Receiver:
         )
         return Receipt(answer)
 
-    def _not_stored(self, delivery: Delivery, error: Exception, now: datetime) -> Receipt:
-        _log.error("delivery not stored", extra={"client_id": delivery.client_id, **failure(error)})
+    def _not_stored(self, arrival: Arrival, error: BaseException, client: Client | None) -> Receipt:
+        _log.error("delivery not stored", extra={"client_id": arrival.delivery.client_id, **failure(error)})
         answer = refuse(
-            delivery,
+            arrival.delivery,
             status=503,
             result_code="UNKNOWN_EXCEPTION",
             result_status="U",
             message="The notification could not be stored. Send it again.",
-            client=self._keyring.client(delivery.client_id),
-            now=now,
+            client=client,
+            now=arrival.at,
         )
         return Receipt(answer)
 

@@ -1,7 +1,7 @@
 """Let those who wait be served together: the first who may begin leads, and serves all who have come meanwhile.
 
 Nobody waits for company. While one transaction commits, deliveries gather behind it, and become the next one: the more
-come, the more share the price of a commit.
+come, the more share the price of a commit. Whoever waits keeps no thread waiting: it is told when it was served.
 """
 
 import logging
@@ -9,13 +9,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import Generic, TypeVar
 
 from app.database import DatabaseUnavailableError, until_free
 from app.logs import failure
+from app.receiver.crew import Crew
 
 _log = logging.getLogger(__name__)
 
@@ -29,110 +30,160 @@ TOGETHER_MAX = 64
 ALONE_AT_ONCE_MAX = 8
 #: Whoever has waited this long for others had better come again.
 _SECONDS_MAX = 4
-
-
-class NotServedError(Exception):
-    """Whoever led was ended in the middle of it."""
+#: One that leads, and one that still tells those whom it has served.
+_LEADERS_MAX = 2
 
 
 @dataclass(slots=True, eq=False)
 class _Place(Generic[T, R]):
     item: T
-    #: Empty until it was served, and for good where that failed.
-    results: Sequence[R] = ()
-    error: BaseException | None = None
-    #: Taken until it was served, or is to lead.
-    called: threading.Lock = field(default_factory=threading.Lock)
+    until: float
+    served: "Future[R]" = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        # What is on its way to the database is not called back.
+        self.served.set_running_or_notify_cancel()
+
+    def tell(self, result: R) -> None:
+        """Say what serving it gave."""
+        self._whatever_comes_of_it(partial(self.served.set_result, result))
+
+    def fail(self, error: BaseException) -> None:
+        """Say why it was not served."""
+        self._whatever_comes_of_it(partial(self.served.set_exception, error))
+
+    def _whatever_comes_of_it(self, settle: Callable[[], None]) -> None:
+        try:
+            settle()
+        except BaseException as error:  # noqa: BLE001 -- a panic in one that is called back is no affair of the others
+            _log.error("callback failed", extra=failure(error))
 
 
 class Gathering(Generic[T, R]):
     """Serves items together, or each alone where that failed. Safe to share between threads."""
 
     def __init__(
-        self, together: Callable[[Sequence[T]], Sequence[R]], alone: Callable[[T], R], *, is_in_vain: Callable[[], bool]
+        self,
+        together: Callable[[Sequence[T]], Sequence[R]],
+        alone: Callable[[T], R],
+        *,
+        is_in_vain: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._together = together
         self._alone = alone
         self._is_in_vain = is_in_vain
+        self._clock = clock
         self._lock = threading.Lock()
         self._is_led = False
         self._waiting: deque[_Place[T, R]] = deque()
+        # They stay: a new thread for each batch would have to make its own of what a library keeps for each.
+        self._leaders = ThreadPoolExecutor(_LEADERS_MAX, thread_name_prefix="leader")
+        # More than may be at work: who waits for a row keeps a thread, and nobody from being served.
+        self._loners = Crew("loner", threads_max=TOGETHER_MAX)
         self._alone_at_once = threading.Semaphore(ALONE_AT_ONCE_MAX)
 
     def serve(self, item: T) -> R:
-        """Return what serving this item gives, or raise what serving it alone raises.
+        """Wait until this item is served. Returns, or raises, what `serve_later` says."""
+        return self.serve_later(item).result()
 
-        Whatever keeps some from being served together, each is then served in its own thread: one that is broken, or
-        waits for a lock that somebody holds, costs the others nothing but a moment. Raises `DatabaseUnavailableError`
-        at once in whoever waited behind another that met it, or would.
+    def serve_later(self, item: T) -> "Future[R]":
+        """Say what will have come of serving this item: what that gave, or what serving it alone raised.
+
+        Where nobody is being served, that is done here and now, and others who come meanwhile are left to another
+        thread. Whatever keeps some from being served together, each is then served alone, in yet other threads: one
+        that is broken, or waits for a lock that somebody holds, costs the others nothing but a moment. It is
+        `DatabaseUnavailableError` for whoever waited too long, and at once for whoever waited behind another that met
+        it, or would.
+
+        Whoever is called back is called by the thread that has served it and tells others after it, which holds no
+        lock and leads no more: it must not take long, nor wait for another item.
         """
-        until = time.monotonic() + _SECONDS_MAX
-        place = _Place[T, R](item)
-        if self._may_lead(place):
-            self._lead()
-        else:
-            place.called.acquire()
-            if not place.results and place.error is None:
-                self._lead()
-        if place.error is None:
-            return place.results[0]
-        if isinstance(place.error, DatabaseUnavailableError):
-            raise DatabaseUnavailableError(place.error.cause) from place.error
-        return until_free(partial(self._serve_alone, item, until))
+        place = _Place[T, R](item, self._clock() + _SECONDS_MAX)
+        with self._lock:
+            is_led, self._is_led = self._is_led, True
+            in_vain = is_led and self._is_in_vain()
+            if not in_vain:
+                self._waiting.append(place)
+        if in_vain:
+            place.fail(DatabaseUnavailableError("OthersWaitInVain"))
+        elif not is_led:
+            self._lead(place)
+        return place.served
 
     def waiting(self) -> int:
         """Say how many wait for those who are being served."""
         with self._lock:
             return len(self._waiting)
 
-    def _serve_alone(self, item: T, until: float) -> R:
-        if not self._alone_at_once.acquire(timeout=max(0.0, until - time.monotonic())):
-            raise DatabaseUnavailableError("QueueFull")
-        try:
-            return self._alone(item)
-        finally:
-            self._alone_at_once.release()
+    def _lead(self, mine: _Place[T, R] | None = None) -> None:
+        """Serve those who wait, leave those who came meanwhile to another thread, and only then tell.
 
-    def _may_lead(self, place: _Place[T, R]) -> bool:
-        """Take a place, and say whether it is to lead now; if not, it will be called."""
-        with self._lock:
-            if self._is_led and self._is_in_vain():
-                raise DatabaseUnavailableError("OthersWaitInVain")
-            self._waiting.append(place)
-            if self._is_led:
-                place.called.acquire()
-                return False
-            self._is_led = True
-            return True
-
-    def _lead(self) -> None:
-        """Serve those who wait, the leader first among them, and call whoever is to lead next."""
+        What ends a leader in the middle of it is raised, and nobody waits for it: who has this place hears it so.
+        """
         places = self._next(TOGETHER_MAX)
-        # Unless something better comes of it.
-        error: BaseException | None = NotServedError()
+        told: list[Callable[[], None]] = []
         try:
-            results = self._together([place.item for place in places])
-            for place, result in zip(places, results, strict=True):
-                place.results = (result,)
-            error = None
+            results = self._together([place.item for place in places]) if places else ()
+            told = [partial(place.tell, result) for place, result in zip(places, results, strict=True)]
         except DatabaseUnavailableError as unavailable:
-            error = unavailable
             # Those who came meanwhile have waited for the same in vain.
-            places += self._next()
+            told = [partial(place.fail, unavailable) for place in [*places, *self._next()]]
         except Exception as broken:  # noqa: BLE001 -- whatever it is, whoever it belongs to will meet it alone
-            error = broken
             _log.info("to be processed one by one", extra={"deliveries": len(places), **failure(broken)})
+            told = [partial(self._send_alone, place) for place in places]
+        except BaseException as panic:
+            if mine is None:
+                _log.error("leader ended", extra=failure(panic))
+            told = [partial(self._send_alone, place) for place in places if place is not mine]
+            raise
         finally:
-            # Whatever happened: nobody else would call them.
-            for place in places:
-                place.error = error
-            with self._lock:
-                following = [*places[1:], *islice(self._waiting, 1)]
-                self._is_led = bool(self._waiting)
-            for place in following:
-                place.called.release()
+            # First, so that the database need not wait for what is done with its answers.
+            self._pass_on()
+            for tell in told:
+                tell()
 
     def _next(self, number: int | None = None) -> list[_Place[T, R]]:
+        """Take those who have waited longest; whoever has waited too long by now is told so."""
+        now = self._clock()
+        late: list[_Place[T, R]] = []
+        places: list[_Place[T, R]] = []
         with self._lock:
-            number = len(self._waiting) if number is None else min(number, len(self._waiting))
-            return [self._waiting.popleft() for _ in range(number)]
+            while self._waiting and self._waiting[0].until < now:
+                late.append(self._waiting.popleft())
+            while self._waiting and len(places) != number:
+                places.append(self._waiting.popleft())
+        for place in late:
+            place.fail(DatabaseUnavailableError("QueueFull"))
+        return places
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            self._is_led = bool(self._waiting)
+            if not self._is_led:
+                return
+        try:
+            self._leaders.submit(self._lead)
+        except RuntimeError:
+            # It can make no thread, or the interpreter ends; somebody waits all the same. If it leads too after all,
+            # there are two who lead for a while, which does no harm.
+            self._loners.do(self._lead)
+
+    def _send_alone(self, place: _Place[T, R]) -> None:
+        self._loners.do(partial(self._serve_alone, place))
+
+    def _serve_alone(self, place: _Place[T, R]) -> None:
+        try:
+            result = until_free(partial(self._try_alone, place))
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, whoever waits for it is told
+            place.fail(error)
+        else:
+            place.tell(result)
+
+    def _try_alone(self, place: _Place[T, R]) -> R:
+        if not self._alone_at_once.acquire(timeout=max(0.0, place.until - self._clock())):
+            raise DatabaseUnavailableError("QueueFull")
+        try:
+            return self._alone(place.item)
+        finally:
+            self._alone_at_once.release()

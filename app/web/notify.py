@@ -2,6 +2,7 @@
 
 import logging
 import time
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -11,9 +12,11 @@ from app import metrics
 from app.alipay.acknowledgement import Answer, refuse
 from app.alipay.delivery import Delivery
 from app.logs import failure
+from app.receiver import Receipt
 from app.rsgi import RECEIVED
 from app.service import Service
 from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body
+from app.web.late import LateResponse
 
 _log = logging.getLogger(__name__)
 
@@ -25,24 +28,25 @@ def open_door(app: Flask, path: str) -> None:
 
 def _notify() -> Response:
     received: float = request.environ.get(RECEIVED, time.perf_counter())
-    answer = _answer()
-    metrics.DELIVERIES.labels(answer.status).inc()
-    metrics.LATENCY.observe(time.perf_counter() - received)
-    return to_response(answer)
-
-
-def _answer() -> Answer:
-    service: Service = current_app.extensions["notifyauth"]
     try:
-        delivery = _delivery(service.settings.public_notify_path, exact_body())
-        return service.receiver.receive(delivery).answer
+        receipt = _receive()
     except BodyTooLargeError:
-        return refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "PARAM_ILLEGAL", "The body is larger than 64 KiB.")
+        answer = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "PARAM_ILLEGAL", "The body is larger than 64 KiB.")
     except BodyIncompleteError:
-        return refusal(HTTPStatus.BAD_REQUEST, "PARAM_ILLEGAL", "The body is not as long as announced.")
+        answer = refusal(HTTPStatus.BAD_REQUEST, "PARAM_ILLEGAL", "The body is not as long as announced.")
     except Exception as error:  # noqa: BLE001 -- the receiver could not be made: nothing was stored, so Alipay is to send again
         _log.error("delivery not received", extra=failure(error))
-        return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "UNKNOWN_EXCEPTION", "Send it again.", result_status="U")
+        answer = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "UNKNOWN_EXCEPTION", "Send it again.", result_status="U")
+    else:
+        return LateResponse(receipt, lambda response: _fill(response, receipt.result().answer, received))
+    response = Response()
+    _fill(response, answer, received)
+    return response
+
+
+def _receive() -> "Future[Receipt]":
+    service: Service = current_app.extensions["notifyauth"]
+    return service.receiver.receive_later(_delivery(service.settings.public_notify_path, exact_body()))
 
 
 def _delivery(public_path: str, body: bytes) -> Delivery:
@@ -71,6 +75,10 @@ def refusal(status: HTTPStatus, result_code: str, message: str, *, result_status
     )
 
 
-def to_response(answer: Answer) -> Response:
-    """Copy an answer out."""
-    return Response(answer.body, answer.status, headers=dict(answer.headers))
+def _fill(response: Response, answer: Answer, received: float) -> None:
+    """Copy an answer out, and count it."""
+    metrics.DELIVERIES.labels(answer.status).inc()
+    metrics.LATENCY.observe(time.perf_counter() - received)
+    response.status_code = answer.status
+    response.headers.update(answer.headers)
+    response.set_data(answer.body)

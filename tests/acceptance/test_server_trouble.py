@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -25,6 +26,10 @@ from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 
 CODE = authcode_created("s-1", "code-1")
 HEAD = b"POST /alipay/notifyAuthorization HTTP/1.1\r\nHost: merchant.example\r\n"
+REPORT = (
+    b"POST /v1/authorizations HTTP/1.1\r\nHost: merchant.example\r\nAuthorization: Bearer a-key\r\n"
+    b'Content-Type: application/json\r\nContent-Length: 19\r\n\r\n{"authState":"s-1"}'
+)
 #: More than a proxy keeps open, and more than the threads of a worker many times over.
 CROWD = 60
 
@@ -106,16 +111,16 @@ def test_a_body_that_does_not_come_is_given_up(server: Server) -> None:
 def test_past_a_bounded_queue_the_answer_is_503_at_once_and_nothing_is_left_behind(
     migrated_sqlite: Path, keyring: Path, tmp_path: Path
 ) -> None:
-    """The database is locked by somebody else: every thread waits, and behind them the queue fills."""
+    """The database is locked by somebody else: every thread waits with a report, and behind them the queue fills."""
     file = shutil.copyfile(migrated_sqlite, tmp_path / "notifyauth.db")
     request = a_raw_request(a_genuine_delivery(keyring, CODE))
-    environ = an_environ(f"sqlite:///{file}", keyring)
+    environ = an_environ(f"sqlite:///{file}", keyring, FLASK_API_KEYS="a-key")
     with running_server(environ, tmp_path / "log", "--workers", "1", "--threads", "2") as server:
         assert status(server.say(request)) == 200
         with closing(sqlite3.connect(file, isolation_level=None)) as somebody_else:
             somebody_else.execute("BEGIN IMMEDIATE")
             began = time.monotonic()
-            with callers(server, number=CROWD, saying=request) as crowd:
+            with callers(server, number=CROWD, saying=REPORT) as crowd:
                 select.select(crowd, [], [])
                 first = time.monotonic() - began
                 assert [status(caller.recv(65536)) for caller in crowd] == [503] * CROWD
@@ -123,6 +128,27 @@ def test_past_a_bounded_queue_the_answer_is_503_at_once_and_nothing_is_left_behi
                 assert 2 * first < time.monotonic() - began
             somebody_else.execute("ROLLBACK")
         assert status(server.say(request)) == 200
+
+
+def test_deliveries_that_wait_for_the_database_leave_the_threads_to_others(
+    migrated_sqlite: Path, keyring: Path, tmp_path: Path
+) -> None:
+    """One of them leads, in one of two threads, and whoever only reads has the other."""
+    file = shutil.copyfile(migrated_sqlite, tmp_path / "notifyauth.db")
+    requests = [a_raw_request(a_genuine_delivery(keyring, token_canceled(f"token-{number}"))) for number in range(20)]
+    environ = an_environ(f"sqlite:///{file}", keyring)
+    with (
+        running_server(environ, tmp_path / "log", "--workers", "1", "--threads", "2") as server,
+        closing(sqlite3.connect(file, isolation_level=None)) as somebody_else,
+        ThreadPoolExecutor(len(requests)) as senders,
+    ):
+        somebody_else.execute("BEGIN IMMEDIATE")
+        answers = [senders.submit(server.say, request) for request in requests]
+        time.sleep(0.3)
+        assert server.get("/readyz").status == HTTPStatus.OK
+        assert not any(answer.done() for answer in answers)
+        somebody_else.execute("ROLLBACK")
+        assert {status(answer.result()) for answer in answers} == {200}
 
 
 def test_a_request_that_contradicts_itself_about_its_length_is_refused(server: Server, keyring: Path) -> None:

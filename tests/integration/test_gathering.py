@@ -163,6 +163,24 @@ def test_who_waits_for_a_row_from_elsewhere_leaves_connections_to_deliveries(on_
         wait(waiting)
 
 
+def test_the_replay_of_a_failed_entry_holds_up_nobody(on_postgresql: Stage) -> None:
+    """Not even whoever delivered it: the answer comes later."""
+    stage = on_postgresql
+    found = stage.consult()
+    stage.report_authcode(found, "code-1")
+    body = authcode_created("s-1", "code-1").body()
+    with stage.broken_code(found):
+        assert stage.notify(body).outcome == "failed"
+    receiver = stage.receiver
+    with held(stage, ROWS, ["s-1"]):
+        replayed = receiver.receive_later(a_signed_delivery(stage.alipay_key, body=body))
+        stage.consult("s-2")
+        other = a_signed_delivery(stage.alipay_key, body=authcode_created("s-2", "code-2").body())
+        assert receiver.receive_later(other).result(timeout=10).outcome == "applied"
+        assert not replayed.done()
+    assert replayed.result(timeout=10).outcome == "redundant"
+
+
 def test_what_breaks_is_stored_as_failed_and_takes_nobody_with_it(stage: Stage) -> None:
     names = [f"s-{number}" for number in range(TOGETHER_MAX)]
     ids = {name: stage.consult(name) for name in names}

@@ -26,10 +26,14 @@ class Counter:
     is_in_vain: bool = False
     together: list[list[int]] = field(default_factory=list)
     alone: list[int] = field(default_factory=list)
+    #: Who has served them, in that order.
+    threads: list[str] = field(default_factory=list)
     door: threading.Event = field(default_factory=threading.Event)
+    time: float = 0
 
     def serve_together(self, numbers: Sequence[int]) -> list[str]:
         self.together.append(list(numbers))
+        self.threads.append(threading.current_thread().name)
         self.door.wait()
         if self.error is not None and 0 in numbers:
             raise self.error
@@ -37,11 +41,17 @@ class Counter:
 
     def serve_alone(self, number: int) -> str:
         self.alone.append(number)
+        self.threads.append(threading.current_thread().name)
         return f"{number} alone"
 
 
 def a_gathering(counter: Counter) -> Gathering[int, str]:
-    return Gathering(counter.serve_together, counter.serve_alone, is_in_vain=lambda: counter.is_in_vain)
+    return Gathering(
+        counter.serve_together,
+        counter.serve_alone,
+        is_in_vain=lambda: counter.is_in_vain,
+        clock=lambda: counter.time,
+    )
 
 
 @pytest.fixture
@@ -93,6 +103,42 @@ def test_those_who_come_meanwhile_are_next_together(pool: ThreadPoolExecutor, co
     assert counter.alone == []
 
 
+def test_whoever_waits_keeps_no_thread(pool: ThreadPoolExecutor, counter: Counter) -> None:
+    gathering = a_gathering(counter)
+    first = pool.submit(gathering.serve, 0)
+    until(lambda: bool(counter.together))
+    waiting = [gathering.serve_later(number) for number in range(1, CROWD)]
+    assert not any(each.done() or each.cancel() for each in waiting)
+    counter.door.set()
+    assert {each.result(timeout=10) for each in [first, *waiting]} == {f"{number} together" for number in range(CROWD)}
+
+
+def test_one_that_comes_alone_is_served_by_its_own_thread(counter: Counter) -> None:
+    counter.door.set()
+    assert a_gathering(counter).serve_later(1).done()
+    assert counter.threads == [threading.current_thread().name]
+
+
+def test_whoever_leads_is_held_for_no_more_than_one_batch(pool: ThreadPoolExecutor) -> None:
+    entered, first_door, second_door = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def serve_slowly(numbers: Sequence[int]) -> Sequence[int]:
+        entered.release()
+        (first_door if 0 in numbers else second_door).wait(timeout=10)
+        return numbers
+
+    gathering: Gathering[int, int] = Gathering(serve_slowly, int, is_in_vain=bool)
+    leader = pool.submit(gathering.serve, 0)
+    entered.acquire()
+    others = [gathering.serve_later(number) for number in (1, 2)]
+    first_door.set()
+    entered.acquire()
+    assert leader.result(timeout=10) == 0
+    assert not any(each.done() for each in others)
+    second_door.set()
+    assert [each.result(timeout=10) for each in others] == [1, 2]
+
+
 def test_no_more_than_a_bounded_number_goes_together(pool: ThreadPoolExecutor, counter: Counter) -> None:
     served = come(pool, counter, range(CROWD))
     assert {each.result(timeout=10) for each in served} == {f"{number} together" for number in range(CROWD)}
@@ -106,6 +152,13 @@ def test_what_breaks_together_is_served_alone(pool: ThreadPoolExecutor, counter:
     assert sorted(counter.alone) == [0, 1, 2, 3]
 
 
+def test_what_breaks_is_served_alone_elsewhere_than_in_its_callers_thread(counter: Counter) -> None:
+    counter.door.set()
+    counter.error = ValueError("broken")
+    assert a_gathering(counter).serve(0) == "0 alone"
+    assert counter.threads == [threading.current_thread().name, "loner"]
+
+
 @pytest.mark.parametrize("error", [Panic(), KeyboardInterrupt()])
 def test_whoever_leads_and_is_ended_leaves_nobody_waiting(
     pool: ThreadPoolExecutor, counter: Counter, error: BaseException
@@ -114,6 +167,62 @@ def test_whoever_leads_and_is_ended_leaves_nobody_waiting(
     ended, *others = come(pool, counter, [0, 1, 2])
     assert ended.exception(timeout=10) is error
     assert [each.result(timeout=10) for each in others] == ["1 together", "2 together"]
+    assert counter.alone == []
+
+
+@pytest.mark.parametrize("error", [Panic(), KeyboardInterrupt()])
+def test_whoever_went_with_one_that_ended_the_leader_is_served_alone(
+    pool: ThreadPoolExecutor, counter: Counter, error: BaseException
+) -> None:
+    counter.error = error
+    gathering = a_gathering(counter)
+    served = come(pool, counter, [7, 1, 0, 2], gathering=gathering)
+    assert [each.result(timeout=10) for each in served] == ["7 together", "1 alone", "0 alone", "2 alone"]
+    assert gathering.serve(5) == "5 together"
+
+
+def test_whoever_has_waited_too_long_is_told_instead_of_served(pool: ThreadPoolExecutor, counter: Counter) -> None:
+    gathering = a_gathering(counter)
+    first = pool.submit(gathering.serve, 0)
+    until(lambda: bool(counter.together))
+    late = gathering.serve_later(1)
+    counter.time += 5
+    in_time = gathering.serve_later(2)
+    counter.door.set()
+    with pytest.raises(DatabaseUnavailableError) as told:
+        late.result(timeout=10)
+    assert told.value.cause == "QueueFull"
+    assert [each.result(timeout=10) for each in (first, in_time)] == ["0 together", "2 together"]
+    assert counter.together == [[0], [2]]
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), Panic()])
+def test_a_failure_of_one_that_is_called_back_harms_nobody(
+    pool: ThreadPoolExecutor, counter: Counter, error: BaseException
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    gathering = a_gathering(counter)
+    first = pool.submit(gathering.serve, 0)
+    until(lambda: bool(counter.together))
+    served = [gathering.serve_later(number) for number in (1, 2, 3)]
+    served[0].add_done_callback(fail)
+    counter.door.set()
+    assert [each.result(timeout=10) for each in [first, *served]] == [f"{number} together" for number in range(4)]
+    assert gathering.serve(5) == "5 together"
+
+
+def test_whoever_is_called_back_may_come_again(pool: ThreadPoolExecutor, counter: Counter) -> None:
+    again: list[Future[str]] = []
+    gathering = a_gathering(counter)
+    first = pool.submit(gathering.serve, 0)
+    until(lambda: bool(counter.together))
+    gathering.serve_later(1).add_done_callback(lambda _: again.append(gathering.serve_later(2)))
+    counter.door.set()
+    assert first.result(timeout=10) == "0 together"
+    until(lambda: bool(again))
+    assert again[0].result(timeout=10) == "2 together"
 
 
 def test_too_few_results_are_none(pool: ThreadPoolExecutor) -> None:

@@ -2,13 +2,16 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from app.rsgi import REFUSAL, WAITING_PER_THREAD_MAX, Door
+import pytest
+from typing_extensions import override
+
+from app.rsgi import REFUSAL, WAITING_PER_THREAD_MAX, Door, Later
 
 SCOPE: Any = SimpleNamespace(
     server="127.0.0.1:8000", client="127.0.0.1:9", method="POST", path="/", query_string="", scheme="http"
@@ -39,6 +42,163 @@ async def ask(door: Door, path: str = "/") -> int:
 
 class Panic(BaseException):
     """What a library written in Rust raises when it breaks."""
+
+
+#: Enough for threads and the loop to come in each other's way.
+NUMBER = 200
+
+
+@dataclass
+class Answer(Later):
+    """An answer that is known once it is told to be."""
+
+    start: StartResponse
+    error: BaseException | None = None
+    told: list[Callable[[], None]] = field(default_factory=list)
+
+    @override
+    def when_known(self, tell: Callable[[], None]) -> None:
+        self.told.append(tell)
+
+    @override
+    def __iter__(self) -> Iterator[bytes]:
+        if self.error is not None:
+            raise self.error
+        self.start("200 OK", [])
+        yield b"known"
+
+    def become_known(self) -> None:
+        self.told[0]()
+
+
+@dataclass
+class LateApplication:
+    """Answers at once, or, at "/late", when it is told to."""
+
+    answers: list[Answer] = field(default_factory=list)
+    error: BaseException | None = None
+
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/late":
+            self.answers.append(Answer(start, self.error))
+            return self.answers[-1]
+        start("200 OK", [])
+        return [b""]
+
+    async def has(self, number: int) -> None:
+        """Return once so many wait for their answers."""
+        while sum(bool(answer.told) for answer in self.answers) < number:  # noqa: ASYNC110 -- threads bring them
+            await asyncio.sleep(0.001)
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts how often it was woken."""
+
+    woken = 0
+
+    @override
+    def call_soon_threadsafe(self, *arguments: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override] # passed on
+        self.woken += 1
+        return super().call_soon_threadsafe(*arguments, **options)
+
+
+def test_whoever_waits_for_an_answer_that_is_not_known_keeps_no_thread() -> None:
+    application = LateApplication()
+
+    async def ask_meanwhile() -> list[int]:
+        door = Door(application, threads=1)
+        late = [asyncio.create_task(ask(door, "/late")) for _ in range(2)]
+        await application.has(2)
+        meanwhile = await ask(door)
+        assert not any(each.done() for each in late)
+        for answer in application.answers:
+            threading.Thread(target=answer.become_known).start()
+        return [meanwhile, *await asyncio.gather(*late)]
+
+    assert asyncio.run(ask_meanwhile()) == [200, 200, 200]
+
+
+def test_many_answers_at_once_wake_the_loop_once() -> None:
+    application = LateApplication()
+
+    async def know_all_at_once() -> None:
+        door, loop = Door(application, threads=1), asyncio.get_running_loop()
+        assert isinstance(loop, CountingLoop)
+        late = [asyncio.create_task(ask(door, "/late")) for _ in range(10)]
+        await application.has(10)
+        before = loop.woken
+        # The loop is busy with these lines meanwhile, as it may be when a thread does the same.
+        for answer in application.answers:
+            answer.become_known()
+        assert loop.woken == before + 1
+        assert await asyncio.gather(*late) == [200] * 10
+        # Whatever comes after it has looked is a reason to look again.
+        assert await ask(door) == 200
+
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        runner.run(know_all_at_once())
+
+
+def test_no_answer_is_lost_between_threads_and_the_loop() -> None:
+    application = LateApplication()
+
+    async def come_and_go() -> list[int]:
+        door = Door(application, threads=4)
+        late = []
+        for number in range(NUMBER):
+            late.append(asyncio.create_task(ask(door, "/late")))
+            await application.has(number + 1)
+            threading.Thread(target=application.answers[number].become_known).start()
+        return await asyncio.gather(*late)
+
+    async def in_time() -> list[int]:
+        return await asyncio.wait_for(come_and_go(), timeout=30)
+
+    assert asyncio.run(in_time()) == [200] * NUMBER
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), Panic()])
+def test_a_late_answer_that_breaks_is_one_that_was_broken(error: BaseException) -> None:
+    application = LateApplication(error=error)
+
+    async def ask_and_break() -> int:
+        door = Door(application, threads=1)
+        late = asyncio.create_task(ask(door, "/late"))
+        await application.has(1)
+        application.answers[0].become_known()
+        return await late
+
+    assert asyncio.run(ask_and_break()) == 500
+
+
+def test_an_answer_after_the_sender_gave_up_harms_nobody() -> None:
+    application = LateApplication()
+
+    async def give_up() -> list[int]:
+        door = Door(application, threads=1)
+        late = [asyncio.create_task(ask(door, "/late")) for _ in range(2)]
+        await application.has(2)
+        late[0].cancel()
+        await asyncio.wait(late[:1])
+        for answer in application.answers:
+            answer.become_known()
+        return [await late[1], await ask(door)]
+
+    assert asyncio.run(give_up()) == [200, 200]
+
+
+def test_an_answer_after_the_loop_has_ended_harms_nobody() -> None:
+    application = LateApplication()
+
+    async def end() -> None:
+        door = Door(application, threads=1)
+        late = asyncio.create_task(ask(door, "/late"))
+        await application.has(1)
+        door.__rsgi_del__(asyncio.get_running_loop())
+        late.cancel()
+
+    asyncio.run(end())
+    application.answers[0].become_known()
 
 
 def test_a_thread_outlives_whatever_the_application_raises() -> None:

@@ -1,0 +1,54 @@
+"""Answer once the answer is known: no thread waits for it under a server that can do without."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from flask import Response
+from typing_extensions import override
+
+from app.rsgi import Later
+
+
+class LateResponse(Response):
+    """A response that is filled in by whoever reads it, which waits for a future.
+
+    The framework is through with the request by then. What it has added to the headers stays; of the status and the
+    body it sees nothing.
+    """
+
+    def __init__(self, future: "Future[Any]", fill: Callable[[Response], None]) -> None:
+        super().__init__()
+        self.future = future
+        self._fill = fill
+
+    @override
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return _Pieces(self, environ, start_response)
+
+    def read(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Fill it in, and begin to send it as any other."""
+        self._fill(self)
+        return super().__call__(environ, start_response)
+
+
+@dataclass
+class _Pieces(Later):
+    response: LateResponse
+    environ: WSGIEnvironment
+    start_response: StartResponse
+
+    @override
+    def when_known(self, tell: Callable[[], None]) -> None:
+        self.response.future.add_done_callback(lambda _: tell())
+
+    @override
+    def __iter__(self) -> Iterator[bytes]:
+        # A server hears of the status with the first piece, which is early enough (PEP 3333).
+        yield from self.response.read(self.environ, self.start_response)
+
+    def close(self) -> None:
+        """End the response, whether it was read or not."""
+        self.response.close()
