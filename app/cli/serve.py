@@ -27,6 +27,8 @@ _THREADS = 16
 #: An open connection counts while it is idle too, and a proxy keeps dozens open. An idle one costs a few kilobytes.
 #: Each has one request in hand at a time, so no more deliveries can wait for a transaction either.
 _CONNECTIONS_MAX = 256
+#: Objects that are left to themselves until somebody looks which of them are garbage: a megabyte or two.
+_UNCOLLECTED_MAX = 10_000
 #: How long, in milliseconds, a head may take, and how long a connection may be idle.
 _HEAD_TIMEOUT_MS = 10_000
 
@@ -86,8 +88,10 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
 def _door(threads: int) -> Door:
     """Make what a worker serves. Importing the application opens and checks it."""
     application = import_module("app.wsgi").application
-    # What is there by now stays: no search for garbage has to look at it.
+    # What is there by now stays: no search for garbage has to look at it. What a request leaves goes by itself, but for
+    # one small cycle of the framework's.
     gc.freeze()
+    gc.set_threshold(_UNCOLLECTED_MAX)
     return Door(application, threads, at_once=frozenset({"/healthz"}))
 
 

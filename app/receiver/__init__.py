@@ -27,7 +27,7 @@ from app.inbox import Arrival, Kept, Outcome
 from app.logs import failure
 from app.models import InboxEntry
 from app.receiver import processing, reports
-from app.receiver.crew import Crew
+from app.receiver.crew import Crew, Promise
 from app.receiver.docket import Case, KnownMeanwhileError, Subject
 from app.receiver.gathering import Gathering
 from app.receiver.processing import Processed
@@ -85,9 +85,7 @@ class Receiver:
         Never fails: what cannot be stored now is answered so that Alipay sends it again. Whoever is called back must
         not take long, nor wait for another delivery: others are told after it.
         """
-        receipt: Future[Receipt] = Future()
-        # What was delivered cannot be called back.
-        receipt.set_running_or_notify_cancel()
+        receipt: Promise[Receipt] = Promise()
         now = self._clock()
         try:
             verify(delivery, self._keyring)

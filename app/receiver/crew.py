@@ -4,10 +4,25 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from typing_extensions import override
 
 from app.logs import failure
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Promise(Future[T]):
+    """A future of what is on its way to the database: nobody can call it back."""
+
+    @override
+    def cancel(self) -> bool:
+        """Say that it cannot be canceled."""
+        return False
 
 
 class Crew:

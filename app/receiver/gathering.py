@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from app.database import DatabaseUnavailableError, until_free
 from app.logs import failure
-from app.receiver.crew import Crew
+from app.receiver.crew import Crew, Promise
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +38,7 @@ _LEADERS_MAX = 2
 class _Place(Generic[T, R]):
     item: T
     until: float
-    served: "Future[R]" = field(default_factory=Future)
-
-    def __post_init__(self) -> None:
-        # What is on its way to the database is not called back.
-        self.served.set_running_or_notify_cancel()
+    served: Promise[R] = field(default_factory=Promise)
 
     def tell(self, result: R) -> None:
         """Say what serving it gave."""
@@ -99,7 +95,7 @@ class Gathering(Generic[T, R]):
         Whoever is called back is called by the thread that has served it and tells others after it, which holds no
         lock and leads no more: it must not take long, nor wait for another item.
         """
-        place = _Place[T, R](item, self._clock() + _SECONDS_MAX)
+        place: _Place[T, R] = _Place(item, self._clock() + _SECONDS_MAX)
         with self._lock:
             is_led, self._is_led = self._is_led, True
             in_vain = is_led and self._is_in_vain()
