@@ -38,8 +38,8 @@ _LAST_TRY_S = 2
 _SECONDS_MAX = 4
 #: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
 _PAUSE_MS = (5, 40)
-#: One that works and one that waits, for each connection: as many as `flask serve` has threads.
-_INSIDE_MAX = 2 * POOL_SIZE
+#: One that works and three that wait, for each connection: more than a worker has threads, whatever they do.
+_INSIDE_MAX = 4 * POOL_SIZE
 
 
 class Database:

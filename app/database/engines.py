@@ -22,7 +22,7 @@ from app.database.messages import send_in_pipelines
 
 T = TypeVar("T")
 
-#: Half as many as a worker has threads: of those that deliver, most wait together for one.
+#: As many as a worker has threads: what is delivered needs but a few beside them, since most of it waits together.
 POOL_SIZE = 16
 
 #: By when, on the monotonic clock, whoever works in this thread must be done with the database.
