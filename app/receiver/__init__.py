@@ -27,8 +27,9 @@ from app.inbox import Arrival, Kept, Outcome
 from app.logs import failure
 from app.models import InboxEntry
 from app.receiver import processing, reports
+from app.receiver.cases import Case, Subject
 from app.receiver.crew import Crew, Promise
-from app.receiver.docket import Case, KnownMeanwhileError, Subject
+from app.receiver.docket import KnownMeanwhileError
 from app.receiver.gathering import Gathering
 from app.receiver.processing import Processed
 from app.receiver.reports import Recorded, Report

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
@@ -21,6 +20,7 @@ from app.authorizations import AuthStateKey, Cause
 from app.database.messages import Request, ask
 from app.inbox import Kept, Outcome
 from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
+from app.receiver.cases import Case, named_by
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
@@ -28,37 +28,6 @@ from app.vault import Vault
 
 class KnownMeanwhileError(Exception):
     """What was unknown has become known since it was looked for: begin again, with its authorization locked."""
-
-
-class Subject(NamedTuple):
-    """A notification, the client it was sent for, and the blind index of the token that it names."""
-
-    client_id: str
-    notification: Notification
-    token_index: bytes | None
-
-    @classmethod
-    def read(cls, vault: Vault, client_id: str, notification: Notification) -> "Subject":
-        """Make it of a notification that could be read."""
-        return cls(client_id, notification, inbox.token_index(vault, client_id, notification))
-
-    @property
-    def auth_state_key(self) -> AuthStateKey | None:
-        """What it names an authorization by."""
-        auth_state = self.notification.auth_state
-        return None if auth_state is None else (self.client_id, auth_state)
-
-    @property
-    def token_key(self) -> TokenKey | None:
-        """What it names a token by."""
-        return None if self.token_index is None else (self.client_id, self.token_index)
-
-
-class Case(NamedTuple):
-    """An entry to be judged, and what it is about, if that could be read."""
-
-    entry: InboxEntry
-    subject: Subject | None
 
 
 @dataclass
@@ -289,19 +258,12 @@ def lay_out(
     docket = Docket(
         connection, vault, careful, cases, frozenset() if careful else frozenset(case.entry for case in cases)
     )
-    states, keys = _named_by(cases, named)
+    states, keys = named_by(cases, named)
     docket.lock_authorizations(states, keys)
     if docket.known:
         docket.cases = [case for case in cases if case.entry.fingerprint not in docket.known]
-        states, keys = _named_by(docket.cases, named)
+        states, keys = named_by(docket.cases, named)
     waiting = docket.meet(states, keys)
     waiting += docket.meet_more(waiting)
     docket.lock_waiting(waiting, replayed)
     return docket
-
-
-def _named_by(cases: Sequence[Case], named: Collection[AuthStateKey]) -> tuple[set[AuthStateKey], set[TokenKey]]:
-    subjects = [case.subject for case in cases if case.subject is not None]
-    states = {state for subject in subjects if (state := subject.auth_state_key) is not None}
-    keys = {key for subject in subjects if (key := subject.token_key) is not None}
-    return states | set(named), keys

@@ -12,7 +12,8 @@ from app import authorizations
 from app.alipay.notification import NotificationType
 from app.inbox import Outcome, Reason
 from app.models import Authorization
-from app.receiver.docket import Docket, Subject
+from app.receiver.cases import Subject
+from app.receiver.docket import Docket
 from app.state_machine import Event, Verdict
 
 T = TypeVar("T")

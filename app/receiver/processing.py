@@ -20,7 +20,8 @@ from app.database.messages import ask, ask_last
 from app.inbox import OPEN_OUTCOMES, Kept, Outcome
 from app.logs import failure
 from app.models import Authorization, InboxEntry
-from app.receiver.docket import Case, Docket, KnownMeanwhileError, Subject, lay_out
+from app.receiver.cases import Case, Subject
+from app.receiver.docket import Docket, KnownMeanwhileError, lay_out
 from app.receiver.judging import judge
 from app.state_machine import Event
 from app.tokens import Grant
