@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app import authorizations, inbox
+from app import authorizations
+from app.inbox.upkeep import of_authorization
 from app.models import Authorization, InboxEntry, Transition
 
 Document = dict[str, Any]
@@ -39,7 +40,7 @@ def authorization_document(session: Session, authorization: Authorization) -> Do
     return {
         **authorization_summary(authorization),
         "history": [_move(move) for move in authorizations.history(session, authorization.id)],
-        "notifications": [_linked(entry) for entry in inbox.of_authorization(session, authorization.id)],
+        "notifications": [_linked(entry) for entry in of_authorization(session, authorization.id)],
     }
 
 

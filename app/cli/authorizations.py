@@ -15,7 +15,7 @@ from app.cli.errors import Refusal
 from app.cli.groups import Commands, look_up, the_service
 from app.cli.options import Words
 from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
-from app.inbox import of_authorization
+from app.inbox.upkeep import of_authorization
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.receiver.reports import USER_REF_CHARACTERS_MAX, WALLET_CHARACTERS_MAX, Consult, Recorded
 from app.state_machine import AuthorizationState, Flow

@@ -17,7 +17,8 @@ from app.cli.errors import REFUSED, Refusal
 from app.cli.explanations import explain
 from app.cli.groups import Commands, look_up, the_service
 from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
-from app.inbox import Filter, Outcome
+from app.inbox import Outcome
+from app.inbox.upkeep import Filter, listing
 from app.models import Authorization, InboxEntry
 from app.vault import VaultError
 
@@ -63,7 +64,7 @@ def list_entries(
 ) -> None:
     """List notifications, newest first."""
     wanted = Filter(outcome=outcome, type=notification_type, auth_state=auth_state)
-    rows = look_up(lambda session: kept.listing(session, wanted, limit=limit + 1))
+    rows = look_up(lambda session: listing(session, wanted, limit=limit + 1))
     shown = rows[:limit]
     if as_json:
         print_json([documents.entry_summary(row) for row in shown])

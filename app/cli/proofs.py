@@ -17,7 +17,7 @@ from app.cli.groups import look_up, the_service
 from app.cli.progress import bar
 from app.cli.tables import plain
 from app.diagrams import Drawing, Knock, Step, graphviz, mermaid
-from app.inbox import of_authorization
+from app.inbox.upkeep import of_authorization
 from app.models import Authorization
 from app.state_machine import AuthorizationState
 from app.verification import Drift

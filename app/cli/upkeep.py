@@ -11,13 +11,13 @@ import click
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
-from app import inbox as kept
 from app.cli.errors import REFUSED, Refusal
 from app.cli.groups import look_up, the_service
 from app.cli.inbox import entry_id_type, find_entry, inbox
 from app.cli.pace import leaving_room
 from app.cli.progress import bar
-from app.inbox import OPEN_OUTCOMES, Filter, Outcome
+from app.inbox import OPEN_OUTCOMES, Outcome
+from app.inbox.upkeep import Filter, listing, open_ids, purge_batch
 
 #: Ids are read this many at a time; each entry is processed in a transaction of its own.
 _BATCH_SIZE = 1000
@@ -99,13 +99,13 @@ def _require_open(entry_ids: Iterable[int], session: Session) -> None:
 
 def _newest_id() -> int:
     """Find where a walk through the inbox is to end: what comes later is not its business."""
-    newest = look_up(partial(kept.listing, wanted=Filter(), limit=1))
+    newest = look_up(partial(listing, wanted=Filter(), limit=1))
     return newest[0].id if newest else 0
 
 
 def _open_ids(outcomes: frozenset[Outcome], last_id: int) -> Iterator[int]:
     after = 0
-    while ids := look_up(partial(kept.open_ids, outcomes=outcomes, after=after, limit=_BATCH_SIZE)):
+    while ids := look_up(partial(open_ids, outcomes=outcomes, after=after, limit=_BATCH_SIZE)):
         yield from (entry_id for entry_id in ids if entry_id <= last_id)
         after = ids[-1]
 
@@ -124,7 +124,7 @@ def purge(older_than: timedelta) -> None:
     with bar("Purging", _newest_id()) as progress:
         while True:
             with leaving_room():
-                purged = the_service().database.run(partial(kept.purge_batch, older_than=before, after=after))
+                purged = the_service().database.run(partial(purge_batch, older_than=before, after=after))
             deleted += purged.deleted
             if purged.up_to is None:
                 break

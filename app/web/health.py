@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import override
 
-from app import inbox
 from app.database import Database, DatabaseUnavailableError
+from app.inbox.upkeep import parked_by_reason
 from app.service import Service
 from app.web.bearer import require_key
 
@@ -74,7 +74,7 @@ class _ParkedCollector(Collector):
             "notifyauth_parked_oldest_seconds", "How long the oldest parked entry has waited.", labels=["reason"]
         )
         try:
-            waiting = self._database.run(inbox.parked_by_reason, read_only=True)
+            waiting = self._database.run(parked_by_reason, read_only=True)
         except (DatabaseUnavailableError, SQLAlchemyError):
             # The counters are worth having all the more while the database is in trouble.
             return

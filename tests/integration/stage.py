@@ -19,6 +19,7 @@ from app.alipay.keyring import Client, Keyring
 from app.alipay.secret import Secret
 from app.database import Database
 from app.inbox import Arrival, Kept
+from app.inbox.upkeep import parked_by_reason
 from app.models import Authorization, InboxEntry, Rendezvous
 from app.receiver import Receipt, Receiver
 from app.receiver.processing import Processed
@@ -160,7 +161,7 @@ class Stage:
         return self.database.run(lambda session: list(session.scalars(select(Rendezvous))), read_only=True)
 
     def waiting(self) -> dict[str, int]:
-        waiting = self.database.run(inbox.parked_by_reason, read_only=True)
+        waiting = self.database.run(parked_by_reason, read_only=True)
         return {each.reason: each.count for each in waiting}
 
     @contextmanager

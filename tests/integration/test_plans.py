@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from app import authorizations, inbox, verification
+from app.inbox import upkeep
 from app.models import Base
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from benchmarks.loading import load
@@ -27,10 +28,10 @@ AUTHORIZATION_FILTERS = [
     authorizations.Filter(client_id="c"),
 ]
 INBOX_FILTERS = [
-    inbox.Filter(),
-    inbox.Filter(auth_state="s-1"),
-    inbox.Filter(type="TOKEN_CREATED"),
-    inbox.Filter(outcome="parked"),
+    upkeep.Filter(),
+    upkeep.Filter(auth_state="s-1"),
+    upkeep.Filter(type="TOKEN_CREATED"),
+    upkeep.Filter(outcome="parked"),
 ]
 
 Plan = Mapping[str, Any]
@@ -70,11 +71,11 @@ def look(stage: Stage) -> None:
     for each in AUTHORIZATION_FILTERS:
         run(partial(authorizations.listing, wanted=each, limit=50))
     for every in INBOX_FILTERS:
-        run(partial(inbox.listing, wanted=every, limit=50))
-    run(inbox.parked_by_reason)
-    run(lambda session: inbox.open_ids(session, inbox.OPEN_OUTCOMES, after=0, limit=50))
+        run(partial(upkeep.listing, wanted=every, limit=50))
+    run(upkeep.parked_by_reason)
+    run(lambda session: upkeep.open_ids(session, inbox.OPEN_OUTCOMES, after=0, limit=50))
     long_ago = datetime.now(UTC) - timedelta(days=300)
-    run(lambda session: inbox.purge_batch(session, older_than=long_ago, after=0, limit=50))
+    run(lambda session: upkeep.purge_batch(session, older_than=long_ago, after=0, limit=50))
     run(lambda session: verification.verify_batch(session, stage.vault, limit=20))
 
 

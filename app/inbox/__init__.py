@@ -5,11 +5,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select, union_all
+from sqlalchemy import ColumnElement, literal_column, select, union_all
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session
 
 from app import tokens
 from app.alipay.delivery import Delivery
@@ -27,9 +25,6 @@ from app.tokens import TokenKey
 from app.vault import Vault
 
 BODY_PLACE = "inbox.sealed_body"
-
-#: A deleted batch holds its row locks for well under a second.
-PURGE_BATCH_SIZE_MAX = 1000
 
 
 class Outcome(StrEnum):
@@ -61,7 +56,7 @@ class Reason(StrEnum):
 OPEN_OUTCOMES = frozenset({Outcome.PARKED, Outcome.FAILED})
 
 #: Written out rather than bound, or no database would use the partial indexes over the parked ones.
-_IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
+IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
 _IS_CANCELLATION: ColumnElement[bool] = InboxEntry.type == literal_column(f"'{NotificationType.TOKEN_CANCELED}'")
 
 
@@ -265,10 +260,10 @@ _LOCK = Lookup(
 )
 _WAITING = Lookup(
     lambda among: union_all(
-        among.find(select(InboxEntry).where(_IS_PARKED), "states", InboxEntry.client_id, InboxEntry.auth_state),
+        among.find(select(InboxEntry).where(IS_PARKED), "states", InboxEntry.client_id, InboxEntry.auth_state),
         among.find(
             # A creation that names the same token is about another authorization.
-            select(InboxEntry).where(_IS_PARKED, _IS_CANCELLATION),
+            select(InboxEntry).where(IS_PARKED, _IS_CANCELLATION),
             "keys",
             InboxEntry.client_id,
             InboxEntry.token_index,
@@ -291,92 +286,3 @@ def relabel(vault: Vault, entry: InboxEntry, notification: Notification) -> None
     entry.type = notification.type
     entry.auth_state = notification.auth_state
     entry.token_index = token_index(vault, entry.client_id, notification)
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which entries a listing shows; what is `None` does not matter."""
-
-    outcome: str | None = None
-    type: str | None = None
-    auth_state: str | None = None
-
-
-def listing(session: Session, wanted: Filter, *, limit: int) -> Sequence[InboxEntry]:
-    """List entries, newest first."""
-    conditions = [
-        getattr(InboxEntry, name) == value
-        for name in ("outcome", "type", "auth_state")
-        if (value := getattr(wanted, name)) is not None
-    ]
-    return session.scalars(select(InboxEntry).where(*conditions).order_by(InboxEntry.id.desc()).limit(limit)).all()
-
-
-def of_authorization(session: Session, authorization_id: UUID) -> Sequence[InboxEntry]:
-    """List every entry that is linked to an authorization, whatever its outcome, in inbox sequence."""
-    return session.scalars(
-        select(InboxEntry).where(InboxEntry.authorization_id == authorization_id).order_by(InboxEntry.id)
-    ).all()
-
-
-def open_ids(session: Session, outcomes: frozenset[Outcome], *, after: int, limit: int) -> Sequence[int]:
-    """List the next entries that may still end otherwise, in inbox sequence, for a replay to walk through."""
-    return session.scalars(
-        select(InboxEntry.id)
-        .where(InboxEntry.outcome.in_(outcomes & OPEN_OUTCOMES), InboxEntry.id > after)
-        .order_by(InboxEntry.id)
-        .limit(limit)
-    ).all()
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """How many entries are parked for one reason, and since when the oldest is."""
-
-    reason: str
-    count: int
-    oldest_received_at: datetime
-
-
-def parked_by_reason(session: Session) -> list[Waiting]:
-    """Count what is parked: the figure to be alerted by."""
-    rows = session.execute(
-        select(InboxEntry.reason, func.count(), func.min(InboxEntry.received_at).label("oldest"))
-        .where(_IS_PARKED)
-        .group_by(InboxEntry.reason)
-    )
-    return [Waiting(reason or "", count, oldest) for reason, count, oldest in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """What one batch of a purge did."""
-
-    #: How many entries it deleted.
-    deleted: int
-    #: Up to which sequence it looked; `None` when there is nothing further.
-    up_to: int | None
-
-
-def purge_batch(session: Session, *, older_than: datetime, after: int, limit: int = PURGE_BATCH_SIZE_MAX) -> Purged:
-    """Delete concluded entries among the next `limit`, and say where the next batch begins.
-
-    Parked and failed entries stay whatever their age, and so does one that was redelivered lately.
-    """
-    seen = session.execute(
-        select(InboxEntry.id, InboxEntry.received_at).where(InboxEntry.id > after).order_by(InboxEntry.id).limit(limit)
-    ).all()
-    # Sequence and time grow together but for the moments between two processes.
-    if not seen or seen[0].received_at >= older_than:
-        return Purged(deleted=0, up_to=None)
-    up_to = seen[-1].id
-    result = session.execute(
-        delete(InboxEntry)
-        .where(
-            and_(InboxEntry.id > after, InboxEntry.id <= up_to),
-            InboxEntry.last_received_at < older_than,
-            InboxEntry.outcome.not_in(OPEN_OUTCOMES),
-        )
-        .returning(InboxEntry.id)
-    )
-    return Purged(deleted=len(result.all()), up_to=up_to)
