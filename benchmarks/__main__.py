@@ -41,7 +41,7 @@ def _tell(line: str) -> None:
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes of each contestant."
 )
-@click.option("--threads", type=click.IntRange(1, 64), default=16, show_default=True, help="Threads of each process.")
+@click.option("--threads", type=click.IntRange(1, 32), default=16, show_default=True, help="Threads of each process.")
 @click.option("--connections", type=click.IntRange(1, 128), default=64, show_default=True, help="Of the load client.")
 @click.option("--seconds", type=click.FloatRange(1), help=f"How long each is measured.  [default: {_THOROUGH[0]:g}]")
 @click.option("--rounds", type=click.IntRange(1), help=f"How often each is measured.  [default: {_THOROUGH[1]}]")
@@ -98,7 +98,7 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
 @benchmarks.command("growth")
 @click.option("--sizes", metavar="N,N…", default=_SIZES, show_default=True, help="How many authorizations to load.")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes of the service.")
-@click.option("--threads", type=click.IntRange(1, 64), default=16, show_default=True, help="Threads of each process.")
+@click.option("--threads", type=click.IntRange(1, 32), default=16, show_default=True, help="Threads of each process.")
 @click.option("--connections", type=click.IntRange(1, 128), default=64, show_default=True, help="Of the load client.")
 @click.option("--seconds", type=click.FloatRange(1), default=_THOROUGH[0], show_default=True, help="Of the door.")
 @click.option("--most", type=click.IntRange(1), default=2000, show_default=True, help="Notifications to sign a second.")
