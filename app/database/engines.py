@@ -154,7 +154,9 @@ def _begin_to_write(connection: sqlite3.Connection) -> None:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                # Its lowest byte says what it is; the others why, as when another process recovers the journal.
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() >= until:
                     raise OperationalError("BEGIN", None, error) from error
             else:
                 return

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg
+from psycopg.errors import PipelineAborted
 from sqlalchemy import Dialect, Engine, Executable, event
 from sqlalchemy.engine import Connection, ExecutionContext
 from sqlalchemy.orm import DeclarativeBase
@@ -146,11 +147,18 @@ def _execute(cursor: "psycopg.Cursor[Any]", _text: str, _parameters: object, con
                 if context.execution_options[_COMMITS]:
                     # The driver's own commit would be a message of its own.
                     cursor.execute("COMMIT")
-            except psycopg.Error as first:
+            except psycopg.Error as broken:
                 # Leaving the pipeline finds out no more than that all after it was left undone.
-                error = first
-    except psycopg.Error as later:
-        raise (error or later) from None
+                error = broken
+    except psycopg.Error as last:
+        error = error or last
     if error is not None:
-        raise error
+        raise _first(error)
     return True
+
+
+def _first(error: psycopg.Error) -> psycopg.Error:
+    """Find what broke: the driver may raise that what came after it was left undone, while it deals with that."""
+    while isinstance(error, PipelineAborted) and isinstance(error.__context__, psycopg.Error):
+        error = error.__context__
+    return error

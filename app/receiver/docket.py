@@ -191,13 +191,16 @@ class Docket:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Write what is done within, or, when that breaks and care is taken, take all of it back."""
+        """Write what is done within, or, when that breaks and care is taken, take all of it back.
+
+        What was done before must be written by then.
+        """
         if not self.is_careful:
             yield
             return
-        self.write()
         rows: list[Base] = [*self._authorizations.values(), *self._parked]
         before = [(each, dict(vars(each))) for each in rows]
+        known = dict(self._tokens)
         try:
             with self.connection.begin_nested():
                 yield
@@ -205,8 +208,7 @@ class Docket:
         except BaseException:
             for row, values in before:
                 vars(row).update(values)
-            for token in self._made_known:
-                del self._tokens[token.client_id, token.token_index]
+            self._tokens = known
             self._forget_changes()
             raise
 

@@ -152,6 +152,9 @@ def _settle(docket: Docket, authorization: Authorization, *, now: datetime) -> l
     Always the first that can be decided is next, so that of two that contradict each other the earlier one wins,
     whenever they are settled. Every move concludes an entry, which bounds the work.
     """
+    if docket.is_careful:
+        # Whatever breaks in writing what moved it is not the fault of what waited.
+        docket.write()
     settled: list[InboxEntry] = []
     while True:
         for entry in docket.waiting(authorization):
@@ -237,8 +240,16 @@ def _guarded(connection: Connection, entry: InboxEntry, work: Callable[[], list[
         except Exception as error:
             if is_transient(error):
                 raise
-            _fail(connection, entry, error)
-            return [Processed.of(entry)]
+            return _give_up(connection, entry, error)
+
+
+def _give_up(connection: Connection, entry: InboxEntry, error: Exception) -> list[Processed]:
+    """Say of an entry that its processing broke, unless somebody else has concluded it meanwhile."""
+    locked = inbox.lock_all(connection, {entry.id})
+    if any(each.outcome not in OPEN_OUTCOMES for each in locked):
+        return []
+    _fail(connection, entry, error)
+    return [Processed.of(entry)]
 
 
 def _fail(connection: Connection, entry: InboxEntry, error: Exception) -> None:

@@ -1,9 +1,12 @@
 """Several processes on one SQLite file: whoever writes all the time leaves the others their turns."""
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
+from sqlalchemy import make_url
 from sqlalchemy.engine import Connection
 
 from app.database import Database
@@ -33,3 +36,33 @@ def test_two_busy_processes_take_turns(sqlite_url: str) -> None:
         list(pool.map(write_all_the_time, range(2)))
     longest = max(len(list(run)) for _, run in groupby(turns))
     assert longest < TURNS / 8
+
+
+#: Locks the bytes by which SQLite recovers its journal (its "WAL-mode File Format", 2.3), and spoils what is to be
+#: recovered, for a moment.
+RECOVER = """
+import fcntl, os, sys, time
+index = os.open(sys.argv[1], os.O_RDWR)
+for byte in (120, 122):
+    fcntl.lockf(index, fcntl.LOCK_EX, 1, byte)
+head = os.pread(index, 96, 0)
+os.pwrite(index, bytes(96), 0)
+print("held", flush=True)
+time.sleep(0.4)
+os.pwrite(index, head, 0)
+"""
+
+
+def test_another_process_that_recovers_the_journal_is_waited_for(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    database.run_once(write)
+    index = f"{make_url(sqlite_url).database}-shm"
+    with subprocess.Popen([sys.executable, "-c", RECOVER, index], stdout=subprocess.PIPE, text=True) as recovering:
+        assert recovering.stdout is not None
+        assert recovering.stdout.readline() == "held\n"
+        database.run_once(write)
+    database.close()
+
+
+def write(connection: Connection) -> None:
+    connection.exec_driver_sql("DELETE FROM rendezvous")

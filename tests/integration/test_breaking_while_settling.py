@@ -1,0 +1,104 @@
+"""An entry that breaks while others are settled or replayed breaks alone, and leaves nothing of itself."""
+
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import text
+
+from app import authorizations, tokens
+from app.alipay.secret import Secret
+from app.receiver import processing
+from app.simulator.draft import authcode_created, token_canceled, token_created
+from tests.integration.stage import Stage, a_stage
+from tests.unit.alipay.wire import CLIENT_ID
+
+IN_THE_WAY = text(
+    "INSERT INTO transitions (authorization_id, sequence, event, to_state, cause, at) "
+    "SELECT authorization_id, 2, event, to_state, cause, at FROM transitions"
+)
+
+
+def test_a_settled_entry_that_breaks_after_its_move_has_not_moved(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.notify(authcode_created("s-1", "code-1"))
+    stage.notify(authcode_created("s-1", "code-2"))
+    break_once(monkeypatch, authorizations, "learn_user")
+    stage.consult()
+    assert stage.outcomes() == [("failed", "ValueError"), ("applied", None)]
+    assert [move[1] for move in stage.moves()] == ["consult", "authcode_created"]
+
+
+def test_a_token_that_cannot_be_written_is_not_known_to_whoever_waits_for_it(stage: Stage) -> None:
+    stage.notify(token_created("s-1", "token-1"))
+    stage.notify(token_created("s-1", "token-2"))
+    stage.notify(token_canceled("token-1"))
+    refuse(stage, "token-1")
+    stage.consult(flow="direct")
+    assert stage.outcomes() == [("failed", "IntegrityError"), ("applied", None), ("parked", "unknown_token")]
+    assert stage.state() == "token_active"
+
+
+def refuse(stage: Stage, token: str) -> None:
+    """Have the database refuse one token."""
+    index = tokens.index(stage.vault, CLIENT_ID, Secret(token)).hex()
+    statement = (
+        f"ALTER TABLE access_tokens ADD CHECK (token_index <> '\\x{index}')"
+        if stage.database.engine.dialect.name == "postgresql"
+        else f"CREATE TRIGGER no BEFORE INSERT ON access_tokens WHEN NEW.token_index = x'{index}' "
+        "BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    stage.database.run(lambda session: session.connection().exec_driver_sql(statement))
+
+
+def test_what_breaks_in_the_writing_fails_and_not_what_waited_for_it(stage: Stage) -> None:
+    stage.consult()
+    stage.notify(token_created("s-1", "token-1"))
+    stage.notify(token_created("s-1", "token-2"))
+    stage.notify(token_canceled("token-2"))
+    stage.database.run(lambda session: session.execute(IN_THE_WAY))
+    receipt = stage.notify(authcode_created("s-1", "code-1"))
+    assert (receipt.answer.status, receipt.outcome, receipt.reason) == (200, "failed", "IntegrityError")
+    assert [outcome for outcome, _ in stage.outcomes()] == ["parked", "parked", "parked", "failed"]
+    assert stage.state() == "consulted"
+
+
+@pytest.mark.parametrize("kind", ["failed", "parked"])
+def test_a_replay_that_breaks_leaves_alone_what_another_has_concluded(
+    postgresql_url: str, alipay_key: RSAPrivateKey, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Another process has the right key, or a newer version. On SQLite one writes at a time."""
+    stage = a_stage(postgresql_url, alipay_key)
+    found = stage.consult()
+    code = authcode_created("s-1", "code-1")
+    if kind == "failed":
+        with stage.broken_code(found):
+            entry = stage.notify(code).entry_id
+    else:
+        entry = stage.notify(token_created("s-1", "token-1")).entry_id
+    assert entry is not None
+
+    def meanwhile() -> None:
+        if kind == "failed":
+            stage.process(entry)
+        else:
+            stage.notify(code)
+        assert stage.outcomes()[0] == ("applied", None)
+
+    break_once(monkeypatch, processing, "_read_again", first=meanwhile)
+    stage.process(entry)
+    assert stage.outcomes()[0] == ("applied", None)
+    stage.database.close()
+
+
+def break_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, first: Any = lambda: None) -> None:  # noqa: ANN401 -- a module, and whatever is to come first
+    """Break a function the first time that it is called."""
+    real = getattr(owner, name)
+
+    def broken(*_: object, **__: object) -> None:
+        monkeypatch.setattr(owner, name, real)
+        first()
+        raise ValueError
+
+    monkeypatch.setattr(owner, name, broken)
