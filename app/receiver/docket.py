@@ -1,7 +1,7 @@
 """Lay out, locked and read at once, everything that a number of notifications are about.
 
 Judging them then asks the database nothing, and what comes of it is written at once, too: one notification costs as
-many statements as a hundred, in three messages. Locks are taken in one order, each kind in the order of its keys:
+many statements as a hundred, and a few messages. Locks are taken in one order, each kind in the order of its keys:
 authorizations, the rendezvous of what is unknown, inbox entries that wait. What little is left, where two transactions
 can wait for each other, ends by a timeout, and is tried again.
 """

@@ -125,6 +125,7 @@ def settle(session: Session, vault: Vault, authorization: Authorization, *, now:
 
     From then on it may be otherwise on record than the session knows.
     """
+    # What is asked past the session must find what it has changed.
     session.flush()
     key = (authorization.client_id, authorization.auth_state)
     docket = lay_out(session.connection(), vault, [], careful=True, named=[key])

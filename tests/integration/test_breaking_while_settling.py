@@ -102,3 +102,16 @@ def break_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, first: An
         raise ValueError
 
     monkeypatch.setattr(owner, name, broken)
+
+
+def test_an_entry_of_a_type_that_has_become_known_waits_for_what_it_names(stage: Stage) -> None:
+    """As an earlier version has kept it, which did not know what it says."""
+    entry = stage.notify(token_canceled("token-1")).entry_id
+    assert entry is not None
+    earlier = text("UPDATE inbox SET type = 'TOKEN_PAUSED', token_index = NULL, reason = 'unknown_type'")
+    stage.database.run(lambda session: session.execute(earlier))
+    stage.process(entry)
+    assert stage.outcomes() == [("parked", "unknown_token")]
+    stage.consult(flow="direct")
+    stage.notify(token_created("s-1", "token-1"))
+    assert stage.state() == "canceled"

@@ -202,6 +202,14 @@ def test_of_one_notification_many_times_one_is_new(stage: Stage) -> None:
     assert [(entry.outcome, entry.deliveries) for entry in stage.entries()] == [("applied", 6)]
 
 
+def test_what_comes_twice_at_once_was_last_received_when_it_came_last(stage: Stage) -> None:
+    stage.consult()
+    first = stage.clock.now
+    stage.notify_together([authcode_created("s-1", "code-1").body()] * 2, apart=timedelta(seconds=1))
+    (entry,) = stage.entries()
+    assert (entry.received_at, entry.last_received_at) == (first, first + timedelta(seconds=1))
+
+
 def test_what_repeats_an_entry_of_before_is_counted_beside_what_is_new(stage: Stage) -> None:
     stage.consult(flow="direct")
     stage.notify(token_canceled("token-1"))
