@@ -128,9 +128,9 @@ def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
     )
 
 
-def known(drafts: Collection[InboxEntry]) -> Request:
+def known(drafts: Collection[InboxEntry]) -> list[Request]:
     """Ask which of these notifications are on record."""
-    return _KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])
+    return [_KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])] if drafts else []
 
 
 def read_known(answer: Answer) -> dict[bytes, Kept]:

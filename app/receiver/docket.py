@@ -66,13 +66,14 @@ class Docket:
         What is not stored yet may be on record for all that: look for it on the way. Raises `KnownMeanwhileError` where
         a token has become known between the two.
         """
-        known, locked, found = ask(
+        *known, locked, found = ask(
             self.connection,
-            inbox.known(self.drafts),
+            *inbox.known(self.drafts),
             authorizations.lock_all(states, keys),
             authorizations.tokens_of_all(states, keys),
         )
-        self.known = inbox.read_known(known)
+        for answer in known:
+            self.known = inbox.read_known(answer)
         for each in locked.of(Authorization):
             self._authorizations[each.id] = each
             self._by_auth_state[each.client_id, each.auth_state] = each
@@ -223,7 +224,7 @@ class Docket:
         ask(self.connection, *self.left_to_write(), *self.left_to_part())
 
     def left_to_write(self) -> list[Request]:
-        """Ask for what was changed to be written."""
+        """Ask for what was changed to be written, and forget it: whoever takes it sends it, or takes all back."""
         requests = [
             *inbox.save(list(self._concluded.values())),
             *tokens.store(self._made_known),
