@@ -16,8 +16,8 @@ from app.cli.groups import look_up, the_service
 from app.cli.inbox import entry_id_type, find_entry, inbox
 from app.cli.pace import leaving_room
 from app.cli.progress import bar
-from app.inbox import OPEN_OUTCOMES, Outcome
-from app.inbox.upkeep import Filter, listing, open_ids, purge_batch
+from app.inbox import OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome
+from app.inbox.upkeep import Filter, listing, purge_batch, replayable_ids
 
 #: Ids are read this many at a time; each entry is processed in a transaction of its own.
 _BATCH_SIZE = 1000
@@ -29,11 +29,13 @@ _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=
 _AGE = re.compile(r"(?P<number>[0-9]{1,5})(?P<unit>[hdw])")
 
 
-class NotOpenError(Refusal):
-    """An entry that is to be processed again is neither parked nor failed."""
+class NotReplayableError(Refusal):
+    """An entry that is to be processed again has been decided for good."""
 
     def __init__(self, entry_id: int, outcome: str) -> None:
-        super().__init__(f"Entry {entry_id} is {outcome}: only those that are parked or failed can end otherwise.")
+        super().__init__(
+            f"Entry {entry_id} is {outcome}: only those that are parked, failed or malformed can end otherwise."
+        )
 
 
 class TooYoungError(Refusal):
@@ -62,14 +64,15 @@ class Age(click.ParamType[timedelta]):
 @click.option(
     "--outcome",
     "outcomes",
-    type=click.Choice(sorted(each.value for each in OPEN_OUTCOMES)),
+    type=click.Choice(sorted(each.value for each in REPLAYABLE_OUTCOMES)),
     multiple=True,
-    help="All that ended so; may be given twice.  [default: both]",
+    help="All that ended so; may be repeated.  [default: failed and parked]",
 )
 def process(entry_ids: tuple[int, ...], outcomes: tuple[str, ...]) -> None:
     """Process notifications again that are parked or failed, by their IDs or all of them.
 
-    What that lets move is processed too. Ends with 1 if one of them failed again.
+    Malformed ones too, where they are named by ID or outcome: an upgrade may understand them. What that lets move is
+    processed as well. Ends with 1 if one of them failed again.
     """
     if entry_ids and outcomes:
         message = "Give either IDs or --outcome."
@@ -77,10 +80,10 @@ def process(entry_ids: tuple[int, ...], outcomes: tuple[str, ...]) -> None:
     receiver = the_service().receiver
     ended: Counter[Outcome] = Counter()
     if entry_ids:
-        look_up(partial(_require_open, entry_ids))
+        look_up(partial(_require_replayable, entry_ids))
     last_id = _newest_id() if not entry_ids else 0
     with bar("Processing", last_id) as progress:
-        for entry_id in entry_ids or _open_ids(frozenset(map(Outcome, outcomes or OPEN_OUTCOMES)), last_id):
+        for entry_id in entry_ids or _replayable_ids(frozenset(map(Outcome, outcomes or OPEN_OUTCOMES)), last_id):
             with leaving_room():
                 ended.update(done.outcome for done in receiver.process(entry_id))
             progress.update(entry_id - progress.pos)
@@ -90,11 +93,11 @@ def process(entry_ids: tuple[int, ...], outcomes: tuple[str, ...]) -> None:
         raise click.exceptions.Exit(REFUSED)
 
 
-def _require_open(entry_ids: Iterable[int], session: Session) -> None:
+def _require_replayable(entry_ids: Iterable[int], session: Session) -> None:
     for entry_id in entry_ids:
         entry = find_entry(session, entry_id)
-        if entry.outcome not in OPEN_OUTCOMES:
-            raise NotOpenError(entry_id, entry.outcome)
+        if entry.outcome not in REPLAYABLE_OUTCOMES:
+            raise NotReplayableError(entry_id, entry.outcome)
 
 
 def _newest_id() -> int:
@@ -103,9 +106,9 @@ def _newest_id() -> int:
     return newest[0].id if newest else 0
 
 
-def _open_ids(outcomes: frozenset[Outcome], last_id: int) -> Iterator[int]:
+def _replayable_ids(outcomes: frozenset[Outcome], last_id: int) -> Iterator[int]:
     after = 0
-    while ids := look_up(partial(open_ids, outcomes=outcomes, after=after, limit=_BATCH_SIZE)):
+    while ids := look_up(partial(replayable_ids, outcomes=outcomes, after=after, limit=_BATCH_SIZE)):
         yield from (entry_id for entry_id in ids if entry_id <= last_id)
         after = ids[-1]
 

@@ -54,6 +54,8 @@ class Reason(StrEnum):
 
 #: These may still end otherwise: they are replayed and never purged.
 OPEN_OUTCOMES = frozenset({Outcome.PARKED, Outcome.FAILED})
+#: These can be processed again when they are named. What was malformed to one release may be understood by the next.
+REPLAYABLE_OUTCOMES = OPEN_OUTCOMES | {Outcome.MALFORMED}
 
 #: Written out rather than bound, or no database would use the partial indexes over the parked ones.
 IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")

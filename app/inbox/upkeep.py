@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import and_, delete, func, select
 from sqlalchemy.orm import Session
 
-from app.inbox import IS_PARKED, OPEN_OUTCOMES, Outcome
+from app.inbox import IS_PARKED, OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome
 from app.models import InboxEntry
 
 #: A deleted batch holds its row locks for well under a second.
@@ -41,11 +41,11 @@ def of_authorization(session: Session, authorization_id: UUID) -> Sequence[Inbox
     ).all()
 
 
-def open_ids(session: Session, outcomes: frozenset[Outcome], *, after: int, limit: int) -> Sequence[int]:
+def replayable_ids(session: Session, outcomes: frozenset[Outcome], *, after: int, limit: int) -> Sequence[int]:
     """List the next entries that may still end otherwise, in inbox sequence, for a replay to walk through."""
     return session.scalars(
         select(InboxEntry.id)
-        .where(InboxEntry.outcome.in_(outcomes & OPEN_OUTCOMES), InboxEntry.id > after)
+        .where(InboxEntry.outcome.in_(outcomes & REPLAYABLE_OUTCOMES), InboxEntry.id > after)
         .order_by(InboxEntry.id)
         .limit(limit)
     ).all()

@@ -100,7 +100,7 @@ class Receiver:
         return receipt
 
     def process(self, entry_id: int) -> list[Processed]:
-        """Process a stored entry that is parked or failed again, and settle what that lets move.
+        """Process a stored entry again that is parked, failed or malformed, and settle what that lets move.
 
         Returns the entry first, then each one settled; an empty list where there is nothing to replay. Raises
         `DatabaseUnavailableError`.
@@ -190,7 +190,7 @@ class Receiver:
             self._answer(arrival, receipt, lambda: self._not_stored(arrival, error, client))
             return
         kept, settled = served.result()
-        if kept.is_new or kept.outcome is not Outcome.FAILED:
+        if not _is_to_be_replayed(kept, arrival):
             self._answer(arrival, receipt, lambda: self._stored(arrival, kept, settled))
             return
         # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
@@ -205,7 +205,7 @@ class Receiver:
         receipt.set_result(made)
 
     def _replay_failed(self, kept: Kept, *, until: float) -> Kept:
-        """Take a redelivery as the occasion to process a failed entry again; it is stored whatever comes of it."""
+        """Take a redelivery as the occasion to process an entry again; it is stored whatever comes of it."""
         if time.monotonic() > until:
             _log.warning("replay left out", extra={"entry": kept.id})
             return kept
@@ -265,6 +265,15 @@ class Receiver:
             now=arrival.at,
         )
         return Receipt(answer, kept.id, kept.outcome, kept.reason)
+
+
+def _is_to_be_replayed(kept: Kept, arrival: Arrival) -> bool:
+    """Say whether a redelivery is the occasion to process its entry again: it failed, or can be understood by now."""
+    if kept.is_new:
+        return False
+    return kept.outcome is Outcome.FAILED or (
+        kept.outcome is Outcome.MALFORMED and arrival.reading.notification is not None
+    )
 
 
 def _as_ended(kept: Kept, settled: Processed | None) -> Kept:

@@ -17,7 +17,7 @@ from app import authorizations, inbox
 from app.alipay.notification import MalformedNotificationError, Notification, parse
 from app.database import is_transient
 from app.database.messages import ask, ask_last
-from app.inbox import OPEN_OUTCOMES, Kept, Outcome
+from app.inbox import REPLAYABLE_OUTCOMES, Kept, Outcome
 from app.logs import failure
 from app.models import Authorization, InboxEntry
 from app.receiver.cases import Case, Subject
@@ -54,6 +54,17 @@ class Together:
     known: dict[bytes, Kept]
     #: The entries beside them that were settled.
     settled: list[Processed]
+
+
+class NoLongerUnderstoodError(Exception):
+    """An entry was understood and acknowledged when it came, and cannot be read now.
+
+    That is our failure and not the sender's: Alipay will not send it again, so it stays open.
+    """
+
+    def __init__(self, entry_id: int, malformed: MalformedNotificationError) -> None:
+        self.entry_id = entry_id
+        super().__init__(f"Entry {entry_id} was understood before, and now its {malformed}.")
 
 
 def process_together(
@@ -102,9 +113,9 @@ def process(
 
 
 def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime) -> list[Processed]:
-    """Process a stored entry again, if it is parked or failed, and settle what that lets move; else do nothing."""
+    """Process a stored entry again, unless it was decided for good, and settle what that lets move."""
     entry = inbox.find(connection, entry_id)
-    if entry is None or entry.outcome not in OPEN_OUTCOMES:
+    if entry is None or entry.outcome not in REPLAYABLE_OUTCOMES:
         return []
 
     def work() -> list[Processed]:
@@ -112,7 +123,7 @@ def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime
         cases = [] if isinstance(subject, MalformedNotificationError) else [Case(entry, subject)]
         docket = lay_out(connection, vault, cases, careful=True, replayed=entry)
         locked = docket.replayed
-        if locked is None or locked.outcome not in OPEN_OUTCOMES:
+        if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
             # Somebody else has concluded it while its locks were awaited.
             return _close(docket, [])
         return _close(docket, _move(docket, locked, _decide_again(docket, locked, now=now), now=now))
@@ -183,7 +194,9 @@ def _decide_again(docket: Docket, entry: InboxEntry, *, now: datetime) -> Author
     """Judge a stored entry anew, and write down how it ends."""
     subject = _read_again(docket.vault, entry)
     if isinstance(subject, MalformedNotificationError):
-        # It was acknowledged when reading it was broken; now it can at least be said what is wrong with it.
+        if entry.type is not None:
+            raise NoLongerUnderstoodError(entry.id, subject)
+        # It was never understood: it was malformed before, or reading it broke. Now its fault can be named.
         docket.conclude(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
         return None
     if (entry.type, entry.auth_state) != (subject.notification.type, subject.notification.auth_state):
@@ -247,7 +260,7 @@ def _guarded(connection: Connection, entry: InboxEntry, work: Callable[[], list[
 def _give_up(connection: Connection, entry: InboxEntry, error: Exception) -> list[Processed]:
     """Say of an entry that its processing broke, unless somebody else has concluded it meanwhile."""
     locked = inbox.lock_all(connection, {entry.id})
-    if any(each.outcome not in OPEN_OUTCOMES for each in locked):
+    if any(each.outcome not in REPLAYABLE_OUTCOMES for each in locked):
         return []
     _fail(connection, entry, error)
     return [Processed.of(entry)]

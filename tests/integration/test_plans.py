@@ -73,7 +73,7 @@ def look(stage: Stage) -> None:
     for every in INBOX_FILTERS:
         run(partial(upkeep.listing, wanted=every, limit=50))
     run(upkeep.parked_by_reason)
-    run(lambda session: upkeep.open_ids(session, inbox.OPEN_OUTCOMES, after=0, limit=50))
+    run(lambda session: upkeep.replayable_ids(session, inbox.REPLAYABLE_OUTCOMES, after=0, limit=50))
     long_ago = datetime.now(UTC) - timedelta(days=300)
     run(lambda session: upkeep.purge_batch(session, older_than=long_ago, after=0, limit=50))
     run(lambda session: verification.verify_batch(session, stage.vault, limit=20))
