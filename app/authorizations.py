@@ -259,7 +259,7 @@ def keep_auth_code(vault: Vault, authorization: Authorization, code: Secret, *, 
 
 
 def learn_user(vault: Vault, authorization: Authorization, *, user_id: str | None, login_id: Secret | None) -> bool:
-    """Keep who the user is to the wallet, the first time a notification says so, and say whether this was it."""
+    """Keep who the user is to the wallet, the first time anybody says so, and say whether this was it."""
     learned = False
     if user_id is not None and authorization.user_id is None:
         authorization.user_id = user_id

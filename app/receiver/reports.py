@@ -73,6 +73,8 @@ class TokenReport:
     #: The code it was exchanged for.
     auth_code: Secret | None = None
     replaces: Secret | None = None
+    #: As the wallet masks it.
+    user_login_id: Secret | None = None
     name: ClassVar[str] = "token"
 
 
@@ -122,6 +124,8 @@ def record(
             changed = _record_refresh(session, vault, authorization, report, Cause(cause, at=now))
         case CanceledReport():
             changed = _record_canceled(session, vault, authorization, report.reason, Cause(cause, at=now))
+    if isinstance(report, TokenReport):
+        changed |= authorizations.learn_user(vault, authorization, user_id=None, login_id=report.user_login_id)
     settled = settle(session, vault, authorization, now=now) if changed else []
     return Recorded(authorization.id, changed, settled=settled)
 

@@ -75,10 +75,12 @@ class AuthcodeDocument(Answer):
 
 
 class TokenDocument(Answer):
-    """What a payment needs."""
+    """What a payment and a refresh need."""
 
     access_token: str
     access_token_expiry_time: datetime | None
+    refresh_token: str | None
+    refresh_token_expiry_time: datetime | None
 
 
 class FieldError(Answer):

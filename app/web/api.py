@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+from datetime import UTC, datetime
 from http import HTTPStatus
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, tokens
 from app.alipay.secret import Secret
+from app.alipay.token_answer import read_login_id
 from app.authorizations import Filter
 from app.documents import Document, authorization_document, authorization_summary, timestamp
 from app.models import Authorization
@@ -94,19 +96,27 @@ def report_authcode(authorization_id: UUID) -> Response:
 
 @blueprint.get("/authorizations/<uuid:authorization_id>/token")
 def show_token(authorization_id: UUID) -> Response:
-    """Give out the current token of an active authorization: the other door by which a secret leaves."""
+    """Give out the current token of an active authorization, and what refreshes it, until it expires."""
     require_token_key()
-    vault = _service().vault
+    vault, now = _service().vault, datetime.now(UTC)
 
     def read(session: Session) -> Document:
         authorization = _find(session, authorization_id)
         token = tokens.current(session, authorization)
         if token is None or authorization.current_state is not AuthorizationState.TOKEN_ACTIVE:
             raise ProblemError(409, "no-active-token", f"No token is active; the state is {authorization.state}.")
-        access_token = tokens.reveal(vault, token)
+        expires_at = token.access_token_expires_at
+        if expires_at is not None and expires_at <= now:
+            detail = (
+                f"The token expired at {timestamp(expires_at)}: the user must authorize again, with a new authState."
+            )
+            raise ProblemError(409, "token-expired", detail)
+        refresh_token = tokens.reveal_refresh_token(vault, token)
         return {
-            "accessToken": access_token.reveal(),
-            "accessTokenExpiryTime": timestamp(token.access_token_expires_at),
+            "accessToken": tokens.reveal(vault, token).reveal(),
+            "accessTokenExpiryTime": timestamp(expires_at),
+            "refreshToken": None if refresh_token is None else refresh_token.reveal(),
+            "refreshTokenExpiryTime": timestamp(token.refresh_token_expires_at),
         }
 
     return _give_out("token", authorization_id, _service().database.run(read, read_only=True))
@@ -123,7 +133,13 @@ def report_token(authorization_id: UUID) -> Response:
         refresh_token_expires_at=body.refresh_token_expiry_time,
     )
     return _record(
-        TokenReport(authorization_id, grant, auth_code=_secret(body.auth_code), replaces=_secret(body.replaces))
+        TokenReport(
+            authorization_id,
+            grant,
+            auth_code=_secret(body.auth_code),
+            replaces=_secret(body.replaces),
+            user_login_id=read_login_id(body.user_login_id),
+        )
     )
 
 

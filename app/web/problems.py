@@ -39,6 +39,7 @@ TITLES = {
     "illegal-transition": "Not legal",
     "no-authcode": "No auth code on record",
     "no-active-token": "No active token",
+    "token-expired": "Token expired",
     "unavailable": "Not available now",
     "internal": "A fault of the service",
 }

@@ -140,6 +140,21 @@ def test_a_refresh_replaces_the_old_token(shell: Shell) -> None:
     assert state(shell) == "token_active"
 
 
+def test_an_answer_of_apply_token_is_taken_as_it_came(shell: Shell) -> None:
+    consult(shell, "s-1", "--flow", "direct")
+    answer = {
+        "result": {"resultCode": "SUCCESS", "resultStatus": "S", "resultMessage": "success"},
+        "accessToken": "token-1",
+        "accessTokenExpiryTime": "9999-12-31T23:59:59-08:00",
+        "refreshToken": "",
+        "userLoginId": "some***@example.com",
+        "extendInfo": '{"a": "b"}',
+        "pspCustomerInfo": {"pspName": "GCASH"},
+    }
+    assert record(shell, "token", stdin="\ufeff" + json.dumps(answer)) == "Recorded: s-1 is token_active.\n"
+    assert record(shell, "token", stdin=json.dumps(answer)).startswith("Nothing new: ")
+
+
 def test_a_revoke_takes_its_reason_from_stdin(shell: Shell) -> None:
     consult(shell, "s-1", "--flow", "direct")
     record(shell, "token", stdin="token-1")
@@ -157,6 +172,9 @@ def test_a_report_that_is_early_is_refused_and_changes_nothing(shell: Shell) -> 
 @pytest.mark.parametrize(
     ("stdin", "problem"),
     [
+        ('{"result": {"resultStatus": "F", "resultCode": "INVALID_AUTHCODE"}}', "applyToken did not succeed"),
+        ('{"accessToken": "sEcReT", "refreshtoken": "sEcReT"}', "refreshtoken is none of"),
+        ("{" + '"a": {' * 65, "nested deeper than 64 levels"),
         ("", "accessToken is missing"),
         ("\n", "accessToken is missing"),
         ("one\ntwo\n", "several lines"),
