@@ -23,8 +23,10 @@ VAULT_KEY_BYTES = 32
 
 DEFAULT_NOTIFY_PATH = "/alipay/notifyAuthorization"
 
-#: A path is literal: Flask would read <…> as a variable, and Alipay signs neither ? nor #.
-_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
+#: Where we listen: literal, as Flask would read <…> as a variable. No request comes to a path that begins with //.
+_PATH = re.compile(r"/(?!/)[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+#: What Alipay signs: whatever can stand in a URL that is registered and called, which ends before a ? or a #.
+_PUBLIC_PATH = re.compile(r"""/[^\x00-\x20"#<>?\x7f-\U0010ffff]*""")
 
 #: Paths that belong to the service's other doors.
 _TAKEN_PATHS = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
@@ -77,10 +79,12 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
 
     Raises `SettingError` where a setting is missing or cannot be used.
     """
+    # A file from Windows leaves a carriage return at the end of each value; no setting has blanks around it.
+    stripped = {name: value.strip() for name, value in environ.items()}
     # A variable that is set to nothing is how shells and compose files say "unset".
-    given = {name: value for name, value in environ.items() if value.strip()}
+    given = {name: value for name, value in stripped.items() if value}
     database_url = _database_url(given, instance_path)
-    notify_path = _path(given, "FLASK_NOTIFY_PATH", DEFAULT_NOTIFY_PATH)
+    notify_path = _notify_path(given)
     api_keys = _bearer_keys(given, "FLASK_API_KEYS")
     token_keys = _bearer_keys(given, "FLASK_TOKEN_KEYS") if "FLASK_TOKEN_KEYS" in given else None
     return Settings(
@@ -91,7 +95,7 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
         token_key_names=None if token_keys is None else _names_of(token_keys, api_keys),
         metrics_open=_switch(given, "FLASK_METRICS_OPEN"),
         notify_path=notify_path,
-        public_notify_path=_path(given, "FLASK_PUBLIC_NOTIFY_PATH", notify_path),
+        public_notify_path=_public_notify_path(given, notify_path),
         freshness=_freshness(given),
         instance_path=instance_path,
     )
@@ -199,22 +203,35 @@ def _names_of(token_keys: Mapping[str, Secret], api_keys: Mapping[str, Secret]) 
 
 
 def _switch(given: Mapping[str, str], name: str) -> bool:
-    value = given.get(name, "0").strip()
+    value = given.get(name, "0")
     if value not in {"0", "1"}:
         raise SettingError(name, "must be 0 or 1.")
     return value == "1"
 
 
-def _path(given: Mapping[str, str], name: str, default: str) -> str:
-    path = given.get(name, default).strip()
+def _notify_path(given: Mapping[str, str]) -> str:
+    name = "FLASK_NOTIFY_PATH"
+    path = given.get(name, DEFAULT_NOTIFY_PATH)
     if not _PATH.fullmatch(path):
+        raise SettingError(name, "must be a plain path such as /alipay/notifyAuthorization: no query, no blank.")
+    if "%" in path:
         raise SettingError(
-            name, "must be a plain path such as /alipay/notifyAuthorization: no query, no trailing slash."
+            name,
+            "must not have a % in it: servers decode a path before they look where it leads. "
+            "Let a proxy rewrite it, and set FLASK_PUBLIC_NOTIFY_PATH to what Alipay calls.",
         )
-    if name == "FLASK_NOTIFY_PATH" and "%" in path:
-        raise SettingError(name, "must not have a % in it: servers decode a path before they look where it leads.")
-    if name == "FLASK_NOTIFY_PATH" and any(path == taken or path.startswith(taken + "/") for taken in _TAKEN_PATHS):
+    if any(path == taken or path.startswith(taken + "/") for taken in _TAKEN_PATHS):
         raise SettingError(name, f"must not be {path}: the service answers there itself.")
+    return path
+
+
+def _public_notify_path(given: Mapping[str, str], notify_path: str) -> str:
+    name = "FLASK_PUBLIC_NOTIFY_PATH"
+    path = given.get(name, notify_path)
+    if not _PUBLIC_PATH.fullmatch(path):
+        raise SettingError(
+            name, "must be a plain path, as it stands in the URL that Alipay calls: no host, no query, no blank."
+        )
     return path
 
 
@@ -222,7 +239,7 @@ def _freshness(given: Mapping[str, str]) -> timedelta | None:
     name = "FLASK_FRESHNESS_SECONDS"
     if name not in given:
         return None
-    text = given[name].strip()
+    text = given[name]
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
         raise SettingError(name, "must be a whole number of seconds above 0; leave it unset to accept any age.")
     return timedelta(seconds=int(text))

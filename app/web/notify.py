@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, abort, current_app, request
 
 from app import metrics
 from app.alipay.acknowledgement import Answer, refuse
@@ -22,8 +22,15 @@ _log = logging.getLogger(__name__)
 
 
 def open_door(app: Flask, path: str) -> None:
-    """Listen for notifications at this path."""
-    app.add_url_rule(path, "notify", _notify, methods=["POST"], provide_automatic_options=False)
+    """Listen for notifications at this path, and at no other: what is signed is the path to the letter."""
+
+    def require_exact_path() -> None:
+        # Else the framework would redirect to a path with a slash at its end, or take the one for the other.
+        if request.path != path and request.path.rstrip("/") == path.rstrip("/"):
+            abort(HTTPStatus.NOT_FOUND)
+
+    app.before_request(require_exact_path)
+    app.add_url_rule(path, "notify", _notify, methods=["POST"], provide_automatic_options=False, strict_slashes=False)
 
 
 def _notify() -> Response:

@@ -87,11 +87,16 @@ def test_the_old_scheme_of_hosting_platforms_is_understood(tmp_path: Path) -> No
         ("FLASK_TOKEN_KEYS", "shop=2", "FLASK_API_KEYS"),
         ("FLASK_METRICS_OPEN", "yes", "0 or 1"),
         ("FLASK_NOTIFY_PATH", "notify", "/alipay/notifyAuthorization"),
-        ("FLASK_NOTIFY_PATH", "/notify/", "no trailing slash"),
+        ("FLASK_NOTIFY_PATH", "//notify", "/alipay/notifyAuthorization"),
+        ("FLASK_NOTIFY_PATH", "/healthz/", "answers there itself"),
+        ("FLASK_NOTIFY_PATH", "/not ify", "no blank"),
         ("FLASK_NOTIFY_PATH", "/notify?x=1", "no query"),
         ("FLASK_NOTIFY_PATH", "/v1/notify", "answers there itself"),
         ("FLASK_NOTIFY_PATH", "/a%20b", "decode"),
         ("FLASK_PUBLIC_NOTIFY_PATH", "/<name>", "plain path"),
+        ("FLASK_PUBLIC_NOTIFY_PATH", "/notify?x=1", "no query"),
+        ("FLASK_PUBLIC_NOTIFY_PATH", "/a\u00a0b", "no blank"),
+        ("FLASK_PUBLIC_NOTIFY_PATH", "https://your.host/notify", "no host"),
         ("FLASK_FRESHNESS_SECONDS", "0", "above 0"),
         ("FLASK_FRESHNESS_SECONDS", "5m", "seconds"),
     ],
@@ -102,6 +107,35 @@ def test_a_bad_setting_is_named_with_its_remedy(tmp_path: Path, name: str, value
     assert str(caught.value).startswith(name)
     assert remedy in str(caught.value)
     assert value not in {"c2hvcnQ=", "a=with blank"} or value not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/", "/notify/", "//notify", "/a//b", "/a/%2F%7e/", "/a;v=1/{x}|y/", "/a/../b/."])
+def test_the_public_path_may_be_whatever_a_sender_calls(tmp_path: Path, path: str) -> None:
+    assert settings(tmp_path, FLASK_PUBLIC_NOTIFY_PATH=path).public_notify_path == path
+
+
+@pytest.mark.parametrize("path", ["/", "/notify/", "/a//b", "/a/b//"])
+def test_notifications_may_arrive_at_a_path_with_any_slashes_but_two_first(tmp_path: Path, path: str) -> None:
+    made = settings(tmp_path, FLASK_NOTIFY_PATH=path)
+    assert (made.notify_path, made.public_notify_path) == (path, path)
+
+
+@pytest.mark.parametrize("around", ["\r", " ", "\t", "\r\n"])
+def test_what_an_editor_leaves_around_a_setting_is_no_part_of_it(tmp_path: Path, around: str) -> None:
+    plain = {
+        "FLASK_DATABASE_URL": "postgresql://db/notifyauth",
+        "FLASK_KEYRING": str(tmp_path / "keys.toml"),
+        "FLASK_VAULT_KEYS": new_vault_key(),
+        "FLASK_API_KEYS": "shop=k-1",
+        "FLASK_TOKEN_KEYS": "billing=k-2",
+        "FLASK_METRICS_OPEN": "1",
+        "FLASK_NOTIFY_PATH": "/notify/",
+        "FLASK_PUBLIC_NOTIFY_PATH": "/public/notify/",
+        "FLASK_FRESHNESS_SECONDS": "90000",
+    }
+    surrounded = {name: f"{around}{value}{around}" for name, value in plain.items()}
+    assert settings(tmp_path, **surrounded) == settings(tmp_path, **plain)
+    assert settings(tmp_path, **surrounded).keyring_path == tmp_path / "keys.toml"
 
 
 def test_another_database_than_sqlite_needs_vault_keys(tmp_path: Path) -> None:
