@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import KeyNotFoundError, Keyring, UnknownClientError
@@ -54,7 +54,7 @@ class UnsendableTextError(ValueError):
 
 
 def verify(delivery: Delivery, keyring: Keyring) -> None:
-    """Return if the delivery was signed by the key that its client id and key version name, and raise otherwise.
+    """Return if the delivery was signed by a key that its client id and key version name, and raise otherwise.
 
     Raises `NotAuthenticError` and nothing else, whatever the headers hold.
     """
@@ -64,18 +64,17 @@ def verify(delivery: Delivery, keyring: Keyring) -> None:
         raise NotAuthenticError("unknown_client", "UNKNOWN_CLIENT") from None
     key_version, signature = _read_header(delivery.signature)
     try:
-        public_key = client.alipay_public_key(key_version)
+        public_keys = client.keys_of_version(key_version)
     except KeyNotFoundError:
         raise NotAuthenticError("unknown_key", "KEY_NOT_FOUND") from None
     if not 0 < len(delivery.request_time) <= REQUEST_TIME_CHARACTERS_MAX:
         raise NotAuthenticError("header")
     try:
         signed = _signed_bytes(delivery.method, delivery.uri, delivery.client_id, delivery.request_time, delivery.body)
-        public_key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
     except UnsendableTextError:
         raise NotAuthenticError("header") from None
-    except InvalidSignature:
-        raise NotAuthenticError("mismatch") from None
+    if not any(_is_signed_by(public_key, signature, signed) for public_key in public_keys):
+        raise NotAuthenticError("mismatch")
 
 
 def sign(
@@ -106,6 +105,14 @@ def check_freshness(delivery: Delivery, *, now: datetime, limit: timedelta) -> N
     """
     if now - _sent_at(delivery.request_time) > limit:
         raise NotAuthenticError("stale")
+
+
+def _is_signed_by(public_key: RSAPublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        public_key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _signed_bytes(method: str, uri: str, client_id: str, time: str, body: bytes) -> bytes:

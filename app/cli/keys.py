@@ -59,7 +59,8 @@ def _public_keys(client: Client) -> list[dict[str, Any]]:
     newest = max(client.alipay_public_keys)
     return [
         {"version": version, "fingerprint": fingerprint(key), "newest": version == newest}
-        for version, key in sorted(client.alipay_public_keys.items())
+        for version, keys_of_version in sorted(client.alipay_public_keys.items())
+        for key in keys_of_version
     ]
 
 

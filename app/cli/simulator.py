@@ -105,7 +105,7 @@ def _takes_signer(command: Callable[..., None]) -> Callable[..., None]:
         help=f"Who signs: a private key. [default: {SIMULATOR_KEY_NAME} beside the keyring]",
     )
     @click.option(
-        "--key-version", metavar="N", type=click.IntRange(min=1), default=1, help="Which key it is, by default 1."
+        "--key-version", metavar="N", type=click.IntRange(min=0), default=1, help="Which key it is, by default 1."
     )
     @functools.wraps(command)
     def with_signer(*args: object, client_id: str, key_path: Path | None, key_version: int, **options: object) -> None:

@@ -219,7 +219,7 @@ def a_stage(database_url: str, alipay_key: RSAPrivateKey, *, clients: dict[str, 
     """A service on this database; `clients` gives the default flow of each."""
     clients = clients or {CLIENT_ID: "auto_debit"}
     keyring = Keyring(
-        {client_id: Client(client_id, flow, {1: alipay_key.public_key()}) for client_id, flow in clients.items()}
+        {client_id: Client(client_id, flow, {1: (alipay_key.public_key(),)}) for client_id, flow in clients.items()}
     )
     vault = Vault(Sealer([os.urandom(32)]), new_index_key())
     return Stage(Database(database_url), vault, alipay_key, keyring)

@@ -35,7 +35,7 @@ class Live:
     _request_times: Iterator[int] = field(default_factory=count)
 
     def __post_init__(self) -> None:
-        client = Client(self.client_id, "auto_debit", {1: self.stage.alipay_key.public_key()})
+        client = Client(self.client_id, "auto_debit", {1: (self.stage.alipay_key.public_key(),)})
         self.stage = replace(self.stage, keyring=Keyring({self.client_id: client}))
 
     def perform(self, step: Words) -> str:
