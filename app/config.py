@@ -79,17 +79,14 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
 
     Raises `SettingError` where a setting is missing or cannot be used.
     """
-    # A file from Windows leaves a carriage return at the end of each value; no setting has blanks around it.
-    stripped = {name: value.strip() for name, value in environ.items()}
-    # A variable that is set to nothing is how shells and compose files say "unset".
-    given = {name: value for name, value in stripped.items() if value}
+    given = _given(environ)
     database_url = _database_url(given, instance_path)
     notify_path = _notify_path(given)
     api_keys = _bearer_keys(given, "FLASK_API_KEYS")
     token_keys = _bearer_keys(given, "FLASK_TOKEN_KEYS") if "FLASK_TOKEN_KEYS" in given else None
     return Settings(
         database_url=database_url,
-        keyring_path=Path(given.get("FLASK_KEYRING", instance_path / "keyring.toml")),
+        keyring_path=read_keyring_path(environ, instance_path=instance_path),
         vault_keys=_vault_keys(given, database_url, instance_path),
         api_keys=_united("FLASK_TOKEN_KEYS", api_keys, token_keys or {}),
         token_key_names=None if token_keys is None else _names_of(token_keys, api_keys),
@@ -99,6 +96,18 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
         freshness=_freshness(given),
         instance_path=instance_path,
     )
+
+
+def read_keyring_path(environ: Mapping[str, str], *, instance_path: Path) -> Path:
+    """Read where the keyring is, whatever the other settings are: some commands need no more."""
+    return Path(_given(environ).get("FLASK_KEYRING", instance_path / "keyring.toml"))
+
+
+def _given(environ: Mapping[str, str]) -> dict[str, str]:
+    # A file from Windows leaves a carriage return at the end of each value; no setting has blanks around it.
+    stripped = {name: value.strip() for name, value in environ.items()}
+    # A variable that is set to nothing is how shells and compose files say "unset".
+    return {name: value for name, value in stripped.items() if value}
 
 
 def _database_url(given: Mapping[str, str], instance_path: Path) -> str:
