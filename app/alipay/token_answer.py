@@ -52,7 +52,7 @@ def is_success(result: object) -> bool:
     """Say whether the result of an answer lets its token be reported. It may have been left out."""
     if not isinstance(result, Mapping):
         return result is None
-    return result.get("resultStatus", "S") == "S"
+    return bool(result.get("resultStatus", "S") == "S")
 
 
 def read_login_id(value: object) -> Secret | None:

@@ -151,6 +151,7 @@ def _ask(questions: Sequence[Question], also: Sequence[str] = ()) -> Mapping[str
 
     Where there is something that it may say `also`, it may be an answer of Alipay's. Raises `StdinError`.
     """
+    told: Mapping[str, Any]
     if sys.stdin.isatty():
         told = {
             each.name: click.prompt(each.prompt, default="", hide_input=True, show_default=False) for each in questions

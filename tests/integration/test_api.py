@@ -156,7 +156,7 @@ def test_an_answer_of_apply_token_is_taken_as_it_came_and_again(door: Door) -> N
 
 def test_the_login_id_of_an_answer_is_kept_sealed(door: Door) -> None:
     authorization = door.consult("s-1", flow="direct")
-    assert ANSWER["userLoginId"] not in door.post(door.at(authorization, "tokens"), ANSWER).text
+    assert str(ANSWER["userLoginId"]) not in door.post(door.at(authorization, "tokens"), ANSWER).text
 
     def login_id(session: Session) -> str:
         row = session.get_one(Authorization, UUID(authorization["id"]))

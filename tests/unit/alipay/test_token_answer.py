@@ -10,6 +10,7 @@ from app.alipay.token_answer import TIME_MAX, is_success, read_login_id, read_ti
 
 @given(time=st.datetimes(timezones=st.timezones() | st.just(UTC), allow_imaginary=False))
 def test_every_time_is_read_in_utc_or_as_the_last_second_there_is(time: datetime) -> None:
+    expected: datetime | None
     try:
         expected = min(time.astimezone(UTC), TIME_MAX)
     except OverflowError:
