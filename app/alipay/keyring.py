@@ -235,6 +235,7 @@ def _key_text(path: Path, value: object, place: str) -> str | bytes:
     """Return the text of a key, or of the file that "file:NAME" names, beside the keyring."""
     if not isinstance(value, str) or not value.strip():
         raise KeyringError(place, "is not a text", f'write the key in quotes, or "{_FILE_PREFIX}NAME.pem"')
+    value = value.strip()
     if not value.startswith(_FILE_PREFIX):
         return value
     key_path = path.parent / value.removeprefix(_FILE_PREFIX)

@@ -77,6 +77,14 @@ class TestLoading:
         both = (alipay_key.public_key(), newer_alipay_key.public_key())
         assert client.keys_of_version(0) == client.keys_of_version(None) == both
 
+    @pytest.mark.parametrize("written", [" file:alipay.pem", "file:alipay.pem\\r", "\\nfile:alipay.pem \\n"])
+    def test_reads_a_file_whatever_blanks_stand_around_its_name(
+        self, folder: Folder, alipay_key: RSAPrivateKey, written: str
+    ) -> None:
+        (folder.keyring.parent / "alipay.pem").write_text(public_text(alipay_key, Encoding.PEM))
+        client = folder.load(a_client(f'1 = "{written}"')).client(CLIENT_ID)
+        assert client.keys_of_version(1) == (alipay_key.public_key(),)
+
     def test_takes_a_private_key_and_a_flow_as_optional(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
         client = folder.load(a_client(f"1 = '''\n{public_text(alipay_key, Encoding.PEM)}'''")).client(CLIENT_ID)
         assert client.default_flow == "auto_debit"
