@@ -67,8 +67,10 @@ def slip_for(name: str, known: Iterable[str]) -> str | None:
 
     Other unknown fields are passed over: Alipay adds some to its answers.
     """
-    by_letters = {_letters(each): each for each in known}
-    close = get_close_matches(_letters(name), by_letters, n=1, cutoff=_SLIP_SIMILARITY_MIN)
+    letters = _letters(name)
+    # Nobody misses the first letter, and a body may hold thousands of names.
+    by_letters = {_letters(each): each for each in known if each[0] == letters[:1]}
+    close = get_close_matches(letters, by_letters, n=1, cutoff=_SLIP_SIMILARITY_MIN)
     return by_letters[close[0]] if close else None
 
 

@@ -127,6 +127,13 @@ def test_json_may_nest_as_deep_as_in_a_notification_and_no_deeper(door: Door, fi
     assert door.post(path, data=(report % (field, "[" * levels + "]" * levels)).encode()).status_code == 200
 
 
+@pytest.mark.parametrize("value", ["9" * 5_000, "NaN", "1e999999", '"\\ud800"', "-" * 99, "0x1", "01"])
+def test_a_number_or_text_that_json_or_python_does_not_have_is_no_fault_of_ours(door: Door, value: str) -> None:
+    path = door.at(door.consult("s-1", flow="direct"), "tokens")
+    answer = door.post(path, data=f'{{"accessToken": "t", "extendInfo": {value}}}'.encode())
+    assert answer.status_code == 200 or problem(answer) == (400, "not-json")
+
+
 def test_a_byte_order_mark_before_a_body_is_passed_over(door: Door) -> None:
     assert door.post(AUTHORIZATIONS, data=b'\xef\xbb\xbf{"authState": "s-1"}').status_code == 201
 
