@@ -26,6 +26,9 @@ _PROGRAM_LIMIT_EXCEEDED = "54"
 #: them, a full disk for example, is the database's trouble.
 _TRANSACTION_IS_GONE = re.compile(r"no such savepoint|cannot (start|commit|rollback|release)")
 
+#: What SQLite says of a file that is damaged, or that something else was copied over.
+_BROKEN_FILE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
 #: As much as a line of a log, or of a terminal, has room for.
 _SAID_MAX = 300
 
@@ -93,8 +96,9 @@ def is_transient(error: BaseException) -> bool:
         return False
     if error.connection_invalidated:
         return True
-    is_trouble = isinstance(error, OperationalError | InterfaceError | InternalError)
-    return is_trouble and not _is_refused_statement(error.orig)
+    if isinstance(error, OperationalError | InterfaceError | InternalError):
+        return not _is_refused_statement(error.orig)
+    return isinstance(error.orig, sqlite3.DatabaseError) and _sqlite_code(error.orig) in _BROKEN_FILE
 
 
 def _is_refused_statement(original: BaseException | None) -> bool:

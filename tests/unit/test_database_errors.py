@@ -83,6 +83,7 @@ def test_a_file_that_is_no_database_says_so(tmp_path: Path) -> None:
     with closing(sqlite3.connect(file)) as connection, pytest.raises(sqlite3.DatabaseError) as told:
         connection.execute("SELECT 1 FROM inbox")
     assert said_by(told.value) == "file is not a database"
+    assert is_transient(DBAPIError.instance("", None, told.value, sqlite3.Error))
 
 
 def test_an_old_sqlite_library_is_named_with_a_remedy() -> None:
