@@ -48,7 +48,7 @@ def address(url: URL) -> str:
 def a_database(cluster: Cluster, *options: str) -> Iterator[URL]:
     """A new database of the cluster, which belongs to its superuser."""
     with psycopg.connect(address(cluster.url), autocommit=True) as admin:
-        admin.execute(SQL(f"CREATE DATABASE trial TEMPLATE template0 {' '.join(options)}"))  # type: ignore[arg-type] # the test's own words
+        admin.execute(SQL(f"CREATE DATABASE trial TEMPLATE template0 {' '.join(options)}"))
         try:
             yield cluster.url.set(database="trial")
         finally:
@@ -63,7 +63,7 @@ def of_role(url: URL) -> URL:
 def granted(url: URL, *statements: str) -> None:
     with psycopg.connect(address(url), autocommit=True) as admin:
         for statement in statements:
-            admin.execute(SQL(statement))  # type: ignore[arg-type] # the test's own words
+            admin.execute(SQL(statement))
 
 
 @contextmanager
