@@ -19,6 +19,8 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     from `app.wsgi`, which opens and checks it all. Raises `SettingError`; to a `flask …` command it says so itself.
     """
     app = Flask(__name__, static_folder=None)
+    # Reading the settings may have something to say.
+    logs.configure()
     with bad_settings_end_the_shell():
         settings = read_settings(os.environ if environ is None else environ, instance_path=Path(app.instance_path))
     return create_app_with(settings, app)

@@ -7,16 +7,27 @@ import base64
 import binascii
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import secrets
+import sqlite3
+import stat
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
+from psycopg.conninfo import make_conninfo, timeout_from_conninfo
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
 from app.alipay.secret import Secret
+
+_log = logging.getLogger(__name__)
 
 #: AES-256 takes a key of exactly this many bytes.
 VAULT_KEY_BYTES = 32
@@ -31,6 +42,21 @@ _PUBLIC_PATH = re.compile(r"""/[^\x00-\x20"#<>?\x7f-\U0010ffff]*""")
 #: Paths that belong to the service's other doors.
 _TAKEN_PATHS = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
 
+#: Of a folder that holds keys.
+_OWNER_ONLY = 0o700
+
+#: The largest number that a port has.
+_PORT_MAX = 65535
+
+#: What helps where a URL was taken apart wrongly.
+_ESCAPED = "In a user name, a password or an option, write @ as %40, : as %3A, / as %2F and % as %25."
+
+#: What Python's sqlite3 is told of a connection. Of anything else SQLAlchemy would only warn, in two lines of code.
+_OPTIONS_OF_SQLITE = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
+
+#: What psycopg keeps to itself of a connection's options, and libpq does not know.
+_OPTIONS_OF_PSYCOPG = {"prepare_threshold"}
+
 _KEY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 #: A key of this length that ends in "=" may be base64; what is shorter is a name whose key did not come to be.
 _UNNAMED_KEY_LENGTH_MIN = 16
@@ -42,6 +68,17 @@ class SettingError(Exception):
     def __init__(self, name: str, problem: str) -> None:
         self.name = name
         super().__init__(f"{name} {problem}")
+
+
+class VaultKeyLostError(SettingError):
+    """The database was sealed under a vault key that is not where it was. A new one would open nothing of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            "FLASK_VAULT_KEYS",
+            f"is not set and {path} is not there, though the database has been used with a vault key: put that file "
+            "back, or set the key.",
+        )
 
 
 @dataclass(frozen=True)
@@ -65,6 +102,27 @@ class Settings:
     freshness: timedelta | None
     #: Where files that nobody placed elsewhere live.
     instance_path: Path
+
+    @property
+    def database_asked(self) -> str:
+        """The address of the database, for people: without its password, and without options, which may hold one."""
+        url = make_url(self.database_url)
+        if self.uses_sqlite:
+            return f"sqlite:///{url.database}"
+        hosts, port = url.query.get("host", url.host or ""), url.port and f":{url.port}"
+        host = ",".join([hosts] if isinstance(hosts, str) else hosts)
+        user = f"{url.username}@" if url.username else ""
+        return f"postgresql://{user}{host}{port or ''}/{url.database or ''}"
+
+    @property
+    def uses_default_database(self) -> bool:
+        """Whether FLASK_DATABASE_URL is not set."""
+        return self.database_url == _default_database_url(self.instance_path)
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of an SQLite database; `None` where its URL names it in the manner of SQLite itself."""
+        return _sqlite_file(self.database_url)
 
     @property
     def uses_sqlite(self) -> bool:
@@ -113,7 +171,7 @@ def _given(environ: Mapping[str, str]) -> dict[str, str]:
 def _database_url(given: Mapping[str, str], instance_path: Path) -> str:
     name = "FLASK_DATABASE_URL"
     if name not in given:
-        return f"sqlite:///{instance_path / 'notifyauth.db'}"
+        return _default_database_url(instance_path)
     url = given[name].strip()
     # Hosting platforms still hand out the scheme that SQLAlchemy no longer reads.
     if url.startswith("postgres://"):
@@ -125,7 +183,55 @@ def _database_url(given: Mapping[str, str], instance_path: Path) -> str:
         raise SettingError(name, f"names the driver {scheme}, but only psycopg 3 is supported: write postgresql://.")
     if scheme == "sqlite" and (url.endswith(":memory:") or len(url) <= len("sqlite:///")):
         raise SettingError(name, "must name an SQLite file: a database in memory would forget what was acknowledged.")
+    _require_usable_url(name, url)
     return url
+
+
+def _default_database_url(instance_path: Path) -> str:
+    return f"sqlite:///{instance_path / 'notifyauth.db'}"
+
+
+def _require_usable_url(name: str, url: str) -> None:
+    """Refuse a URL of which a driver would say in a traceback what is wrong with it, and quote the password there.
+
+    Nothing of the URL is quoted: where it is taken apart wrongly, any part may be one of the password.
+    """
+    if url.startswith("postgresql") and url.count("@") > 1:
+        raise SettingError(name, f"has more than one @. {_ESCAPED}")
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise SettingError(name, f"cannot be read: its port is not a number. {_ESCAPED}") from None
+    try:
+        if parsed.get_backend_name() == "sqlite":
+            _require_sqlite_options(parsed)
+        else:
+            _require_libpq_options(parsed)
+    except (ArgumentError, ValueError, psycopg.Error):
+        raise SettingError(
+            name,
+            "has a host, a port or an option behind its ? that cannot be used: with postgresql:// those are allowed "
+            "that libpq knows, with sqlite:/// those of Python's sqlite3.connect.",
+        ) from None
+
+
+def _require_sqlite_options(url: URL) -> None:
+    # With a URI, SQLite itself is told what SQLAlchemy does not know.
+    if "uri" not in url.query and not set(url.query) <= _OPTIONS_OF_SQLITE:
+        raise ValueError
+    url.get_dialect()().create_connect_args(url)
+
+
+def _require_libpq_options(url: URL) -> None:
+    _, options = url.get_dialect()().create_connect_args(url)
+    given = {key: value for key, value in options.items() if key not in _OPTIONS_OF_PSYCOPG}
+    make_conninfo(**given)
+    timeout_from_conninfo(given)
+    for port in filter(None, str(given.get("port", "")).split(",")):
+        if not 0 < int(port) <= _PORT_MAX:
+            raise ValueError
+    if any("\0" in str(value) for value in given.values()):
+        raise ValueError
 
 
 def _vault_keys(given: Mapping[str, str], database_url: str, instance_path: Path) -> tuple[bytes, ...]:
@@ -139,6 +245,8 @@ def _vault_keys(given: Mapping[str, str], database_url: str, instance_path: Path
             "Make one with: flask keys new-vault-key",
         )
     path = instance_path / "vault.key"
+    if not path.exists() and _holds_index_key(_sqlite_file(database_url)):
+        raise VaultKeyLostError(path)
     try:
         return (_vault_key(str(path), _made_once(path)),)
     except (OSError, UnicodeDecodeError) as error:
@@ -162,10 +270,40 @@ def new_vault_key() -> str:
     return base64.b64encode(secrets.token_bytes(VAULT_KEY_BYTES)).decode()
 
 
+def _sqlite_file(database_url: str) -> Path | None:
+    url = make_url(database_url)
+    is_path = url.get_backend_name() == "sqlite" and "uri" not in url.query
+    return Path(url.database or "") if is_path else None
+
+
+def _holds_index_key(file: Path | None) -> bool:
+    """Say whether a vault key has been used with an SQLite database. One that cannot be read has been, for all we know.
+
+    It is looked at before anything else is, and only where the file of the vault key is not there.
+    """
+    if file is None or not file.exists():
+        return False
+    try:
+        # Read and write, as everybody opens it, leaves no journal of its own behind; this makes no file.
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM index_key").fetchone() is not None
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode != sqlite3.SQLITE_ERROR  # That is said of a table that is not there.
+    except sqlite3.DatabaseError:
+        return True
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that is its owner's alone, and take one that everybody may write to from them."""
+    path.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+    if path.stat().st_mode & stat.S_IWOTH:
+        path.chmod(_OWNER_ONLY)
+
+
 def _made_once(path: Path) -> str:
     """Read the file, or make it with a new key; of several processes at once all get the same one."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         # A temporary file is private from the start; a link appears whole or not at all and never replaces.
         with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:
             file.write(new_vault_key() + "\n")
@@ -173,6 +311,7 @@ def _made_once(path: Path) -> str:
             os.fsync(file.fileno())
             with contextlib.suppress(FileExistsError):
                 os.link(file.name, path)
+                _log.warning("a vault key was made: keep a copy, apart from the database", extra={"path": path})
     return path.read_text(encoding="ascii")
 
 

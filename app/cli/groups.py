@@ -11,7 +11,7 @@ from flask.cli import AppGroup
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
-from app.cli.errors import plain_errors
+from app.cli.errors import SERVICE, plain_errors
 from app.service import Service
 
 T = TypeVar("T")
@@ -23,13 +23,14 @@ class Commands(AppGroup):
     @override
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
-        with plain_errors(), _warnings_only():
+        with plain_errors(), _warnings_only(), _default_database_is_named(ctx):
             return super().invoke(ctx)
 
 
 def the_service() -> Service:
     """Return the service of the application whose command is running."""
     service: Service = current_app.extensions["notifyauth"]
+    click.get_current_context().meta[SERVICE] = service
     return service
 
 
@@ -41,6 +42,24 @@ def look_up(work: Callable[[Session], T]) -> T:
     service = the_service()
     _ = service.vault
     return service.database.run(work, read_only=True)
+
+
+@contextmanager
+def _default_database_is_named(ctx: click.Context) -> Iterator[None]:
+    """Say beside an answer that it comes from the database that is used where none is named.
+
+    An empty list out of an empty file is otherwise taken for the truth about the database that was meant.
+    """
+    try:
+        yield
+    finally:
+        _name_default_database(ctx)
+
+
+def _name_default_database(ctx: click.Context) -> None:
+    service: Service | None = ctx.meta.get(SERVICE)
+    if service is not None and service.settings.uses_default_database and service.was_asked:
+        click.echo(f"FLASK_DATABASE_URL is not set: this is about {service.settings.database_asked}", err=True)
 
 
 @contextmanager

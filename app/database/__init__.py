@@ -19,14 +19,23 @@ from app.database.engines import (
     POOL_SIZE,
     deadline,
     forgetful_settings,
+    is_there,
     make_engine,
     read_only_options,
 )
-from app.database.errors import DatabaseUnavailableError, is_transient, name_of
+from app.database.errors import DatabaseUnavailableError, UnfitDatabaseError, is_transient, name_of
 from app.database.gate import Gate
 from app.database.patience import until_free
 
-__all__ = ["Database", "DatabaseUnavailableError", "insert", "is_transient", "until_free"]
+__all__ = [
+    "Database",
+    "DatabaseUnavailableError",
+    "UnfitDatabaseError",
+    "insert",
+    "is_transient",
+    "name_of",
+    "until_free",
+]
 
 T = TypeVar("T")
 
@@ -99,6 +108,10 @@ class Database:
     def is_in_vain(self) -> bool:
         """Say whether others wait for the database in vain, so that it is no use to join them."""
         return self._gates[False].turns_away()
+
+    def is_there(self) -> bool:
+        """Say whether there is anything to connect to: an SQLite file is made by `flask db upgrade` alone."""
+        return is_there(self.engine.url)
 
     def forgetful_settings(self) -> dict[str, str]:
         """Name the settings, with their values, under which what was committed may be gone after a power cut.

@@ -108,7 +108,7 @@ class Alive(Answer):
 
 
 class Readiness(Answer):
-    """Whether the service can do its work, and what stands in the way."""
+    """Whether the service can do its work, and what stands in the way; tables of a newer release do not."""
 
     status: Literal["ready", "not ready"]
     checks: dict[str, str]

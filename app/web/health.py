@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from app.database import Database, DatabaseUnavailableError
 from app.inbox.upkeep import parked_by_reason
-from app.service import Service
+from app.service import Service, is_ready
 from app.web.bearer import require_key
 
 blueprint = Blueprint("health", __name__)
@@ -31,7 +31,7 @@ def healthz() -> Response:
 def readyz() -> Response:
     """Say whether the service can do its work; a load balancer passes by one that cannot."""
     checks = _service().ready()
-    ready = set(checks.values()) == {"ok"}
+    ready = is_ready(checks)
     document = {"status": "ready" if ready else "not ready", "checks": checks}
     return Response(json.dumps(document), 200 if ready else 503, content_type="application/json")
 

@@ -1,12 +1,17 @@
 """Settings are text; a bad one is named with its remedy, and no secret is quoted."""
 
 import base64
+import logging
+import os
+import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from app.config import SettingError, Settings, new_vault_key, read_settings
 
@@ -136,6 +141,124 @@ def test_what_an_editor_leaves_around_a_setting_is_no_part_of_it(tmp_path: Path,
     surrounded = {name: f"{around}{value}{around}" for name, value in plain.items()}
     assert settings(tmp_path, **surrounded) == settings(tmp_path, **plain)
     assert settings(tmp_path, **surrounded).keyring_path == tmp_path / "keys.toml"
+
+
+UNUSABLE_URLS = [
+    "postgresql://u:geheim@wort@127.0.0.1:5432/db",
+    "postgresql://u:geheim@wort/x@127.0.0.1:5432/db",
+    "postgresql://u:geheim@wort:x@127.0.0.1:5432/db",
+    "postgresql://u:geheim?wort@x@127.0.0.1/db",
+    "postgresql://u:geheim",
+    "postgresql://u:geheim@127.0.0.1:wort/db",
+    "postgresql://u:geheim@127.0.0.1:99999/db",
+    "postgresql://u:geheim@[::1/db",
+    "postgresql://u:geheim@127.0.0.1/db?host=a&port=wort",
+    "postgresql://u:geheim@127.0.0.1/db?host=a&host=b&port=1",
+    "postgresql://u:geheim@127.0.0.1/db?passwort=wort",
+    "postgresql://u:geheim@127.0.0.1/db?connect_timeout=wort",
+    "postgresql://u:geheim%00wort@127.0.0.1/db",
+    "sqlite://geheim/wort.db",
+    "sqlite:////tmp/x.db?geheim=wort",
+    "sqlite:////tmp/x.db?timeout=geheim",
+]
+
+
+@pytest.mark.parametrize("url", UNUSABLE_URLS)
+def test_a_url_that_cannot_be_used_is_one_sentence_that_quotes_nothing_of_it(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        settings(tmp_path, **POSTGRESQL | {"FLASK_DATABASE_URL": url})
+    assert str(caught.value).startswith("FLASK_DATABASE_URL ")
+    assert "\n" not in str(caught.value)
+    assert [part for part in ("geheim", "wort") if part in str(caught.value)] == []
+    # Not even in a traceback is there more.
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("postgresql://u:geheim%40wort@db:5432/notifyauth", "postgresql://u@db:5432/notifyauth"),
+        ("postgresql://u:geheim/wort@db/n?sslmode=require", "postgresql://u@db/n"),
+        ("postgresql://u@db/n?password=geheim", "postgresql://u@db/n"),
+        ("postgresql:///n?host=/run/postgresql", "postgresql:///run/postgresql/n"),
+        ("postgresql://u:geheim@/n?host=a:1&host=b:2", "postgresql://u@a:1,b:2/n"),
+        ("postgresql://h/n?prepare_threshold=0", "postgresql://h/n"),
+        ("sqlite:////srv/a@b.db?timeout=3", "sqlite:////srv/a@b.db"),
+    ],
+)
+def test_the_address_of_a_database_is_shown_without_a_secret(tmp_path: Path, url: str, address: str) -> None:
+    assert settings(tmp_path, **POSTGRESQL | {"FLASK_DATABASE_URL": url}).database_asked == address
+
+
+class Told(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def test_a_vault_key_that_is_made_is_told_of_once(tmp_path: Path) -> None:
+    told, logger = Told(), logging.getLogger("app.config")
+    logger.addHandler(told)
+    for _ in range(2):
+        settings(tmp_path / "instance")
+    logger.removeHandler(told)
+    (made,) = told.records
+    assert made.getMessage() == "a vault key was made: keep a copy, apart from the database"
+    assert vars(made)["path"] == tmp_path / "instance" / "vault.key"
+
+
+def a_database(path: Path, *, used: bool) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE index_key (id INTEGER PRIMARY KEY, sealed_key BLOB)")
+        if used:
+            connection.execute("INSERT INTO index_key VALUES (1, x'00')")
+        connection.commit()
+
+
+def test_no_vault_key_is_made_beside_a_database_that_was_sealed_under_another(tmp_path: Path) -> None:
+    """A replaced container has kept its database and lost the key: a new key would open nothing."""
+    a_database(tmp_path / "notifyauth.db", used=True)
+    with pytest.raises(SettingError, match=r"^FLASK_VAULT_KEYS is not set and .*vault\.key is not there, though"):
+        settings(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notifyauth.db"]
+    assert settings(tmp_path, FLASK_VAULT_KEYS=new_vault_key()).vault_keys
+
+
+def test_what_cannot_be_read_may_be_sealed_under_another_vault_key(tmp_path: Path) -> None:
+    (tmp_path / "notifyauth.db").write_text("no database at all, and long enough to be sure" * 40)
+    with pytest.raises(SettingError, match=r"vault\.key"):
+        settings(tmp_path)
+
+
+@pytest.mark.parametrize("tables", [True, False], ids=["migrated", "empty"])
+def test_a_vault_key_is_made_beside_a_database_that_was_never_used(tmp_path: Path, *, tables: bool) -> None:
+    if tables:
+        a_database(tmp_path / "notifyauth.db", used=False)
+    else:
+        (tmp_path / "notifyauth.db").touch()
+    assert settings(tmp_path).vault_keys
+
+
+@pytest.mark.parametrize("made_before", [True, False], ids=["made before", "new"])
+def test_the_instance_folder_is_its_owners_whatever_the_umask(tmp_path: Path, *, made_before: bool) -> None:
+    folder = tmp_path / "instance"
+    if made_before:
+        folder.mkdir()
+        folder.chmod(0o777)
+    before = os.umask(0)
+    try:
+        settings(folder)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "vault.key").stat().st_mode) == 0o600
 
 
 def test_another_database_than_sqlite_needs_vault_keys(tmp_path: Path) -> None:
