@@ -2,10 +2,12 @@
 
 import contextlib
 
-from app import create_app
+from app import create_app, logs, metrics
 from app.database import DatabaseUnavailableError
 
 application = create_app()
+logs.include_everything(*logs.SERVERS)
+metrics.share()
 
 # A worker that starts while the database is away waits for it: until then it is alive, not ready, and answers 503.
 with contextlib.suppress(DatabaseUnavailableError):
