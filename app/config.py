@@ -14,7 +14,7 @@ import secrets
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -38,6 +38,23 @@ DEFAULT_NOTIFY_PATH = "/alipay/notifyAuthorization"
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 #: What Alipay signs: whatever can stand in a URL that is registered and called, which ends before a ? or a #.
 _PUBLIC_PATH = re.compile(r"""/[^\x00-\x20"#<>?\x7f-\U0010ffff]*""")
+
+#: Settings that hold a secret: each may be given as the name of a file, with `_FILE` behind its own.
+SECRETS = ("FLASK_DATABASE_URL", "FLASK_VAULT_KEYS", "FLASK_API_KEYS", "FLASK_TOKEN_KEYS", "FLASK_METRICS_KEYS")
+_FILE = "_FILE"
+
+#: Every setting, but for those files.
+NAMES = (
+    *SECRETS,
+    "FLASK_KEYRING",
+    "FLASK_METRICS_OPEN",
+    "FLASK_NOTIFY_PATH",
+    "FLASK_PUBLIC_NOTIFY_PATH",
+    "FLASK_FRESHNESS_SECONDS",
+)
+
+#: Alipay redelivers for 24 h 22 min (87 720 s) and may not sign anew; the rest is for clocks that differ.
+FRESHNESS_SECONDS_MIN = 90_000
 
 #: Paths that belong to the service's other doors.
 _TAKEN_PATHS = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
@@ -94,6 +111,8 @@ class Settings:
     api_keys: Mapping[str, Secret]
     #: Those of `api_keys` that may read codes and tokens; `None` when any may.
     token_key_names: frozenset[str] | None
+    #: Bearer keys that may read `/metrics` and nothing else, by name.
+    metrics_keys: Mapping[str, Secret]
     metrics_open: bool
     notify_path: str
     #: What Alipay signs: differs from `notify_path` behind a proxy that rewrites paths.
@@ -102,6 +121,8 @@ class Settings:
     freshness: timedelta | None
     #: Where files that nobody placed elsewhere live.
     instance_path: Path
+    #: What can be used but is probably not meant, in sentences.
+    warnings: tuple[str, ...] = ()
 
     @property
     def database_asked(self) -> str:
@@ -140,6 +161,7 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
     given = _given(environ)
     database_url = _database_url(given, instance_path)
     notify_path = _notify_path(given)
+    freshness = _freshness(given)
     api_keys = _bearer_keys(given, "FLASK_API_KEYS")
     token_keys = _bearer_keys(given, "FLASK_TOKEN_KEYS") if "FLASK_TOKEN_KEYS" in given else None
     return Settings(
@@ -148,11 +170,13 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
         vault_keys=_vault_keys(given, database_url, instance_path),
         api_keys=_united("FLASK_TOKEN_KEYS", api_keys, token_keys or {}),
         token_key_names=None if token_keys is None else _names_of(token_keys, api_keys),
+        metrics_keys=_metrics_keys(given, {**api_keys, **(token_keys or {})}),
         metrics_open=_switch(given, "FLASK_METRICS_OPEN"),
         notify_path=notify_path,
         public_notify_path=_public_notify_path(given, notify_path),
-        freshness=_freshness(given),
+        freshness=freshness,
         instance_path=instance_path,
+        warnings=(*_misspelled(given), *_too_fresh(freshness)),
     )
 
 
@@ -165,7 +189,65 @@ def _given(environ: Mapping[str, str]) -> dict[str, str]:
     # A file from Windows leaves a carriage return at the end of each value; no setting has blanks around it.
     stripped = {name: value.strip() for name, value in environ.items()}
     # A variable that is set to nothing is how shells and compose files say "unset".
-    return {name: value for name, value in stripped.items() if value}
+    return _with_files({name: value for name, value in stripped.items() if value})
+
+
+def _with_files(given: Mapping[str, str]) -> dict[str, str]:
+    """Read the secrets that are given as files, as Docker, Kubernetes and systemd hand them over."""
+    read = dict(given)
+    for name in SECRETS:
+        path = given.get(name + _FILE)
+        if not path:
+            continue
+        if name in given:
+            raise SettingError(name + _FILE, f"and {name} are both set: choose one.")
+        try:
+            read[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise SettingError(name + _FILE, f"names {path}, which cannot be read ({type(error).__name__}).") from None
+        if not read[name]:
+            raise SettingError(name + _FILE, f"names {path}, which is empty.")
+    return read
+
+
+def _misspelled(given: Mapping[str, str]) -> Iterator[str]:
+    known = {name + suffix for name in NAMES for suffix in ("", _FILE) if not suffix or name in SECRETS}
+    for name in sorted(given):
+        if name in known:
+            continue
+        for meant in sorted(known):
+            if _is_one_slip(name, meant):
+                yield f"{name} is no setting and is ignored: {meant} is probably meant."
+
+
+def _is_one_slip(name: str, meant: str) -> bool:
+    """Whether one letter is missing, too many or another, or two that are side by side have changed places."""
+    pairs = enumerate(zip(name, meant, strict=False))
+    begin = next((place for place, (letter, other) in pairs if letter != other), min(len(name), len(meant)))
+    rest, rest_meant = name[begin:], meant[begin:]
+    return (
+        rest[1:] == rest_meant
+        or rest == rest_meant[1:]
+        or rest[1:] == rest_meant[1:]
+        or (rest[1::-1] == rest_meant[:2] and rest[2:] == rest_meant[2:])
+    )
+
+
+def _too_fresh(freshness: timedelta | None) -> Iterator[str]:
+    if freshness is not None and freshness < timedelta(seconds=FRESHNESS_SECONDS_MIN):
+        yield (
+            f"FLASK_FRESHNESS_SECONDS is below {FRESHNESS_SECONDS_MIN}: genuine redeliveries, which come for more than "
+            "a day, are refused and lost."
+        )
+
+
+def _metrics_keys(given: Mapping[str, str], others: Mapping[str, Secret]) -> dict[str, Secret]:
+    """Read the keys that may read the figures and nothing else, which no other key may be."""
+    keys = _bearer_keys(given, "FLASK_METRICS_KEYS")
+    for label, key in keys.items():
+        if key in others.values():
+            raise SettingError("FLASK_METRICS_KEYS", f"has a key ({label}) that may use the API as well: make another.")
+    return keys
 
 
 def _database_url(given: Mapping[str, str], instance_path: Path) -> str:

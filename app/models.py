@@ -30,7 +30,7 @@ from typing_extensions import override
 from app.state_machine import AuthorizationState, Flow
 
 #: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
-REVISION = "0002"
+REVISION = "0005"
 
 _UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
@@ -236,6 +236,14 @@ class InboxEntry(Base):
             postgresql_where=text("outcome = 'parked' AND type = 'TOKEN_CANCELED'"),
             sqlite_where=text("outcome = 'parked'"),
         ),
+        # What is parked for a reason, by age. That it names the reason keeps it from being used for anything else.
+        Index(
+            "ix_inbox_parked_reason_received_at",
+            "reason",
+            "received_at",
+            postgresql_where=text("outcome = 'parked' AND reason IS NOT NULL"),
+            sqlite_where=text("outcome = 'parked' AND reason IS NOT NULL"),
+        ),
         {"sqlite_autoincrement": True},
     )
 
@@ -279,3 +287,13 @@ class IndexKey(Base):
     sealed_key: Mapped[bytes]
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
+class MaintenanceRun(Base):
+    """When a kind of maintenance last succeeded. One row for each."""
+
+    __tablename__ = "maintenance_runs"
+
+    #: `purge`, `reseal` or `verify`.
+    name: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime]

@@ -2,10 +2,12 @@
 
 import logging
 
-from app import create_app
+from app import create_app, logs, metrics
 from app.database import DatabaseUnavailableError, UnfitDatabaseError
 
 application = create_app()
+logs.include_everything(*logs.SERVERS)
+metrics.share()
 
 try:
     application.extensions["notifyauth"].check()

@@ -8,6 +8,7 @@ and ignores the key version; none of that here.
 import base64
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Literal, get_args
 from urllib.parse import quote, unquote_to_bytes
 
 from cryptography.exceptions import InvalidSignature
@@ -34,15 +35,20 @@ _EPOCH_MILLISECONDS = re.compile(r"[0-9]{1,14}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+#: Which of the checks failed.
+Cause = Literal["unknown_client", "unknown_key", "header", "algorithm", "base64", "mismatch", "stale"]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+
 class NotAuthenticError(Exception):
     """A delivery that Alipay cannot be shown to have sent. Nothing of it may be stored.
 
     `result_code` is what the answer says; `cause` is a short label that tells operators which of the checks failed.
     """
 
-    def __init__(self, cause: str, result_code: str = "INVALID_SIGNATURE") -> None:
+    def __init__(self, cause: Cause, result_code: str = "INVALID_SIGNATURE") -> None:
         super().__init__(f"The delivery is not authentic ({cause}).")
-        self.cause = cause
+        self.cause: Cause = cause
         self.result_code = result_code
 
 

@@ -18,6 +18,7 @@ from app.cli.pace import leaving_room
 from app.cli.progress import bar
 from app.inbox import OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome
 from app.inbox.upkeep import Filter, listing, purge_batch, replayable_ids
+from app.maintenance import record_run
 
 #: Ids are read this many at a time; each entry is processed in a transaction of its own.
 _BATCH_SIZE = 1000
@@ -133,4 +134,5 @@ def purge(older_than: timedelta) -> None:
                 break
             progress.update(purged.up_to - after)
             after = purged.up_to
+    the_service().database.run(partial(record_run, name="purge", at=datetime.now(UTC)))
     click.echo(f"Purged {deleted}.")

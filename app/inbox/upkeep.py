@@ -1,15 +1,27 @@
 """Look through what is kept, and delete what has been concluded for long enough."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import and_, delete, func, select
+from sqlalchemy import and_, delete, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from app.inbox import IS_PARKED, OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome
+from app.inbox import IS_PARKED, OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome, Reason
 from app.models import InboxEntry
+
+#: Figures count no further, so that being asked every few seconds costs milliseconds however much there is.
+COUNTED_MAX = 10_000
+
+#: Whoever parks has one of these.
+PARKED_REASONS = (Reason.UNKNOWN_AUTH_STATE, Reason.UNKNOWN_TOKEN, Reason.EARLY, Reason.UNKNOWN_TYPE)
+_AGES = {
+    "1m": timedelta(minutes=1),
+    "10m": timedelta(minutes=10),
+    "1h": timedelta(hours=1),
+    "1d": timedelta(days=1),
+}
 
 #: A deleted batch holds its row locks for well under a second.
 PURGE_BATCH_SIZE_MAX = 1000
@@ -53,21 +65,44 @@ def replayable_ids(session: Session, outcomes: frozenset[Outcome], *, after: int
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many entries are parked for one reason, and since when the oldest is."""
+    """How many entries are parked for one reason, for how long the oldest is, and how many for longer than an age."""
 
     reason: str
     count: int
-    oldest_received_at: datetime
+    oldest_seconds: float
+    older_than: Mapping[str, int]
 
 
-def parked_by_reason(session: Session) -> list[Waiting]:
-    """Count what is parked: the figure to be alerted by."""
-    rows = session.execute(
-        select(InboxEntry.reason, func.count(), func.min(InboxEntry.received_at).label("oldest"))
-        .where(IS_PARKED)
-        .group_by(InboxEntry.reason)
-    )
-    return [Waiting(reason or "", count, oldest) for reason, count, oldest in rows]
+def parked_by_reason(session: Session, *, now: datetime) -> list[Waiting]:
+    """Count what is parked, up to `COUNTED_MAX` for each reason, the oldest first: the figures to be alerted by."""
+    ages = list(_AGES.values())
+    selects = []
+    for reason in PARKED_REASONS:
+        oldest = (
+            select(InboxEntry.received_at)
+            .where(IS_PARKED, InboxEntry.reason == reason)
+            .order_by(InboxEntry.received_at)
+            .limit(COUNTED_MAX)
+            .subquery()
+        )
+        at = oldest.c.received_at
+        older = [func.count().filter(at < now - age) for age in ages]
+        selects.append(select(literal(reason.value), func.count(), func.min(at), *older).select_from(oldest))
+    return [
+        Waiting(
+            reason,
+            count,
+            0 if first is None else max(0, (now - first).total_seconds()),
+            dict(zip(_AGES, older, strict=True)),
+        )
+        for reason, count, first, *older in session.execute(union_all(*selects))
+    ]
+
+
+def failed_count(session: Session) -> int:
+    """Count what failed and was not replayed since, up to `COUNTED_MAX`."""
+    some = select(InboxEntry.id).where(InboxEntry.outcome == Outcome.FAILED).limit(COUNTED_MAX).subquery()
+    return session.scalars(select(func.count()).select_from(some)).one()
 
 
 @dataclass(frozen=True, slots=True)

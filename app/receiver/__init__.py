@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
@@ -95,6 +95,7 @@ class Receiver:
         except NotAuthenticError as refusal:
             receipt.set_result(self._not_authentic(delivery, refusal, now))
         else:
+            metrics.LAST_VERIFIED.note(delivery.client_id, now.timestamp())
             arrival = Arrival(delivery, inbox.read(delivery.body), now)
             self._gathering.serve_later(arrival).add_done_callback(partial(self._conclude, arrival, receipt))
         return receipt
@@ -112,8 +113,8 @@ class Receiver:
         _tell(done)
         return done
 
-    def record(self, report: Report, *, cause: reports.Reporter) -> Recorded:
-        """Record what the merchant learned itself, and settle what that lets move.
+    def record(self, report: Report, *, cause: reports.Reporter, by: str | None = None) -> Recorded:
+        """Record what the merchant learned itself, and settle what that lets move; `by` names the API key used.
 
         Raises `errors.ReportRefusedError` where the report contradicts what is on record, and
         `DatabaseUnavailableError`.
@@ -122,7 +123,13 @@ class Receiver:
         recorded = self._database.run(
             lambda session: reports.record(session, self._vault, self._keyring, report, cause=cause, now=now)
         )
-        fields = {"report": report.name, "authorization": recorded.authorization_id, "changed": recorded.changed}
+        fields = {
+            "report": report.name,
+            "authorization": recorded.authorization_id,
+            "changed": recorded.changed,
+            "cause": cause,
+            "key": by,
+        }
         _log.info("report recorded", extra=fields)
         _tell(recorded.settled)
         return recorded
@@ -219,8 +226,9 @@ class Receiver:
     def _not_authentic(self, delivery: Delivery, refusal: NotAuthenticError, now: datetime) -> Receipt:
         known = delivery.client_id in self._keyring.clients
         client_id = delivery.client_id if known else "unknown"
-        metrics.SIGNATURE_FAILURES.labels(client_id, refusal.cause).inc()
-        _log.warning("delivery refused", extra={"client_id": client_id, "cause": refusal.cause})
+        metrics.SIGNATURE_FAILURES.inc(client_id, refusal.cause)
+        fields = {"client_id": client_id, "cause": refusal.cause, **asdict(delivery.origin)}
+        _log.warning("delivery refused", extra=fields)
         answer = refuse(
             delivery,
             status=401,
@@ -233,7 +241,8 @@ class Receiver:
         return Receipt(answer)
 
     def _not_stored(self, arrival: Arrival, error: BaseException, client: Client | None) -> Receipt:
-        _log.error("delivery not stored", extra={"client_id": arrival.delivery.client_id, **failure(error)})
+        fields = {"client_id": arrival.delivery.client_id, **failure(error), **asdict(arrival.delivery.origin)}
+        _log.error("delivery not stored", extra=fields)
         answer = refuse(
             arrival.delivery,
             status=503,
@@ -246,7 +255,13 @@ class Receiver:
         return Receipt(answer)
 
     def _stored(self, arrival: Arrival, kept: Kept, settled: list[Processed]) -> Receipt:
-        fields = {"entry": kept.id, "duplicate": not kept.is_new, "outcome": kept.outcome.value, "reason": kept.reason}
+        fields = {
+            "entry": kept.id,
+            "duplicate": not kept.is_new,
+            "outcome": kept.outcome.value,
+            "reason": kept.reason,
+            "request_id": arrival.delivery.origin.request_id,
+        }
         _log.info("delivery stored", extra=fields)
         if kept.is_new:
             notification = arrival.reading.notification

@@ -5,13 +5,14 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from app.config import Settings
 from app.rsgi import REFUSAL
-from app.web import api, health, notify, openapi, problems
+from app.web import api, health, notify, openapi, origin, problems
 
 
 def init_app(app: Flask, settings: Settings) -> None:
     """Open the doors."""
     # A path with a slash too many is another path: nobody is redirected, and nothing is signed for it.
     app.url_map.merge_slashes = False
+    origin.init_app(app)
     app.before_request(_refuse)
     app.before_request(_require_one_first_slash)
     app.before_request(_require_method_as_written)

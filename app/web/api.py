@@ -42,7 +42,7 @@ def consult() -> Response:
         user_ref=body.user_ref,
         customer_belongs_to=body.customer_belongs_to,
     )
-    recorded = _service().receiver.record(said, cause="api")
+    recorded = _service().receiver.record(said, cause="api", by=g.key_name)
     response = _respond(_whole(recorded.authorization_id), 201 if recorded.created else 200)
     if recorded.created:
         response.headers["Location"] = url_for("api.show", authorization_id=recorded.authorization_id)
@@ -156,7 +156,7 @@ def _service() -> Service:
 
 
 def _record(report: Report) -> Response:
-    recorded = _service().receiver.record(report, cause="api")
+    recorded = _service().receiver.record(report, cause="api", by=g.key_name)
     return _respond(_whole(recorded.authorization_id))
 
 

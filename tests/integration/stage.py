@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -161,8 +162,8 @@ class Stage:
         return self.database.run(lambda session: list(session.scalars(select(Rendezvous))), read_only=True)
 
     def waiting(self) -> dict[str, int]:
-        waiting = self.database.run(parked_by_reason, read_only=True)
-        return {each.reason: each.count for each in waiting}
+        waiting = self.database.run(partial(parked_by_reason, now=datetime.now(UTC)), read_only=True)
+        return {each.reason: each.count for each in waiting if each.count}
 
     @contextmanager
     def overheard(self) -> Iterator["Overheard"]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
-from app.config import SettingError, Settings, new_vault_key, read_settings
+from app.config import NAMES, SECRETS, SettingError, Settings, new_vault_key, read_settings
 
 POSTGRESQL = {"FLASK_DATABASE_URL": "postgresql://db/notifyauth", "FLASK_VAULT_KEYS": new_vault_key()}
 
@@ -270,3 +270,83 @@ def test_a_vault_key_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "instance").write_text("a file where the folder should be")
     with pytest.raises(SettingError, match=r"vault\.key"):
         settings(tmp_path / "instance")
+
+
+SECRET_VALUES = {
+    "FLASK_DATABASE_URL": "sqlite:////srv/notifyauth.db",
+    "FLASK_VAULT_KEYS": new_vault_key(),
+    "FLASK_API_KEYS": "shop=k-1",
+    "FLASK_TOKEN_KEYS": "vip=k-2",
+    "FLASK_METRICS_KEYS": "prometheus=k-3",
+}
+
+
+def test_every_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    assert set(SECRET_VALUES) == set(SECRETS)
+    for name, value in SECRET_VALUES.items():
+        (tmp_path / name).write_text(value + "\r\n")
+    from_files = settings(tmp_path, **{f"{name}_FILE": str(tmp_path / name) for name in SECRET_VALUES})
+    assert from_files == settings(tmp_path, **SECRET_VALUES)
+
+
+def test_one_newline_at_the_end_of_a_file_is_not_part_of_the_secret(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("shop=k-1\n\n")
+    assert settings(tmp_path, FLASK_API_KEYS_FILE=str(tmp_path / "keys")).api_keys["shop"].reveal() == "k-1"
+
+
+def test_a_secret_is_not_taken_from_two_places(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("k-1")
+    with pytest.raises(SettingError, match=r"^FLASK_API_KEYS_FILE and FLASK_API_KEYS are both set: choose one\.$"):
+        settings(tmp_path, FLASK_API_KEYS="k-2", FLASK_API_KEYS_FILE=str(tmp_path / "keys"))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, r"cannot be read \(FileNotFoundError\)"),
+        (b"\xff", r"cannot be read \(UnicodeDecodeError\)"),
+        (b"\n", "is empty"),
+    ],
+)
+def test_a_secret_file_that_cannot_be_used_is_named_in_one_sentence(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    if content is not None:
+        (tmp_path / "keys").write_bytes(content)
+    with pytest.raises(SettingError, match=rf"^FLASK_METRICS_KEYS_FILE names {tmp_path}/keys, which {problem}\.$"):
+        settings(tmp_path, FLASK_METRICS_KEYS_FILE=str(tmp_path / "keys"))
+
+
+def test_a_metrics_key_that_may_use_the_api_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"^FLASK_METRICS_KEYS has a key \(prometheus\) that may use the API"):
+        settings(tmp_path, FLASK_API_KEYS="shop=k-1", FLASK_METRICS_KEYS="prometheus=k-1")
+
+
+@pytest.mark.parametrize(("seconds", "warns"), [("89999", True), ("90000", False)])
+def test_a_freshness_that_loses_redeliveries_is_warned_of(tmp_path: Path, seconds: str, warns: bool) -> None:  # noqa: FBT001 -- a parameter of the test
+    found = settings(tmp_path, FLASK_FRESHNESS_SECONDS=seconds).warnings
+    assert [warning.startswith("FLASK_FRESHNESS_SECONDS is below 90000") for warning in found] == [True] * warns
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("FLASK_API_KEY", "FLASK_API_KEYS"),
+        ("FLASK_APIKEYS", "FLASK_API_KEYS"),
+        ("FLASK_DATABASE_URI", "FLASK_DATABASE_URL"),
+        ("FLASK_DATABSAE_URL", "FLASK_DATABASE_URL"),
+        ("FLASK_VAULT_KEYYS_FILE", "FLASK_VAULT_KEYS_FILE"),
+        ("FLAS_KEYRING", "FLASK_KEYRING"),
+    ],
+)
+def test_a_name_that_is_one_slip_away_from_a_setting_is_warned_of(tmp_path: Path, name: str, meant: str) -> None:
+    (warning,) = settings(tmp_path, **{name: "a-secret"}).warnings
+    assert warning == f"{name} is no setting and is ignored: {meant} is probably meant."
+
+
+@pytest.mark.parametrize(
+    "name", ["FLASK_APP", "FLASK_DEBUG", "FLASK_ENV", "FLASK_RUN_PORT", "FLASK_KEYS", "FLASK_KEYRING_FILE", *NAMES]
+)
+def test_no_other_name_is_warned_of(tmp_path: Path, name: str) -> None:
+    given = SECRET_VALUES | {"FLASK_FRESHNESS_SECONDS": "90000", "FLASK_METRICS_OPEN": "1"}
+    assert settings(tmp_path, **{name: given.get(name, "/a-path")}).warnings == ()
