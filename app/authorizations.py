@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -32,6 +32,9 @@ REPLACED_A_CODE = "took the place of another code"
 OLDER_THAN_THE_CODE = "older than the code on record, which stays"
 #: What a history says of a token that was exchanged for a code that the history does not have.
 OTHER_CODE = "exchanged for another code than the one on record"
+
+#: What is processed after something that came later is so by seconds; a time further ahead is a clock that was wrong.
+_HELD_UP_BY_MAX = timedelta(seconds=10)
 
 #: A blind index has 32 bytes.
 _CODE_INDEX_BYTES = 32
@@ -319,12 +322,11 @@ def keep_auth_code(
     """Put a new auth code on record with when it came, for it lives about a minute; say how it met another.
 
     The one that came last is the one that lives. What an earlier failure held up, or what goes together with others,
-    may be processed after one that came later; then that one stays. A time to come is a clock that was wrong, and
-    counts for nothing.
+    may be processed after one that came later; then that one stays.
     """
     other = auth_code(vault, authorization)
     on_record_since = authorization.auth_code_received_at
-    if other is not None and on_record_since is not None and received_at < on_record_since <= now:
+    if other is not None and on_record_since is not None and received_at < on_record_since <= now + _HELD_UP_BY_MAX:
         remember_code(vault, authorization, code)
         return OLDER_THAN_THE_CODE
     if other is not None:
