@@ -117,6 +117,9 @@ class Authorization(Base):
     client_id: Mapped[str]
     auth_state: Mapped[str]
     flow: Mapped[str]
+    #: Whether a consult named the flow. One that was taken from the client's `default_flow` (false) contradicts none
+    #: that is named later. Empty where that is not known, from an older release.
+    flow_was_said: Mapped[bool | None]
     state: Mapped[str]
     #: How many transitions there are: the sequence of the last one.
     version: Mapped[int]
@@ -130,6 +133,8 @@ class Authorization(Base):
     sealed_auth_code: Mapped[bytes | None]
     #: applyToken has about a minute from here.
     auth_code_received_at: Mapped[datetime | None]
+    #: The blind indexes of the other codes that are known, one after another: none is news when it comes again.
+    other_code_indexes: Mapped[bytes | None]
     #: Why the merchant revoked, in its own words, where it said so.
     sealed_cancel_reason: Mapped[bytes | None]
     created_at: Mapped[datetime]
@@ -262,8 +267,15 @@ class Transition(Base):
     to_state: Mapped[str]
     #: `api`, `shell` or `notification`.
     cause: Mapped[str]
+    #: Who reported it: the name of an API key, or the user of a shell. Empty for a notification.
+    by: Mapped[str | None]
+    #: Why, where the event does not say it all.
+    reason: Mapped[str | None]
     #: The inbox entry. Not a foreign key: entries are purged, history never is.
     notification_id: Mapped[int | None]
+    #: When the service was first told; empty in what an older release wrote, which kept only when it was recorded.
+    learned_at: Mapped[datetime | None]
+    #: When it was recorded.
     at: Mapped[datetime]
 
 

@@ -1,5 +1,6 @@
 """Run commands for a person: errors as sentences, no log lines unless something is wrong, and the service at hand."""
 
+import getpass
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,14 @@ def the_service() -> Service:
     service: Service = current_app.extensions["notifyauth"]
     click.get_current_context().meta[SERVICE] = service
     return service
+
+
+def operating_user() -> str | None:
+    """Name who runs the command, for the history; `None` where the system has no name, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def look_up(work: Callable[[Session], T]) -> T:

@@ -18,7 +18,7 @@ from app.alipay.token_answer import is_success, read_login_id, read_time, slip_f
 from app.cli import options
 from app.cli.authorizations import authorizations, find_one, tell_recorded, which
 from app.cli.errors import UsageProblem
-from app.cli.groups import look_up, the_service
+from app.cli.groups import look_up, operating_user, the_service
 from app.cli.tables import plain
 from app.receiver.reports import REASON_CHARACTERS_MAX, AuthcodeReport, CanceledReport, Report, TokenReport
 from app.tokens import Grant
@@ -139,7 +139,7 @@ def canceled(name: str, client_id: str | None, *, with_reason: bool) -> None:
 
 def _record(name: str, client_id: str | None, report: Callable[[UUID], Report]) -> None:
     authorization = look_up(lambda session: find_one(session, name, client_id))
-    recorded = the_service().receiver.record(report(authorization.id), cause="shell")
+    recorded = the_service().receiver.record(report(authorization.id), cause="shell", by=operating_user())
     tell_recorded(recorded, authorization.auth_state)
 
 

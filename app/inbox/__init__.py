@@ -1,12 +1,14 @@
 """Keep every authentic notification once, however often it is delivered."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, literal_column, select, union_all
+from sqlalchemy import ColumnElement, literal_column, select, union_all, update
 from sqlalchemy.engine import Connection
 
 from app import tokens
@@ -186,6 +188,7 @@ def save(concluded: Sequence[InboxEntry]) -> list[Request]:
     return [updating(concluded, _CHANGED_BY_PROCESSING)] if concluded else []
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = (InboxEntry.fingerprint, InboxEntry.id)
 _CHANGED_BY_PROCESSING = ("outcome", "reason", "found_state", "authorization_id", "type", "auth_state", "token_index")
 _KNOWN = Lookup(
@@ -272,6 +275,24 @@ _WAITING = Lookup(
         ),
     )
 )
+
+
+def park_illegal(connection: Connection, authorization_id: UUID) -> None:
+    """Let what was illegal for a locked authorization wait again: it was judged by a flow that was wrong."""
+    connection.execute(
+        update(InboxEntry)
+        .where(
+            InboxEntry.authorization_id == authorization_id,
+            InboxEntry.outcome == Outcome.REJECTED,
+            InboxEntry.reason == Reason.ILLEGAL_TRANSITION,
+        )
+        .values(outcome=Outcome.PARKED, reason=Reason.EARLY)
+    )
+
+
+def can_be_consulted(auth_state: str | None) -> bool:
+    """Say whether a consult can name this authState: half a character is kept here, but is no JSON that is taken."""
+    return auth_state is None or _LONE_SURROGATE.search(auth_state) is None
 
 
 def conclude(

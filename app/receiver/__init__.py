@@ -22,6 +22,7 @@ from app.alipay.acknowledgement import Answer, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
+from app.authorizations import Cause
 from app.database import Database
 from app.inbox import Arrival, Kept, Outcome
 from app.logs import failure
@@ -114,14 +115,14 @@ class Receiver:
         return done
 
     def record(self, report: Report, *, cause: reports.Reporter, by: str | None = None) -> Recorded:
-        """Record what the merchant learned itself, and settle what that lets move; `by` names the API key used.
+        """Record what the merchant learned itself, and who says so, and settle what that lets move.
 
         Raises `errors.ReportRefusedError` where the report contradicts what is on record, and
         `DatabaseUnavailableError`.
         """
-        now = self._clock()
+        because = Cause(cause, at=self._clock(), by=by)
         recorded = self._database.run(
-            lambda session: reports.record(session, self._vault, self._keyring, report, cause=cause, now=now)
+            lambda session: reports.record(session, self._vault, self._keyring, report, cause=because)
         )
         fields = {
             "report": report.name,
@@ -265,6 +266,8 @@ class Receiver:
         _log.info("delivery stored", extra=fields)
         if kept.is_new:
             notification = arrival.reading.notification
+            if notification is not None and not inbox.can_be_consulted(notification.auth_state):
+                _log.warning("parked for an authState that no consult can name", extra={"entry": kept.id})
             metrics.count_notification(None if notification is None else notification.type, kept.outcome)
         _tell(settled)
         client = self._keyring.client(arrival.delivery.client_id)

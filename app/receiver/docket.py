@@ -177,9 +177,12 @@ class Docket:
         self._tokens[token.client_id, token.token_index] = token
         self._made_known.append(token)
 
-    def move(self, authorization: Authorization, event: Event, entry: InboxEntry, *, at: datetime) -> None:
-        """Move an authorization because of an entry."""
-        transition = authorizations.move(authorization, event, cause=Cause("notification", at=at))
+    def move(
+        self, authorization: Authorization, event: Event, entry: InboxEntry, *, at: datetime, reason: str | None = None
+    ) -> None:
+        """Move an authorization because of an entry, which may have waited since it came."""
+        cause = Cause("notification", at=at, learned_at=entry.received_at)
+        transition = authorizations.move(authorization, event, cause=cause, reason=reason)
         self._moves.append((transition, entry))
         self._changed[authorization.id] = authorization
 

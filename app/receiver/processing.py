@@ -219,8 +219,8 @@ def _decide(docket: Docket, entry: InboxEntry, subject: Subject, *, now: datetim
     if authorization is None:
         return None
     if judgment.event is not None:
-        _apply(docket, authorization, judgment.event, entry, notification, at=now)
-        docket.move(authorization, judgment.event, entry, at=now)
+        reason = _apply(docket, authorization, judgment.event, entry, notification, at=now)
+        docket.move(authorization, judgment.event, entry, at=now, reason=reason)
     if judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT}:
         docket.learn_user(authorization, notification)
     return authorization if judgment.event is not None else None
@@ -234,12 +234,16 @@ def _apply(
     notification: Notification,
     *,
     at: datetime,
-) -> None:
+) -> str | None:
+    """Put on record what a notification brings, and say what the history is to say of that beyond the event."""
     if event is Event.AUTHCODE_CREATED and notification.auth_code is not None:
         # However long it has waited here, its minute began with its first delivery.
-        authorizations.keep_auth_code(docket.vault, authorization, notification.auth_code, at=entry.received_at)
+        return authorizations.keep_auth_code(
+            docket.vault, authorization, notification.auth_code, received_at=entry.received_at, now=at
+        )
     if event is Event.TOKEN_CREATED and notification.access_token is not None:
         docket.make_known(authorization, Grant(notification.access_token), at=at)
+    return None
 
 
 def _guarded(connection: Connection, entry: InboxEntry, work: Callable[[], list[Processed]]) -> list[Processed]:

@@ -17,7 +17,7 @@ from app.authorizations import Filter
 from app.documents import Document, authorization_document, authorization_summary, timestamp
 from app.models import Authorization
 from app.receiver.errors import AuthorizationNotFoundError
-from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Report, TokenReport
+from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Recorded, Report, TokenReport
 from app.service import Service
 from app.state_machine import AuthorizationState, Flow
 from app.tokens import Grant
@@ -42,7 +42,7 @@ def consult() -> Response:
         user_ref=body.user_ref,
         customer_belongs_to=body.customer_belongs_to,
     )
-    recorded = _service().receiver.record(said, cause="api", by=g.key_name)
+    recorded = _record(said)
     response = _respond(_whole(recorded.authorization_id), 201 if recorded.created else 200)
     if recorded.created:
         response.headers["Location"] = url_for("api.show", authorization_id=recorded.authorization_id)
@@ -82,7 +82,11 @@ def show_authcode(authorization_id: UUID) -> Response:
         code = authorizations.auth_code(vault, authorization)
         if code is None:
             raise ProblemError(409, "no-authcode", f"No auth code is on record; the state is {authorization.state}.")
-        return {"authCode": code.reveal(), "receivedAt": timestamp(authorization.auth_code_received_at)}
+        return {
+            "authCode": code.reveal(),
+            "receivedAt": timestamp(authorization.auth_code_received_at),
+            "replacedAnother": authorizations.has_other_codes(authorization),
+        }
 
     return _give_out("authcode", authorization_id, _service().database.run(read, read_only=True))
 
@@ -91,7 +95,8 @@ def show_authcode(authorization_id: UUID) -> Response:
 def report_authcode(authorization_id: UUID) -> Response:
     """Record the code that the redirect brought."""
     body = read_body(AuthcodeBody)
-    return _record(AuthcodeReport(authorization_id, Secret(body.auth_code)))
+    recorded = _record(AuthcodeReport(authorization_id, Secret(body.auth_code)))
+    return _respond(_whole(recorded.authorization_id))
 
 
 @blueprint.get("/authorizations/<uuid:authorization_id>/token")
@@ -132,7 +137,7 @@ def report_token(authorization_id: UUID) -> Response:
         refresh_token=_secret(body.refresh_token),
         refresh_token_expires_at=body.refresh_token_expiry_time,
     )
-    return _record(
+    recorded = _record(
         TokenReport(
             authorization_id,
             grant,
@@ -141,13 +146,15 @@ def report_token(authorization_id: UUID) -> Response:
             user_login_id=read_login_id(body.user_login_id),
         )
     )
+    return _respond({**_whole(recorded.authorization_id), "replacedAnother": recorded.has_other_codes})
 
 
 @blueprint.post("/authorizations/<uuid:authorization_id>/canceled")
 def report_canceled(authorization_id: UUID) -> Response:
     """Record a revoke that succeeded."""
     body = read_body(CanceledBody)
-    return _record(CanceledReport(authorization_id, _secret(body.reason)))
+    recorded = _record(CanceledReport(authorization_id, _secret(body.reason)))
+    return _respond(_whole(recorded.authorization_id))
 
 
 def _service() -> Service:
@@ -155,9 +162,8 @@ def _service() -> Service:
     return service
 
 
-def _record(report: Report) -> Response:
-    recorded = _service().receiver.record(report, cause="api", by=g.key_name)
-    return _respond(_whole(recorded.authorization_id))
+def _record(report: Report) -> Recorded:
+    return _service().receiver.record(report, cause="api", by=g.key_name)
 
 
 def _whole(authorization_id: UUID) -> Document:

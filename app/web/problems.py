@@ -32,6 +32,7 @@ TITLES = {
     "invalid": "Not as the interface asks for",
     "client-not-named": "No client named",
     "client-not-in-keyring": "No such client",
+    "canceled": "Canceled for good",
     "contradiction": "Otherwise than what is on record",
     "early": "Not legal yet",
     "illegal-transition": "Not legal",

@@ -141,6 +141,16 @@ class Stage:
 
         return self.database.run(show, read_only=True)
 
+    def auth_code(self, auth_state: str = "s-1") -> str | None:
+        """The code that is given out."""
+
+        def read(session: Session) -> str | None:
+            authorization = authorizations.find_all(session, auth_state)[0]
+            code = authorizations.auth_code(self.vault, authorization)
+            return None if code is None else code.reveal()
+
+        return self.database.run(read, read_only=True)
+
     def state(self, auth_state: str = "s-1") -> str:
         return str(self.document(auth_state)["state"])
 

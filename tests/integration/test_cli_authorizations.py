@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app import create_app
+from app.cli.groups import operating_user
 from app.cli.records import SECRET_CHARACTERS_MAX
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.simulator.keys import SANDBOX_CLIENT_ID
@@ -63,10 +64,42 @@ def test_the_same_consult_again_is_nothing_new(shell: Shell) -> None:
 
 
 def test_a_contradicting_consult_is_refused(shell: Shell) -> None:
-    consult(shell)
+    consult(shell, "s-1", "--flow", "auto_debit")
     result = shell.run("authorizations", "consult", "s-1", "--flow", "direct")
     assert result.exit_code == 1
     assert "another flow" in result.stderr
+
+
+def test_a_flow_that_was_left_unsaid_is_corrected_and_what_waited_is_told(shell: Shell) -> None:
+    consult(shell)
+    entry_id = shell.notify(token_created("s-1", "token-1"))
+    said = shell.ask("authorizations", "consult", "s-1", "--flow", "direct")
+    assert f"Notification {entry_id} waited for this, and was applied." in said
+    shown = shell.ask("authorizations", "show", "s-1")
+    assert "flow corrected from auto_debit to direct" in shown
+
+
+def test_a_consult_for_what_is_canceled_is_refused(shell: Shell) -> None:
+    consult(shell, "s-1", "--flow", "direct")
+    shell.notify(token_created("s-1", "token-1"))
+    shell.notify(token_canceled("token-1"))
+    result = shell.run("authorizations", "consult", "s-1")
+    assert result.exit_code == 1
+    assert "new authState" in result.stderr
+
+
+def test_a_report_from_a_shell_names_who_ran_it(shell: Shell) -> None:
+    consult(shell)
+    (move,) = shell.json("authorizations", "show", "s-1")["history"]
+    assert (move["cause"], move["by"]) == ("shell", operating_user())
+    assert f"shell {operating_user()}" in shell.ask("authorizations", "show", "s-1")
+
+
+def test_a_second_code_is_told_of(shell: Shell) -> None:
+    consult(shell)
+    shell.notify(authcode_created("s-1", "code-1"))
+    said = shell.ask("authorizations", "record", "authcode", "s-1", stdin="code-2")
+    assert "another auth code" in said
 
 
 def test_consult_settles_what_waited_for_it(shell: Shell) -> None:
@@ -286,7 +319,9 @@ def test_show_prints_the_document_of_the_api(shell: Shell) -> None:
     consult(shell)
     shell.notify(authcode_created("s-1", "code-1"))
     document = shell.json("authorizations", "show", "s-1")
-    assert set(document["history"][1]) == {"sequence", "event", "from", "to", "cause", "notificationId", "at"}
+    assert set(document["history"][1]) == {
+        *("sequence", "event", "from", "to", "cause", "by", "reason", "notificationId", "learnedAt", "at")
+    }
     assert set(document["notifications"][0]) == {"id", "type", "outcome", "reason", "deliveries", "receivedAt"}
 
 

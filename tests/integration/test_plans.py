@@ -56,6 +56,8 @@ def live(stage: Stage) -> None:
     parked = stage.notify(token_canceled("nobody's")).entry_id
     assert parked is not None
     stage.process(parked)
+    stage.consult("s-3")
+    stage.consult("s-3", flow="direct")
     direct = stage.consult("s-2", flow="direct")
     stage.report_token(direct, "token-2")
     stage.report_token(direct, "token-3", replaces="token-2")
