@@ -1,7 +1,8 @@
 """No request is turned away unseen: each is counted and logged with what finds it again, and with nothing secret."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import pytest
 from werkzeug.test import TestResponse
@@ -31,12 +32,17 @@ def logged(log: pytest.LogCaptureFixture, message: str) -> dict[str, object]:
     return vars(record)
 
 
-def send(door: Door, path: str, *, method: str = "POST", **environ: object) -> TestResponse:
+def send(
+    door: Door, path: str, *, method: str = "POST", environ: Mapping[str, object] = MappingProxyType({})
+) -> TestResponse:
     """Send a genuine notification to some path."""
     delivery = a_genuine_delivery(door.keyring, CODE)
-    environ = {"PATH_INFO": path, **environ}
     return door.app.test_client().open(
-        "/", method=method, data=delivery.body, headers=dict(headers_of(delivery)), environ_overrides=environ
+        "/",
+        method=method,
+        data=delivery.body,
+        headers=dict(headers_of(delivery)),
+        environ_overrides={"PATH_INFO": path, **environ},
     )
 
 
@@ -75,7 +81,7 @@ def test_what_the_server_refuses_is_counted_and_logged(
     door: Door, log: pytest.LogCaptureFixture, status: int, path: str, where: str
 ) -> None:
     before = figure(door, "notifyauth_refused_requests_total", status=str(status), where=where)
-    assert send(door, path, **{REFUSAL: status}).status_code == status
+    assert send(door, path, environ={REFUSAL: status}).status_code == status
     line = logged(log, "request refused")
     assert (line["status"], line["path"]) == (status, path)
     assert figure(door, "notifyauth_refused_requests_total", status=str(status), where=where) - before == 1
