@@ -30,7 +30,7 @@ from typing_extensions import override
 from app.state_machine import AuthorizationState, Flow
 
 #: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
-REVISION = "0002"
+REVISION = "0004"
 
 _UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
@@ -132,6 +132,8 @@ class Authorization(Base):
     auth_code_received_at: Mapped[datetime | None]
     #: Why the merchant revoked, in its own words, where it said so.
     sealed_cancel_reason: Mapped[bytes | None]
+    #: Set while parked entries that name it are still to be resumed: those behind this one in the inbox.
+    resume_after: Mapped[int | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
@@ -141,6 +143,13 @@ class Authorization(Base):
         Index("ix_authorizations_user_ref_id", "user_ref", "id"),
         Index("ix_authorizations_state_id", "state", "id"),
         Index("ix_authorizations_client_id_id", "client_id", "id"),
+        # Hardly ever any, so that looking for them costs nothing.
+        Index(
+            "ix_authorizations_unfinished",
+            "id",
+            postgresql_where=text("resume_after IS NOT NULL"),
+            sqlite_where=text("resume_after IS NOT NULL"),
+        ),
     )
 
     @property

@@ -10,3 +10,5 @@ application = create_app()
 # A worker that starts while the database is away waits for it: until then it is alive, not ready, and answers 503.
 with contextlib.suppress(DatabaseUnavailableError):
     application.extensions["notifyauth"].check()
+
+application.extensions["notifyauth"].start_resuming()

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 
 from sqlalchemy import ColumnElement, literal_column, select, union_all
 from sqlalchemy.engine import Connection
@@ -249,27 +250,41 @@ def lock_all(connection: Connection, ids: Collection[int]) -> list[InboxEntry]:
     return locked.of(InboxEntry)
 
 
-def waiting(states: Collection[tuple[str, str]], keys: Collection[TokenKey]) -> Request:
-    """Ask, unlocked, for the parked entries that name these authStates, and for cancellations of these tokens."""
-    return _WAITING(states=states, keys=keys)
+def waiting(states: Collection[tuple[str, str, int]], keys: Collection[TokenKey], *, limit: int) -> Request:
+    """Ask, unlocked, for parked entries: of each authState the first few behind a number, and cancellations of tokens.
+
+    A token has no more than one cancellation that waits.
+    """
+    return _waiting(limit)(states=states, keys=keys)
 
 
 _FIND = Lookup(lambda among: among.find(select(InboxEntry), "ids", InboxEntry.id))
 _LOCK = Lookup(
     lambda among: select(InboxEntry).where(among("ids", InboxEntry.id)).order_by(InboxEntry.id).with_for_update()
 )
-_WAITING = Lookup(
-    lambda among: union_all(
-        among.find(select(InboxEntry).where(IS_PARKED), "states", InboxEntry.client_id, InboxEntry.auth_state),
-        among.find(
-            # A creation that names the same token is about another authorization.
-            select(InboxEntry).where(IS_PARKED, _IS_CANCELLATION),
-            "keys",
-            InboxEntry.client_id,
-            InboxEntry.token_index,
-        ),
+
+
+@cache
+def _waiting(limit: int) -> Lookup:
+    return Lookup(
+        lambda among: union_all(
+            among.first(
+                select(InboxEntry).where(IS_PARKED).order_by(InboxEntry.id),
+                limit,
+                "states",
+                InboxEntry.client_id,
+                InboxEntry.auth_state,
+                after=InboxEntry.id,
+            ),
+            among.find(
+                # A creation that names the same token is about another authorization.
+                select(InboxEntry).where(IS_PARKED, _IS_CANCELLATION),
+                "keys",
+                InboxEntry.client_id,
+                InboxEntry.token_index,
+            ),
+        )
     )
-)
 
 
 def conclude(

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
+from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import inbox, metrics
+from app import authorizations, inbox, metrics
 from app.alipay.acknowledgement import Answer, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
@@ -31,8 +32,9 @@ from app.receiver.cases import Case, Subject
 from app.receiver.crew import Crew, Promise
 from app.receiver.docket import KnownMeanwhileError
 from app.receiver.gathering import Gathering
-from app.receiver.processing import Processed
+from app.receiver.processing import Done, Processed
 from app.receiver.reports import Recorded, Report
+from app.receiver.resuming import UNFINISHED_MAX, Resumption
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Receiver:
         self._clock = clock
         self._gathering = Gathering(self._keep_together, self._keep_alone, is_in_vain=database.is_in_vain)
         self._replays = Crew("replay", threads_max=_REPLAYS_AT_ONCE_MAX)
+        self._resumption = Resumption(self._resume)
 
     def receive(self, delivery: Delivery) -> Receipt:
         """Answer one delivery as `receive_later` does, and wait for it."""
@@ -106,11 +109,16 @@ class Receiver:
         `DatabaseUnavailableError`.
         """
         now = self._clock()
-        done = self._database.run(
-            lambda session: processing.replay(session.connection(), self._vault, entry_id, now=now)
-        )
-        _tell(done)
-        return done
+
+        def work() -> Done:
+            return self._database.run(
+                lambda session: processing.replay(session.connection(), self._vault, entry_id, now=now)
+            )
+
+        done = self._resumption.first_finish(work)
+        _tell(done.processed)
+        self._resumption.go_on(done.unfinished)
+        return done.processed
 
     def record(self, report: Report, *, cause: reports.Reporter) -> Recorded:
         """Record what the merchant learned itself, and settle what that lets move.
@@ -119,13 +127,36 @@ class Receiver:
         `DatabaseUnavailableError`.
         """
         now = self._clock()
-        recorded = self._database.run(
-            lambda session: reports.record(session, self._vault, self._keyring, report, cause=cause, now=now)
-        )
+
+        def work() -> Recorded:
+            return self._database.run(
+                lambda session: reports.record(session, self._vault, self._keyring, report, cause=cause, now=now)
+            )
+
+        recorded = self._resumption.first_finish(work)
         fields = {"report": report.name, "authorization": recorded.authorization_id, "changed": recorded.changed}
         _log.info("report recorded", extra=fields)
         _tell(recorded.settled)
+        self._resumption.go_on(recorded.unfinished)
         return recorded
+
+    def resume_unfinished(self) -> None:
+        """Go on, in another thread, with parked entries that any process has left to be resumed.
+
+        Raises `DatabaseUnavailableError`.
+        """
+        self._resumption.go_on(
+            self._database.run(lambda session: authorizations.unfinished(session, limit=UNFINISHED_MAX), read_only=True)
+        )
+
+    def _resume(self, authorization_id: UUID) -> bool:
+        """Resume some more parked entries, in one transaction, and say whether there are still more."""
+        now = self._clock()
+        done = self._database.run(
+            lambda session: processing.resume(session.connection(), self._vault, authorization_id, now=now)
+        )
+        _tell(done.processed)
+        return bool(done.unfinished)
 
     def _keep_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
         """Store deliveries, and process those that are the first of their notification, in one transaction.
@@ -154,6 +185,7 @@ class Receiver:
         done = self._database.run_once(
             lambda connection: processing.process_together(connection, self._vault, cases, times=times, now=latest)
         )
+        self._resumption.go_on(done.unfinished)
         ended = {each.entry_id: each for each in done.settled}
         kept = []
         for draft in drafts:
@@ -172,15 +204,17 @@ class Receiver:
         draft = inbox.draft(self._vault, arrival)
         subject = _subject(draft, arrival)
 
-        def work(session: Session) -> Stored:
+        def work(session: Session) -> tuple[Kept, Done]:
             connection = session.connection()
             entry, is_new = inbox.keep(connection, draft)
-            done: list[Processed] = []
+            done = Done()
             if is_new and subject is not None:
                 done = processing.process(connection, self._vault, entry, subject, now=arrival.at)
-            return Kept.of(entry, is_new=is_new), done[1:]
+            return Kept.of(entry, is_new=is_new), done
 
-        return self._database.run_briefly(work)
+        kept, done = self._database.run_briefly(work)
+        self._resumption.go_on(done.unfinished)
+        return kept, done.processed[1:]
 
     def _conclude(self, arrival: Arrival, receipt: "Future[Receipt]", served: "Future[Stored]") -> None:
         """Answer a delivery now that it is known what became of it."""

@@ -16,6 +16,7 @@ from app.alipay.keyring import Keyring, UnknownClientError
 from app.alipay.secret import Secret
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization
+from app.receiver.docket import UnfinishedError
 from app.receiver.errors import (
     AuthorizationNotFoundError,
     ClientNotInKeyringError,
@@ -28,7 +29,7 @@ from app.receiver.errors import (
     ReplacedOtherwiseError,
     TokenContradictedError,
 )
-from app.receiver.processing import Processed, settle
+from app.receiver.processing import Done, Processed, settle
 from app.state_machine import Event, Flow, Verdict
 from app.tokens import Grant
 from app.vault import Vault
@@ -98,6 +99,8 @@ class Recorded:
     #: Whether it opened the authorization.
     created: bool = False
     settled: list[Processed] = field(default_factory=list)
+    #: Authorizations for which more parked entries wait than one transaction resumes.
+    unfinished: list[UUID] = field(default_factory=list)
 
 
 def record(
@@ -105,13 +108,16 @@ def record(
 ) -> Recorded:
     """Record a report and settle what that lets move, in the transaction of `session`.
 
-    Raises `ReportRefusedError` with nothing changed.
+    Raises `ReportRefusedError` with nothing changed, and `UnfinishedError` where parked entries are to be resumed
+    before: they came first.
     """
     if isinstance(report, Consult):
         return _record_consult(session, vault, keyring, report, Cause(cause, at=now))
     authorization = authorizations.lock(session, report.authorization_id)
     if authorization is None:
         raise AuthorizationNotFoundError(report.authorization_id)
+    if authorization.resume_after is not None:
+        raise UnfinishedError(authorization.id)
     changed = False
     match report:
         case AuthcodeReport():
@@ -122,15 +128,18 @@ def record(
             changed = _record_refresh(session, vault, authorization, report, Cause(cause, at=now))
         case CanceledReport():
             changed = _record_canceled(session, vault, authorization, report.reason, Cause(cause, at=now))
-    settled = settle(session, vault, authorization, now=now) if changed else []
-    return Recorded(authorization.id, changed, settled=settled)
+    done = settle(session, vault, authorization, now=now) if changed else Done()
+    return Recorded(authorization.id, changed, settled=done.processed, unfinished=done.unfinished)
 
 
 def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: Consult, cause: Cause) -> Recorded:
     client_id, flow = _client_and_flow(keyring, consult)
     authorization = authorizations.lock_or_meet(session, client_id, consult.auth_state)
     if authorization is not None:
-        return Recorded(authorization.id, changed=_complete_consult(authorization, consult, cause))
+        changed = _complete_consult(authorization, consult, cause)
+        if changed and authorization.resume_after is not None:
+            raise UnfinishedError(authorization.id)
+        return Recorded(authorization.id, changed=changed)
     authorization = authorizations.begin(
         session,
         client_id=client_id,
@@ -140,8 +149,8 @@ def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: C
         customer_belongs_to=consult.customer_belongs_to,
         cause=cause,
     )
-    settled = settle(session, vault, authorization, now=cause.at)
-    return Recorded(authorization.id, changed=True, created=True, settled=settled)
+    done = settle(session, vault, authorization, now=cause.at)
+    return Recorded(authorization.id, changed=True, created=True, settled=done.processed, unfinished=done.unfinished)
 
 
 def _client_and_flow(keyring: Keyring, consult: Consult) -> tuple[str, Flow]:

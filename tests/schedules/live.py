@@ -49,6 +49,10 @@ class Live:
                 raise
             return "broken"
 
+    def agrees(self, actual: str, expected: str) -> bool:
+        """Say whether what came of the last step is what must."""
+        return actual == expected
+
     def _perform(self, step: Words) -> str:
         match step:
             case "consult", auth_state, flow, user_ref:
