@@ -1,8 +1,8 @@
 """Keep every authentic notification once, however often it is delivered."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -79,6 +79,24 @@ class Arrival:
     delivery: Delivery
     reading: Reading
     at: datetime
+    #: Transactions that were to store or count this delivery, and of which nobody knows whether they were committed.
+    attempts: list["Attempt"] = field(default_factory=list, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a transaction whose outcome is unknown, for the answer to its commit was lost, will have left on record."""
+
+    #: Of a new entry: random, as sealing is, so that no other transaction has written the same.
+    sealed_body: bytes
+    #: Whether this delivery was the first of the notification, and not one that came together with it.
+    is_first: bool
+    #: Of an entry that was on record already.
+    counted_at: datetime
+
+    def is_of(self, entry: InboxEntry) -> bool:
+        """Say whether that transaction has written this entry last."""
+        return self.sealed_body == entry.sealed_body or self.counted_at == entry.last_received_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +147,13 @@ def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
     )
 
 
+def needed_by(arrival: Arrival) -> Hashable:
+    """Name what a delivery needs locked, as far as it says so itself: two that say the same wait for the same row."""
+    notification = arrival.reading.notification
+    named = None if notification is None else notification.auth_state or notification.access_token
+    return arrival.delivery.client_id, named or arrival.delivery.body
+
+
 def known(drafts: Collection[InboxEntry]) -> list[Request]:
     """Ask which of these notifications are on record."""
     return [_KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])] if drafts else []
@@ -160,13 +185,17 @@ def number(drafts: Sequence[InboxEntry], answer: Answer) -> None:
         draft.id = ids[draft.fingerprint]
 
 
-def keep(connection: Connection, draft: InboxEntry) -> tuple[InboxEntry, bool]:
-    """Store an entry, or find the one on record and count the delivery; return it and whether it is new."""
+def keep(connection: Connection, draft: InboxEntry, attempts: Sequence[Attempt]) -> tuple[InboxEntry, bool]:
+    """Store an entry, or find the one on record and count the delivery; return it and whether this has stored it.
+
+    What one of the attempts has stored or counted already is found as that has left it.
+    """
     storing = insertion([draft], returning=_NUMBER, otherwise="leave")
     stored, found = ask(connection, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
     (entry,) = found.of(InboxEntry)
     is_new = bool(stored.rows)
-    if not is_new:
+    is_counted = any(attempt.is_of(entry) for attempt in attempts)
+    if not is_new and not is_counted:
         ask(connection, *count(Counter([entry.id]), at=draft.received_at))
     return entry, is_new
 

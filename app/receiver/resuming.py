@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
-from app.database import DatabaseUnavailableError
+from app.database import DatabaseUnavailableError, seconds_left
 from app.logs import failure
 from app.receiver.crew import Crew
 from app.receiver.docket import UnfinishedError
@@ -57,7 +57,7 @@ class Resumption:
 
         Raises `DatabaseUnavailableError` where there are too many of them to wait for.
         """
-        until = time.monotonic() + _FIRST_S
+        until = time.monotonic() + min(_FIRST_S, seconds_left())
         while True:
             try:
                 return work()

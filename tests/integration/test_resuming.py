@@ -2,13 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from uuid import UUID
 
 import pytest
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from app import authorizations
+from app import authorizations, inbox
+from app.database.messages import ask
 from app.models import InboxEntry
 from app.receiver import docket, reports
 from app.receiver.docket import RESUMED_AT_ONCE_MAX
@@ -84,10 +86,13 @@ def test_no_statement_reads_or_locks_more_than_a_transaction_resumes(
     monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(50)])
     locked: list[int] = []
-    lock_all = docket.inbox.lock_all
-    monkeypatch.setattr(
-        docket.inbox, "lock_all", lambda connection, ids: locked.append(len(ids)) or lock_all(connection, ids)
-    )
+    lock_all = inbox.lock_all
+
+    def counted(connection: Connection, ids: Collection[int]) -> list[InboxEntry]:
+        locked.append(len(ids))
+        return lock_all(connection, ids)
+
+    monkeypatch.setattr(inbox, "lock_all", counted)
     stage.consult()
     assert locked == [5]
 
@@ -172,5 +177,5 @@ def test_a_delivery_reads_as_many_tokens_after_many_refreshes_as_after_one(stage
         stage.report_token(found, f"token-{number + 1}", replaces=f"token-{number}")
     with stage.database.engine.begin() as connection:
         named = authorizations.tokens_named_and_current({(CLIENT_ID, "s-1")}, set())
-        (answer,) = docket.ask(connection, named)
+        (answer,) = ask(connection, named)
     assert len(answer.rows) == 1
