@@ -7,6 +7,7 @@ from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import CompoundSelect, Select, select, union_all
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -185,9 +186,24 @@ def lock_all(states: Collection[AuthStateKey], token_keys: Collection[TokenKey])
     return _LOCK(states=states, token_keys=token_keys)
 
 
-def tokens_of_all(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Request:
-    """Ask for every token of the same authorizations, without locking them."""
+def tokens_named_and_current(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Request:
+    """Ask for these tokens and for the current one of each of the authorizations, without locking them.
+
+    Refreshes leave thousands behind in the course of years. Nothing waits for those: they were current once.
+    """
     return _TOKENS(states=states, token_keys=token_keys)
+
+
+def key_of(connection: Connection, authorization_id: UUID) -> AuthStateKey | None:
+    """Find what a client calls an authorization."""
+    statement = select(Authorization.client_id, Authorization.auth_state).where(Authorization.id == authorization_id)
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else (row.client_id, row.auth_state)
+
+
+def unfinished(session: Session, *, limit: int) -> Sequence[UUID]:
+    """List authorizations for which parked entries are still to be judged."""
+    return session.scalars(select(Authorization.id).where(Authorization.resume_after.is_not(None)).limit(limit)).all()
 
 
 def known(states: Collection[AuthStateKey]) -> list[Request]:
@@ -233,7 +249,14 @@ _LOCK = Lookup(
         select(Authorization).where(Authorization.id.in_(_named(among))).order_by(Authorization.id).with_for_update()
     )
 )
-_TOKENS = Lookup(lambda among: select(AccessToken).where(AccessToken.authorization_id.in_(_named(among))))
+_TOKENS = Lookup(
+    lambda among: union_all(
+        among.find(select(AccessToken), "token_keys", AccessToken.client_id, AccessToken.token_index),
+        among.found_by(
+            select(AccessToken).where(AccessToken.superseded_at.is_(None)), AccessToken.authorization_id, _named(among)
+        ),
+    )
+)
 _KNOWN = Lookup(
     lambda among: among.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state)
 )
@@ -247,6 +270,7 @@ _CHANGED_BY_NOTIFICATION = (
     "other_code_indexes",
     "user_id",
     "sealed_login_id",
+    "resume_after",
 )
 
 

@@ -137,6 +137,8 @@ class Authorization(Base):
     other_code_indexes: Mapped[bytes | None]
     #: Why the merchant revoked, in its own words, where it said so.
     sealed_cancel_reason: Mapped[bytes | None]
+    #: Set while parked entries that name it are still to be resumed: those behind this one in the inbox.
+    resume_after: Mapped[int | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
@@ -146,6 +148,13 @@ class Authorization(Base):
         Index("ix_authorizations_user_ref_id", "user_ref", "id"),
         Index("ix_authorizations_state_id", "state", "id"),
         Index("ix_authorizations_client_id_id", "client_id", "id"),
+        # Hardly ever any, so that looking for them costs nothing.
+        Index(
+            "ix_authorizations_unfinished",
+            "id",
+            postgresql_where=text("resume_after IS NOT NULL"),
+            sqlite_where=text("resume_after IS NOT NULL"),
+        ),
     )
 
     @property

@@ -1,8 +1,9 @@
 """Put the parts together, once for each process, and check them before anything is served."""
 
 import logging
+import threading
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,6 +23,7 @@ from app.preflight import (
     waits_for_standby,
 )
 from app.receiver import Receiver
+from app.receiver.resuming import keep_looking
 from app.vault import INDEX_KEY_PLACE, Sealer, Vault, VaultError, new_index_key
 
 _log = logging.getLogger(__name__)
@@ -110,6 +112,20 @@ class Service:
                 "every account of the machine may read the database", extra={"path": self.settings.sqlite_file}
             )
         _ = self.receiver, self.forgetful_settings
+
+    def start_resuming(self) -> None:
+        """Look, from now on and in a thread of its own, for parked entries that any process has left to be resumed.
+
+        The process that leaves them goes on at once: this is for those whose process has died since.
+        """
+        # No daemon, which the interpreter would stop at whatever it is doing: it ends with the main thread.
+        ends_with = threading.main_thread()
+        look = partial(keep_looking, self._resume_unfinished, is_over=lambda: not ends_with.is_alive())
+        threading.Thread(target=look, name="look").start()
+
+    def _resume_unfinished(self) -> None:
+        # The database may have been away when the process started: then the receiver is made here.
+        self.receiver.resume_unfinished()
 
     def ready(self) -> dict[str, str]:
         """Say for the database, its migration and the vault whether each is as it must be: `ok`, or what is wrong.

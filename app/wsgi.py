@@ -18,3 +18,5 @@ except DatabaseUnavailableError as error:
     # A worker that starts while the database is away waits for it: until then it is alive, not ready, and answers 503.
     asked = application.extensions["notifyauth"].settings.database_asked
     logging.getLogger("app").warning("the database is away", extra={"database": asked, "cause": error.cause})
+
+application.extensions["notifyauth"].start_resuming()

@@ -92,6 +92,7 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
 def _door(threads: int) -> Door:
     """Make what a worker serves. Importing the application opens and checks it."""
     application = import_module("app.wsgi").application
+    application.extensions["notifyauth"].database.share_between(threads)
     # What is there by now stays: no search for garbage has to look at it. What a request leaves goes by itself, but for
     # one small cycle of the framework's.
     gc.freeze()

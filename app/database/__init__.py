@@ -5,6 +5,7 @@ within seconds whatever the database does.
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.database.engines import (
     POOL_SIZE,
-    deadline,
     forgetful_settings,
     is_there,
     make_engine,
@@ -25,7 +25,7 @@ from app.database.engines import (
 )
 from app.database.errors import DatabaseUnavailableError, UnfitDatabaseError, is_transient, name_of
 from app.database.gate import Gate
-from app.database.patience import until_free
+from app.database.patience import seconds_left, until_free, within
 
 __all__ = [
     "Database",
@@ -34,7 +34,9 @@ __all__ = [
     "insert",
     "is_transient",
     "name_of",
+    "seconds_left",
     "until_free",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -45,6 +47,10 @@ ATTEMPTS_MAX = 3
 _LAST_TRY_S = 2
 #: Nobody works with the database for longer than this, all tries together. Most work takes milliseconds.
 _SECONDS_MAX = 4
+#: Work that has less time than this left is not begun: waiting for a connection alone may take as long.
+_LEAST_S = 0.3
+#: Of the threads of a worker, the share that may wait for a row that somebody holds. The others are for other work.
+_WAITING_SHARE = 4
 #: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
 _PAUSE_MS = (5, 40)
 #: One that works and three that wait, for each connection: more than a worker has threads, whatever they do.
@@ -58,6 +64,11 @@ class Database:
         self.engine = make_engine(url)
         # What only reads gets by where writers wait: another's lock, a full disk.
         self._gates = {read_only: Gate(inside_max=_INSIDE_MAX) for read_only in (False, True)}
+        self.share_between(POOL_SIZE)
+
+    def share_between(self, threads: int) -> None:
+        """Say how many threads work with it: never may all of them wait for rows that somebody holds."""
+        self._waiting = threading.Semaphore(max(min(1, threads - 1), threads // _WAITING_SHARE))
 
     def run(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
         """Do `work` in one transaction and commit; do all of it again when the database was in trouble.
@@ -65,9 +76,13 @@ class Database:
         `work` must have no effect outside its session, since it may run several times. A read-only run sees one
         snapshot and never waits for writers.
 
-        Raises `DatabaseUnavailableError` where the database was in trouble each time, or for too long.
+        Raises `DatabaseUnavailableError` where the database was in trouble each time, or for too long, and where others
+        wait for held rows already and this one would have to.
         """
-        return until_free(lambda: self.run_briefly(work, read_only=read_only))
+        # What only reads waits for no row: somebody holds a whole table, for a moment, and nobody could make use of the
+        # place of another.
+        waiting = None if read_only else self._waiting
+        return until_free(lambda: self.run_briefly(work, read_only=read_only), waiting=waiting)
 
     def run_briefly(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
         """Do `work` as `run` does, but give up where somebody holds a row that it needs.
@@ -127,18 +142,22 @@ class Database:
 
 def _is_in_vain(error: SQLAlchemyError, started: float) -> bool:
     # Whoever waited in vain for a connection would only make the queue longer.
-    return isinstance(error, PoolTimeoutError) or time.monotonic() - started >= _LAST_TRY_S
+    if isinstance(error, PoolTimeoutError) or time.monotonic() - started >= _LAST_TRY_S:
+        return True
+    return seconds_left() < _LEAST_S
 
 
 @contextmanager
 def _limited() -> Iterator[float]:
-    """Set a time by which every wait for the database ends, and say when it began to run."""
-    started = time.monotonic()
-    token = deadline.set(started + _SECONDS_MAX)
-    try:
-        yield started
-    finally:
-        deadline.reset(token)
+    """Set a time by which every wait for the database ends, and say when it began to run.
+
+    Raises `DatabaseUnavailableError` where whoever waits for this has next to no time left.
+    """
+    left = seconds_left()
+    if left < _LEAST_S:
+        raise DatabaseUnavailableError("TooLate")
+    with within(min(left, _SECONDS_MAX)):
+        yield time.monotonic()
 
 
 def insert(session: Session, table: type[DeclarativeBase]) -> Any:  # noqa: ANN401 -- the dialects' common ground has no type

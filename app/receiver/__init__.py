@@ -13,18 +13,19 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
+from uuid import UUID
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from app import inbox, metrics
+from app import authorizations, inbox, metrics
 from app.alipay.acknowledgement import Answer, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.authorizations import Cause
-from app.database import Database
-from app.inbox import Arrival, Kept, Outcome
+from app.database import Database, seconds_left, within
+from app.inbox import Arrival, Attempt, Kept, Outcome
 from app.logs import failure
 from app.models import InboxEntry
 from app.receiver import processing, reports
@@ -32,16 +33,17 @@ from app.receiver.cases import Case, Subject
 from app.receiver.crew import Crew, Promise
 from app.receiver.docket import KnownMeanwhileError
 from app.receiver.gathering import Gathering
-from app.receiver.processing import Processed
+from app.receiver.processing import Done, Processed
 from app.receiver.reports import Recorded, Report
+from app.receiver.resuming import UNFINISHED_MAX, Resumption
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)
 
 #: Each may wait for a row, without a connection. A failed entry that comes again is rare, and many at once are rarer.
 _REPLAYS_AT_ONCE_MAX = 8
-#: Whoever has waited this long for the replays of others is answered without one of its own: what it brings is stored.
-_REPLAY_WITHIN_S = 4
+#: A delivery is answered by then. What a replay would still take is left out: the entry is stored.
+_SECONDS_MAX = 4
 
 #: What is on record of a delivery, and what was settled with it.
 Stored = tuple[Kept, list[Processed]]
@@ -74,8 +76,11 @@ class Receiver:
         self._vault = vault
         self._freshness = freshness
         self._clock = clock
-        self._gathering = Gathering(self._keep_together, self._keep_alone, is_in_vain=database.is_in_vain)
+        self._gathering = Gathering(
+            self._keep_together, self._keep_alone, key=inbox.needed_by, is_in_vain=database.is_in_vain
+        )
         self._replays = Crew("replay", threads_max=_REPLAYS_AT_ONCE_MAX)
+        self._resumption = Resumption(self._resume)
 
     def receive(self, delivery: Delivery) -> Receipt:
         """Answer one delivery as `receive_later` does, and wait for it."""
@@ -89,6 +94,7 @@ class Receiver:
         """
         receipt: Promise[Receipt] = Promise()
         now = self._clock()
+        until = time.monotonic() + min(_SECONDS_MAX, seconds_left())
         try:
             verify(delivery, self._keyring)
             if self._freshness is not None:
@@ -98,7 +104,7 @@ class Receiver:
         else:
             metrics.LAST_VERIFIED.note(delivery.client_id, now.timestamp())
             arrival = Arrival(delivery, inbox.read(delivery.body), now)
-            self._gathering.serve_later(arrival).add_done_callback(partial(self._conclude, arrival, receipt))
+            self._gathering.serve_later(arrival).add_done_callback(partial(self._conclude, arrival, receipt, until))
         return receipt
 
     def process(self, entry_id: int) -> list[Processed]:
@@ -108,11 +114,16 @@ class Receiver:
         `DatabaseUnavailableError`.
         """
         now = self._clock()
-        done = self._database.run(
-            lambda session: processing.replay(session.connection(), self._vault, entry_id, now=now)
-        )
-        _tell(done)
-        return done
+
+        def work() -> Done:
+            return self._database.run(
+                lambda session: processing.replay(session.connection(), self._vault, entry_id, now=now)
+            )
+
+        done = self._resumption.first_finish(work)
+        _tell(done.processed)
+        self._resumption.go_on(done.unfinished)
+        return done.processed
 
     def record(self, report: Report, *, cause: reports.Reporter, by: str | None = None) -> Recorded:
         """Record what the merchant learned itself, and who says so, and settle what that lets move.
@@ -121,9 +132,13 @@ class Receiver:
         `DatabaseUnavailableError`.
         """
         because = Cause(cause, at=self._clock(), by=by)
-        recorded = self._database.run(
-            lambda session: reports.record(session, self._vault, self._keyring, report, cause=because)
-        )
+
+        def work() -> Recorded:
+            return self._database.run(
+                lambda session: reports.record(session, self._vault, self._keyring, report, cause=because)
+            )
+
+        recorded = self._resumption.first_finish(work)
         fields = {
             "report": report.name,
             "authorization": recorded.authorization_id,
@@ -133,7 +148,26 @@ class Receiver:
         }
         _log.info("report recorded", extra=fields)
         _tell(recorded.settled)
+        self._resumption.go_on(recorded.unfinished)
         return recorded
+
+    def resume_unfinished(self) -> None:
+        """Go on, in another thread, with parked entries that any process has left to be resumed.
+
+        Raises `DatabaseUnavailableError`.
+        """
+        self._resumption.go_on(
+            self._database.run(lambda session: authorizations.unfinished(session, limit=UNFINISHED_MAX), read_only=True)
+        )
+
+    def _resume(self, authorization_id: UUID) -> bool:
+        """Resume some more parked entries, in one transaction, and say whether there are still more."""
+        now = self._clock()
+        done = self._database.run(
+            lambda session: processing.resume(session.connection(), self._vault, authorization_id, now=now)
+        )
+        _tell(done.processed)
+        return bool(done.unfinished)
 
     def _keep_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
         """Store deliveries, and process those that are the first of their notification, in one transaction.
@@ -159,9 +193,18 @@ class Receiver:
                 draft.deliveries, draft.last_received_at = times[fingerprint], latest
         # In the order in which they will be stored.
         cases = [first[fingerprint] for fingerprint in sorted(first)]
-        done = self._database.run_once(
-            lambda connection: processing.process_together(connection, self._vault, cases, times=times, now=latest)
-        )
+        try:
+            done = self._database.run_once(
+                lambda connection: processing.process_together(connection, self._vault, cases, times=times, now=latest)
+            )
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                # It may have been committed all the same.
+                for draft, arrival in zip(drafts, arrivals, strict=True):
+                    entry = first[draft.fingerprint].entry
+                    arrival.attempts.append(Attempt(entry.sealed_body, is_first=entry is draft, counted_at=latest))
+            raise
+        self._resumption.go_on(done.unfinished)
         ended = {each.entry_id: each for each in done.settled}
         kept = []
         for draft in drafts:
@@ -179,18 +222,24 @@ class Receiver:
         """
         draft = inbox.draft(self._vault, arrival)
         subject = _subject(draft, arrival)
+        this = Attempt(draft.sealed_body, is_first=True, counted_at=arrival.at)
 
-        def work(session: Session) -> Stored:
+        def work(session: Session) -> tuple[Kept, Done]:
             connection = session.connection()
-            entry, is_new = inbox.keep(connection, draft)
-            done: list[Processed] = []
+            entry, is_new = inbox.keep(connection, draft, arrival.attempts)
+            done = Done()
             if is_new and subject is not None:
                 done = processing.process(connection, self._vault, entry, subject, now=arrival.at)
-            return Kept.of(entry, is_new=is_new), done[1:]
+            is_new = is_new or any(each.is_first and each.sealed_body == entry.sealed_body for each in arrival.attempts)
+            # Only the commit is left. Whatever becomes of that, another try finds it.
+            arrival.attempts.append(this)
+            return Kept.of(entry, is_new=is_new), done
 
-        return self._database.run_briefly(work)
+        kept, done = self._database.run_briefly(work)
+        self._resumption.go_on(done.unfinished)
+        return kept, done.processed[1:]
 
-    def _conclude(self, arrival: Arrival, receipt: "Future[Receipt]", served: "Future[Stored]") -> None:
+    def _conclude(self, arrival: Arrival, receipt: "Future[Receipt]", until: float, served: "Future[Stored]") -> None:
         """Answer a delivery now that it is known what became of it."""
         if (error := served.exception()) is not None:
             # Whatever it is, nothing was stored, so nothing may be acknowledged.
@@ -202,7 +251,7 @@ class Receiver:
             self._answer(arrival, receipt, lambda: self._stored(arrival, kept, settled))
             return
         # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
-        replay = partial(self._replay_failed, kept, until=time.monotonic() + _REPLAY_WITHIN_S)
+        replay = partial(self._replay_failed, kept, until=until)
         self._replays.do(lambda: self._answer(arrival, receipt, lambda: self._stored(arrival, replay(), settled)))
 
     def _answer(self, arrival: Arrival, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
@@ -218,7 +267,8 @@ class Receiver:
             _log.warning("replay left out", extra={"entry": kept.id})
             return kept
         try:
-            done = self.process(kept.id)
+            with within(until - time.monotonic()):
+                done = self.process(kept.id)
         except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
             _log.error("replay failed", extra={"entry": kept.id, **failure(error)})
             return kept

@@ -15,6 +15,7 @@ from app.alipay.keyring import Keyring, UnknownClientError
 from app.alipay.secret import Secret
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization
+from app.receiver.docket import UnfinishedError
 from app.receiver.errors import (
     AlreadyCanceledError,
     AuthorizationNotFoundError,
@@ -29,7 +30,7 @@ from app.receiver.errors import (
     ReplacedOtherwiseError,
     TokenContradictedError,
 )
-from app.receiver.processing import Processed, settle
+from app.receiver.processing import Done, Processed, settle
 from app.state_machine import Event, Flow, Verdict
 from app.tokens import Grant
 from app.vault import Vault
@@ -103,18 +104,23 @@ class Recorded:
     #: Whether the authorization has had several codes.
     has_other_codes: bool = False
     settled: list[Processed] = field(default_factory=list)
+    #: Authorizations for which more parked entries wait than one transaction resumes.
+    unfinished: list[UUID] = field(default_factory=list)
 
 
 def record(session: Session, vault: Vault, keyring: Keyring, report: Report, *, cause: Cause) -> Recorded:
     """Record a report and settle what that lets move, in the transaction of `session`.
 
-    Raises `ReportRefusedError` with nothing changed.
+    Raises `ReportRefusedError` with nothing changed, and `UnfinishedError` where parked entries are to be resumed
+    before: they came first.
     """
     if isinstance(report, Consult):
         return _record_consult(session, vault, keyring, report, cause)
     authorization = authorizations.lock(session, report.authorization_id)
     if authorization is None:
         raise AuthorizationNotFoundError(report.authorization_id)
+    if authorization.resume_after is not None:
+        raise UnfinishedError(authorization.id)
     changed = False
     match report:
         case AuthcodeReport():
@@ -128,8 +134,14 @@ def record(session: Session, vault: Vault, keyring: Keyring, report: Report, *, 
     if isinstance(report, TokenReport):
         changed |= authorizations.learn_user(vault, authorization, user_id=None, login_id=report.user_login_id)
     has_other_codes = authorizations.has_other_codes(authorization)
-    settled = settle(session, vault, authorization, now=cause.at) if changed else []
-    return Recorded(authorization.id, changed, has_other_codes=has_other_codes, settled=settled)
+    done = settle(session, vault, authorization, now=cause.at) if changed else Done()
+    return Recorded(
+        authorization.id,
+        changed,
+        has_other_codes=has_other_codes,
+        settled=done.processed,
+        unfinished=done.unfinished,
+    )
 
 
 def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: Consult, cause: Cause) -> Recorded:
@@ -147,8 +159,8 @@ def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: C
         customer_belongs_to=consult.customer_belongs_to,
         cause=cause,
     )
-    settled = settle(session, vault, authorization, now=cause.at)
-    return Recorded(authorization.id, changed=True, created=True, settled=settled)
+    done = settle(session, vault, authorization, now=cause.at)
+    return Recorded(authorization.id, changed=True, created=True, settled=done.processed, unfinished=done.unfinished)
 
 
 def _client_and_flow(keyring: Keyring, consult: Consult) -> tuple[str, Flow]:
@@ -167,8 +179,11 @@ def _record_consult_again(
 ) -> Recorded:
     if authorizations.is_canceled(authorization):
         raise AlreadyCanceledError
+    says_flow = consult.flow is not None and not authorization.flow_was_said
     changed = _complete_consult(authorization, consult, cause)
-    if consult.flow is None or authorization.flow_was_said:
+    if (changed or says_flow) and authorization.resume_after is not None:
+        raise UnfinishedError(authorization.id)
+    if consult.flow is None or not says_flow:
         return Recorded(authorization.id, changed)
     authorization.flow_was_said = True
     if consult.flow == authorization.flow:
@@ -176,7 +191,8 @@ def _record_consult_again(
     authorizations.correct_flow(session, authorization, consult.flow, cause=cause)
     # What was illegal in the flow that it never had may be legal in the one that it has.
     inbox.park_illegal(session.connection(), authorization.id)
-    return Recorded(authorization.id, changed=True, settled=settle(session, vault, authorization, now=cause.at))
+    done = settle(session, vault, authorization, now=cause.at)
+    return Recorded(authorization.id, changed=True, settled=done.processed, unfinished=done.unfinished)
 
 
 def _complete_consult(authorization: Authorization, consult: Consult, cause: Cause) -> bool:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 
 _IS_PARKED = sa.text("outcome = 'parked' AND reason IS NOT NULL")
 

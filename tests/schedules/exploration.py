@@ -42,12 +42,13 @@ class Exploration(RuleBasedStateMachine):
     """Makes up one schedule and plays it as it goes. Every step is possible at any time, wise or not."""
 
     stage: ClassVar[Stage]
+    live: ClassVar[type[Live]] = Live
     #: How many steps were played, in all schedules together.
     steps: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.play = Play(Live(self.stage))
+        self.play = Play(self.live(self.stage))
         self.is_over = False
         self.due: list[Words] = []
 
@@ -157,7 +158,7 @@ def picked(things: list[T], pick: int) -> T:
     return things[pick % len(things)]
 
 
-def explore(stage: Stage, *, schedules: int, seed: int | None = None) -> int:
+def explore(stage: Stage, *, schedules: int, seed: int | None = None, live: type[Live] = Live) -> int:
     """Try that many schedules, some of them more than once, and return how many steps they had.
 
     Raises `DisagreementError`.
@@ -167,6 +168,7 @@ def explore(stage: Stage, *, schedules: int, seed: int | None = None) -> int:
         pass
 
     Here.stage = stage
+    Here.live = live
     here = Here if seed is None else seeded(seed)(Here)
     run_state_machine_as_test(
         here,

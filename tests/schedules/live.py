@@ -63,6 +63,10 @@ class Live:
                 raise
             return "broken"
 
+    def agrees(self, actual: str, expected: str) -> bool:
+        """Say whether what came of the last step is what must."""
+        return actual == expected
+
     def _perform(self, step: Words) -> str:  # noqa: PLR0911 -- there are as many kinds of steps
         match step:
             case "consult", auth_state, flow, user_ref:
