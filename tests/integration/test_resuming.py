@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox
+from app.authorizations import Cause
 from app.database.messages import ask
 from app.models import InboxEntry
 from app.receiver import docket, reports
@@ -50,7 +51,7 @@ def consult_and_die(stage: Stage, **said: str) -> UUID:
     """Record a consult as a process does that dies at once: the commit is the last that it does."""
     consult = Consult("s-1", client_id=CLIENT_ID, **said)  # type: ignore[arg-type] # the flow is a text there
     recorded = stage.database.run(
-        lambda session: reports.record(session, stage.vault, stage.keyring, consult, cause="api", now=NOON)
+        lambda session: reports.record(session, stage.vault, stage.keyring, consult, cause=Cause("api", at=NOON))
     )
     return recorded.authorization_id
 

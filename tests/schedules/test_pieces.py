@@ -53,7 +53,7 @@ class LiveInPieces(Live):
         return actual == expected or (self.was_unfinished and actual == "parked")
 
     @override
-    def deliver_together(self, notifications: Sequence[Words]) -> list[Words]:
+    def deliver_together(self, notifications: Sequence[Words]) -> list[int]:
         if any(each[0] == "TOKEN_CREATED" for each in notifications):
             self.finish()
         return super().deliver_together(notifications)
