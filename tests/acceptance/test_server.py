@@ -110,7 +110,7 @@ def test_a_worker_that_dies_is_replaced(server: Server, keyring: Path, tmp_path:
     log = tmp_path / "server.log"
     wait_for_words(log, "Started worker-1", "Started worker-2")
     os.kill(server.workers()[0], signal.SIGKILL)
-    wait_for_words(log, "Unexpected exit from worker", "Respawning worker")
+    wait_for_words(log, "worker died worker=1")
     wait_until_ready(server, log)
     assert status(server.say(a_raw_request(a_genuine_delivery(keyring, CODE)))) == 200
 
