@@ -18,7 +18,8 @@ from app.cli.errors import UsageProblem, plain_errors
 from app.cli.groups import the_service
 from app.config import SettingError, read_settings
 from app.database import DatabaseUnavailableError
-from app.rsgi import Door
+from app.rsgi import HEAD_BYTES_MAX, Door
+from app.server.connections import Connections
 from app.service import Service
 
 #: The database lets no more in, and turns away whoever comes beyond that.
@@ -31,8 +32,10 @@ _THREADS = 16
 _CONNECTIONS_MAX = 256
 #: Objects that are left to themselves until somebody looks which of them are garbage: a megabyte or two.
 _UNCOLLECTED_MAX = 10_000
-#: How long, in milliseconds, a head may take, and how long a connection may be idle.
-_HEAD_TIMEOUT_MS = 10_000
+#: Longer than the 60 seconds for which most balancers and proxies keep an idle connection: whoever closes it first may
+#: do so while the other sends a request over it.
+_KEEP_ALIVE_SECONDS = 75
+_KEEP_ALIVE_SECONDS_MAX = 3600
 
 
 @click.command()
@@ -46,7 +49,14 @@ _HEAD_TIMEOUT_MS = 10_000
     show_default=True,
     help="How many requests a process works on at once.",
 )
-def serve(host: str, port: int, workers: int | None, threads: int) -> None:
+@click.option(
+    "--keep-alive",
+    type=click.IntRange(1, _KEEP_ALIVE_SECONDS_MAX),
+    default=_KEEP_ALIVE_SECONDS,
+    show_default=True,
+    help="For how many seconds a connection may be idle: longer than the proxy in front keeps it.",
+)
+def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: int) -> None:
     """Serve in production. SIGTERM and Ctrl-C stop it, once the requests in flight are finished.
 
     SIGHUP reads the keyring anew: if it is in order, the workers are replaced one by one, and no request is lost.
@@ -77,14 +87,15 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
             backpressure=_CONNECTIONS_MAX,
             # Where a connection may turn out to be HTTP/2, the server waits for its first byte without a bound.
             http=HTTPModes.http1,
-            http1_settings=HTTP1Settings(header_read_timeout=_HEAD_TIMEOUT_MS),
+            # What it calls the time for a head is that for an idle connection too; `Connections` sees to the former.
+            http1_settings=HTTP1Settings(header_read_timeout=keep_alive * 1000, max_buffer_size=HEAD_BYTES_MAX),
             websockets=False,
             log_access=False,
         )
     except CannotListenError as error:
         raise UsageProblem(str(error)) from None
     with _shared_counters():
-        supervisor.serve_until_told_to_stop(partial(_door, threads))
+        supervisor.serve_until_told_to_stop(partial(_door, threads, port))
 
 
 def _problem(instance_path: Path) -> str | None:
@@ -105,14 +116,16 @@ def _problem(instance_path: Path) -> str | None:
     return None
 
 
-def _door(threads: int) -> Door:
+def _door(threads: int, port: int) -> Door:
     """Make what a worker serves. Importing the application opens and checks it."""
     application = import_module("app.wsgi").application
     # What is there by now stays: no search for garbage has to look at it. What a request leaves goes by itself, but for
     # one small cycle of the framework's.
     gc.freeze()
     gc.set_threshold(_UNCOLLECTED_MAX)
-    return Door(application, threads, at_once=frozenset({"/healthz"}))
+    connections = Connections(port, _CONNECTIONS_MAX)
+    connections.watch()
+    return Door(application, threads, at_once=frozenset({"/healthz"}), connections=connections)
 
 
 @contextmanager

@@ -216,8 +216,8 @@ class Supervisor(MPServer):
             slot.deaths = slot.deaths + 1 if lived < _STEADY_SECONDS else 1
             pause = pause_before(slot.deaths)
             slot.due = time.monotonic() + pause
-            facts = {"worker": worker.idx + 1, "lived_seconds": round(lived), "again_in_seconds": pause}
-            _log.error("worker died", extra=facts)
+            facts = {"worker": worker.idx + 1, "exit_code": worker.inner.exitcode, "lived_seconds": round(lived)}
+            _log.error("worker died", extra=facts | {"again_in_seconds": pause})
             if SPREADS and any(each.is_alive() for each in self.wrks):
                 # The others are to get the connections that would wait here for the next one.
                 slot.listener.close()

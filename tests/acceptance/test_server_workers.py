@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -64,7 +65,7 @@ def listens(port: int) -> bool:
 
 def deliver_until(is_over: Event, server: Server, keyring: Path, sender: int) -> list[int]:
     """Deliver one notification after another, each over a connection of its own; one that breaks counts as 0."""
-    statuses = []
+    statuses: list[int] = []
     while not is_over.is_set():
         request = a_raw_request(a_genuine_delivery(keyring, token_canceled(f"token-{sender}-{len(statuses)}")))
         try:
@@ -162,15 +163,19 @@ def test_workers_whose_parent_was_killed_finish_what_they_have_begun_and_end(ser
         time.sleep(0.05)
 
 
+def has_died(log: Path, *, times: int) -> bool:
+    return log.read_text().count("worker died") == times
+
+
 def test_a_worker_that_keeps_dying_is_started_ever_more_slowly_and_the_other_serves(
     server: Server, keyring: Path, log: Path
 ) -> None:
     healthy = server.workers()[1]
     request = a_raw_request(a_genuine_delivery(keyring, CODE))
-    for deaths in (1, 2, 3):
+    for deaths in range(1, 4):
         wait_until(lambda: len(server.workers()) == 2, log)
         os.kill(next(worker for worker in server.workers() if worker != healthy), signal.SIGKILL)
-        wait_until(lambda times=deaths: log.read_text().count("worker died") == times, log)
+        wait_until(partial(has_died, log, times=deaths), log)
         assert status(server.say(request)) == 200
     pauses = [line.rpartition("again_in_seconds=")[2] for line in log.read_text().splitlines() if "worker died" in line]
     assert [float(pause) for pause in pauses] == [0, 1, 2]
