@@ -1,6 +1,7 @@
 """Serve over HTTP: `flask serve`."""
 
 import gc
+import logging
 import multiprocessing
 import os
 import shutil
@@ -18,9 +19,12 @@ from app.cli.errors import UsageProblem, plain_errors
 from app.cli.groups import the_service
 from app.config import SettingError, read_settings
 from app.database import DatabaseUnavailableError
+from app.logs import failure
 from app.rsgi import HEAD_BYTES_MAX, Door
 from app.server.connections import Connections
 from app.service import Service
+
+_log = logging.getLogger(__name__)
 
 #: The database lets no more in, and turns away whoever comes beyond that.
 THREADS_MAX = 32
@@ -113,6 +117,9 @@ def _problem(instance_path: Path) -> str | None:
         return str(error)
     except click.ClickException as error:
         return error.message
+    except Exception as error:  # noqa: BLE001 -- whatever it is, those that serve are to go on
+        _log.error("check failed", extra=failure(error))
+        return "A worker could not start."
     return None
 
 

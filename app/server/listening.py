@@ -7,6 +7,9 @@ from dataclasses import dataclass
 #: Whether the kernel spreads connections over the sockets that listen at one address.
 SPREADS = sys.platform.startswith("linux")
 
+#: Connections that the kernel keeps for a worker that is busy; more than that many are answered too late anyway.
+BACKLOG = 1024
+
 
 class CannotListenError(Exception):
     """The host has no address, the address is not this machine's, or its port is taken."""
@@ -64,4 +67,9 @@ class Address:
 
     def for_workers(self, number: int) -> list[socket.socket]:
         """Return a socket for each worker; where the kernel does not spread connections, all share one."""
-        return [self.bound() for _ in range(number)] if SPREADS else [self.bound()] * number
+        if SPREADS:
+            return [self.bound() for _ in range(number)]
+        one = self.bound()
+        # There granian takes a socket that listens already.
+        one.listen(BACKLOG)
+        return [one] * number

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -24,7 +25,7 @@ from granian.server import MPServer
 from granian.server.mp import WorkerProcess
 from typing_extensions import override
 
-from app.server.listening import SPREADS, Address
+from app.server.listening import BACKLOG, SPREADS, Address
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +41,6 @@ _PAUSE_SECONDS_MAX = 60
 _HOPELESS_DEATHS = 3
 #: How often to look for a signal while waiting for a worker.
 _LOOK_SECONDS = 0.1
-#: Connections that the kernel keeps for a worker that is busy; more than that many are answered too late anyway.
-_BACKLOG = 1024
-
 #: What granian asks of a socket that it is handed.
 _IS_UNIX_SOCKET = False
 
@@ -102,7 +100,7 @@ class Supervisor(MPServer):
 
     def __init__(self, address: Address, *, check: Callable[[], str | None], **options: Any) -> None:  # noqa: ANN401 -- granian's
         """Take granian's options, and a check that says what would keep a new worker from starting, if anything."""
-        super().__init__("", address=address.host, port=address.port, backlog=_BACKLOG, **options)
+        super().__init__("", address=address.host, port=address.port, backlog=BACKLOG, **options)
         self.workers_kill_timeout = STOP_SECONDS_MAX
         self._address = address
         self._check = check
@@ -129,11 +127,15 @@ class Supervisor(MPServer):
         self.wrks = [self._start(index) for index in range(self.workers)]
 
     def _start(self, index: int) -> WorkerProcess:
-        """Start a process for a slot, which gets the slot's socket and something to say "ready" with."""
+        """Start a process for a slot, which gets the slot's socket and something to say "ready" with.
+
+        Raises `OSError` where the system has no room for another process.
+        """
         slot = self._slots[index]
         # granian hands both over. In the worker the descriptor has the same number, since the socket comes with it.
         self._sso = slot.listener
-        self._shd = SocketHolder(slot.listener.fileno(), _IS_UNIX_SOCKET, self.backlog)  # type: ignore[call-arg] # its stub names no arguments
+        backlog = (BACKLOG,) if SPREADS else ()
+        self._shd = SocketHolder(slot.listener.fileno(), _IS_UNIX_SOCKET, *backlog)  # type: ignore[call-arg] # its stub names no arguments
         slot.news, ready = multiprocessing.Pipe(duplex=False)
         slot.due = None
         worker = self._spawn_worker(index, self._target, partial(_load, self._loader, ready))
@@ -175,7 +177,11 @@ class Supervisor(MPServer):
 
     def _replace(self, index: int) -> bool:
         """Say whether there is a new worker now; until it is ready, the old one serves."""
-        old, new = self.wrks[index], self._start(index)
+        old = self.wrks[index]
+        try:
+            new = self._start(index)
+        except OSError:
+            return False
         if not self._becomes_ready(index):
             _stop(new)
             self._slots[index].was_ready = old.is_alive()
@@ -220,8 +226,9 @@ class Supervisor(MPServer):
             _log.error("worker died", extra=facts | {"again_in_seconds": pause})
             if SPREADS and any(each.is_alive() for each in self.wrks):
                 # The others are to get the connections that would wait here for the next one.
-                slot.listener.close()
-                slot.listener = self._address.bound()
+                with suppress(OSError):
+                    slot.listener, old = self._address.bound(), slot.listener
+                    old.close()
 
     def _is_hopeless(self) -> bool:
         return not any(slot.was_ready for slot in self._slots) and all(
@@ -229,10 +236,15 @@ class Supervisor(MPServer):
         )
 
     def _start_those_due(self) -> None:
-        now = time.monotonic()
         for index, slot in enumerate(self._slots):
-            if slot.due is not None and slot.due <= now:
+            if slot.due is None or slot.due > time.monotonic():
+                continue
+            try:
                 self.wrks[index] = self._start(index)
+            except OSError as error:
+                slot.deaths += 1
+                slot.due = time.monotonic() + pause_before(slot.deaths)
+                _log.error("worker not started", extra={"worker": index + 1, "error": error.strerror})
 
     def _seconds_until_one_is_due(self) -> float | None:
         due = [slot.due for slot in self._slots if slot.due is not None]
