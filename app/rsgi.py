@@ -131,6 +131,8 @@ class Door:
     at_once: frozenset[str] = frozenset()
     #: Told of every request, so that it can tell an idle connection from one whose head does not end.
     connections: Connections | None = None
+    #: Whether every answer ends its connection, so that none is open when the server stops.
+    is_draining: bool = False
     _outbox: _Outbox = field(default_factory=_Outbox)
     #: `None` ends a thread.
     _works: "SimpleQueue[_Work | None]" = field(default_factory=SimpleQueue)
@@ -141,6 +143,10 @@ class Door:
             thread = threading.Thread(target=self._work, name=f"request-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def drain(self) -> None:
+        """End each connection with its next answer."""
+        self.is_draining = True
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """End the threads: one that runs on while the interpreter ends can take the process down with it."""
@@ -175,6 +181,8 @@ class Door:
             at_once = scope.path in self.at_once
             response = _call(self.application, environ) if at_once else await self._answered(environ)
         status, headers, body = response
+        if self.is_draining:
+            headers = [*headers, ("Connection", "close")]
         protocol.response_bytes(status, headers, body)
 
     async def _answered(self, environ: WSGIEnvironment) -> Response:

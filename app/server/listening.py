@@ -1,8 +1,12 @@
 """Find the address to listen at and bind it, so that what is wrong with it is said in one sentence and in one place."""
 
+import os
+import select
 import socket
 import sys
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 #: Whether the kernel spreads connections over the sockets that listen at one address.
 SPREADS = sys.platform.startswith("linux")
@@ -73,3 +77,17 @@ class Address:
         # There granian takes a socket that listens already.
         one.listen(BACKLOG)
         return [one] * number
+
+
+def stop_accepting(listener: int) -> None:
+    """Take no more connections from a socket that the server below us listens at, and leave all else to it (Linux).
+
+    When the server stops, it closes connections whose request has not come yet. So it is kept from taking any for a
+    moment before. It has no word for that, but waits for connections with epoll, where the socket can be taken out.
+    """
+    for entry in Path("/proc/self/fd").iterdir() if SPREADS else ():
+        with suppress(OSError):
+            if str(entry.readlink()) == "anon_inode:[eventpoll]":
+                # The object closes what it is made from.
+                with closing(select.epoll.fromfd(os.dup(int(entry.name)))) as epoll:
+                    epoll.unregister(listener)

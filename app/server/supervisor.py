@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from granian.net import SocketHolder  # type: ignore[attr-defined] # it does not say that it exports it
 from granian.server import MPServer
 from granian.server.mp import WorkerProcess
 from typing_extensions import override
 
-from app.server.listening import BACKLOG, SPREADS, Address
+from app.server.listening import BACKLOG, SPREADS, Address, stop_accepting
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,23 @@ _LOOK_SECONDS = 0.1
 #: What granian asks of a socket that it is handed.
 _IS_UNIX_SOCKET = False
 
-Loader = Callable[[], Any]
+#: Tells a worker to drain. Nobody else sends it.
+_DRAIN = signal.SIGUSR1
+#: For a request that is on its way over a connection that was just taken, and for busy connections to come to an end.
+_DRAIN_SECONDS = 1
+
+
+class Served(Protocol):
+    """What a worker serves: for granian something to call, and for the supervisor something to drain."""
+
+    def __call__(self, scope: Any, protocol: Any, /) -> Any:  # noqa: ANN401 -- granian's
+        """Answer a request."""
+
+    def drain(self) -> None:
+        """From now on, end each connection with its next answer."""
+
+
+Loader = Callable[[], Served]
 
 
 def pause_before(deaths: int) -> float:
@@ -138,7 +154,7 @@ class Supervisor(MPServer):
         self._shd = SocketHolder(slot.listener.fileno(), _IS_UNIX_SOCKET, *backlog)  # type: ignore[call-arg] # its stub names no arguments
         slot.news, ready = multiprocessing.Pipe(duplex=False)
         slot.due = None
-        worker = self._spawn_worker(index, self._target, partial(_load, self._loader, ready))
+        worker = self._spawn_worker(index, self._target, partial(_load, self._loader, ready, slot.listener))
         worker.start()
         # From here on only the worker holds it, so that it ends with the worker.
         ready.close()
@@ -188,8 +204,17 @@ class Supervisor(MPServer):
             return False
         self.wrks[index] = new
         self._slots[index].deaths = 0
+        self._drain(old)
         _stop(old)
         return True
+
+    def _drain(self, worker: WorkerProcess) -> None:
+        """Let a worker that others replace take no more connections, and give those it has a request or an end."""
+        if worker.is_alive():
+            os.kill(worker.inner.pid, _DRAIN)
+            deadline = time.monotonic() + _DRAIN_SECONDS
+            while not self.interrupt_signal and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
 
     def _becomes_ready(self, index: int) -> bool:
         deadline = time.monotonic() + _START_SECONDS_MAX
@@ -261,15 +286,21 @@ def _stop(worker: WorkerProcess) -> None:
         worker.join()
 
 
-def _load(loader: Loader, ready: Connection) -> Any:  # noqa: ANN401 -- whatever granian is to serve
+def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:
     """Load what a worker serves, and tell its parent. This is the first of our code that runs in a worker."""
     # A terminal that goes away tells everyone. For a worker that is no reason to die.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     loaded = loader()
+    signal.signal(_DRAIN, partial(_on_drain, loaded, listener.detach()))
     ready.send_bytes(b"ready")
     ready.close()
     return loaded
+
+
+def _on_drain(loaded: Served, listener: int, *_: object) -> None:
+    stop_accepting(listener)
+    loaded.drain()
 
 
 def _end_with_parent() -> None:

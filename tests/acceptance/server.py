@@ -34,9 +34,10 @@ class Server:
     def get(self, path: str, *, key: str = "") -> urllib3.BaseHTTPResponse:
         return urllib3.request("GET", self.url + path, headers={"Authorization": f"Bearer {key}"}, retries=False)
 
-    def say(self, request: bytes, *, seconds: float = 10) -> bytes:
+    def say(self, request: bytes, *, seconds: float = 10, after: float = 0) -> bytes:
         """Send bytes over a connection of their own, and return what comes back up to the end of a body."""
         with socket.create_connection((self.host, self.port), timeout=seconds) as connection:
+            time.sleep(after)
             connection.sendall(request)
             answer = b""
             while b"\r\n\r\n" not in answer or not answer.endswith(b"}}"):
