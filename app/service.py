@@ -120,7 +120,7 @@ class Service:
             _log.warning(
                 "every account of the machine may read the database", extra={"path": self.settings.sqlite_file}
             )
-        _ = self.has_suitable_pool, self.receiver, self.forgetful_settings
+        _ = self.keyring, self.has_suitable_pool, self.receiver, self.forgetful_settings
         if (reason := self.database.why_not_writable()) is not None:
             # It may be written to again while the service runs.
             _log.warning("the database takes nothing", extra={"reason": reason})
