@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
@@ -97,10 +98,10 @@ def test_nor_does_one_that_was_planned_while_the_tables_were_small(
 
 def test_what_waits_is_looked_up_however_little_of_it_there_was(filled: Stage) -> None:
     """Nothing waits, until a merchant's reports fail and everything does; the connection keeps its plans."""
-    engine = filled.database.engine.execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql("DELETE FROM inbox WHERE outcome = 'parked'")
-        connection.exec_driver_sql("VACUUM ANALYZE inbox")
+    url = filled.database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DELETE FROM inbox WHERE outcome = 'parked'")
+        connection.execute("VACUUM ANALYZE inbox")
     plans = [plan for statement, plan in plans_of(filled, live).items() if "'parked' AND" in statement]
     conditions = [scan["Index Cond"] for plan in plans for scan in parts(plan) if scan.get("Relation Name") == "inbox"]
     assert len(conditions) == 2
