@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import literal_column, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, tokens
 from app.alipay.notification import MalformedNotificationError, Notification, NotificationType, parse
+from app.database.messages import ask
 from app.inbox import Outcome, Reason
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.state_machine import INITIAL_STATE, AuthorizationState, Event, Flow, Verdict, decide
@@ -105,20 +106,15 @@ def _records(session: Session, rows: Sequence[Authorization]) -> list[Record]:
     for entry in session.scalars(select(InboxEntry).where(InboxEntry.authorization_id.in_(ids))):
         if entry.authorization_id is not None:
             records[entry.authorization_id].entries[entry.id] = entry
-    for entry in _parked(session, [row.auth_state for row in rows], [index for _, index in by_token]):
+    # Each key by itself: what waits for others may be millions.
+    (waiting,) = ask(session.connection(), inbox.waiting(by_state, by_token))
+    for entry in waiting.of(InboxEntry):
         named = by_state.get((entry.client_id, entry.auth_state or ""))
         if entry.type == NotificationType.TOKEN_CANCELED and entry.token_index is not None:
             named = by_token.get((entry.client_id, entry.token_index))
         if named is not None:
             named.entries[entry.id] = entry
     return list(records.values())
-
-
-def _parked(session: Session, auth_states: list[str], token_indexes: list[bytes]) -> Iterator[InboxEntry]:
-    names = or_(InboxEntry.auth_state.in_(auth_states), InboxEntry.token_index.in_(token_indexes))
-    # Written out rather than bound, or no database would use the partial indexes over the parked ones.
-    parked = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
-    yield from session.scalars(select(InboxEntry).where(parked, names))
 
 
 def _drifts(vault: Vault, record: Record) -> Iterator[str]:

@@ -11,10 +11,16 @@ from flask.cli import AppGroup
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
+from app.alipay.keyring import KeyringError
 from app.cli.errors import plain_errors
+from app.database.contents import distinct_values
+from app.models import Authorization
 from app.service import Service
 
 T = TypeVar("T")
+
+#: A person waits longer than a request, and a rare combination of filters may read more than a page of an index.
+LOOK_UP_SECONDS_MAX = 60
 
 
 class Commands(AppGroup):
@@ -40,7 +46,16 @@ def look_up(work: Callable[[Session], T]) -> T:
     """
     service = the_service()
     _ = service.vault
-    return service.database.run(work, read_only=True)
+    return service.database.run(work, read_only=True, seconds_max=LOOK_UP_SECONDS_MAX)
+
+
+def known_clients(session: Session) -> list[str]:
+    """Name the clients of the keyring, if there is one, and those that have authorizations on record."""
+    try:
+        configured = set(the_service().keyring.clients)
+    except KeyringError:
+        configured = set()
+    return sorted(configured.union(distinct_values(session, Authorization.client_id)))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.database.engines import (
     POOL_SIZE,
+    allow_seconds,
     deadline,
     forgetful_settings,
     make_engine,
@@ -34,8 +35,8 @@ T = TypeVar("T")
 ATTEMPTS_MAX = 3
 #: Whoever has waited this long for a lock or a connection has waited in vain, and does not begin once more.
 _LAST_TRY_S = 2
-#: Nobody works with the database for longer than this, all tries together. Most work takes milliseconds.
-_SECONDS_MAX = 4
+#: No request works with the database for longer than this, all tries together. Most work takes milliseconds.
+REQUEST_SECONDS_MAX = 4
 #: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
 _PAUSE_MS = (5, 40)
 #: One that works and three that wait, for each connection: more than a worker has threads, whatever they do.
@@ -50,26 +51,32 @@ class Database:
         # What only reads gets by where writers wait: another's lock, a full disk.
         self._gates = {read_only: Gate(inside_max=_INSIDE_MAX) for read_only in (False, True)}
 
-    def run(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
+    def run(
+        self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
+    ) -> T:
         """Do `work` in one transaction and commit; do all of it again when the database was in trouble.
 
         `work` must have no effect outside its session, since it may run several times. A read-only run sees one
-        snapshot and never waits for writers.
+        snapshot and never waits for writers. A command that nobody else waits for may give it more seconds.
 
         Raises `DatabaseUnavailableError` where the database was in trouble each time, or for too long.
         """
-        return until_free(lambda: self.run_briefly(work, read_only=read_only))
+        return until_free(lambda: self.run_briefly(work, read_only=read_only, seconds_max=seconds_max))
 
-    def run_briefly(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
+    def run_briefly(
+        self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
+    ) -> T:
         """Do `work` as `run` does, but give up where somebody holds a row that it needs.
 
         Raises `DatabaseUnavailableError`, which says whether that was so.
         """
         engine = self.engine.execution_options(**read_only_options(self.engine)) if read_only else self.engine
-        with self._gates[read_only].passage(), _limited() as started:
+        with self._gates[read_only].passage(), _limited(seconds_max) as started:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
                     with Session(engine, expire_on_commit=False) as session, session.begin():
+                        if seconds_max > REQUEST_SECONDS_MAX:
+                            allow_seconds(session.connection(), seconds_max)
                         return work(session)
                 except SQLAlchemyError as error:
                     if not is_transient(error):
@@ -86,7 +93,7 @@ class Database:
         No row's lock is waited for longer than transactions of ours hold one. Raises `DatabaseUnavailableError` where
         the database was waited for in vain.
         """
-        with self._gates[False].passage(), _limited() as started:
+        with self._gates[False].passage(), _limited(REQUEST_SECONDS_MAX) as started:
             try:
                 with self.engine.begin() as connection:
                     return work(connection)
@@ -118,10 +125,10 @@ def _is_in_vain(error: SQLAlchemyError, started: float) -> bool:
 
 
 @contextmanager
-def _limited() -> Iterator[float]:
+def _limited(seconds_max: float) -> Iterator[float]:
     """Set a time by which every wait for the database ends, and say when it began to run."""
     started = time.monotonic()
-    token = deadline.set(started + _SECONDS_MAX)
+    token = deadline.set(started + seconds_max)
     try:
         yield started
     finally:
