@@ -122,7 +122,8 @@ def _drifts(vault: Vault, record: Record) -> Iterator[str]:
     yield from _drifts_of_tokens(record)
     yield from _drifts_of_moves(record)
     for entry in sorted(record.entries.values(), key=lambda entry: entry.id):
-        if entry.outcome == Outcome.FAILED:
+        # What broke, and what an operator dismissed, does not follow from anything.
+        if entry.outcome in {Outcome.FAILED, Outcome.DISMISSED}:
             continue
         try:
             notification = parse(inbox.open_body(vault, entry))

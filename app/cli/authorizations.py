@@ -151,7 +151,7 @@ def show(name: str, client_id: str | None, *, as_json: bool) -> None:
     def whole(session: Session) -> tuple[Mapping[str, object], Sequence[Transition], Sequence[InboxEntry]]:
         authorization = find_one(session, name, client_id)
         facts = _facts(authorization, tokens.current(session, authorization))
-        return facts, found.history(session, authorization.id), of_authorization(session, authorization.id)
+        return facts, found.history(session, authorization.id), of_authorization(session, authorization)
 
     facts, history, notifications = look_up(whole)
     print_facts(facts)

@@ -53,7 +53,7 @@ def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
     ]
     knocks = [
         Knock(entry.type, entry.outcome, entry.reason, entry.received_at, entry.deliveries, _state(entry.found_state))
-        for entry in of_authorization(session, authorization.id)
+        for entry in of_authorization(session, authorization)
     ]
     return diagrams.authorization(authorization.current_state, authorization.current_flow, history, knocks)
 

@@ -100,7 +100,7 @@ class Receiver:
         return receipt
 
     def process(self, entry_id: int) -> list[Processed]:
-        """Process a stored entry that is parked or failed again, and settle what that lets move.
+        """Process a stored entry that is parked, failed or dismissed again, and settle what that lets move.
 
         Returns the entry first, then each one settled; an empty list where there is nothing to replay. Raises
         `DatabaseUnavailableError`.

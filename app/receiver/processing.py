@@ -17,7 +17,7 @@ from app import authorizations, inbox
 from app.alipay.notification import MalformedNotificationError, Notification, parse
 from app.database import is_transient
 from app.database.messages import ask, ask_last
-from app.inbox import OPEN_OUTCOMES, Kept, Outcome
+from app.inbox import REPLAYABLE_OUTCOMES, Kept, Outcome
 from app.logs import failure
 from app.models import Authorization, InboxEntry
 from app.receiver.cases import Case, Subject
@@ -102,9 +102,9 @@ def process(
 
 
 def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime) -> list[Processed]:
-    """Process a stored entry again, if it is parked or failed, and settle what that lets move; else do nothing."""
+    """Process a stored entry again, if it may end otherwise, and settle what that lets move; else do nothing."""
     entry = inbox.find(connection, entry_id)
-    if entry is None or entry.outcome not in OPEN_OUTCOMES:
+    if entry is None or entry.outcome not in REPLAYABLE_OUTCOMES:
         return []
 
     def work() -> list[Processed]:
@@ -112,7 +112,7 @@ def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime
         cases = [] if isinstance(subject, MalformedNotificationError) else [Case(entry, subject)]
         docket = lay_out(connection, vault, cases, careful=True, replayed=entry)
         locked = docket.replayed
-        if locked is None or locked.outcome not in OPEN_OUTCOMES:
+        if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
             # Somebody else has concluded it while its locks were awaited.
             return _close(docket, [])
         return _close(docket, _move(docket, locked, _decide_again(docket, locked, now=now), now=now))
@@ -247,7 +247,7 @@ def _guarded(connection: Connection, entry: InboxEntry, work: Callable[[], list[
 def _give_up(connection: Connection, entry: InboxEntry, error: Exception) -> list[Processed]:
     """Say of an entry that its processing broke, unless somebody else has concluded it meanwhile."""
     locked = inbox.lock_all(connection, {entry.id})
-    if any(each.outcome not in OPEN_OUTCOMES for each in locked):
+    if any(each.outcome not in REPLAYABLE_OUTCOMES for each in locked):
         return []
     _fail(connection, entry, error)
     return [Processed.of(entry)]
