@@ -50,7 +50,7 @@ lock: .venv/installed ## take the newest releases that pyproject.toml allows int
 	$(LOCK) --upgrade --group bench --constraints requirements/dev.lock --output-file requirements/bench.lock
 
 # Nothing is installed that the lock does not name with its hash, the build backend included.
-.venv/installed: requirements/dev.lock
+.venv/installed: requirements/dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "notifyauth needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=/path/to/python3.13 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \

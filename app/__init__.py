@@ -1,15 +1,18 @@
 """Receive Alipay's notifyAuthorization notifications, and know for every user whether an authorization stands."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from flask import Flask
 
-from app import cli, logs, web
+from app import cli, logs, metrics, web
 from app.cli.errors import bad_settings_end_the_shell
 from app.config import Settings, read_settings
 from app.service import Service
+
+_log = logging.getLogger(__name__)
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
@@ -19,6 +22,8 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     from `app.wsgi`, which opens and checks it all. Raises `SettingError`; to a `flask …` command it says so itself.
     """
     app = Flask(__name__, static_folder=None)
+    # Reading the settings may have something to say.
+    logs.configure()
     with bad_settings_end_the_shell():
         settings = read_settings(os.environ if environ is None else environ, instance_path=Path(app.instance_path))
     return create_app_with(settings, app)
@@ -27,7 +32,9 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
 def create_app_with(settings: Settings, app: Flask | None = None) -> Flask:
     """Make the application with settings that are read already."""
     app = app or Flask(__name__, static_folder=None)
-    logs.configure()
+    logs.configure(on_dropped=metrics.count_dropped_lines)
+    for warning in settings.warnings:
+        _log.warning("a setting is probably not as it is meant", extra={"warning": warning})
     app.extensions["notifyauth"] = Service(settings)
     web.init_app(app, settings)
     cli.init_app(app)

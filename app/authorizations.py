@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import CompoundSelect, Select, select, tuple_, union_all
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -27,6 +28,20 @@ AuthStateKey = tuple[str, str]
 #: The first line of every history. No event of the machine: it is how an authorization begins.
 CONSULT = "consult"
 
+#: What a history says of a code that is not the first.
+REPLACED_A_CODE = "took the place of another code"
+OLDER_THAN_THE_CODE = "older than the code on record, which stays"
+#: What a history says of a token that was exchanged for a code that the history does not have.
+OTHER_CODE = "exchanged for another code than the one on record"
+
+#: What is processed after something that came later is so by seconds; a time further ahead is a clock that was wrong.
+_HELD_UP_BY_MAX = timedelta(seconds=10)
+
+#: A blind index has 32 bytes.
+_CODE_INDEX_BYTES = 32
+#: A user who goes back and agrees again has a few; this many are no user, and take 2 KiB of a row. The oldest go first.
+OTHER_CODES_MAX = 64
+
 CODE_PLACE = "authorizations.sealed_auth_code"
 LOGIN_ID_PLACE = "authorizations.sealed_login_id"
 CANCEL_REASON_PLACE = "authorizations.sealed_cancel_reason"
@@ -34,10 +49,14 @@ CANCEL_REASON_PLACE = "authorizations.sealed_cancel_reason"
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What made an authorization move, and when."""
+    """What made an authorization move, and when it was recorded."""
 
     kind: Literal["api", "shell", "notification"]
     at: datetime
+    #: When it was learned, if not just then: a notification may have waited.
+    learned_at: datetime | None = None
+    #: Who reported it.
+    by: str | None = None
 
 
 class IllegalAdvanceError(Exception):
@@ -55,6 +74,7 @@ def begin(
     client_id: str,
     auth_state: str,
     flow: Flow,
+    flow_was_said: bool,
     user_ref: str | None,
     customer_belongs_to: str | None,
     cause: Cause,
@@ -65,6 +85,7 @@ def begin(
         client_id=client_id,
         auth_state=auth_state,
         flow=flow,
+        flow_was_said=flow_was_said,
         state=INITIAL_STATE,
         version=0,
         user_ref=user_ref,
@@ -85,17 +106,33 @@ def verdict(authorization: Authorization, event: Event) -> Decision:
     return decide(authorization.current_state, event, authorization.current_flow)
 
 
-def advance(session: Session, authorization: Authorization, event: Event, *, cause: Cause) -> None:
+def can_correct_flow(authorization: Authorization) -> bool:
+    """Say whether the flow may still be another: nothing but its consult has moved the authorization."""
+    return authorization.current_state is INITIAL_STATE
+
+
+def correct_flow(session: Session, authorization: Authorization, flow: Flow, *, cause: Cause) -> None:
+    """Give a locked authorization that is as it began another flow, and add that to its history."""
+    reason = f"flow corrected from {authorization.current_flow} to {flow}"
+    authorization.flow = flow
+    corrected = _transition(authorization, CONSULT, from_state=authorization.state, cause=cause, reason=reason)
+    session.flush()
+    ask(session.connection(), insertion([corrected]))
+
+
+def advance(
+    session: Session, authorization: Authorization, event: Event, *, cause: Cause, reason: str | None = None
+) -> None:
     """Move a locked authorization and add the move to its history, together or not at all.
 
     Raises `IllegalAdvanceError` where the machine does not allow it.
     """
-    transition = move(authorization, event, cause=cause)
+    transition = move(authorization, event, cause=cause, reason=reason)
     session.flush()
     ask(session.connection(), insertion([transition]))
 
 
-def move(authorization: Authorization, event: Event, *, cause: Cause) -> Transition:
+def move(authorization: Authorization, event: Event, *, cause: Cause, reason: str | None = None) -> Transition:
     """Move a locked authorization, and return the move, which the caller is to add to its history.
 
     Raises `IllegalAdvanceError` where the machine does not allow it.
@@ -104,10 +141,12 @@ def move(authorization: Authorization, event: Event, *, cause: Cause) -> Transit
     if decision.next_state is None:
         raise IllegalAdvanceError(authorization.state, event)
     from_state, authorization.state = authorization.state, decision.next_state
-    return _transition(authorization, event, from_state=from_state, cause=cause)
+    return _transition(authorization, event, from_state=from_state, cause=cause, reason=reason)
 
 
-def _transition(authorization: Authorization, event: str, *, from_state: str | None, cause: Cause) -> Transition:
+def _transition(
+    authorization: Authorization, event: str, *, from_state: str | None, cause: Cause, reason: str | None = None
+) -> Transition:
     authorization.version += 1
     authorization.updated_at = cause.at
     return unwatched(Transition)(
@@ -117,6 +156,9 @@ def _transition(authorization: Authorization, event: str, *, from_state: str | N
         from_state=from_state,
         to_state=authorization.state,
         cause=cause.kind,
+        by=cause.by,
+        reason=reason,
+        learned_at=cause.learned_at or cause.at,
         at=cause.at,
     )
 
@@ -152,9 +194,24 @@ def lock_all(states: Collection[AuthStateKey], token_keys: Collection[TokenKey])
     return _LOCK(states=states, token_keys=token_keys)
 
 
-def tokens_of_all(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Request:
-    """Ask for every token of the same authorizations, without locking them."""
+def tokens_named_and_current(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Request:
+    """Ask for these tokens and for the current one of each of the authorizations, without locking them.
+
+    Refreshes leave thousands behind in the course of years. Nothing waits for those: they were current once.
+    """
     return _TOKENS(states=states, token_keys=token_keys)
+
+
+def key_of(connection: Connection, authorization_id: UUID) -> AuthStateKey | None:
+    """Find what a client calls an authorization."""
+    statement = select(Authorization.client_id, Authorization.auth_state).where(Authorization.id == authorization_id)
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else (row.client_id, row.auth_state)
+
+
+def unfinished(session: Session, *, limit: int) -> Sequence[UUID]:
+    """List authorizations for which parked entries are still to be judged."""
+    return session.scalars(select(Authorization.id).where(Authorization.resume_after.is_not(None)).limit(limit)).all()
 
 
 def known(states: Collection[AuthStateKey]) -> list[Request]:
@@ -200,7 +257,14 @@ _LOCK = Lookup(
         select(Authorization).where(Authorization.id.in_(_named(among))).order_by(Authorization.id).with_for_update()
     )
 )
-_TOKENS = Lookup(lambda among: select(AccessToken).where(AccessToken.authorization_id.in_(_named(among))))
+_TOKENS = Lookup(
+    lambda among: union_all(
+        among.find(select(AccessToken), "token_keys", AccessToken.client_id, AccessToken.token_index),
+        among.found_by(
+            select(AccessToken).where(AccessToken.superseded_at.is_(None)), AccessToken.authorization_id, _named(among)
+        ),
+    )
+)
 _KNOWN = Lookup(
     lambda among: among.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state)
 )
@@ -211,8 +275,10 @@ _CHANGED_BY_NOTIFICATION = (
     "updated_at",
     "sealed_auth_code",
     "auth_code_received_at",
+    "other_code_indexes",
     "user_id",
     "sealed_login_id",
+    "resume_after",
 )
 
 
@@ -260,14 +326,65 @@ def auth_code(vault: Vault, authorization: Authorization) -> Secret | None:
     return Secret(vault.open_text(authorization.sealed_auth_code, place=CODE_PLACE, row=authorization.id.bytes))
 
 
-def keep_auth_code(vault: Vault, authorization: Authorization, code: Secret, *, at: datetime) -> None:
-    """Put the auth code on record, and when it came: it lives for about a minute."""
+def knows_code(vault: Vault, authorization: Authorization, code: Secret) -> bool:
+    """Say whether a code is on record, or was until another took its place.
+
+    Raises `VaultError` where the one on record does not open.
+    """
+    if auth_code(vault, authorization) == code:
+        return True
+    return authorization.other_code_indexes is not None and _code_index(vault, authorization, code) in _other_codes(
+        authorization
+    )
+
+
+def has_other_codes(authorization: Authorization) -> bool:
+    """Say whether another code is known than the one on record."""
+    return authorization.other_code_indexes is not None
+
+
+def count_codes(authorization: Authorization) -> int:
+    """Count the codes that are known: the one on record, and the others as far as they are remembered."""
+    return (authorization.sealed_auth_code is not None) + len(_other_codes(authorization))
+
+
+def keep_auth_code(
+    vault: Vault, authorization: Authorization, code: Secret, *, received_at: datetime, now: datetime
+) -> str | None:
+    """Put a new auth code on record with when it came, for it lives about a minute; say how it met another.
+
+    The one that came last is the one that lives. What an earlier failure held up, or what goes together with others,
+    may be processed after one that came later; then that one stays.
+    """
+    other = auth_code(vault, authorization)
+    on_record_since = authorization.auth_code_received_at
+    if other is not None and on_record_since is not None and received_at < on_record_since <= now + _HELD_UP_BY_MAX:
+        remember_code(vault, authorization, code)
+        return OLDER_THAN_THE_CODE
+    if other is not None:
+        remember_code(vault, authorization, other)
     authorization.sealed_auth_code = vault.seal(code.reveal(), place=CODE_PLACE, row=authorization.id.bytes)
-    authorization.auth_code_received_at = at
+    authorization.auth_code_received_at = received_at
+    return None if other is None else REPLACED_A_CODE
+
+
+def remember_code(vault: Vault, authorization: Authorization, code: Secret) -> None:
+    """Remember a code that is not the one on record, so that it is no news when it comes again."""
+    known = [*_other_codes(authorization), _code_index(vault, authorization, code)]
+    authorization.other_code_indexes = b"".join(known[-OTHER_CODES_MAX:])
+
+
+def _other_codes(authorization: Authorization) -> list[bytes]:
+    indexes = authorization.other_code_indexes or b""
+    return [indexes[start : start + _CODE_INDEX_BYTES] for start in range(0, len(indexes), _CODE_INDEX_BYTES)]
+
+
+def _code_index(vault: Vault, authorization: Authorization, code: Secret) -> bytes:
+    return vault.blind_index("auth code", authorization.id.bytes, code.reveal())
 
 
 def learn_user(vault: Vault, authorization: Authorization, *, user_id: str | None, login_id: Secret | None) -> bool:
-    """Keep who the user is to the wallet, the first time a notification says so, and say whether this was it."""
+    """Keep who the user is to the wallet, the first time anybody says so, and say whether this was it."""
     learned = False
     if user_id is not None and authorization.user_id is None:
         authorization.user_id = user_id

@@ -7,27 +7,72 @@ import base64
 import binascii
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import secrets
+import sqlite3
+import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
+from psycopg.conninfo import make_conninfo, timeout_from_conninfo
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
 from app.alipay.secret import Secret
+
+_log = logging.getLogger(__name__)
 
 #: AES-256 takes a key of exactly this many bytes.
 VAULT_KEY_BYTES = 32
 
 DEFAULT_NOTIFY_PATH = "/alipay/notifyAuthorization"
 
-#: A path is literal: Flask would read <…> as a variable, and Alipay signs neither ? nor #.
-_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
+#: Where we listen: literal, as Flask would read <…> as a variable. No request comes to a path that begins with //.
+_PATH = re.compile(r"/(?!/)[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+#: What Alipay signs: whatever can stand in a URL that is registered and called, which ends before a ? or a #.
+_PUBLIC_PATH = re.compile(r"""/[^\x00-\x20"#<>?\x7f-\U0010ffff]*""")
+
+#: Settings that hold a secret: each may be given as the name of a file, with `_FILE` behind its own.
+SECRETS = ("FLASK_DATABASE_URL", "FLASK_VAULT_KEYS", "FLASK_API_KEYS", "FLASK_TOKEN_KEYS", "FLASK_METRICS_KEYS")
+_FILE = "_FILE"
+
+#: Every setting, but for those files.
+NAMES = (
+    *SECRETS,
+    "FLASK_KEYRING",
+    "FLASK_METRICS_OPEN",
+    "FLASK_NOTIFY_PATH",
+    "FLASK_PUBLIC_NOTIFY_PATH",
+    "FLASK_FRESHNESS_SECONDS",
+)
+
+#: Alipay redelivers for 24 h 22 min (87 720 s) and may not sign anew; the rest is for clocks that differ.
+FRESHNESS_SECONDS_MIN = 90_000
 
 #: Paths that belong to the service's other doors.
 _TAKEN_PATHS = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
+
+#: Of a folder that holds keys.
+_OWNER_ONLY = 0o700
+
+#: The largest number that a port has.
+_PORT_MAX = 65535
+
+#: What helps where a URL was taken apart wrongly.
+_ESCAPED = "In a user name, a password or an option, write @ as %40, : as %3A, / as %2F and % as %25."
+
+#: What Python's sqlite3 is told of a connection. Of anything else SQLAlchemy would only warn, in two lines of code.
+_OPTIONS_OF_SQLITE = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
+
+#: What psycopg keeps to itself of a connection's options, and libpq does not know.
+_OPTIONS_OF_PSYCOPG = {"prepare_threshold"}
 
 _KEY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 #: A key of this length that ends in "=" may be base64; what is shorter is a name whose key did not come to be.
@@ -40,6 +85,17 @@ class SettingError(Exception):
     def __init__(self, name: str, problem: str) -> None:
         self.name = name
         super().__init__(f"{name} {problem}")
+
+
+class VaultKeyLostError(SettingError):
+    """The database was sealed under a vault key that is not where it was. A new one would open nothing of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            "FLASK_VAULT_KEYS",
+            f"is not set and {path} is not there, though the database has been used with a vault key: put that file "
+            "back, or set the key.",
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +111,8 @@ class Settings:
     api_keys: Mapping[str, Secret]
     #: Those of `api_keys` that may read codes and tokens; `None` when any may.
     token_key_names: frozenset[str] | None
+    #: Bearer keys that may read `/metrics` and nothing else, by name.
+    metrics_keys: Mapping[str, Secret]
     metrics_open: bool
     notify_path: str
     #: What Alipay signs: differs from `notify_path` behind a proxy that rewrites paths.
@@ -63,6 +121,29 @@ class Settings:
     freshness: timedelta | None
     #: Where files that nobody placed elsewhere live.
     instance_path: Path
+    #: What can be used but is probably not meant, in sentences.
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def database_asked(self) -> str:
+        """The address of the database, for people: without its password, and without options, which may hold one."""
+        url = make_url(self.database_url)
+        if self.uses_sqlite:
+            return f"sqlite:///{url.database}"
+        hosts, port = url.query.get("host", url.host or ""), url.port and f":{url.port}"
+        host = ",".join([hosts] if isinstance(hosts, str) else hosts)
+        user = f"{url.username}@" if url.username else ""
+        return f"postgresql://{user}{host}{port or ''}/{url.database or ''}"
+
+    @property
+    def uses_default_database(self) -> bool:
+        """Whether FLASK_DATABASE_URL is not set."""
+        return self.database_url == _default_database_url(self.instance_path)
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of an SQLite database; `None` where its URL names it in the manner of SQLite itself."""
+        return _sqlite_file(self.database_url)
 
     @property
     def uses_sqlite(self) -> bool:
@@ -77,30 +158,102 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
 
     Raises `SettingError` where a setting is missing or cannot be used.
     """
-    # A variable that is set to nothing is how shells and compose files say "unset".
-    given = {name: value for name, value in environ.items() if value.strip()}
+    given = _given(environ)
     database_url = _database_url(given, instance_path)
-    notify_path = _path(given, "FLASK_NOTIFY_PATH", DEFAULT_NOTIFY_PATH)
+    notify_path = _notify_path(given)
+    freshness = _freshness(given)
     api_keys = _bearer_keys(given, "FLASK_API_KEYS")
     token_keys = _bearer_keys(given, "FLASK_TOKEN_KEYS") if "FLASK_TOKEN_KEYS" in given else None
     return Settings(
         database_url=database_url,
-        keyring_path=Path(given.get("FLASK_KEYRING", instance_path / "keyring.toml")),
+        keyring_path=read_keyring_path(environ, instance_path=instance_path),
         vault_keys=_vault_keys(given, database_url, instance_path),
         api_keys=_united("FLASK_TOKEN_KEYS", api_keys, token_keys or {}),
         token_key_names=None if token_keys is None else _names_of(token_keys, api_keys),
+        metrics_keys=_metrics_keys(given, {**api_keys, **(token_keys or {})}),
         metrics_open=_switch(given, "FLASK_METRICS_OPEN"),
         notify_path=notify_path,
-        public_notify_path=_path(given, "FLASK_PUBLIC_NOTIFY_PATH", notify_path),
-        freshness=_freshness(given),
+        public_notify_path=_public_notify_path(given, notify_path),
+        freshness=freshness,
         instance_path=instance_path,
+        warnings=(*_misspelled(given), *_too_fresh(freshness)),
     )
+
+
+def read_keyring_path(environ: Mapping[str, str], *, instance_path: Path) -> Path:
+    """Read where the keyring is, whatever the other settings are: some commands need no more."""
+    return Path(_given(environ).get("FLASK_KEYRING", instance_path / "keyring.toml"))
+
+
+def _given(environ: Mapping[str, str]) -> dict[str, str]:
+    # A file from Windows leaves a carriage return at the end of each value; no setting has blanks around it.
+    stripped = {name: value.strip() for name, value in environ.items()}
+    # A variable that is set to nothing is how shells and compose files say "unset".
+    return _with_files({name: value for name, value in stripped.items() if value})
+
+
+def _with_files(given: Mapping[str, str]) -> dict[str, str]:
+    """Read the secrets that are given as files, as Docker, Kubernetes and systemd hand them over."""
+    read = dict(given)
+    for name in SECRETS:
+        path = given.get(name + _FILE)
+        if not path:
+            continue
+        if name in given:
+            raise SettingError(name + _FILE, f"and {name} are both set: choose one.")
+        try:
+            read[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise SettingError(name + _FILE, f"names {path}, which cannot be read ({type(error).__name__}).") from None
+        if not read[name]:
+            raise SettingError(name + _FILE, f"names {path}, which is empty.")
+    return read
+
+
+def _misspelled(given: Mapping[str, str]) -> Iterator[str]:
+    known = {name + suffix for name in NAMES for suffix in ("", _FILE) if not suffix or name in SECRETS}
+    for name in sorted(given):
+        if name in known:
+            continue
+        for meant in sorted(known):
+            if _is_one_slip(name, meant):
+                yield f"{name} is no setting and is ignored: {meant} is probably meant."
+
+
+def _is_one_slip(name: str, meant: str) -> bool:
+    """Whether one letter is missing, too many or another, or two that are side by side have changed places."""
+    pairs = enumerate(zip(name, meant, strict=False))
+    begin = next((place for place, (letter, other) in pairs if letter != other), min(len(name), len(meant)))
+    rest, rest_meant = name[begin:], meant[begin:]
+    return (
+        rest[1:] == rest_meant
+        or rest == rest_meant[1:]
+        or rest[1:] == rest_meant[1:]
+        or (rest[1::-1] == rest_meant[:2] and rest[2:] == rest_meant[2:])
+    )
+
+
+def _too_fresh(freshness: timedelta | None) -> Iterator[str]:
+    if freshness is not None and freshness < timedelta(seconds=FRESHNESS_SECONDS_MIN):
+        yield (
+            f"FLASK_FRESHNESS_SECONDS is below {FRESHNESS_SECONDS_MIN}: genuine redeliveries, which come for more than "
+            "a day, are refused and lost."
+        )
+
+
+def _metrics_keys(given: Mapping[str, str], others: Mapping[str, Secret]) -> dict[str, Secret]:
+    """Read the keys that may read the figures and nothing else, which no other key may be."""
+    keys = _bearer_keys(given, "FLASK_METRICS_KEYS")
+    for label, key in keys.items():
+        if key in others.values():
+            raise SettingError("FLASK_METRICS_KEYS", f"has a key ({label}) that may use the API as well: make another.")
+    return keys
 
 
 def _database_url(given: Mapping[str, str], instance_path: Path) -> str:
     name = "FLASK_DATABASE_URL"
     if name not in given:
-        return f"sqlite:///{instance_path / 'notifyauth.db'}"
+        return _default_database_url(instance_path)
     url = given[name].strip()
     # Hosting platforms still hand out the scheme that SQLAlchemy no longer reads.
     if url.startswith("postgres://"):
@@ -112,7 +265,55 @@ def _database_url(given: Mapping[str, str], instance_path: Path) -> str:
         raise SettingError(name, f"names the driver {scheme}, but only psycopg 3 is supported: write postgresql://.")
     if scheme == "sqlite" and (url.endswith(":memory:") or len(url) <= len("sqlite:///")):
         raise SettingError(name, "must name an SQLite file: a database in memory would forget what was acknowledged.")
+    _require_usable_url(name, url)
     return url
+
+
+def _default_database_url(instance_path: Path) -> str:
+    return f"sqlite:///{instance_path / 'notifyauth.db'}"
+
+
+def _require_usable_url(name: str, url: str) -> None:
+    """Refuse a URL of which a driver would say in a traceback what is wrong with it, and quote the password there.
+
+    Nothing of the URL is quoted: where it is taken apart wrongly, any part may be one of the password.
+    """
+    if url.startswith("postgresql") and url.count("@") > 1:
+        raise SettingError(name, f"has more than one @. {_ESCAPED}")
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise SettingError(name, f"cannot be read: its port is not a number. {_ESCAPED}") from None
+    try:
+        if parsed.get_backend_name() == "sqlite":
+            _require_sqlite_options(parsed)
+        else:
+            _require_libpq_options(parsed)
+    except (ArgumentError, ValueError, psycopg.Error):
+        raise SettingError(
+            name,
+            "has a host, a port or an option behind its ? that cannot be used: with postgresql:// those are allowed "
+            "that libpq knows, with sqlite:/// those of Python's sqlite3.connect.",
+        ) from None
+
+
+def _require_sqlite_options(url: URL) -> None:
+    # With a URI, SQLite itself is told what SQLAlchemy does not know.
+    if "uri" not in url.query and not set(url.query) <= _OPTIONS_OF_SQLITE:
+        raise ValueError
+    url.get_dialect()().create_connect_args(url)
+
+
+def _require_libpq_options(url: URL) -> None:
+    _, options = url.get_dialect()().create_connect_args(url)
+    given = {key: value for key, value in options.items() if key not in _OPTIONS_OF_PSYCOPG}
+    make_conninfo(**given)
+    timeout_from_conninfo(given)
+    for port in filter(None, str(given.get("port", "")).split(",")):
+        if not 0 < int(port) <= _PORT_MAX:
+            raise ValueError
+    if any("\0" in str(value) for value in given.values()):
+        raise ValueError
 
 
 def _vault_keys(given: Mapping[str, str], database_url: str, instance_path: Path) -> tuple[bytes, ...]:
@@ -126,6 +327,8 @@ def _vault_keys(given: Mapping[str, str], database_url: str, instance_path: Path
             "Make one with: flask keys new-vault-key",
         )
     path = instance_path / "vault.key"
+    if not path.exists() and _holds_index_key(_sqlite_file(database_url)):
+        raise VaultKeyLostError(path)
     try:
         return (_vault_key(str(path), _made_once(path)),)
     except (OSError, UnicodeDecodeError) as error:
@@ -149,10 +352,40 @@ def new_vault_key() -> str:
     return base64.b64encode(secrets.token_bytes(VAULT_KEY_BYTES)).decode()
 
 
+def _sqlite_file(database_url: str) -> Path | None:
+    url = make_url(database_url)
+    is_path = url.get_backend_name() == "sqlite" and "uri" not in url.query
+    return Path(url.database or "") if is_path else None
+
+
+def _holds_index_key(file: Path | None) -> bool:
+    """Say whether a vault key has been used with an SQLite database. One that cannot be read has been, for all we know.
+
+    It is looked at before anything else is, and only where the file of the vault key is not there.
+    """
+    if file is None or not file.exists():
+        return False
+    try:
+        # Read and write, as everybody opens it, leaves no journal of its own behind; this makes no file.
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM index_key").fetchone() is not None
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode != sqlite3.SQLITE_ERROR  # That is said of a table that is not there.
+    except sqlite3.DatabaseError:
+        return True
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that is its owner's alone, and take one that everybody may write to from them."""
+    path.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+    if path.stat().st_mode & stat.S_IWOTH:
+        path.chmod(_OWNER_ONLY)
+
+
 def _made_once(path: Path) -> str:
     """Read the file, or make it with a new key; of several processes at once all get the same one."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         # A temporary file is private from the start; a link appears whole or not at all and never replaces.
         with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:
             file.write(new_vault_key() + "\n")
@@ -160,6 +393,7 @@ def _made_once(path: Path) -> str:
             os.fsync(file.fileno())
             with contextlib.suppress(FileExistsError):
                 os.link(file.name, path)
+                _log.warning("a vault key was made: keep a copy, apart from the database", extra={"path": path})
     return path.read_text(encoding="ascii")
 
 
@@ -199,22 +433,35 @@ def _names_of(token_keys: Mapping[str, Secret], api_keys: Mapping[str, Secret]) 
 
 
 def _switch(given: Mapping[str, str], name: str) -> bool:
-    value = given.get(name, "0").strip()
+    value = given.get(name, "0")
     if value not in {"0", "1"}:
         raise SettingError(name, "must be 0 or 1.")
     return value == "1"
 
 
-def _path(given: Mapping[str, str], name: str, default: str) -> str:
-    path = given.get(name, default).strip()
+def _notify_path(given: Mapping[str, str]) -> str:
+    name = "FLASK_NOTIFY_PATH"
+    path = given.get(name, DEFAULT_NOTIFY_PATH)
     if not _PATH.fullmatch(path):
+        raise SettingError(name, "must be a plain path such as /alipay/notifyAuthorization: no query, no blank.")
+    if "%" in path:
         raise SettingError(
-            name, "must be a plain path such as /alipay/notifyAuthorization: no query, no trailing slash."
+            name,
+            "must not have a % in it: servers decode a path before they look where it leads. "
+            "Let a proxy rewrite it, and set FLASK_PUBLIC_NOTIFY_PATH to what Alipay calls.",
         )
-    if name == "FLASK_NOTIFY_PATH" and "%" in path:
-        raise SettingError(name, "must not have a % in it: servers decode a path before they look where it leads.")
-    if name == "FLASK_NOTIFY_PATH" and any(path == taken or path.startswith(taken + "/") for taken in _TAKEN_PATHS):
+    if any(path == taken or path.startswith(taken + "/") for taken in _TAKEN_PATHS):
         raise SettingError(name, f"must not be {path}: the service answers there itself.")
+    return path
+
+
+def _public_notify_path(given: Mapping[str, str], notify_path: str) -> str:
+    name = "FLASK_PUBLIC_NOTIFY_PATH"
+    path = given.get(name, notify_path)
+    if not _PUBLIC_PATH.fullmatch(path):
+        raise SettingError(
+            name, "must be a plain path, as it stands in the URL that Alipay calls: no host, no query, no blank."
+        )
     return path
 
 
@@ -222,7 +469,7 @@ def _freshness(given: Mapping[str, str]) -> timedelta | None:
     name = "FLASK_FRESHNESS_SECONDS"
     if name not in given:
         return None
-    text = given[name].strip()
+    text = given[name]
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
         raise SettingError(name, "must be a whole number of seconds above 0; leave it unset to accept any age.")
     return timedelta(seconds=int(text))

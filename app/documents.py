@@ -78,6 +78,9 @@ def _move(move: Transition) -> Document:
         "from": move.from_state,
         "to": move.to_state,
         "cause": move.cause,
+        "by": move.by,
+        "reason": move.reason,
         "notificationId": None if move.notification_id is None else str(move.notification_id),
+        "learnedAt": timestamp(move.learned_at or move.at),
         "at": timestamp(move.at),
     }

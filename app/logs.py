@@ -1,21 +1,45 @@
-"""Write one line for each thing that happened: a time, a fixed message, and its fields as `name=value`."""
+"""Write one line for each thing that happened: a time, a fixed message, and its fields as `name=value`.
 
+A thread of its own writes them, from a bounded queue: a full disk or a pipe that nobody reads costs lines, which are
+counted, and never an answer.
+"""
+
+import atexit
 import json
 import logging
+import os
 import re
+import select
 import sys
+import threading
 import time
 import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from typing_extensions import override
 
 #: What every record has; whatever else is on one was given with `extra`, and is a field.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+#: The loggers of the server that runs under `flask serve`.
+SERVERS = ("_granian", "granian.access")
+
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
 #: The place where it broke is among the innermost.
 _FRAMES_MAX = 12
+
+#: What may wait to be written: some 20,000 lines, or all that a busy worker logs in five seconds.
+PENDING_BYTES_MAX = 4 * 1024 * 1024
+#: So much goes into a pipe in one piece, never mixed with the lines of another worker (POSIX).
+_PIECE_BYTES = select.PIPE_BUF
+#: Lines that come within this time share a write, which wakes the thread 50 times a second at most.
+_PAUSE_SECONDS = 0.02
+#: When to try again what could not be written, for want of space on a disk for example.
+_RETRY_SECONDS = 0.5
+#: How long the end of the process waits for the last lines.
+_FLUSH_SECONDS_MAX = 1
 
 
 class FieldFormatter(logging.Formatter):
@@ -51,13 +75,163 @@ def failure(error: BaseException) -> dict[str, str]:
     return {"error": type(error).__name__, "cause": getattr(error, "cause", ""), "trace": path}
 
 
-def configure(stream: IO[str] | None = None) -> None:
-    """Log the service's own messages to standard error, for a supervisor to collect. Does nothing the second time."""
+def ignore_dropped_lines(_count: int) -> None:
+    """Count dropped lines nowhere but in the log itself."""
+
+
+class BackgroundHandler(logging.Handler):
+    """Write lines in a thread of its own, in their order; whoever has one to write never waits.
+
+    The standard library's QueueListener would write record by record, and wait without a bound to be stopped.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.setFormatter(FieldFormatter())
+        #: Called with a number of lines that were dropped just now, by whoever would have written them.
+        self.on_dropped: Callable[[int], None] = ignore_dropped_lines
+        self._descriptor = descriptor
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        """Begin empty: a forked process has neither the thread nor, being another, the lines."""
+        self._guard = threading.RLock()
+        self._lines: deque[bytes] = deque()
+        self._pending_bytes = 0
+        #: Not yet told in the log.
+        self._dropped = 0
+        self._has_lines = threading.Event()
+        self._is_written = threading.Event()
+        self._is_written.set()
+        self._thread: threading.Thread | None = None
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a line to be written, or drop it where too much waits already."""
+        try:
+            line = self._line(record)
+        except Exception:  # noqa: BLE001 -- a record that cannot be formatted: nothing that logs may prevent an answer
+            line = b""
+        with self._guard:
+            if self._dropped and self._pending_bytes < PENDING_BYTES_MAX // 2:
+                # Lines are being written again, and this is where some are missing.
+                self._append(self._notice())
+            is_taken = line and self._pending_bytes + len(line) <= PENDING_BYTES_MAX
+            if is_taken:
+                self._append(line)
+            else:
+                self._dropped += 1
+            self._is_written.clear()
+            self._start()
+        if not self._has_lines.is_set():
+            self._has_lines.set()
+        if not is_taken:
+            self.on_dropped(1)
+
+    def _append(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._pending_bytes += len(line)
+
+    def _notice(self) -> bytes:
+        count, self._dropped = self._dropped, 0
+        return self._line(logging.makeLogRecord({"levelname": "WARNING", "msg": "log lines dropped", "count": count}))
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+
+    @override
+    def flush(self) -> None:
+        """Wait until all is written, but not for long."""
+        self._is_written.wait(_FLUSH_SECONDS_MAX)
+
+    def _start(self) -> None:
+        if self._thread is not None:
+            return
+        # Where no thread can be had now, the next line tries again.
+        with suppress(RuntimeError):
+            thread = threading.Thread(target=self._write_for_ever, name="log", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def _write_for_ever(self) -> None:
+        while True:
+            self._has_lines.wait()
+            self._has_lines.clear()
+            while piece := self._next_piece():
+                self._write(piece)
+            time.sleep(_PAUSE_SECONDS)
+
+    def _next_piece(self) -> bytes:
+        """Take whole lines, as many as go into a pipe at once; nothing means that all is written."""
+        with self._guard:
+            piece = bytearray()
+            while self._lines and (not piece or len(piece) + len(self._lines[0]) <= _PIECE_BYTES):
+                piece += self._lines.popleft()
+            self._pending_bytes -= len(piece)
+            if piece:
+                return bytes(piece)
+            if self._dropped:
+                return self._notice()
+            self._is_written.set()
+            return b""
+
+    def _write(self, piece: bytes) -> None:
+        """Write it all, however long that takes: what comes meanwhile waits in the queue, or is dropped."""
+        while piece:
+            try:
+                piece = piece[os.write(self._descriptor, piece) :]
+            except BlockingIOError:
+                # Somebody who shares it has set it not to wait.
+                select.select([], [self._descriptor], [], _RETRY_SECONDS)
+            except OSError:
+                time.sleep(_RETRY_SECONDS)
+
+
+def configure(on_dropped: Callable[[int], None] | None = None) -> None:
+    """Log to standard error, for a supervisor to collect: the service's own messages, and the warnings of libraries.
+
+    `on_dropped` is told of lines that were not written. Nothing else happens the second time.
+    """
     logger = logging.getLogger("app")
-    if logger.handlers:
-        return
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(FieldFormatter())
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    if not logger.handlers:
+        handler = _handler()
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        # What a library says that nobody else listens to.
+        logging.lastResort = handler
+    for handler in logger.handlers:
+        if isinstance(handler, BackgroundHandler) and on_dropped is not None:
+            handler.on_dropped = on_dropped
+
+
+def _handler() -> logging.Handler:
+    try:
+        # A descriptor of our own: whoever closes standard error later must not have us write into another file.
+        handler = BackgroundHandler(os.dup(sys.stderr.fileno()))
+    except (AttributeError, OSError, ValueError):
+        # There is none, or it is no file, as in a test.
+        stream: logging.Handler = logging.NullHandler() if sys.stderr is None else logging.StreamHandler(sys.stderr)
+        stream.setFormatter(FieldFormatter())
+        return stream
+    atexit.register(handler.flush)
+    return handler
+
+
+def include_everything(*loggers: str) -> None:
+    """Write the same way what would otherwise go to standard error, or output, at once: in a process that serves.
+
+    That is what these loggers say, Python's warnings, and what ends a thread.
+    """
+    (handler,) = logging.getLogger("app").handlers[:1]
+    for name in loggers:
+        logging.getLogger(name).handlers = [handler]
+    logging.captureWarnings(capture=True)
+    threading.excepthook = _log_ended_thread
+
+
+def _log_ended_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None:
+        name = "" if ended.thread is None else ended.thread.name
+        logging.getLogger(__name__).error("thread ended", extra={"thread_name": name, **failure(ended.exc_value)})

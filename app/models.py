@@ -117,6 +117,9 @@ class Authorization(Base):
     client_id: Mapped[str]
     auth_state: Mapped[str]
     flow: Mapped[str]
+    #: Whether a consult named the flow. One that was taken from the client's `default_flow` (false) contradicts none
+    #: that is named later. Empty where that is not known, from an older release.
+    flow_was_said: Mapped[bool | None]
     state: Mapped[str]
     #: How many transitions there are: the sequence of the last one.
     version: Mapped[int]
@@ -130,8 +133,12 @@ class Authorization(Base):
     sealed_auth_code: Mapped[bytes | None]
     #: applyToken has about a minute from here.
     auth_code_received_at: Mapped[datetime | None]
+    #: The blind indexes of the other codes that are known, one after another: none is news when it comes again.
+    other_code_indexes: Mapped[bytes | None]
     #: Why the merchant revoked, in its own words, where it said so.
     sealed_cancel_reason: Mapped[bytes | None]
+    #: Set while parked entries that name it are still to be resumed: those behind this one in the inbox.
+    resume_after: Mapped[int | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
@@ -141,6 +148,13 @@ class Authorization(Base):
         Index("ix_authorizations_user_ref_id", "user_ref", "id"),
         Index("ix_authorizations_state_id", "state", "id"),
         Index("ix_authorizations_client_id_id", "client_id", "id"),
+        # Hardly ever any, so that looking for them costs nothing.
+        Index(
+            "ix_authorizations_unfinished",
+            "id",
+            postgresql_where=text("resume_after IS NOT NULL"),
+            sqlite_where=text("resume_after IS NOT NULL"),
+        ),
     )
 
     @property
@@ -253,6 +267,14 @@ class InboxEntry(Base):
             postgresql_where=text("outcome = 'parked' AND type = 'TOKEN_CANCELED'"),
             sqlite_where=text("outcome = 'parked'"),
         ),
+        # What is parked for a reason, by age. That it names the reason keeps it from being used for anything else.
+        Index(
+            "ix_inbox_parked_reason_received_at",
+            "reason",
+            "received_at",
+            postgresql_where=text("outcome = 'parked' AND reason IS NOT NULL"),
+            sqlite_where=text("outcome = 'parked' AND reason IS NOT NULL"),
+        ),
         {"sqlite_autoincrement": True},
     )
 
@@ -271,8 +293,15 @@ class Transition(Base):
     to_state: Mapped[str]
     #: `api`, `shell` or `notification`.
     cause: Mapped[str]
+    #: Who reported it: the name of an API key, or the user of a shell. Empty for a notification.
+    by: Mapped[str | None]
+    #: Why, where the event does not say it all.
+    reason: Mapped[str | None]
     #: The inbox entry. Not a foreign key: entries are purged, history never is.
     notification_id: Mapped[int | None]
+    #: When the service was first told; empty in what an older release wrote, which kept only when it was recorded.
+    learned_at: Mapped[datetime | None]
+    #: When it was recorded.
     at: Mapped[datetime]
 
 
@@ -296,3 +325,13 @@ class IndexKey(Base):
     sealed_key: Mapped[bytes]
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
+class MaintenanceRun(Base):
+    """When a kind of maintenance last succeeded. One row for each."""
+
+    __tablename__ = "maintenance_runs"
+
+    #: `purge`, `reseal` or `verify`.
+    name: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime]

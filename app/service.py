@@ -1,17 +1,29 @@
 """Put the parts together, once for each process, and check them before anything is served."""
 
 import logging
-from functools import cached_property
+import threading
+from collections.abc import Mapping
+from functools import cached_property, partial
 
-from sqlalchemy import Text, inspect, select, text
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.alipay.keyring import Keyring
 from app.config import Settings
-from app.database import Database, DatabaseUnavailableError, insert
-from app.models import REVISION, IndexKey
+from app.database import Database, DatabaseUnavailableError, UnfitDatabaseError, insert, name_of
+from app.database.files import tighten
+from app.models import IndexKey
+from app.preflight import (
+    NEWER,
+    OK,
+    NotMigratedError,
+    OutdatedReleaseError,
+    check_database,
+    waits_for_standby,
+)
 from app.receiver import Receiver
+from app.receiver.resuming import keep_looking
 from app.vault import INDEX_KEY_PLACE, Sealer, Vault, VaultError, new_index_key
 
 _log = logging.getLogger(__name__)
@@ -20,15 +32,6 @@ _log = logging.getLogger(__name__)
 INDEX_KEY_ID = 1
 
 _FIND_INDEX_KEY = select(IndexKey.sealed_key).where(IndexKey.id == INDEX_KEY_ID)
-
-
-class NotMigratedError(Exception):
-    """The database has not the tables that this version works with."""
-
-    def __init__(self, revision: str | None) -> None:
-        self.revision = revision
-        found = "has no tables yet" if revision is None else f"is at revision {revision}, this version needs {REVISION}"
-        super().__init__(f"The database (FLASK_DATABASE_URL) {found}. Run: flask db upgrade")
 
 
 class WrongVaultKeyError(Exception):
@@ -47,11 +50,17 @@ class Service:
         self.settings = settings
         self._vault: Vault | None = None
         self._receiver: Receiver | None = None
+        self._checks_before = {"database": OK, "migrated": OK, "vault": OK}
 
     @cached_property
     def database(self) -> Database:
         """The database of FLASK_DATABASE_URL; nothing is connected yet."""
         return Database(self.settings.database_url)
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether anything has used the database."""
+        return "database" in vars(self)
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -67,7 +76,7 @@ class Service:
     def vault(self) -> Vault:
         """The vault of this database, whose index key is made the first time.
 
-        Raises `NotMigratedError`, `WrongVaultKeyError` and `DatabaseUnavailableError`.
+        Raises `NotMigratedError`, `OutdatedReleaseError`, `WrongVaultKeyError` and `DatabaseUnavailableError`.
         """
         # No lock is held meanwhile: behind a silent database threads would wait for each other. Two do no harm.
         if self._vault is None:
@@ -75,7 +84,8 @@ class Service:
         return self._vault
 
     def _made_vault(self) -> Vault:
-        self._require_migrated()
+        if (found := self._check_database()) != OK:
+            _log.info("the database is newer than this release", extra={"migrated": found})
         # Looking does not wait for writers, and making it is needed once in the life of a database.
         sealed = self.database.run(_index_key, read_only=True) or self.database.run(self._made_index_key)
         return Vault(self.sealer, self._opened(sealed))
@@ -97,30 +107,63 @@ class Service:
 
     def check(self) -> None:
         """Make every part now. Raises what they raise: a service that starts is one that can work."""
+        if self.settings.sqlite_file is not None and not tighten(self.settings.sqlite_file):
+            _log.warning(
+                "every account of the machine may read the database", extra={"path": self.settings.sqlite_file}
+            )
         _ = self.receiver, self.forgetful_settings
 
+    def start_resuming(self) -> None:
+        """Look, from now on and in a thread of its own, for parked entries that any process has left to be resumed.
+
+        The process that leaves them goes on at once: this is for those whose process has died since.
+        """
+        # No daemon, which the interpreter would stop at whatever it is doing: it ends with the main thread.
+        ends_with = threading.main_thread()
+        look = partial(keep_looking, self._resume_unfinished, is_over=lambda: not ends_with.is_alive())
+        threading.Thread(target=look, name="look").start()
+
+    def _resume_unfinished(self) -> None:
+        # The database may have been away when the process started: then the receiver is made here.
+        self.receiver.resume_unfinished()
+
     def ready(self) -> dict[str, str]:
-        """Say for the database, its migration and the vault whether each is as it must be: `ok`, or what is wrong."""
-        checks = {"database": "ok", "migrated": "ok", "vault": "ok"}
+        """Say for the database, its migration and the vault whether each is as it must be: `ok`, or what is wrong.
+
+        Tables that are newer than this release are as they may be: `newer (…)`. What is wrong is logged once.
+        """
+        checks = self._checks()
+        if checks != self._checks_before:
+            _log.log(logging.INFO if is_ready(checks) else logging.WARNING, "readiness changed", extra=checks)
+            self._checks_before = checks
+        return checks
+
+    def _checks(self) -> dict[str, str]:
+        found = {"database": OK, "migrated": OK, "vault": OK}
         try:
+            found["migrated"] = self._check_database()
             # Here too: a service may have started while the database was away.
             _ = self.forgetful_settings
-            self._require_migrated()
+            if self.database.run(waits_for_standby, read_only=True):
+                found["database"] = "commits wait for a synchronous standby that is not there"
             sealed = self.database.run(_index_key, read_only=True)
             if sealed is not None:
                 self._opened(sealed)
-        except (DatabaseUnavailableError, SQLAlchemyError):
-            return {"database": "unreachable", "migrated": "unknown", "vault": "unknown"}
+        except (DatabaseUnavailableError, SQLAlchemyError) as error:
+            return {"database": _trouble(error), "migrated": "unknown", "vault": "unknown"}
         except NotMigratedError:
-            return checks | {"migrated": "run flask db upgrade", "vault": "unknown"}
+            return found | {"migrated": "run flask db upgrade", "vault": "unknown"}
+        except OutdatedReleaseError as error:
+            return found | {"migrated": f"too new ({error.revision}): install a newer release", "vault": "unknown"}
         except WrongVaultKeyError:
-            return checks | {"vault": "does not open"}
-        return checks
+            return found | {"vault": "does not open"}
+        return found
 
-    def _require_migrated(self) -> None:
-        revision = self.database.run(_revision, read_only=True)
-        if revision != REVISION:
-            raise NotMigratedError(revision)
+    def _check_database(self) -> str:
+        """Check what is behind FLASK_DATABASE_URL. Raises what `check_database` raises."""
+        if not self.database.is_there():
+            raise NotMigratedError(None)
+        return self.database.run(check_database, read_only=True)
 
     def _made_index_key(self, session: Session) -> bytes:
         """Make the index key; of several processes at once all get the same one."""
@@ -140,7 +183,12 @@ def _index_key(session: Session) -> bytes | None:
     return session.scalars(_FIND_INDEX_KEY).one_or_none()
 
 
-def _revision(session: Session) -> str | None:
-    if not inspect(session.connection()).has_table("alembic_version"):
-        return None
-    return session.scalars(text("SELECT version_num FROM alembic_version").columns(version_num=Text)).one_or_none()
+def is_ready(checks: Mapping[str, str]) -> bool:
+    """Say whether a service of which this was found can do its work."""
+    return all(found == OK or found.startswith(f"{NEWER} ") for found in checks.values())
+
+
+def _trouble(error: DatabaseUnavailableError | SQLAlchemyError) -> str:
+    if isinstance(error, UnfitDatabaseError):
+        return error.cause
+    return f"unreachable: {error.cause if isinstance(error, DatabaseUnavailableError) else name_of(error)}"

@@ -46,7 +46,10 @@ class AuthorizationMachine(StateMachine):
     token_active = State()
     canceled = State(final=True)
 
-    authcode_created = consulted.to(authcode_issued, cond="has_code_step")
+    # A user who goes back and agrees again is given another code, which takes the older one's place.
+    authcode_created = consulted.to(authcode_issued, cond="has_code_step") | authcode_issued.to(
+        authcode_issued, cond="has_code_step", internal=True
+    )
     token_created = authcode_issued.to(token_active) | consulted.to(token_active, unless="has_code_step")
     token_refreshed = token_active.to(token_active, internal=True)
     token_canceled = token_active.to(canceled)

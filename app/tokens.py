@@ -113,7 +113,7 @@ def complete(vault: Vault, token: AccessToken, grant: Grant) -> bool:
         if said is not None and said != getattr(token, name):
             setattr(token, name, said)
             changed = True
-    if grant.refresh_token is not None and grant.refresh_token != _refresh_token(vault, token):
+    if grant.refresh_token is not None and grant.refresh_token != reveal_refresh_token(vault, token):
         plain = grant.refresh_token.reveal()
         token.sealed_refresh_token = vault.seal(plain, place=REFRESH_TOKEN_PLACE, row=token.token_index)
         changed = True
@@ -125,7 +125,7 @@ def differs(vault: Vault, token: AccessToken, grant: Grant) -> bool:
 
     Raises `VaultError` where the refresh token on record does not open.
     """
-    on_record = (token.access_token_expires_at, _refresh_token(vault, token), token.refresh_token_expires_at)
+    on_record = (token.access_token_expires_at, reveal_refresh_token(vault, token), token.refresh_token_expires_at)
     said = (grant.access_token_expires_at, grant.refresh_token, grant.refresh_token_expires_at)
     return any(a is not None and b is not None and a != b for a, b in zip(on_record, said, strict=True))
 
@@ -138,7 +138,11 @@ def reveal(vault: Vault, token: AccessToken) -> Secret:
     return Secret(vault.open_text(token.sealed_access_token, place=ACCESS_TOKEN_PLACE, row=token.token_index))
 
 
-def _refresh_token(vault: Vault, token: AccessToken) -> Secret | None:
+def reveal_refresh_token(vault: Vault, token: AccessToken) -> Secret | None:
+    """Open what refreshes a token, where the wallet gave it.
+
+    Raises `VaultError` where it does not open.
+    """
     if token.sealed_refresh_token is None:
         return None
     return Secret(vault.open_text(token.sealed_refresh_token, place=REFRESH_TOKEN_PLACE, row=token.token_index))

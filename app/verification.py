@@ -24,6 +24,9 @@ from app.vault import Vault, VaultError
 #: Read in a handful of statements, and far less than a second of one snapshot.
 BATCH_SIZE_MAX = 200
 
+#: As many of what waits for one authState are looked at. Where there are more, all of them wait for the same.
+_WAITING_MAX = 1000
+
 #: The two times that are compared may come from two hosts.
 _CLOCKS_DIFFER_BY_MAX = timedelta(minutes=1)
 
@@ -107,7 +110,8 @@ def _records(session: Session, rows: Sequence[Authorization]) -> list[Record]:
         if entry.authorization_id is not None:
             records[entry.authorization_id].entries[entry.id] = entry
     # Each key by itself: what waits for others may be millions.
-    (waiting,) = ask(session.connection(), inbox.waiting(by_state, by_token))
+    states = [(client_id, auth_state, 0) for client_id, auth_state in by_state]
+    (waiting,) = ask(session.connection(), inbox.waiting(states, by_token, limit=_WAITING_MAX))
     for entry in waiting.of(InboxEntry):
         named = by_state.get((entry.client_id, entry.auth_state or ""))
         if entry.type == NotificationType.TOKEN_CANCELED and entry.token_index is not None:
@@ -131,6 +135,9 @@ def _drifts(vault: Vault, record: Record) -> Iterator[str]:
             yield f"entry {entry.id} is {entry.outcome}, but its body cannot be read ({type(error).__name__})"
             continue
         expected = _outcomes_now(vault, record, entry, notification)
+        if record.authorization.resume_after is not None:
+            # Some are still to be resumed, and are as they were until then.
+            expected = expected | {Outcome.PARKED}
         if Outcome(entry.outcome) not in expected:
             wanted = " or ".join(sorted(expected))
             yield f"entry {entry.id} is {entry.outcome}, but {notification.type} would now be {wanted}"
@@ -158,8 +165,11 @@ def _drifts_of_history(record: Record) -> Iterator[str]:
 
 
 def _after(state: AuthorizationState | None, event: str, flow: Flow) -> AuthorizationState | None:
+    if event == authorizations.CONSULT:
+        # A second one corrects the flow, which it can only while nothing else has happened.
+        return INITIAL_STATE if state in {None, INITIAL_STATE} else None
     if state is None:
-        return INITIAL_STATE if event == authorizations.CONSULT else None
+        return None
     return decide(state, Event(event), flow).next_state if event in set(Event) else None
 
 
@@ -173,8 +183,12 @@ def _drifts_of_tokens(record: Record) -> Iterator[str]:
     # A refresh may also prolong a token, which supersedes none.
     if superseded > events.count(Event.TOKEN_REFRESHED):
         yield f"{superseded} tokens are superseded, but the history has {events.count(Event.TOKEN_REFRESHED)} refreshes"
-    if (record.authorization.sealed_auth_code is not None) != (Event.AUTHCODE_CREATED in events):
+    issued, codes = events.count(Event.AUTHCODE_CREATED), authorizations.count_codes(record.authorization)
+    if (record.authorization.sealed_auth_code is not None) != (issued > 0):
         yield "an auth code is on record without its transition, or the other way about"
+    # A token may name one more code than were issued, and of very many the first are forgotten.
+    elif codes < issued <= authorizations.OTHER_CODES_MAX:
+        yield f"{codes} auth codes are known, but the history has {issued} of them"
 
 
 def _drifts_of_moves(record: Record) -> Iterator[str]:
@@ -205,13 +219,16 @@ def _outcomes_now(vault: Vault, record: Record, entry: InboxEntry, notification:
         return {Outcome.PARKED}
     if notification.result_status != "S":
         return {Outcome.REJECTED}
+    if notification.type == NotificationType.AUTHCODE_CREATED:
+        return _outcomes_of_code(vault, record, entry, notification)
+    return _outcomes_of_token(vault, record, entry, notification)
+
+
+def _outcomes_of_token(vault: Vault, record: Record, entry: InboxEntry, notification: Notification) -> set[Outcome]:
     token = None
     if notification.access_token is not None:
         token = record.tokens.get(tokens.index(vault, entry.client_id, notification.access_token))
-    if notification.type == NotificationType.AUTHCODE_CREATED:
-        said_already = authorizations.auth_code(vault, record.authorization) == notification.auth_code
-    else:
-        said_already = token is not None
+    said_already = token is not None
     state = record.authorization.current_state
     if notification.type == NotificationType.TOKEN_CANCELED:
         if token is not None and token.superseded_at is not None:
@@ -226,3 +243,15 @@ def _outcomes_now(vault: Vault, record: Record, entry: InboxEntry, notification:
     if entry.reason == Reason.CONTRADICTION:
         return {Outcome.REJECTED}
     return {_OUTCOMES[verdict]}
+
+
+def _outcomes_of_code(vault: Vault, record: Record, entry: InboxEntry, notification: Notification) -> set[Outcome]:
+    authorization, code = record.authorization, notification.auth_code
+    if code is not None and authorizations.knows_code(vault, authorization, code):
+        # It may have been refused, and named later by the token that was exchanged for it.
+        refused = {Outcome.REJECTED} if authorizations.has_other_codes(authorization) else set()
+        return {Outcome.APPLIED, Outcome.REDUNDANT} | refused
+    if (entry.outcome, entry.found_state) == (Outcome.REJECTED, AuthorizationState.AUTHCODE_ISSUED):
+        # The release before took no second code.
+        return {Outcome.REJECTED}
+    return {_OUTCOMES[decide(authorization.current_state, Event.AUTHCODE_CREATED, authorization.current_flow).verdict]}

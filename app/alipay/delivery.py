@@ -16,6 +16,20 @@ _CONTENT_LENGTH = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an HTTP request came from, as a log names it. Nothing is decided by it."""
+
+    request_id: str = ""
+    #: Of whoever opened the connection, which is a proxy if there is one.
+    address: str = ""
+    #: What proxies say of who asked them, and whatever a stranger made them say.
+    forwarded_for: str = ""
+
+
+_UNKNOWN_ORIGIN = Origin()
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """One attempt to deliver a notification: what its signature is made over, and the signature.
 
@@ -30,6 +44,7 @@ class Delivery:
     request_time: str
     signature: str = field(repr=False)
     body: bytes = field(repr=False)
+    origin: Origin = field(default=_UNKNOWN_ORIGIN, repr=False, compare=False)
 
 
 class MalformedRequestError(ValueError):

@@ -25,7 +25,7 @@ KEY_BITS_MIN = 2048
 _CLIENT_SETTINGS = ("default_flow", "merchant_private_key", "alipay_public_keys")
 #: A client id travels in a header, where anything but visible ASCII arrives as something else.
 _CLIENT_ID = re.compile(r"[!-~]+")
-_KEY_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_KEY_VERSION = re.compile(r"0|[1-9][0-9]{0,8}")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----(?P<base64>[^-]*)-----END [A-Z0-9 ]+-----")
 _FILE_PREFIX = "file:"
 #: Every name of ours is shorter; a longer one may be a key pasted on the wrong side of the equals sign.
@@ -68,11 +68,12 @@ class Client:
 
     client_id: str
     default_flow: str
-    alipay_public_keys: Mapping[int, RSAPublicKey]
+    #: By version. Where two keys were given out under one version, either may have signed.
+    alipay_public_keys: Mapping[int, tuple[RSAPublicKey, ...]]
     merchant_private_key: RSAPrivateKey | None = None
 
-    def alipay_public_key(self, version: int | None) -> RSAPublicKey:
-        """Return the key of a version, or the newest for None.
+    def keys_of_version(self, version: int | None) -> tuple[RSAPublicKey, ...]:
+        """Return the keys of a version, or of the newest for None: at least one, and nearly always just one.
 
         An old key stays valid until it is taken out of the file: when Alipay stops signing with it is not documented.
         Raises `KeyNotFoundError`.
@@ -192,12 +193,30 @@ def _client(path: Path, client_id: str, table: object) -> Client:
     public_keys = {}
     for version, value in _versions(table, place):
         key_place = f"{path}: Alipay public key {version} of client {_shown(client_id)}"
-        public_keys[version] = load_public_key(_key_text(path, value, key_place), place=key_place)
-        if private_key is not None and public_keys[version] == private_key.public_key():
-            # The most reported mistake of all: every genuine notification would be refused.
-            problem = "is the merchant's own public key, the other half of merchant_private_key, not Alipay's"
-            raise KeyringError(key_place, problem, _COPY_ALIPAYS_KEY)
+        public_keys[version] = _public_keys(path, value, key_place, private_key)
     return Client(client_id, default_flow, MappingProxyType(public_keys), private_key)
+
+
+def _public_keys(path: Path, value: object, place: str, private_key: RSAPrivateKey | None) -> tuple[RSAPublicKey, ...]:
+    """Read the key of one version, or each of a list."""
+    if not isinstance(value, list):
+        return (_public_key(path, value, place, private_key),)
+    if not value:
+        raise KeyringError(place, "is an empty list", f"{_COPY_ALIPAYS_KEY}, or take the version out")
+    count = len(value)
+    return tuple(
+        _public_key(path, each, f"{place} ({number} of {count})", private_key)
+        for number, each in enumerate(value, start=1)
+    )
+
+
+def _public_key(path: Path, value: object, place: str, private_key: RSAPrivateKey | None) -> RSAPublicKey:
+    key = load_public_key(_key_text(path, value, place), place=place)
+    if private_key is not None and key == private_key.public_key():
+        # The most reported mistake of all: every genuine notification would be refused.
+        problem = "is the merchant's own public key, the other half of merchant_private_key, not Alipay's"
+        raise KeyringError(place, problem, _COPY_ALIPAYS_KEY)
+    return key
 
 
 def _versions(table: Mapping[str, Any], place: str) -> list[tuple[int, object]]:
@@ -216,6 +235,7 @@ def _key_text(path: Path, value: object, place: str) -> str | bytes:
     """Return the text of a key, or of the file that "file:NAME" names, beside the keyring."""
     if not isinstance(value, str) or not value.strip():
         raise KeyringError(place, "is not a text", f'write the key in quotes, or "{_FILE_PREFIX}NAME.pem"')
+    value = value.strip()
     if not value.startswith(_FILE_PREFIX):
         return value
     key_path = path.parent / value.removeprefix(_FILE_PREFIX)

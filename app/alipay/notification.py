@@ -1,10 +1,12 @@
 """Understand what an authentic body says: one frozen value, or one reason why it cannot be understood."""
 
 import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
 
+from app.alipay.json_text import UnreadableJsonError, json_text
 from app.alipay.secret import Secret
 
 #: The longest values of the wire protocol, in characters. Where the documents disagree, the larger number counts.
@@ -27,6 +29,9 @@ class NotificationType(StrEnum):
 
 
 _KNOWN_TYPES = frozenset(NotificationType)
+
+#: What the types of all families look like. Anything else may be a secret, and is not repeated.
+_TYPE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ def parse(body: bytes) -> Notification:
     `MalformedNotificationError` and nothing else, whatever the bytes.
     """
     document = _json_object(body)
+    _refuse_other_family(document)
     notification_type = _required(document, "authorizationNotifyType", TYPE_CHARACTERS_MAX)
     result_status = _result_status(document)
     auth_state = auth_code = access_token = None
@@ -126,18 +132,28 @@ def _json_object(body: bytes) -> dict[str, Any]:
     Python refuses to build an integer of thousands of digits, which a field we ignore may hold.
     """
     try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError:
-        raise MalformedNotificationError("body", "not UTF-8") from None
-    try:
-        document = json.loads(text, parse_int=float, parse_constant=_refuse_constant)
+        document = json.loads(json_text(body), parse_int=float, parse_constant=_refuse_constant)
+    except UnreadableJsonError as error:
+        raise MalformedNotificationError("body", error.rule) from None
     except ValueError:
         raise MalformedNotificationError("body", "not JSON") from None
-    except RecursionError:
-        raise MalformedNotificationError("body", "nested too deeply") from None
     if not isinstance(document, dict):
         raise MalformedNotificationError("body", "not an object")
     return document
+
+
+def _refuse_other_family(document: dict[str, Any]) -> None:
+    """Name what was registered for the wrong URL: only our family's notifications have an authorizationNotifyType.
+
+    Those of payments, vaulting and subscriptions carry a notifyType in its place.
+    """
+    other_type = document.get("notifyType")
+    if document.get("authorizationNotifyType") or not other_type:
+        return
+    shown = isinstance(other_type, str) and _TYPE_NAME.fullmatch(other_type)
+    named = f"notifyType is {other_type}" if shown else "there is a notifyType"
+    rule = f"missing, but {named}: this is a notification of another family, whose URL is not this one"
+    raise MalformedNotificationError("authorizationNotifyType", rule)
 
 
 def _refuse_constant(_name: str) -> NoReturn:

@@ -8,12 +8,13 @@ and ignores the key version; none of that here.
 import base64
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Literal, get_args
 from urllib.parse import quote, unquote_to_bytes
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import KeyNotFoundError, Keyring, UnknownClientError
@@ -34,15 +35,20 @@ _EPOCH_MILLISECONDS = re.compile(r"[0-9]{1,14}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+#: Which of the checks failed.
+Cause = Literal["unknown_client", "unknown_key", "header", "algorithm", "base64", "mismatch", "stale"]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+
 class NotAuthenticError(Exception):
     """A delivery that Alipay cannot be shown to have sent. Nothing of it may be stored.
 
     `result_code` is what the answer says; `cause` is a short label that tells operators which of the checks failed.
     """
 
-    def __init__(self, cause: str, result_code: str = "INVALID_SIGNATURE") -> None:
+    def __init__(self, cause: Cause, result_code: str = "INVALID_SIGNATURE") -> None:
         super().__init__(f"The delivery is not authentic ({cause}).")
-        self.cause = cause
+        self.cause: Cause = cause
         self.result_code = result_code
 
 
@@ -54,7 +60,7 @@ class UnsendableTextError(ValueError):
 
 
 def verify(delivery: Delivery, keyring: Keyring) -> None:
-    """Return if the delivery was signed by the key that its client id and key version name, and raise otherwise.
+    """Return if the delivery was signed by a key that its client id and key version name, and raise otherwise.
 
     Raises `NotAuthenticError` and nothing else, whatever the headers hold.
     """
@@ -64,18 +70,17 @@ def verify(delivery: Delivery, keyring: Keyring) -> None:
         raise NotAuthenticError("unknown_client", "UNKNOWN_CLIENT") from None
     key_version, signature = _read_header(delivery.signature)
     try:
-        public_key = client.alipay_public_key(key_version)
+        public_keys = client.keys_of_version(key_version)
     except KeyNotFoundError:
         raise NotAuthenticError("unknown_key", "KEY_NOT_FOUND") from None
     if not 0 < len(delivery.request_time) <= REQUEST_TIME_CHARACTERS_MAX:
         raise NotAuthenticError("header")
     try:
         signed = _signed_bytes(delivery.method, delivery.uri, delivery.client_id, delivery.request_time, delivery.body)
-        public_key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
     except UnsendableTextError:
         raise NotAuthenticError("header") from None
-    except InvalidSignature:
-        raise NotAuthenticError("mismatch") from None
+    if not any(_is_signed_by(public_key, signature, signed) for public_key in public_keys):
+        raise NotAuthenticError("mismatch")
 
 
 def sign(
@@ -106,6 +111,14 @@ def check_freshness(delivery: Delivery, *, now: datetime, limit: timedelta) -> N
     """
     if now - _sent_at(delivery.request_time) > limit:
         raise NotAuthenticError("stale")
+
+
+def _is_signed_by(public_key: RSAPublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        public_key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _signed_bytes(method: str, uri: str, client_id: str, time: str, body: bytes) -> bytes:

@@ -12,7 +12,7 @@ from app.alipay.notification import AUTH_STATE_CHARACTERS_MAX
 from app.authorizations import Filter
 from app.cli import options
 from app.cli.errors import Refusal
-from app.cli.groups import Commands, known_clients, look_up, the_service
+from app.cli.groups import Commands, known_clients, look_up, operating_user, the_service
 from app.cli.options import NotOnRecordError, Words
 from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
 from app.inbox.upkeep import of_authorization
@@ -73,6 +73,8 @@ def tell_recorded(recorded: Recorded, auth_state: str) -> None:
 
     news = "Recorded" if recorded.changed else "Nothing new"
     click.echo(f"{news}: {plain(auth_state)} is {look_up(state)}.")
+    if recorded.has_other_codes:
+        click.echo("There was another auth code too: the user agreed more than once.")
     for done in recorded.settled:
         click.echo(f"Notification {done.entry_id} waited for this, and was {done.outcome}.")
 
@@ -89,6 +91,7 @@ def consult(auth_state: str, client_id: str | None, flow: str | None, user_ref: 
     """Register a consult: the authState that notifications will name.
 
     The same again changes nothing; what was left unsaid before is added, and a contradiction is refused.
+    A flow that was left unsaid can be corrected until a code or a token has come.
     """
     said = Consult(
         auth_state=auth_state,
@@ -97,7 +100,7 @@ def consult(auth_state: str, client_id: str | None, flow: str | None, user_ref: 
         user_ref=user_ref,
         customer_belongs_to=wallet,
     )
-    tell_recorded(the_service().receiver.record(said, cause="shell"), auth_state)
+    tell_recorded(the_service().receiver.record(said, cause="shell", by=operating_user()), auth_state)
 
 
 @authorizations.command("list")
@@ -164,10 +167,13 @@ def show(name: str, client_id: str | None, *, as_json: bool) -> None:
     facts, history, notifications = look_up(whole)
     print_facts(facts)
     click.echo("\nHistory")
-    print_table(
-        ("#", "AT", "EVENT", "LED TO", "CAUSE"),
-        [(move.sequence, moment(move.at), move.event, move.to_state, _cause(move)) for move in history],
-    )
+    headers = ["#", "AT", "EVENT", "LED TO", "CAUSE"]
+    lines = [[move.sequence, moment(move.at), move.event, move.to_state, _cause(move)] for move in history]
+    if any(move.reason for move in history):
+        headers.append("REASON")
+        for line, move in zip(lines, history, strict=True):
+            line.append(move.reason)
+    print_table(headers, lines)
     click.echo("\nNotifications")
     if not notifications:
         click.echo("none")
@@ -207,4 +213,6 @@ def _expiring(at: datetime | None) -> str:
 
 
 def _cause(move: Transition) -> str:
-    return move.cause if move.notification_id is None else f"{move.cause} {move.notification_id}"
+    """Say what moved it: which notification, or whose report."""
+    by = move.by if move.notification_id is None else move.notification_id
+    return move.cause if by is None else f"{move.cause} {plain(str(by))}"

@@ -9,9 +9,10 @@ from sqlalchemy.exc import DBAPIError
 
 from app.alipay.keyring import KeyringError
 from app.config import SettingError
-from app.database import DatabaseUnavailableError
+from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
+from app.preflight import NotMigratedError, OutdatedReleaseError
 from app.receiver.errors import ClientNotInKeyringError, ClientNotNamedError, ReportRefusedError
-from app.service import NotMigratedError, WrongVaultKeyError
+from app.service import Service, WrongVaultKeyError
 from app.vault import VaultError
 
 #: Exit codes that scripts rely on.
@@ -19,10 +20,28 @@ REFUSED = 1
 USAGE = 2
 
 
+#: Where a command leaves the service that it used: its application is not the current one any more, once it has ended.
+SERVICE = "notifyauth.service"
+
+
 class UsageProblem(click.ClickException):
     """A setting, a file or the database is not as it must be: the command could not do its work."""
 
     exit_code = USAGE
+
+
+class DatabaseProblem(UsageProblem):
+    """The database did not do what a command asked of it."""
+
+    def __init__(self, error: DatabaseUnavailableError | DBAPIError) -> None:
+        match error:
+            case UnfitDatabaseError():
+                problem, cause = "cannot be used", error.cause
+            case DatabaseUnavailableError():
+                problem, cause = "is unavailable", error.cause
+            case _:
+                problem, cause = "refused to do this", name_of(error)
+        super().__init__(f"The database {_asked()} {problem}: {cause}.")
 
 
 class Refusal(click.ClickException):
@@ -36,20 +55,24 @@ def plain_errors() -> Iterator[None]:
     """Turn what an operator can mend into a sentence and an exit code."""
     try:
         yield
-    except (KeyringError, NotMigratedError, WrongVaultKeyError, VaultError) as error:
+    except (KeyringError, NotMigratedError, OutdatedReleaseError, WrongVaultKeyError, VaultError) as error:
         raise UsageProblem(str(error)) from None
-    except DatabaseUnavailableError as error:
-        sentence = f"{error} FLASK_DATABASE_URL must name one that answers now: start it, or correct the URL."
-        raise UsageProblem(sentence) from None
-    except DBAPIError as error:
-        # Not the driver's own words: they may quote what a stranger wrote.
-        sentence = f"The database of FLASK_DATABASE_URL refused to do this ({type(error.orig).__name__})."
-        raise UsageProblem(sentence) from None
+    except (DatabaseUnavailableError, DBAPIError) as error:
+        raise DatabaseProblem(error) from None
     except (ClientNotNamedError, ClientNotInKeyringError) as error:
         # Their messages speak of a field of the API.
         raise Refusal(str(error).replace("clientId", "--client")) from None
     except ReportRefusedError as error:
         raise Refusal(str(error)) from None
+
+
+def _asked() -> str:
+    """Say which database a command asked, without its password, and where its address comes from."""
+    service: Service | None = click.get_current_context().meta.get(SERVICE)
+    if service is None:
+        return "of FLASK_DATABASE_URL"
+    origin = "FLASK_DATABASE_URL is not set" if service.settings.uses_default_database else "FLASK_DATABASE_URL"
+    return f"{service.settings.database_asked} ({origin})"
 
 
 @contextmanager

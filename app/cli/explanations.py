@@ -1,8 +1,9 @@
 """Say in one sentence why an inbox entry ended as it did."""
 
 from app.alipay.notification import NotificationType
+from app.authorizations import can_correct_flow
 from app.cli.tables import plain
-from app.inbox import Outcome, Reason
+from app.inbox import Outcome, Reason, can_be_consulted
 from app.models import Authorization, InboxEntry
 from app.state_machine import AuthorizationState, Event, Flow, decide
 
@@ -12,6 +13,13 @@ _SUBJECTS = {
     NotificationType.TOKEN_CREATED: "this token is on record already",
     NotificationType.TOKEN_CANCELED: "the authorization was canceled already",
 }
+
+
+_UNCONSULTED = "no consult with this authState is registered; it is processed as soon as one is"
+_NEVER_CONSULTED = (
+    "its authState contains half a character (a lone surrogate), which no consult can name, so it waits in vain;"
+    " a test, or a bug of the sender's, may have made it"
+)
 
 
 def explain(entry: InboxEntry, authorization: Authorization | None) -> str:
@@ -39,6 +47,8 @@ def _applied(entry: InboxEntry, authorization: Authorization | None) -> str:
     if authorization is None or entry.found_state is None or entry.type is None:
         return "it moved the authorization"
     state, event = AuthorizationState(entry.found_state), Event(entry.type.lower())
+    if event is Event.AUTHCODE_CREATED and state is AuthorizationState.AUTHCODE_ISSUED:
+        return f"{entry.type} brought another auth code; the one that was received last is the one that is given out"
     reached = decide(state, event, authorization.current_flow).next_state
     return f"{entry.type} moved the authorization from {state} to {reached}"
 
@@ -54,21 +64,33 @@ def _reasons(entry: InboxEntry, authorization: Authorization | None) -> dict[str
     """Say what each reason means for this entry."""
     kind, state = plain(entry.type), entry.found_state
     flow = "" if authorization is None or authorization.current_flow is Flow.AUTO_DEBIT else " in the direct flow"
+    wrong_flow = "" if authorization is None else _wrong_flow(authorization)
     subject = _SUBJECTS.get(NotificationType(entry.type)) if entry.type in _KNOWN_TYPES else None
     return {
         Reason.ALREADY_KNOWN: f"{subject or 'it says what is so already'}, so {kind} changed nothing",
         Reason.SUPERSEDED_TOKEN: "a refresh had replaced this token, so its cancellation says nothing of the new one",
-        Reason.UNKNOWN_AUTH_STATE: "no consult with this authState is registered; it is processed as soon as one is",
+        Reason.UNKNOWN_AUTH_STATE: _UNCONSULTED if can_be_consulted(entry.auth_state) else _NEVER_CONSULTED,
         Reason.UNKNOWN_TOKEN: "no creation or refresh of this token is applied; it is processed as soon as one is",
         Reason.EARLY: f"{kind} is not legal in {state}, but in a state that can still be reached{flow}; it is processed"
-        " when the authorization advances",
+        f" when the authorization advances{wrong_flow}",
         Reason.UNKNOWN_TYPE: f"this version does not know the type {kind}; after an upgrade that does, run:"
         f" flask inbox process {entry.id}",
         Reason.ILLEGAL_TRANSITION: f"{kind} is not legal in {state}{flow}, and no state that can still be reached"
-        " allows it",
+        f" allows it{wrong_flow}",
         Reason.CONTRADICTION: f"{kind} was legal in {state}, but its token belongs to another authorization",
         Reason.UNSUCCESSFUL_RESULT: "its resultStatus is not S, and only a success moves an authorization",
     }
+
+
+def _wrong_flow(authorization: Authorization) -> str:
+    """Say how to correct a flow that nobody named, as long as that can be done."""
+    if authorization.flow_was_said or not can_correct_flow(authorization):
+        return ""
+    (other,) = set(Flow) - {authorization.current_flow}
+    return (
+        f"; its flow, {authorization.flow}, was taken from default_flow: if that is wrong, run: flask authorizations"
+        f" consult {plain(authorization.auth_state)} --flow {other}"
+    )
 
 
 _KNOWN_TYPES = frozenset(NotificationType)

@@ -1,5 +1,6 @@
 """Run commands for a person: errors as sentences, no log lines unless something is wrong, and the service at hand."""
 
+import getpass
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 from typing_extensions import override
 
 from app.alipay.keyring import KeyringError
-from app.cli.errors import plain_errors
+from app.cli.errors import SERVICE, plain_errors
 from app.database.contents import distinct_values
 from app.models import Authorization
 from app.service import Service
@@ -29,14 +30,23 @@ class Commands(AppGroup):
     @override
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
-        with plain_errors(), _warnings_only():
+        with plain_errors(), _warnings_only(), _default_database_is_named(ctx):
             return super().invoke(ctx)
 
 
 def the_service() -> Service:
     """Return the service of the application whose command is running."""
     service: Service = current_app.extensions["notifyauth"]
+    click.get_current_context().meta[SERVICE] = service
     return service
+
+
+def operating_user() -> str | None:
+    """Name who runs the command, for the history; `None` where the system has no name, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def look_up(work: Callable[[Session], T]) -> T:
@@ -56,6 +66,24 @@ def known_clients(session: Session) -> list[str]:
     except KeyringError:
         configured = set()
     return sorted(configured.union(distinct_values(session, Authorization.client_id)))
+
+
+@contextmanager
+def _default_database_is_named(ctx: click.Context) -> Iterator[None]:
+    """Say beside an answer that it comes from the database that is used where none is named.
+
+    An empty list out of an empty file is otherwise taken for the truth about the database that was meant.
+    """
+    try:
+        yield
+    finally:
+        _name_default_database(ctx)
+
+
+def _name_default_database(ctx: click.Context) -> None:
+    service: Service | None = ctx.meta.get(SERVICE)
+    if service is not None and service.settings.uses_default_database and service.was_asked:
+        click.echo(f"FLASK_DATABASE_URL is not set: this is about {service.settings.database_asked}", err=True)
 
 
 @contextmanager

@@ -204,7 +204,7 @@ def show(entry_id: int, *, as_json: bool) -> None:
             "last received": moment(entry.last_received_at),
             "request-time": entry.request_time,
             "uri": entry.uri,
-            "key version": _key_version(entry) or "the newest",
+            "key version": "the newest" if (version := _key_version(entry)) is None else version,
             "body": "does not open under the vault keys" if body is None else f"{len(body)} bytes, sealed",
         }
     )

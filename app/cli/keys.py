@@ -1,5 +1,6 @@
 """See whose signatures are believed, and change the vault key: `flask keys`. Keys themselves are never shown."""
 
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from app.cli.pace import do_piece
 from app.cli.progress import bar
 from app.cli.tables import print_facts, print_json, print_table
 from app.config import new_vault_key as make_vault_key
+from app.maintenance import record_run
 
 keys = Commands("keys", help="See whose signatures are believed, and change the vault key.")
 
@@ -59,7 +61,8 @@ def _public_keys(client: Client) -> list[dict[str, Any]]:
     newest = max(client.alipay_public_keys)
     return [
         {"version": version, "fingerprint": fingerprint(key), "newest": version == newest}
-        for version, key in sorted(client.alipay_public_keys.items())
+        for version, keys_of_version in sorted(client.alipay_public_keys.items())
+        for key in keys_of_version
     ]
 
 
@@ -97,6 +100,7 @@ def reseal() -> None:
                 after = batch.up_to
                 if after is None:
                     break
+    database.run(partial(record_run, name="reseal", at=datetime.now(UTC)))
     first, *others = vault.sealer.key_ids
     click.echo(f"Sealed {resealed} again under vault key {first}.")
     if others:

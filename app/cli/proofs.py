@@ -1,6 +1,7 @@
 """Show how an authorization came to be what it is, and prove it: `flask authorizations diagram` and `verify`."""
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import BinaryIO, Literal
 from uuid import UUID
@@ -19,6 +20,7 @@ from app.cli.tables import plain
 from app.database.contents import estimated_rows
 from app.diagrams import Drawing, Knock, Step, graphviz, mermaid
 from app.inbox.upkeep import of_authorization
+from app.maintenance import record_run
 from app.models import Authorization
 from app.state_machine import AuthorizationState
 from app.verification import Drift
@@ -78,6 +80,8 @@ def verify(name: str | None, client_id: str | None) -> None:
             click.echo(f"{plain(drift.auth_state)} of {plain(drift.client_id)}: {plain(drift.what)}.")
     if drifts:
         raise DriftFoundError(drifts)
+    if name is None:
+        the_service().database.run(partial(record_run, name="verify", at=datetime.now(UTC)))
     follow = "1 authorization follows" if count == 1 else f"{count} authorizations follow"
     click.echo(f"{follow} from what is stored.")
 

@@ -4,19 +4,21 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import click
 from typing_extensions import override
 
+from app.alipay.json_text import UnreadableJsonError, json_text
 from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX
 from app.alipay.secret import Secret
+from app.alipay.token_answer import is_success, read_login_id, read_time, slip_for
 from app.cli import options
 from app.cli.authorizations import authorizations, find_one, tell_recorded, which
 from app.cli.errors import UsageProblem
-from app.cli.groups import look_up, the_service
+from app.cli.groups import look_up, operating_user, the_service
 from app.cli.tables import plain
 from app.receiver.reports import REASON_CHARACTERS_MAX, AuthcodeReport, CanceledReport, Report, TokenReport
 from app.tokens import Grant
@@ -54,9 +56,11 @@ _TOKEN = (
 )
 #: No secrets, but of the same JSON object.
 _EXPIRY_TIMES = ("accessTokenExpiryTime", "refreshTokenExpiryTime")
+_LOGIN_ID = "userLoginId"
 _GRANT_FIELDS = """accessToken, and where there is one:
     refreshToken, accessTokenExpiryTime, refreshTokenExpiryTime,
-    authCode (it was exchanged for that), replaces (the old access token: a refresh)"""
+    authCode (it was exchanged for that), replaces (the old access token: a refresh),
+    and whatever else applyToken answered"""
 
 
 class StdinError(UsageProblem):
@@ -74,7 +78,7 @@ class AwareTime(click.ParamType[datetime]):
     @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Read ISO 8601."""
-        time = _aware_time(str(value))
+        time = read_time(str(value))
         if time is None:
             self.fail("it must be ISO 8601 with a zone, such as 2026-11-22T12:00:00+08:00.", param, ctx)
         return time
@@ -107,7 +111,7 @@ def authcode(name: str, client_id: str | None) -> None:
 @_refresh_expires_at
 def token(name: str, client_id: str | None, expires_at: datetime | None, refresh_expires_at: datetime | None) -> None:
     """Report the token that applyToken answered with, also after a refresh."""
-    told = ask(_TOKEN, also=_EXPIRY_TIMES)
+    told = ask(_TOKEN, also=(*_EXPIRY_TIMES, _LOGIN_ID))
     grant = Grant(
         Secret(told["accessToken"]),
         access_token_expires_at=_expiry(told, "accessTokenExpiryTime", expires_at),
@@ -115,7 +119,12 @@ def token(name: str, client_id: str | None, expires_at: datetime | None, refresh
         refresh_token_expires_at=_expiry(told, "refreshTokenExpiryTime", refresh_expires_at),
     )
     auth_code, replaces = _secret(told, "authCode"), _secret(told, "replaces")
-    _record(name, client_id, lambda found: TokenReport(found, grant, auth_code=auth_code, replaces=replaces))
+    login_id = read_login_id(told.get(_LOGIN_ID))
+    _record(
+        name,
+        client_id,
+        lambda found: TokenReport(found, grant, auth_code=auth_code, replaces=replaces, user_login_id=login_id),
+    )
 
 
 @record.command(epilog=_FORMAT.format(first="reason", names="reason"))
@@ -130,7 +139,7 @@ def canceled(name: str, client_id: str | None, *, with_reason: bool) -> None:
 
 def _record(name: str, client_id: str | None, report: Callable[[UUID], Report]) -> None:
     authorization = look_up(lambda session: find_one(session, name, client_id))
-    recorded = the_service().receiver.record(report(authorization.id), cause="shell")
+    recorded = the_service().receiver.record(report(authorization.id), cause="shell", by=operating_user())
     tell_recorded(recorded, authorization.auth_state)
 
 
@@ -140,15 +149,18 @@ def _record(name: str, client_id: str | None, report: Callable[[UUID], Report]) 
 def ask(questions: Sequence[Question], also: Sequence[str] = ()) -> Mapping[str, str]:
     """Read the answers from stdin, at a terminal one by one; the first question is the one that must be answered.
 
-    Raises `StdinError`.
+    Where there is something that it may say `also`, it may be an answer of Alipay's. Raises `StdinError`.
     """
+    told: Mapping[str, Any]
     if sys.stdin.isatty():
         told = {
             each.name: click.prompt(each.prompt, default="", hide_input=True, show_default=False) for each in questions
         }
     else:
-        told = _read(questions[0].name, {*(each.name for each in questions), *also})
-    told = {name: value for name, value in told.items() if value not in {None, ""}}
+        told = _read(questions[0].name)
+        names = {*(each.name for each in questions), *also}
+        _require_known(_without_the_rest(told, names) if also else told, names)
+    told = {name: value for name, value in told.items() if isinstance(value, str) and value}
     if questions[0].name not in told:
         raise StdinError(questions[0].name, "is missing")
     for each in questions:
@@ -157,30 +169,39 @@ def ask(questions: Sequence[Question], also: Sequence[str] = ()) -> Mapping[str,
     return told
 
 
-def _read(first: str, names: AbstractSet[str]) -> dict[str, Any]:
-    """Read one line, or a JSON object that has none but these names."""
+def _read(first: str) -> dict[str, Any]:
+    """Read one line, or a JSON object."""
     raw = sys.stdin.buffer.read(_STDIN_BYTES_MAX + 1)
     if len(raw) > _STDIN_BYTES_MAX:
         raise StdinError("Stdin", "is far longer than what was asked for")
     try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise StdinError("Stdin", "is not UTF-8") from None
+        text = json_text(raw)
+    except UnreadableJsonError as error:
+        raise StdinError("Stdin", f"is {error.rule}") from None
     if not text.lstrip().startswith("{"):
         line, *more = text.splitlines() or [""]
         if any(more):
             raise StdinError("Stdin", "has several lines, and is not a JSON object")
         return {first: line}
     try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
+        return dict(json.loads(text))
+    except ValueError:
         raise StdinError("Stdin", "begins like a JSON object, and is not one") from None
+
+
+def _without_the_rest(told: Mapping[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
+    """Pass over what else applyToken answers with, and require that it gave a token."""
+    if not is_success(told.get("result")):
+        raise StdinError("result", "says that applyToken did not succeed, so there is no token to report")
+    return {name: value for name, value in told.items() if name in names or slip_for(name, names) is not None}
+
+
+def _require_known(told: Mapping[str, Any], names: AbstractSet[str]) -> None:
     for name, value in told.items():
         if name not in names:
             raise StdinError(plain(name), f"is none of {', '.join(sorted(names))}")
         if not isinstance(value, str | None):
             raise StdinError(name, "is not a string")
-    return dict(told)
 
 
 def _secret(told: Mapping[str, str], name: str) -> Secret | None:
@@ -191,16 +212,7 @@ def _expiry(told: Mapping[str, str], name: str, option: datetime | None) -> date
     """Take the time from the option, or else from stdin."""
     if option is not None or name not in told:
         return option
-    time = _aware_time(told[name])
+    time = read_time(told[name])
     if time is None:
         raise StdinError(name, "is not ISO 8601 with a zone")
     return time
-
-
-def _aware_time(text: str) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(text)
-        # A time of the year 1 or 9999 may be none of those in UTC.
-        return None if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None

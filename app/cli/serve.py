@@ -3,18 +3,21 @@
 import gc
 import multiprocessing
 import os
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import click
 
+from app import logs, metrics
 from app.cli.errors import UsageProblem, plain_errors
 from app.cli.groups import the_service
+from app.config import Settings
+from app.counters import folder_of_its_own
 from app.rsgi import Door
 
 #: A worker that has not finished by then is not going to: no request may take half as long.
@@ -81,13 +84,15 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
     )
     # Forked workers would inherit what this process has opened, and counters that are not shared.
     multiprocessing.set_start_method("spawn", force=True)
-    with _shared_counters():
+    with _shared_counters(the_service().settings):
+        logs.include_everything(*logs.SERVERS)
         server.serve(target_loader=partial(_door, threads), wrap_loader=False)
 
 
 def _door(threads: int) -> Door:
     """Make what a worker serves. Importing the application opens and checks it."""
     application = import_module("app.wsgi").application
+    application.extensions["notifyauth"].database.share_between(threads)
     # What is there by now stays: no search for garbage has to look at it. What a request leaves goes by itself, but for
     # one small cycle of the framework's.
     gc.freeze()
@@ -110,11 +115,23 @@ def _require_free(host: str, port: int) -> None:
 
 
 @contextmanager
-def _shared_counters() -> Iterator[None]:
-    """Give the workers a folder to count in together; prometheus-client looks for it when they import it."""
-    folder = tempfile.mkdtemp(prefix="notifyauth-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    try:
+def _shared_counters(settings: Settings) -> Iterator[None]:
+    """Give the workers a folder to count in together, unless they have one; without any, each counts alone."""
+    if os.environ.get(metrics.FOLDER_VARIABLE):
         yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with folder_of_its_own(_places_for_counters(settings)) as folder:
+        if folder is None:
+            click.echo("No folder can be made for the workers to count in together: each counts alone.", err=True)
+        else:
+            os.environ[metrics.FOLDER_VARIABLE] = str(folder)
+        yield
+
+
+def _places_for_counters(settings: Settings) -> Iterator[Path]:
+    """Name the places where a folder that nobody keeps may be made: systemd's for this, or our own."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if runtime:
+        yield Path(runtime) / "counters"
+    yield settings.instance_path / "counters"
+    yield Path(tempfile.gettempdir()) / f"notifyauth-counters-{os.geteuid()}"

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import re
 import time
 from collections.abc import Callable
@@ -10,15 +11,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
+import urllib3
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from flask import Flask
 
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import load_private_key
 from app.alipay.secret import Secret
 from app.cli.errors import Refusal, UsageProblem
-from app.cli.groups import Commands, the_service
+from app.cli.groups import Commands
 from app.cli.tables import plain
-from app.config import DEFAULT_NOTIFY_PATH
+from app.config import DEFAULT_NOTIFY_PATH, read_keyring_path
 from app.simulator.draft import Draft
 from app.simulator.forgery import Forgery, forge
 from app.simulator.keys import MERCHANT_KEY_NAME, SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, KeysExistError, make_sandbox
@@ -27,6 +30,7 @@ from app.simulator.player import Performance, Player
 from app.simulator.scenarios import SCENARIOS, Scenario
 from app.simulator.sender import (
     REDELIVERY_DELAYS,
+    Answer,
     Sender,
     Signer,
     UnusableUrlError,
@@ -37,6 +41,8 @@ from app.simulator.sender import (
 
 #: Where `flask serve` listens unless it is told otherwise.
 DEFAULT_URL = f"http://127.0.0.1:8000{DEFAULT_NOTIFY_PATH}"
+
+_ADDRESS = re.compile(r"https?://[^/?#]*(?P<uri>[^#]*)(#.*)?", re.IGNORECASE)
 
 _NO_HEADER_VALUE = "no header can carry it: only visible ASCII characters, without blanks, will do."
 
@@ -52,7 +58,12 @@ Example:
 
 _STORIES = "\n".join(f"  {name:<18}{scenario.story}" for name, scenario in SCENARIOS.items())
 
+_WHOLE_URL = f"write the whole URL, with its path, such as {DEFAULT_URL}."
+
 simulator = Commands("simulator", help=__doc__)
+
+# No application is needed: whoever plays Alipay has neither the database's URL nor the vault's keys.
+_command = functools.partial(simulator.command, with_appcontext=False)
 
 
 class NoKeyError(UsageProblem):
@@ -66,9 +77,28 @@ class NoKeyError(UsageProblem):
 
 def _sender(context: click.Context, _option: click.Parameter, url: str) -> Sender:
     try:
-        return context.with_resource(Sender(url))
+        sender = Sender(url)
     except UnusableUrlError as error:
-        raise click.BadParameter(str(error)) from None
+        message = f"{error} So {_WHOLE_URL}"
+        raise click.BadParameter(message) from None
+    if not urllib3.util.parse_url(url).path:
+        message = f"{url!r} has no path: {_WHOLE_URL}"
+        raise click.BadParameter(message)
+    return context.with_resource(sender)
+
+
+def _signed_uri(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Take the path and query out of a URL too: it is what people have at hand, and never what is signed."""
+    uri = _header_value(context, option, value)
+    if uri is None:
+        return None
+    address = _ADDRESS.fullmatch(uri)
+    if address is not None:
+        uri = address["uri"] if address["uri"].startswith("/") else f"/{address['uri']}"
+    if not uri.startswith("/"):
+        message = f"{uri!r} does not begin with a slash: it is the path, with the query if there is one."
+        raise click.BadParameter(message)
+    return uri
 
 
 def _header_value(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
@@ -78,10 +108,16 @@ def _header_value(_context: click.Context, _option: click.Parameter, value: str 
 
 
 _to = click.option(
-    "--to", "sender", metavar="URL", default=DEFAULT_URL, show_default=True, callback=_sender, help="Where to post."
+    "--to",
+    "sender",
+    metavar="URL",
+    default=DEFAULT_URL,
+    show_default=True,
+    callback=_sender,
+    help="Where to post: the whole URL, with its path.",
 )
 _uri = click.option(
-    "--uri", metavar="URI", callback=_header_value, help="What to sign, if a proxy rewrites it. [default: that of --to]"
+    "--uri", metavar="URI", callback=_signed_uri, help="What to sign, if a proxy rewrites it. [default: that of --to]"
 )
 _client = click.option(
     "--client",
@@ -105,14 +141,18 @@ def _takes_signer(command: Callable[..., None]) -> Callable[..., None]:
         help=f"Who signs: a private key. [default: {SIMULATOR_KEY_NAME} beside the keyring]",
     )
     @click.option(
-        "--key-version", metavar="N", type=click.IntRange(min=1), default=1, help="Which key it is, by default 1."
+        "--key-version", metavar="N", type=click.IntRange(min=0), default=1, help="Which key it is, by default 1."
     )
     @functools.wraps(command)
     def with_signer(*args: object, client_id: str, key_path: Path | None, key_version: int, **options: object) -> None:
-        key = _private_key(key_path or the_service().settings.keyring_path.with_name(SIMULATOR_KEY_NAME))
+        key = _private_key(key_path or _keyring_path().with_name(SIMULATOR_KEY_NAME))
         command(*args, signer=Signer(client_id, key, key_version), **options)
 
     return with_signer
+
+
+def _keyring_path() -> Path:
+    return read_keyring_path(os.environ, instance_path=Path(Flask("app", static_folder=None).instance_path))
 
 
 def _private_key(path: Path) -> RSAPrivateKey:
@@ -122,7 +162,7 @@ def _private_key(path: Path) -> RSAPrivateKey:
         raise NoKeyError(path, error) from None
 
 
-@simulator.command("keys")
+@_command("keys")
 @_client
 @click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), help="Where to put the files.")
 def make_keys(client_id: str, directory: Path | None) -> None:
@@ -130,7 +170,7 @@ def make_keys(client_id: str, directory: Path | None) -> None:
 
     Without --dir the keyring is the one the service reads, FLASK_KEYRING. Nothing is ever overwritten.
     """
-    service_path = the_service().settings.keyring_path
+    service_path = _keyring_path()
     path = directory / "keyring.toml" if directory else service_path
     try:
         make_sandbox(path, client_id=client_id)
@@ -143,7 +183,7 @@ def make_keys(client_id: str, directory: Path | None) -> None:
         click.echo(f"The service reads it with FLASK_KEYRING={path}")
 
 
-@simulator.command()
+@_command()
 @click.argument("notification_type", metavar="TYPE")
 @click.option("--auth-state", metavar="TEXT")
 @click.option("--auth-code", metavar="TEXT")
@@ -196,21 +236,26 @@ def send(
     )
     acknowledged = False
     for number, (answer, offset) in enumerate(zip(answers, itertools.accumulate(delays), strict=False), start=1):
-        click.echo(f"  {number}. after {offset}: {plain(str(answer))}")
+        click.echo(f"  {number}. after {offset}: {plain(_shown(answer))}")
         acknowledged = answer.acknowledged
     if not acknowledged:
         raise click.exceptions.Exit(1)
 
 
-@simulator.command(epilog=_CURL_EXAMPLE)
+def _shown(answer: Answer) -> str:
+    """Show an answer, and what it says to people where it is no acknowledgement."""
+    return str(answer) if answer.acknowledged or not answer.message else f"{answer}: {answer.message}"
+
+
+@_command(epilog=_CURL_EXAMPLE)
 @click.argument("file", type=click.File("rb"))
 @click.option(
     "--uri",
     metavar="URI",
     default=DEFAULT_NOTIFY_PATH,
     show_default=True,
-    callback=_header_value,
-    help="The path it will be posted to, with the query if there is one.",
+    callback=_signed_uri,
+    help="The path it will be posted to, with the query if there is one; of a URL just those are signed.",
 )
 @click.option("--request-time", metavar="TEXT", callback=_header_value, help="By default now, in epoch milliseconds.")
 @_takes_signer
@@ -225,7 +270,7 @@ def sign(file: BinaryIO, signer: Signer, uri: str, request_time: str | None) -> 
         click.echo(f"{name}: {value}")
 
 
-@simulator.command(epilog=f"\b\nScenarios:\n{_STORIES}")
+@_command(epilog=f"\b\nScenarios:\n{_STORIES}")
 @click.argument("names", metavar="SCENARIO...", nargs=-1, required=True, type=click.Choice(list(SCENARIOS)))
 @_to
 @_uri
@@ -253,7 +298,9 @@ def play(
     """
     merchant = None
     if api_key:
-        merchant = context.with_resource(Merchant(api_url or sender.url, Secret(api_key), client_id=signer.client_id))
+        merchant = context.with_resource(
+            Merchant(api_url or sender.url, Secret(api_key.strip()), client_id=signer.client_id)
+        )
     else:
         click.echo("Without an API key, the merchant's steps are left out.")
     player = Player(signer, sender, uri or sender.uri, now=lambda: datetime.now(UTC), merchant=merchant)

@@ -1,8 +1,6 @@
 """Process notifications again, dismiss and purge what nobody needs: `flask inbox process`, `dismiss` and `purge`."""
 
 import logging
-import os
-import pwd
 import re
 import sys
 from collections import Counter
@@ -16,7 +14,7 @@ from sqlalchemy.orm import Session
 from typing_extensions import override
 
 from app.cli.errors import REFUSED, Refusal
-from app.cli.groups import look_up, the_service
+from app.cli.groups import look_up, operating_user, the_service
 from app.cli.inbox import entry_id_type, find_entry, inbox
 from app.cli.options import Words
 from app.cli.pace import do_piece
@@ -32,9 +30,10 @@ from app.inbox.upkeep import (
     dismiss as dismiss_entry,
     listing,
     oldest_received_at,
-    open_ids,
     purge_batch,
+    replayable_ids,
 )
+from app.maintenance import record_run
 from app.receiver.processing import Processed
 
 _log = logging.getLogger(__name__)
@@ -49,11 +48,11 @@ _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=
 _AGE = re.compile(r"(?P<number>[0-9]{1,5})(?P<unit>[hdw])")
 
 
-class NotOpenError(Refusal):
-    """An entry that is to be processed again is concluded for good."""
+class NotReplayableError(Refusal):
+    """An entry that is to be processed again has been decided for good."""
 
     def __init__(self, entry_id: int, outcome: str) -> None:
-        open_ones = "only those that are parked, failed or dismissed can end otherwise"
+        open_ones = "only those that are parked, failed, dismissed or malformed can end otherwise"
         super().__init__(f"Entry {entry_id} is {outcome}: {open_ones}.")
 
 
@@ -90,8 +89,8 @@ class Age(click.ParamType[timedelta]):
 def process(entry_ids: tuple[int, ...], outcomes: tuple[str, ...]) -> None:
     """Process notifications again that are parked or failed, by their IDs or all of them.
 
-    One that was dismissed is processed again by its ID, or with --outcome dismissed. What that lets move is processed
-    too. Ends with 1 if one of them failed again.
+    Dismissed and malformed ones too, where they are named by ID or outcome: an upgrade may understand what was
+    malformed. What that lets move is processed as well. Ends with 1 if one of them failed again.
     """
     if entry_ids and outcomes:
         message = "Give either IDs or --outcome."
@@ -103,7 +102,7 @@ def process(entry_ids: tuple[int, ...], outcomes: tuple[str, ...]) -> None:
         look_up(partial(_require_replayable, entry_ids))
     last_id = _newest_id() if not entry_ids else 0
     with bar("Processing", last_id) as progress:
-        for entry_id in entry_ids or _ids(frozenset(map(Outcome, outcomes or OPEN_OUTCOMES)), last_id):
+        for entry_id in entry_ids or _replayable_ids(frozenset(map(Outcome, outcomes or OPEN_OUTCOMES)), last_id):
             tally.add(do_piece(partial(receiver.process, entry_id)))
             progress.update(entry_id - progress.pos)
     counts = ", ".join(f"{tally.ended[outcome]} {outcome}" for outcome in Outcome if tally.ended[outcome])
@@ -134,7 +133,7 @@ def _require_replayable(entry_ids: Iterable[int], session: Session) -> None:
     for entry_id in entry_ids:
         entry = find_entry(session, entry_id)
         if entry.outcome not in REPLAYABLE_OUTCOMES:
-            raise NotOpenError(entry_id, entry.outcome)
+            raise NotReplayableError(entry_id, entry.outcome)
 
 
 def _newest_id() -> int:
@@ -143,9 +142,9 @@ def _newest_id() -> int:
     return newest[0].id if newest else 0
 
 
-def _ids(outcomes: frozenset[Outcome], last_id: int) -> Iterator[int]:
+def _replayable_ids(outcomes: frozenset[Outcome], last_id: int) -> Iterator[int]:
     after = 0
-    while ids := look_up(partial(open_ids, outcomes=outcomes, after=after, limit=_BATCH_SIZE)):
+    while ids := look_up(partial(replayable_ids, outcomes=outcomes, after=after, limit=_BATCH_SIZE)):
         yield from (entry_id for entry_id in ids if entry_id <= last_id)
         after = ids[-1]
 
@@ -177,20 +176,10 @@ def dismiss(entry_ids: tuple[int, ...], reason: str) -> None:
             click.echo(f"Error: {error}", err=True)
             continue
         dismissed += 1
-        _log.warning("notification dismissed", extra={"entry": entry_id, "by": _operator()})
+        _log.warning("notification dismissed", extra={"entry": entry_id, "by": operating_user()})
     click.echo(f"Dismissed {dismissed}.")
     if dismissed < len(ids):
         raise click.exceptions.Exit(REFUSED)
-
-
-def _operator() -> str:
-    """Name who is at the shell, as the system knows them; behind sudo, who that was before."""
-    uid = os.environ.get("SUDO_UID") or os.getuid()
-    try:
-        return pwd.getpwuid(int(uid)).pw_name
-    except (KeyError, ValueError, OverflowError):
-        # A container may run under a number that has no name.
-        return f"uid {uid}"
 
 
 @inbox.command()
@@ -220,6 +209,7 @@ def purge(older_than: timedelta, *, yes: bool) -> None:
                 break
             after = purged.up_to
             progress.update(_seconds(oldest or before, after[0]) - progress.pos)
+    database.run(partial(record_run, name="purge", at=datetime.now(UTC)))
     click.echo(f"Purged {deleted}.")
     if ahead:
         claim = "1 entry claims" if ahead == 1 else f"{ahead} entries claim"

@@ -5,6 +5,7 @@ within seconds whatever the database does.
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,16 +19,26 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from app.database.engines import (
     POOL_SIZE,
     allow_seconds,
-    deadline,
     forgetful_settings,
+    is_there,
     make_engine,
     read_only_options,
 )
-from app.database.errors import DatabaseUnavailableError, is_transient, name_of
+from app.database.errors import DatabaseUnavailableError, UnfitDatabaseError, is_transient, name_of
 from app.database.gate import Gate
-from app.database.patience import until_free
+from app.database.patience import seconds_left, until_free, within
 
-__all__ = ["Database", "DatabaseUnavailableError", "insert", "is_transient", "until_free"]
+__all__ = [
+    "Database",
+    "DatabaseUnavailableError",
+    "UnfitDatabaseError",
+    "insert",
+    "is_transient",
+    "name_of",
+    "seconds_left",
+    "until_free",
+    "within",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +48,10 @@ ATTEMPTS_MAX = 3
 _LAST_TRY_S = 2
 #: No request works with the database for longer than this, all tries together. Most work takes milliseconds.
 REQUEST_SECONDS_MAX = 4
+#: Work that has less time than this left is not begun: waiting for a connection alone may take as long.
+_LEAST_S = 0.3
+#: Of the threads of a worker, the share that may wait for a row that somebody holds. The others are for other work.
+_WAITING_SHARE = 4
 #: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
 _PAUSE_MS = (5, 40)
 #: One that works and three that wait, for each connection: more than a worker has threads, whatever they do.
@@ -50,6 +65,11 @@ class Database:
         self.engine = make_engine(url)
         # What only reads gets by where writers wait: another's lock, a full disk.
         self._gates = {read_only: Gate(inside_max=_INSIDE_MAX) for read_only in (False, True)}
+        self.share_between(POOL_SIZE)
+
+    def share_between(self, threads: int) -> None:
+        """Say how many threads work with it: never may all of them wait for rows that somebody holds."""
+        self._waiting = threading.Semaphore(max(min(1, threads - 1), threads // _WAITING_SHARE))
 
     def run(
         self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
@@ -59,9 +79,13 @@ class Database:
         `work` must have no effect outside its session, since it may run several times. A read-only run sees one
         snapshot and never waits for writers. A command that nobody else waits for may give it more seconds.
 
-        Raises `DatabaseUnavailableError` where the database was in trouble each time, or for too long.
+        Raises `DatabaseUnavailableError` where the database was in trouble each time, or for too long, and where others
+        wait for held rows already and this one would have to.
         """
-        return until_free(lambda: self.run_briefly(work, read_only=read_only, seconds_max=seconds_max))
+        # What only reads waits for no row: somebody holds a whole table, for a moment, and nobody could make use of the
+        # place of another.
+        waiting = None if read_only else self._waiting
+        return until_free(lambda: self.run_briefly(work, read_only=read_only, seconds_max=seconds_max), waiting=waiting)
 
     def run_briefly(
         self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
@@ -107,6 +131,10 @@ class Database:
         """Say whether others wait for the database in vain, so that it is no use to join them."""
         return self._gates[False].turns_away()
 
+    def is_there(self) -> bool:
+        """Say whether there is anything to connect to: an SQLite file is made by `flask db upgrade` alone."""
+        return is_there(self.engine.url)
+
     def forgetful_settings(self) -> dict[str, str]:
         """Name the settings, with their values, under which what was committed may be gone after a power cut.
 
@@ -121,18 +149,22 @@ class Database:
 
 def _is_in_vain(error: SQLAlchemyError, started: float) -> bool:
     # Whoever waited in vain for a connection would only make the queue longer.
-    return isinstance(error, PoolTimeoutError) or time.monotonic() - started >= _LAST_TRY_S
+    if isinstance(error, PoolTimeoutError) or time.monotonic() - started >= _LAST_TRY_S:
+        return True
+    return seconds_left() < _LEAST_S
 
 
 @contextmanager
 def _limited(seconds_max: float) -> Iterator[float]:
-    """Set a time by which every wait for the database ends, and say when it began to run."""
-    started = time.monotonic()
-    token = deadline.set(started + seconds_max)
-    try:
-        yield started
-    finally:
-        deadline.reset(token)
+    """Set a time by which every wait for the database ends, and say when it began to run.
+
+    Raises `DatabaseUnavailableError` where whoever waits for this has next to no time left.
+    """
+    left = seconds_left()
+    if left < _LEAST_S:
+        raise DatabaseUnavailableError("TooLate")
+    with within(min(left, seconds_max)):
+        yield time.monotonic()
 
 
 def insert(session: Session, table: type[DeclarativeBase]) -> Any:  # noqa: ANN401 -- the dialects' common ground has no type

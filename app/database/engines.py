@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 from typing_extensions import override
 
 from app.database.messages import send_in_pipelines
+from app.database.requirements import require_postgresql, require_sqlite
 
 T = TypeVar("T")
 
@@ -124,6 +125,13 @@ def forgetful_settings(connection: Connection) -> dict[str, str]:
 def _sqlite_engine(url: URL) -> Engine:
     engine = create_engine(url, hide_parameters=True, pool_timeout=_POOL_TIMEOUT_S, pool_size=POOL_SIZE, max_overflow=0)
 
+    @event.listens_for(engine, "do_connect")
+    def require_file(_dialect: object, _record: object, _arguments: object, _options: object) -> None:
+        require_sqlite()
+        # SQLite would make an empty file of any name. Only `flask db upgrade` makes one.
+        if not is_there(url):
+            raise FileMissingError
+
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, record: Any) -> None:  # noqa: ANN401 -- SQLAlchemy's own
         # The driver's own transactions begin too late: with None, "begin" below decides.
@@ -179,6 +187,22 @@ class FileReplacedError(sqlite3.OperationalError):
     connection, as the end of the process does, puts that right.
     """
 
+    def __init__(self) -> None:
+        super().__init__("the file was moved or replaced while it was in use: restart every process that uses it")
+
+
+class FileMissingError(sqlite3.OperationalError):
+    """There is no database file where the URL says."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no such file")
+
+
+def is_there(url: URL) -> bool:
+    """Say whether there is a database to connect to; of one on a server only connecting tells."""
+    is_file = url.get_backend_name() == "sqlite" and "uri" not in url.query
+    return not is_file or Path(url.database or "").exists()
+
 
 def _identity(url: URL) -> tuple[int, int] | None:
     try:
@@ -206,7 +230,10 @@ def _postgresql_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> "_Connection":  # noqa: ANN401 -- libpq's own
-        return _Connection.connect(*arguments, **options)
+        connection = _Connection.connect(*arguments, **options)
+        with _closed_on_error(connection):
+            require_postgresql(connection.info)
+        return connection
 
     @event.listens_for(engine, "connect")
     def prepare(connection: psycopg.Connection, _record: object) -> None:

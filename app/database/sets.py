@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVarTuple, cast as typed
 from sqlalchemy import (
     JSON,
     ColumnElement,
+    CompoundSelect,
     Dialect,
     Executable,
     Insert,
@@ -47,6 +48,8 @@ Otherwise = Literal["refuse", "lock", "leave"]
 _ROWS = "rows"
 #: What a parameter, or a field of one, is called that finds a row to write to, or to take a value from.
 _KEY = "row_key"
+#: What the field of a key is called behind which rows are looked for.
+_AFTER = "after"
 
 
 class Among:
@@ -55,6 +58,8 @@ class Among:
     def __init__(self, dialect_name: str) -> None:
         self._dialect_name = dialect_name
         self._fields: dict[str, _Fields] = {}
+        #: Parameters that SQLite, too, is given as JSON.
+        self._in_json: set[str] = set()
 
     def __call__(self, name: str, *columns: QueryableAttribute[Any]) -> ColumnElement[bool]:
         """Hold where these columns of one table are among the keys that the parameter of this name brings."""
@@ -79,6 +84,46 @@ class Among:
         # Its columns come to be when they are named: here, or differently in each of the threads that need it first.
         return typed("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
 
+    def first(
+        self,
+        selected: Select[*Ts],
+        limit: int,
+        name: str,
+        *columns: QueryableAttribute[Any],
+        after: QueryableAttribute[Any],
+    ) -> Select[*Ts]:
+        """Narrow what is selected from one table, in its order, to the first few rows of each key.
+
+        A key has one value more than there are columns: rows whose `after` is not greater than that are passed over.
+        """
+        self._fields[name] = (*_fields(columns), (_AFTER, after.type))
+        if self._dialect_name == "postgresql":
+            keys = self._keys(name).subquery()
+            matches = [column == keys.c[column.key] for column in columns]
+            found = selected.where(*matches, after > keys.c[_AFTER]).limit(literal_column(str(limit))).lateral()
+            return typed("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
+        # SQLite has no lateral, and would read all rows of several keys to find the first ones of each.
+        self._in_json.add(name)
+        given = func.json_each(bindparam(name, type_=Text)).table_valued("value").alias(f"given_{name}")
+        matches = [column == _field_of(given, str(column.key)) for column in columns]
+        ids = selected.with_only_columns(after).where(*matches, after > _field_of(given, _AFTER))
+        few = ids.limit(literal_column(str(limit))).correlate(given)
+        found_rows = select(*selected.selected_columns).select_from(given).join(after.class_, after.in_(few))
+        return typed("Select[*Ts]", found_rows)
+
+    def found_by(
+        self, selected: Select[*Ts], column: QueryableAttribute[Any], found: CompoundSelect[Any]
+    ) -> Select[*Ts]:
+        """Narrow what is selected from one table to what another statement finds, looking each up by itself, as `find`.
+
+        What it finds twice is there twice.
+        """
+        if self._dialect_name != "postgresql":
+            return selected.where(column.in_(found))
+        values = found.subquery()
+        rows = selected.where(column == next(iter(values.c))).offset(literal_column("0")).lateral()
+        return typed("Select[*Ts]", select(*rows.c).select_from(values.join(rows, true())))
+
     def _keys(self, name: str) -> Select[*tuple[Any, ...]]:
         keys = _recordset(name, self._fields[name])
         # Without a word on how many they are: planned for any number, a plan is kept, and made but once.
@@ -87,7 +132,10 @@ class Among:
     def parameters(self, dialect: Dialect, keys: Mapping[str, Collection[tuple[Any, ...]]]) -> dict[str, Any]:
         """Write keys down as the parameters of the statement."""
         if self._dialect_name != "postgresql":
-            return {name: list(keys[name]) for name in self._fields}
+            return {
+                name: _json(fields, keys[name], dialect) if name in self._in_json else list(keys[name])
+                for name, fields in self._fields.items()
+            }
         return {name: _json(fields, keys[name], dialect) for name, fields in self._fields.items()}
 
 
@@ -225,6 +273,11 @@ def _recordset(parameter: str, fields: _Fields) -> TableValuedAlias:
     value = cast(bindparam(parameter, type_=Text), JSON)
     rows = func.json_to_recordset(value).table_valued(*(column(name, of_type) for name, of_type in fields))
     return rows.render_derived(name=f"given_{parameter}", with_types=True)
+
+
+def _field_of(given: TableValuedAlias, name: str) -> ColumnElement[Any]:
+    """Read a field of a key that SQLite is given as JSON."""
+    return func.json_extract(given.c.value, literal_column(f"'$.{name}'"))
 
 
 # --- the rows --------------------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """Keep every authentic notification once, however often it is delivered."""
 
+import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, literal_column, select, union_all
+from sqlalchemy import ColumnElement, literal_column, select, union_all, update
 from sqlalchemy.engine import Connection
 
 from app import tokens
@@ -58,8 +61,8 @@ class Reason(StrEnum):
 
 #: These may still end otherwise: they are replayed and never purged.
 OPEN_OUTCOMES = frozenset({Outcome.PARKED, Outcome.FAILED})
-#: These are processed again when an operator asks for it.
-REPLAYABLE_OUTCOMES = OPEN_OUTCOMES | {Outcome.DISMISSED}
+#: These can be processed again when they are named. What was malformed to one release may be understood by the next.
+REPLAYABLE_OUTCOMES = OPEN_OUTCOMES | {Outcome.DISMISSED, Outcome.MALFORMED}
 
 #: Written out rather than bound, or no database would use the partial indexes over such entries.
 IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
@@ -87,6 +90,24 @@ class Arrival:
     delivery: Delivery
     reading: Reading
     at: datetime
+    #: Transactions that were to store or count this delivery, and of which nobody knows whether they were committed.
+    attempts: list["Attempt"] = field(default_factory=list, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a transaction whose outcome is unknown, for the answer to its commit was lost, will have left on record."""
+
+    #: Of a new entry: random, as sealing is, so that no other transaction has written the same.
+    sealed_body: bytes
+    #: Whether this delivery was the first of the notification, and not one that came together with it.
+    is_first: bool
+    #: Of an entry that was on record already.
+    counted_at: datetime
+
+    def is_of(self, entry: InboxEntry) -> bool:
+        """Say whether that transaction has written this entry last."""
+        return self.sealed_body == entry.sealed_body or self.counted_at == entry.last_received_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +159,13 @@ def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
     )
 
 
+def needed_by(arrival: Arrival) -> Hashable:
+    """Name what a delivery needs locked, as far as it says so itself: two that say the same wait for the same row."""
+    notification = arrival.reading.notification
+    named = None if notification is None else notification.auth_state or notification.access_token
+    return arrival.delivery.client_id, named or arrival.delivery.body
+
+
 def known(drafts: Collection[InboxEntry]) -> list[Request]:
     """Ask which of these notifications are on record."""
     return [_KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])] if drafts else []
@@ -169,13 +197,17 @@ def number(drafts: Sequence[InboxEntry], answer: Answer) -> None:
         draft.id = ids[draft.fingerprint]
 
 
-def keep(connection: Connection, draft: InboxEntry) -> tuple[InboxEntry, bool]:
-    """Store an entry, or find the one on record and count the delivery; return it and whether it is new."""
+def keep(connection: Connection, draft: InboxEntry, attempts: Sequence[Attempt]) -> tuple[InboxEntry, bool]:
+    """Store an entry, or find the one on record and count the delivery; return it and whether this has stored it.
+
+    What one of the attempts has stored or counted already is found as that has left it.
+    """
     storing = insertion([draft], returning=_NUMBER, otherwise="leave")
     stored, found = ask(connection, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
     (entry,) = found.of(InboxEntry)
     is_new = bool(stored.rows)
-    if not is_new:
+    is_counted = any(attempt.is_of(entry) for attempt in attempts)
+    if not is_new and not is_counted:
         ask(connection, *count(Counter([entry.id]), at=draft.received_at))
     return entry, is_new
 
@@ -194,6 +226,7 @@ def save(concluded: Sequence[InboxEntry]) -> list[Request]:
     return [updating(concluded, _CHANGED_BY_PROCESSING)] if concluded else []
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = (InboxEntry.fingerprint, InboxEntry.id)
 _CHANGED_BY_PROCESSING = ("outcome", "reason", "found_state", "authorization_id", "type", "auth_state", "token_index")
 _KNOWN = Lookup(
@@ -259,27 +292,59 @@ def lock_all(connection: Connection, ids: Collection[int]) -> list[InboxEntry]:
     return locked.of(InboxEntry)
 
 
-def waiting(states: Collection[tuple[str, str]], keys: Collection[TokenKey]) -> Request:
-    """Ask, unlocked, for the parked entries that name these authStates, and for cancellations of these tokens."""
-    return _WAITING(states=states, keys=keys)
+def waiting(states: Collection[tuple[str, str, int]], keys: Collection[TokenKey], *, limit: int) -> Request:
+    """Ask, unlocked, for parked entries: of each authState the first few behind a number, and cancellations of tokens.
+
+    A token has no more than one cancellation that waits.
+    """
+    return _waiting(limit)(states=states, keys=keys)
 
 
 _FIND = Lookup(lambda among: among.find(select(InboxEntry), "ids", InboxEntry.id))
 _LOCK = Lookup(
     lambda among: select(InboxEntry).where(among("ids", InboxEntry.id)).order_by(InboxEntry.id).with_for_update()
 )
-_WAITING = Lookup(
-    lambda among: union_all(
-        among.find(select(InboxEntry).where(IS_PARKED), "states", InboxEntry.client_id, InboxEntry.auth_state),
-        among.find(
-            # A creation that names the same token is about another authorization.
-            select(InboxEntry).where(IS_PARKED, IS_CANCELLATION),
-            "keys",
-            InboxEntry.client_id,
-            InboxEntry.token_index,
-        ),
+
+
+@cache
+def _waiting(limit: int) -> Lookup:
+    return Lookup(
+        lambda among: union_all(
+            among.first(
+                select(InboxEntry).where(IS_PARKED).order_by(InboxEntry.id),
+                limit,
+                "states",
+                InboxEntry.client_id,
+                InboxEntry.auth_state,
+                after=InboxEntry.id,
+            ),
+            among.find(
+                # A creation that names the same token is about another authorization.
+                select(InboxEntry).where(IS_PARKED, IS_CANCELLATION),
+                "keys",
+                InboxEntry.client_id,
+                InboxEntry.token_index,
+            ),
+        )
     )
-)
+
+
+def park_illegal(connection: Connection, authorization_id: UUID) -> None:
+    """Let what was illegal for a locked authorization wait again: it was judged by a flow that was wrong."""
+    connection.execute(
+        update(InboxEntry)
+        .where(
+            InboxEntry.authorization_id == authorization_id,
+            InboxEntry.outcome == Outcome.REJECTED,
+            InboxEntry.reason == Reason.ILLEGAL_TRANSITION,
+        )
+        .values(outcome=Outcome.PARKED, reason=Reason.EARLY)
+    )
+
+
+def can_be_consulted(auth_state: str | None) -> bool:
+    """Say whether a consult can name this authState: half a character is kept here, but is no JSON that is taken."""
+    return auth_state is None or _LONE_SURROGATE.search(auth_state) is None
 
 
 def conclude(

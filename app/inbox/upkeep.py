@@ -1,16 +1,36 @@
 """Look through what is kept, dismiss what is not ours, and delete what has been concluded for long enough."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
 
-from sqlalchemy import delete, func, select, tuple_, union
+from sqlalchemy import delete, func, literal, select, tuple_, union, union_all
 from sqlalchemy.orm import Session
 
-from app.inbox import IS_CANCELLATION, IS_NOT_APPLIED, IS_PARKED, OPEN_OUTCOMES, Outcome
+from app.inbox import (
+    IS_CANCELLATION,
+    IS_NOT_APPLIED,
+    IS_PARKED,
+    OPEN_OUTCOMES,
+    REPLAYABLE_OUTCOMES,
+    Outcome,
+    Reason,
+)
 from app.models import AccessToken, Authorization, InboxEntry
 from app.tokens import TokenKey
+
+#: Figures count no further, so that being asked every few seconds costs milliseconds however much there is.
+COUNTED_MAX = 10_000
+
+#: Whoever parks has one of these.
+PARKED_REASONS = (Reason.UNKNOWN_AUTH_STATE, Reason.UNKNOWN_TOKEN, Reason.EARLY, Reason.UNKNOWN_TYPE)
+_AGES = {
+    "1m": timedelta(minutes=1),
+    "10m": timedelta(minutes=10),
+    "1h": timedelta(hours=1),
+    "1d": timedelta(days=1),
+}
 
 #: A deleted batch holds its row locks for well under a second.
 PURGE_BATCH_SIZE_MAX = 1000
@@ -84,7 +104,7 @@ def of_tokens(session: Session, keys: Sequence[TokenKey], *, limit: int) -> Sequ
     return session.scalars(statement).all()
 
 
-def open_ids(session: Session, outcomes: Collection[Outcome], *, after: int, limit: int) -> Sequence[int]:
+def replayable_ids(session: Session, outcomes: Collection[Outcome], *, after: int, limit: int) -> Sequence[int]:
     """List the next entries that may still end otherwise, in inbox sequence, for a replay to walk through."""
     # One outcome at a time, in the order of its index: for several at once a database sorts all there are.
     found = [
@@ -94,7 +114,7 @@ def open_ids(session: Session, outcomes: Collection[Outcome], *, after: int, lim
             .order_by(InboxEntry.id)
             .limit(limit)
         ).all()
-        for outcome in sorted(outcomes)
+        for outcome in sorted(REPLAYABLE_OUTCOMES.intersection(outcomes))
     ]
     return sorted(chain(*found))[:limit]
 
@@ -128,21 +148,44 @@ def dismiss(session: Session, entry_id: int, reason: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many entries are parked for one reason, and since when the oldest is."""
+    """How many entries are parked for one reason, for how long the oldest is, and how many for longer than an age."""
 
     reason: str
     count: int
-    oldest_received_at: datetime
+    oldest_seconds: float
+    older_than: Mapping[str, int]
 
 
-def parked_by_reason(session: Session) -> list[Waiting]:
-    """Count what is parked: the figure to be alerted by."""
-    rows = session.execute(
-        select(InboxEntry.reason, func.count(), func.min(InboxEntry.received_at).label("oldest"))
-        .where(IS_PARKED)
-        .group_by(InboxEntry.reason)
-    )
-    return [Waiting(reason or "", count, oldest) for reason, count, oldest in rows]
+def parked_by_reason(session: Session, *, now: datetime) -> list[Waiting]:
+    """Count what is parked, up to `COUNTED_MAX` for each reason, the oldest first: the figures to be alerted by."""
+    ages = list(_AGES.values())
+    selects = []
+    for reason in PARKED_REASONS:
+        oldest = (
+            select(InboxEntry.received_at)
+            .where(IS_PARKED, InboxEntry.reason == reason)
+            .order_by(InboxEntry.received_at)
+            .limit(COUNTED_MAX)
+            .subquery()
+        )
+        at = oldest.c.received_at
+        older = [func.count().filter(at < now - age) for age in ages]
+        selects.append(select(literal(reason.value), func.count(), func.min(at), *older).select_from(oldest))
+    return [
+        Waiting(
+            reason,
+            count,
+            0 if first is None else max(0, (now - first).total_seconds()),
+            dict(zip(_AGES, older, strict=True)),
+        )
+        for reason, count, first, *older in session.execute(union_all(*selects))
+    ]
+
+
+def failed_count(session: Session) -> int:
+    """Count what failed and was not replayed since, up to `COUNTED_MAX`."""
+    some = select(InboxEntry.id).where(InboxEntry.outcome == Outcome.FAILED).limit(COUNTED_MAX).subquery()
+    return session.scalars(select(func.count()).select_from(some)).one()
 
 
 #: Where a walk through the entries stands: when one was first received, and its id.

@@ -9,21 +9,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
+from uuid import UUID
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from app import inbox, metrics
+from app import authorizations, inbox, metrics
 from app.alipay.acknowledgement import Answer, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
-from app.database import Database
-from app.inbox import Arrival, Kept, Outcome
+from app.authorizations import Cause
+from app.database import Database, seconds_left, within
+from app.inbox import Arrival, Attempt, Kept, Outcome
 from app.logs import failure
 from app.models import InboxEntry
 from app.receiver import processing, reports
@@ -31,16 +33,17 @@ from app.receiver.cases import Case, Subject
 from app.receiver.crew import Crew, Promise
 from app.receiver.docket import KnownMeanwhileError
 from app.receiver.gathering import Gathering
-from app.receiver.processing import Processed
+from app.receiver.processing import Done, Processed
 from app.receiver.reports import Recorded, Report
+from app.receiver.resuming import UNFINISHED_MAX, Resumption
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)
 
 #: Each may wait for a row, without a connection. A failed entry that comes again is rare, and many at once are rarer.
 _REPLAYS_AT_ONCE_MAX = 8
-#: Whoever has waited this long for the replays of others is answered without one of its own: what it brings is stored.
-_REPLAY_WITHIN_S = 4
+#: A delivery is answered by then. What a replay would still take is left out: the entry is stored.
+_SECONDS_MAX = 4
 
 #: What is on record of a delivery, and what was settled with it.
 Stored = tuple[Kept, list[Processed]]
@@ -73,8 +76,11 @@ class Receiver:
         self._vault = vault
         self._freshness = freshness
         self._clock = clock
-        self._gathering = Gathering(self._keep_together, self._keep_alone, is_in_vain=database.is_in_vain)
+        self._gathering = Gathering(
+            self._keep_together, self._keep_alone, key=inbox.needed_by, is_in_vain=database.is_in_vain
+        )
         self._replays = Crew("replay", threads_max=_REPLAYS_AT_ONCE_MAX)
+        self._resumption = Resumption(self._resume)
 
     def receive(self, delivery: Delivery) -> Receipt:
         """Answer one delivery as `receive_later` does, and wait for it."""
@@ -88,6 +94,7 @@ class Receiver:
         """
         receipt: Promise[Receipt] = Promise()
         now = self._clock()
+        until = time.monotonic() + min(_SECONDS_MAX, seconds_left())
         try:
             verify(delivery, self._keyring)
             if self._freshness is not None:
@@ -95,37 +102,72 @@ class Receiver:
         except NotAuthenticError as refusal:
             receipt.set_result(self._not_authentic(delivery, refusal, now))
         else:
+            metrics.LAST_VERIFIED.note(delivery.client_id, now.timestamp())
             arrival = Arrival(delivery, inbox.read(delivery.body), now)
-            self._gathering.serve_later(arrival).add_done_callback(partial(self._conclude, arrival, receipt))
+            self._gathering.serve_later(arrival).add_done_callback(partial(self._conclude, arrival, receipt, until))
         return receipt
 
     def process(self, entry_id: int) -> list[Processed]:
-        """Process a stored entry that is parked, failed or dismissed again, and settle what that lets move.
+        """Process a stored entry again that is not decided for good, and settle what that lets move.
 
         Returns the entry first, then each one settled; an empty list where there is nothing to replay. Raises
         `DatabaseUnavailableError`.
         """
         now = self._clock()
-        done = self._database.run(
-            lambda session: processing.replay(session.connection(), self._vault, entry_id, now=now)
-        )
-        _tell(done)
-        return done
 
-    def record(self, report: Report, *, cause: reports.Reporter) -> Recorded:
-        """Record what the merchant learned itself, and settle what that lets move.
+        def work() -> Done:
+            return self._database.run(
+                lambda session: processing.replay(session.connection(), self._vault, entry_id, now=now)
+            )
+
+        done = self._resumption.first_finish(work)
+        _tell(done.processed)
+        self._resumption.go_on(done.unfinished)
+        return done.processed
+
+    def record(self, report: Report, *, cause: reports.Reporter, by: str | None = None) -> Recorded:
+        """Record what the merchant learned itself, and who says so, and settle what that lets move.
 
         Raises `errors.ReportRefusedError` where the report contradicts what is on record, and
         `DatabaseUnavailableError`.
         """
-        now = self._clock()
-        recorded = self._database.run(
-            lambda session: reports.record(session, self._vault, self._keyring, report, cause=cause, now=now)
-        )
-        fields = {"report": report.name, "authorization": recorded.authorization_id, "changed": recorded.changed}
+        because = Cause(cause, at=self._clock(), by=by)
+
+        def work() -> Recorded:
+            return self._database.run(
+                lambda session: reports.record(session, self._vault, self._keyring, report, cause=because)
+            )
+
+        recorded = self._resumption.first_finish(work)
+        fields = {
+            "report": report.name,
+            "authorization": recorded.authorization_id,
+            "changed": recorded.changed,
+            "cause": cause,
+            "key": by,
+        }
         _log.info("report recorded", extra=fields)
         _tell(recorded.settled)
+        self._resumption.go_on(recorded.unfinished)
         return recorded
+
+    def resume_unfinished(self) -> None:
+        """Go on, in another thread, with parked entries that any process has left to be resumed.
+
+        Raises `DatabaseUnavailableError`.
+        """
+        self._resumption.go_on(
+            self._database.run(lambda session: authorizations.unfinished(session, limit=UNFINISHED_MAX), read_only=True)
+        )
+
+    def _resume(self, authorization_id: UUID) -> bool:
+        """Resume some more parked entries, in one transaction, and say whether there are still more."""
+        now = self._clock()
+        done = self._database.run(
+            lambda session: processing.resume(session.connection(), self._vault, authorization_id, now=now)
+        )
+        _tell(done.processed)
+        return bool(done.unfinished)
 
     def _keep_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
         """Store deliveries, and process those that are the first of their notification, in one transaction.
@@ -151,9 +193,18 @@ class Receiver:
                 draft.deliveries, draft.last_received_at = times[fingerprint], latest
         # In the order in which they will be stored.
         cases = [first[fingerprint] for fingerprint in sorted(first)]
-        done = self._database.run_once(
-            lambda connection: processing.process_together(connection, self._vault, cases, times=times, now=latest)
-        )
+        try:
+            done = self._database.run_once(
+                lambda connection: processing.process_together(connection, self._vault, cases, times=times, now=latest)
+            )
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                # It may have been committed all the same.
+                for draft, arrival in zip(drafts, arrivals, strict=True):
+                    entry = first[draft.fingerprint].entry
+                    arrival.attempts.append(Attempt(entry.sealed_body, is_first=entry is draft, counted_at=latest))
+            raise
+        self._resumption.go_on(done.unfinished)
         ended = {each.entry_id: each for each in done.settled}
         kept = []
         for draft in drafts:
@@ -171,18 +222,24 @@ class Receiver:
         """
         draft = inbox.draft(self._vault, arrival)
         subject = _subject(draft, arrival)
+        this = Attempt(draft.sealed_body, is_first=True, counted_at=arrival.at)
 
-        def work(session: Session) -> Stored:
+        def work(session: Session) -> tuple[Kept, Done]:
             connection = session.connection()
-            entry, is_new = inbox.keep(connection, draft)
-            done: list[Processed] = []
+            entry, is_new = inbox.keep(connection, draft, arrival.attempts)
+            done = Done()
             if is_new and subject is not None:
                 done = processing.process(connection, self._vault, entry, subject, now=arrival.at)
-            return Kept.of(entry, is_new=is_new), done[1:]
+            is_new = is_new or any(each.is_first and each.sealed_body == entry.sealed_body for each in arrival.attempts)
+            # Only the commit is left. Whatever becomes of that, another try finds it.
+            arrival.attempts.append(this)
+            return Kept.of(entry, is_new=is_new), done
 
-        return self._database.run_briefly(work)
+        kept, done = self._database.run_briefly(work)
+        self._resumption.go_on(done.unfinished)
+        return kept, done.processed[1:]
 
-    def _conclude(self, arrival: Arrival, receipt: "Future[Receipt]", served: "Future[Stored]") -> None:
+    def _conclude(self, arrival: Arrival, receipt: "Future[Receipt]", until: float, served: "Future[Stored]") -> None:
         """Answer a delivery now that it is known what became of it."""
         if (error := served.exception()) is not None:
             # Whatever it is, nothing was stored, so nothing may be acknowledged.
@@ -190,11 +247,11 @@ class Receiver:
             self._answer(arrival, receipt, lambda: self._not_stored(arrival, error, client))
             return
         kept, settled = served.result()
-        if kept.is_new or kept.outcome is not Outcome.FAILED:
+        if not _is_to_be_replayed(kept, arrival):
             self._answer(arrival, receipt, lambda: self._stored(arrival, kept, settled))
             return
         # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
-        replay = partial(self._replay_failed, kept, until=time.monotonic() + _REPLAY_WITHIN_S)
+        replay = partial(self._replay_failed, kept, until=until)
         self._replays.do(lambda: self._answer(arrival, receipt, lambda: self._stored(arrival, replay(), settled)))
 
     def _answer(self, arrival: Arrival, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
@@ -205,12 +262,13 @@ class Receiver:
         receipt.set_result(made)
 
     def _replay_failed(self, kept: Kept, *, until: float) -> Kept:
-        """Take a redelivery as the occasion to process a failed entry again; it is stored whatever comes of it."""
+        """Take a redelivery as the occasion to process an entry again; it is stored whatever comes of it."""
         if time.monotonic() > until:
             _log.warning("replay left out", extra={"entry": kept.id})
             return kept
         try:
-            done = self.process(kept.id)
+            with within(until - time.monotonic()):
+                done = self.process(kept.id)
         except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
             _log.error("replay failed", extra={"entry": kept.id, **failure(error)})
             return kept
@@ -219,8 +277,9 @@ class Receiver:
     def _not_authentic(self, delivery: Delivery, refusal: NotAuthenticError, now: datetime) -> Receipt:
         known = delivery.client_id in self._keyring.clients
         client_id = delivery.client_id if known else "unknown"
-        metrics.SIGNATURE_FAILURES.labels(client_id, refusal.cause).inc()
-        _log.warning("delivery refused", extra={"client_id": client_id, "cause": refusal.cause})
+        metrics.SIGNATURE_FAILURES.inc(client_id, refusal.cause)
+        fields = {"client_id": client_id, "cause": refusal.cause, **asdict(delivery.origin)}
+        _log.warning("delivery refused", extra=fields)
         answer = refuse(
             delivery,
             status=401,
@@ -233,7 +292,8 @@ class Receiver:
         return Receipt(answer)
 
     def _not_stored(self, arrival: Arrival, error: BaseException, client: Client | None) -> Receipt:
-        _log.error("delivery not stored", extra={"client_id": arrival.delivery.client_id, **failure(error)})
+        fields = {"client_id": arrival.delivery.client_id, **failure(error), **asdict(arrival.delivery.origin)}
+        _log.error("delivery not stored", extra=fields)
         answer = refuse(
             arrival.delivery,
             status=503,
@@ -246,10 +306,18 @@ class Receiver:
         return Receipt(answer)
 
     def _stored(self, arrival: Arrival, kept: Kept, settled: list[Processed]) -> Receipt:
-        fields = {"entry": kept.id, "duplicate": not kept.is_new, "outcome": kept.outcome.value, "reason": kept.reason}
+        fields = {
+            "entry": kept.id,
+            "duplicate": not kept.is_new,
+            "outcome": kept.outcome.value,
+            "reason": kept.reason,
+            "request_id": arrival.delivery.origin.request_id,
+        }
         _log.info("delivery stored", extra=fields)
         if kept.is_new:
             notification = arrival.reading.notification
+            if notification is not None and not inbox.can_be_consulted(notification.auth_state):
+                _log.warning("parked for an authState that no consult can name", extra={"entry": kept.id})
             metrics.count_notification(None if notification is None else notification.type, kept.outcome)
         _tell(settled)
         client = self._keyring.client(arrival.delivery.client_id)
@@ -265,6 +333,15 @@ class Receiver:
             now=arrival.at,
         )
         return Receipt(answer, kept.id, kept.outcome, kept.reason)
+
+
+def _is_to_be_replayed(kept: Kept, arrival: Arrival) -> bool:
+    """Say whether a redelivery is the occasion to process its entry again: it failed, or can be understood by now."""
+    if kept.is_new:
+        return False
+    return kept.outcome is Outcome.FAILED or (
+        kept.outcome is Outcome.MALFORMED and arrival.reading.notification is not None
+    )
 
 
 def _as_ended(kept: Kept, settled: Processed | None) -> Kept:

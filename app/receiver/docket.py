@@ -18,16 +18,32 @@ from app import authorizations, inbox, rendezvous, tokens
 from app.alipay.notification import Notification, NotificationType
 from app.authorizations import AuthStateKey, Cause
 from app.database.messages import Request, ask
-from app.inbox import Kept, Outcome
+from app.inbox import Kept, Outcome, Reason
 from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
 from app.receiver.cases import Case, named_by
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
 
+#: Parked entries of one authorization that a transaction looks at. Judging and writing so many takes a tenth of a
+#: second, during which SQLite lets nobody else write, and a few messages each way; fewer would only make more commits.
+RESUMED_AT_ONCE_MAX = 200
+
 
 class KnownMeanwhileError(Exception):
     """What was unknown has become known since it was looked for: begin again, with its authorization locked."""
+
+
+class TooManyParkedError(Exception):
+    """More parked entries wait for what a batch names than one transaction resumes: each delivery is to go alone."""
+
+
+class UnfinishedError(Exception):
+    """Parked entries that come first are still to be resumed, in transactions of their own."""
+
+    def __init__(self, authorization_id: UUID) -> None:
+        self.authorization_id = authorization_id
+        super().__init__("Parked entries that come first are still to be resumed.")
 
 
 @dataclass
@@ -51,6 +67,10 @@ class Docket:
     _tokens: dict[TokenKey, AccessToken] = field(default_factory=dict)
     #: Entries that wait, in inbox sequence. Those that are stored name one of the authorizations or its token.
     _parked: list[InboxEntry] = field(default_factory=list)
+    #: Where more wait for an authorization than are laid out: the last one in the inbox that is.
+    _horizons: dict[UUID, int] = field(default_factory=dict)
+    #: Behind which entry each authorization had still to be resumed when it was laid out.
+    _resumed_from: dict[UUID, int] = field(default_factory=dict)
     _met: list[rendezvous.Place] = field(default_factory=list)
     #: What is to be written: by the ids of what it is of, so that each is written once.
     _changed: dict[UUID, Authorization] = field(default_factory=dict)
@@ -61,7 +81,7 @@ class Docket:
     # --- laying out, in the order of the locks ---
 
     def lock_authorizations(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
-        """Lock the authorizations that are named by authState or by token, and read their tokens.
+        """Lock the authorizations that are named by authState or by token, and read the tokens that may matter.
 
         What is not stored yet may be on record for all that: look for it on the way. Raises `KnownMeanwhileError` where
         a token has become known between the two.
@@ -70,21 +90,26 @@ class Docket:
             self.connection,
             *inbox.known(self.drafts),
             authorizations.lock_all(states, keys),
-            authorizations.tokens_of_all(states, keys),
+            authorizations.tokens_named_and_current(states, keys),
         )
         for answer in known:
             self.known = inbox.read_known(answer)
         for each in locked.of(Authorization):
             self._authorizations[each.id] = each
             self._by_auth_state[each.client_id, each.auth_state] = each
+            if each.resume_after is not None:
+                self._resumed_from[each.id] = each.resume_after
         self._take_in(found.of(AccessToken))
         if any(each.authorization_id not in self._authorizations for each in self._tokens.values()):
             raise KnownMeanwhileError
 
-    def meet(self, states: set[AuthStateKey], keys: set[TokenKey]) -> list[InboxEntry]:
+    def meet(
+        self, states: set[AuthStateKey], keys: set[TokenKey], resumed: Collection[AuthStateKey]
+    ) -> list[InboxEntry]:
         """Hold the places of what nobody knows, and find, unlocked, what waits for any of this.
 
-        Raises `KnownMeanwhileError` where somebody has just made it known.
+        Whatever names an authorization that is still to be resumed waits behind the rest, which is left to whoever
+        resumes it. Raises `KnownMeanwhileError` where somebody has just made it known.
         """
         if not states and not keys:
             return []
@@ -93,11 +118,33 @@ class Docket:
         places += [rendezvous.Place(client_id, "token", key) for client_id, key in unknown_keys]
         self._met += places
         known_meanwhile = [*tokens.find_all(unknown_keys), *authorizations.known(unknown_states)]
-        waiting = inbox.waiting(self._by_auth_state.keys(), self._tokens.keys() | keys)
+        behind = [
+            (*key, each.resume_after or 0)
+            for key, each in self._by_auth_state.items()
+            if each.resume_after is None or key in resumed
+        ]
+        waiting = inbox.waiting(behind, self._tokens.keys() | keys, limit=RESUMED_AT_ONCE_MAX + 1)
         *met, found = ask(self.connection, *rendezvous.meet(places), *known_meanwhile, waiting)
         if any(answer.rows for answer in met):
             raise KnownMeanwhileError
-        return found.of(InboxEntry)
+        return self._within_horizons(found.of(InboxEntry))
+
+    def _within_horizons(self, waiting: list[InboxEntry]) -> list[InboxEntry]:
+        """Leave out what is too much for one transaction. Raises `TooManyParkedError` where others go with it."""
+        if len(waiting) <= RESUMED_AT_ONCE_MAX:
+            return waiting
+        if self.drafts:
+            raise TooManyParkedError
+        for key, authorization in self._by_auth_state.items():
+            ids = sorted(each.id for each in waiting if (each.client_id, each.auth_state) == key)
+            if len(ids) > RESUMED_AT_ONCE_MAX:
+                self._horizons[authorization.id] = ids[RESUMED_AT_ONCE_MAX - 1]
+        return [each for each in waiting if each.auth_state is None or self._is_within_horizon(each)]
+
+    def _is_within_horizon(self, entry: InboxEntry) -> bool:
+        authorization = self._by_auth_state.get((entry.client_id, entry.auth_state or ""))
+        horizon = None if authorization is None else self._horizons.get(authorization.id)
+        return horizon is None or entry.id <= horizon
 
     def meet_more(self, waiting: Sequence[InboxEntry]) -> list[InboxEntry]:
         """Hold the places of tokens that what waits would make known, and find, unlocked, what waits for those."""
@@ -112,7 +159,10 @@ class Docket:
         places = [rendezvous.Place(client_id, "token", key) for client_id, key in more]
         self._met += places
         _, known, found = ask(
-            self.connection, *rendezvous.meet(places), *tokens.find_all(more), inbox.waiting([], more)
+            self.connection,
+            *rendezvous.meet(places),
+            *tokens.find_all(more),
+            inbox.waiting([], more, limit=RESUMED_AT_ONCE_MAX + 1),
         )
         self._take_in(known.of(AccessToken))
         return found.of(InboxEntry)
@@ -144,10 +194,23 @@ class Docket:
         return self._tokens.get((client_id, token_index))
 
     def waiting(self, authorization: Authorization) -> list[InboxEntry]:
-        """List the parked entries that name an authorization or a token of it, in inbox sequence."""
+        """List the parked entries to be resumed that name an authorization or a token of it, in inbox sequence.
+
+        What is not stored yet comes last, behind all that is not laid out.
+        """
+        first, horizon = authorization.resume_after or 0, self._horizons.get(authorization.id)
         return [
-            entry for entry in self._parked if entry.outcome == Outcome.PARKED and self._names(entry, authorization)
+            entry
+            for entry in self._parked
+            if entry.outcome == Outcome.PARKED
+            and self._names(entry, authorization)
+            and (horizon is None if entry in self.drafts else first < entry.id <= (horizon or entry.id))
         ]
+
+    @property
+    def unfinished(self) -> list[UUID]:
+        """Name the authorizations for which parked entries are still to be resumed."""
+        return [each.id for each in self._authorizations.values() if each.resume_after is not None]
 
     def _names(self, entry: InboxEntry, authorization: Authorization) -> bool:
         if entry.auth_state is not None:
@@ -163,6 +226,28 @@ class Docket:
         """Let an entry that is not stored yet wait behind all others."""
         self._parked.append(draft)
 
+    def wait_behind(self, entry: InboxEntry, authorization: Authorization) -> None:
+        """Let an entry wait until those still to be resumed have been: it is then judged as if it came last."""
+        self.conclude(entry, Outcome.PARKED, Reason.EARLY, authorization)
+        # What was stored before its locks were awaited may have been passed over meanwhile.
+        if entry not in self.drafts and entry.id <= (authorization.resume_after or 0):
+            self._leave_off(authorization, entry.id - 1)
+
+    def begin_anew(self, authorization: Authorization) -> bool:
+        """Let all that waits for an authorization be judged again, and say whether the first of it is laid out."""
+        is_laid_out = self._resumed_from.get(authorization.id, 0) == 0
+        self._leave_off(authorization, None if is_laid_out else 0)
+        return is_laid_out
+
+    def come_to_the_end(self, authorization: Authorization) -> None:
+        """Write down that all that is laid out has been judged."""
+        self._leave_off(authorization, self._horizons.get(authorization.id))
+
+    def _leave_off(self, authorization: Authorization, after: int | None) -> None:
+        if authorization.resume_after != after:
+            authorization.resume_after = after
+            self._changed[authorization.id] = authorization
+
     def conclude(
         self, entry: InboxEntry, outcome: Outcome, reason: str | None = None, authorization: Authorization | None = None
     ) -> None:
@@ -177,9 +262,12 @@ class Docket:
         self._tokens[token.client_id, token.token_index] = token
         self._made_known.append(token)
 
-    def move(self, authorization: Authorization, event: Event, entry: InboxEntry, *, at: datetime) -> None:
-        """Move an authorization because of an entry."""
-        transition = authorizations.move(authorization, event, cause=Cause("notification", at=at))
+    def move(
+        self, authorization: Authorization, event: Event, entry: InboxEntry, *, at: datetime, reason: str | None = None
+    ) -> None:
+        """Move an authorization because of an entry, which may have waited since it came."""
+        cause = Cause("notification", at=at, learned_at=entry.received_at)
+        transition = authorizations.move(authorization, event, cause=cause, reason=reason)
         self._moves.append((transition, entry))
         self._changed[authorization.id] = authorization
 
@@ -255,8 +343,9 @@ def lay_out(
 ) -> Docket:
     """Lock and read what these cases are about, and what waits for it.
 
-    A report names the authorization that it holds, a replay the entry that it is of. Raises `KnownMeanwhileError`
-    with locks held that only giving up the transaction, or a savepoint, releases.
+    A report names the authorization that it holds, whose parked entries are then resumed; a replay the entry that it
+    is of. Raises `KnownMeanwhileError` and `TooManyParkedError` with locks held that only giving up the transaction, or
+    a savepoint, releases.
     """
     docket = Docket(
         connection, vault, careful, cases, frozenset() if careful else frozenset(case.entry for case in cases)
@@ -266,7 +355,7 @@ def lay_out(
     if docket.known:
         docket.cases = [case for case in cases if case.entry.fingerprint not in docket.known]
         states, keys = named_by(docket.cases, named)
-    waiting = docket.meet(states, keys)
+    waiting = docket.meet(states, keys, named)
     waiting += docket.meet_more(waiting)
     docket.lock_waiting(waiting, replayed)
     return docket

@@ -55,6 +55,24 @@ class ConsultContradictedError(ContradictionError):
         super().__init__(f"This authState was consulted before with another {field}.")
 
 
+class FlowFollowedError(ContradictionError):
+    """A consult names a flow, and the authorization has moved in the other."""
+
+    def __init__(self, flow: str, state: str) -> None:
+        self.flow = flow
+        self.state = state
+        super().__init__(f"The flow can no longer be corrected: this authorization is {state} by the flow {flow}.")
+
+
+class AlreadyCanceledError(ReportRefusedError):
+    """A consult names an authState whose authorization has come to its end."""
+
+    code = "canceled"
+
+    def __init__(self) -> None:
+        super().__init__("The authorization of this authState is canceled for good: consult with a new authState.")
+
+
 class TokenContradictedError(ContradictionError):
     """The same token was reported before, and otherwise."""
 

@@ -8,15 +8,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from app.database import DatabaseUnavailableError, until_free
+from app.database import DatabaseUnavailableError, seconds_left, within
 from app.logs import failure
-from app.receiver.crew import Crew, Promise
+from app.receiver.crew import Crew
+from app.receiver.place import Place
+from app.receiver.singles import Singles
 
 _log = logging.getLogger(__name__)
 
@@ -26,33 +27,12 @@ R = TypeVar("R")
 #: Held locks grow with it, and what is saved hardly does any more.
 TOGETHER_MAX = 64
 
-#: Fewer than there are connections. Whoever meets a lock there makes room before it comes again.
-ALONE_AT_ONCE_MAX = 8
-#: Whoever has waited this long for others had better come again.
+#: Whoever has not been served by then had better come again.
 _SECONDS_MAX = 4
+#: What has less time left is told at once: the others that go with it need not hurry because of it.
+_LEAST_S = 1
 #: One that leads, and one that still tells those whom it has served.
 _LEADERS_MAX = 2
-
-
-@dataclass(slots=True, eq=False)
-class _Place(Generic[T, R]):
-    item: T
-    until: float
-    served: Promise[R] = field(default_factory=Promise)
-
-    def tell(self, result: R) -> None:
-        """Say what serving it gave."""
-        self._whatever_comes_of_it(partial(self.served.set_result, result))
-
-    def fail(self, error: BaseException) -> None:
-        """Say why it was not served."""
-        self._whatever_comes_of_it(partial(self.served.set_exception, error))
-
-    def _whatever_comes_of_it(self, settle: Callable[[], None]) -> None:
-        try:
-            settle()
-        except BaseException as error:  # noqa: BLE001 -- a panic in one that is called back is no affair of the others
-            _log.error("callback failed", extra=failure(error))
 
 
 class Gathering(Generic[T, R]):
@@ -63,21 +43,21 @@ class Gathering(Generic[T, R]):
         together: Callable[[Sequence[T]], Sequence[R]],
         alone: Callable[[T], R],
         *,
+        key: Callable[[T], Hashable],
         is_in_vain: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._together = together
-        self._alone = alone
+        self._key = key
         self._is_in_vain = is_in_vain
         self._clock = clock
         self._lock = threading.Lock()
         self._is_led = False
-        self._waiting: deque[_Place[T, R]] = deque()
+        self._waiting: deque[Place[T, R]] = deque()
         # They stay: a new thread for each batch would have to make its own of what a library keeps for each.
         self._leaders = ThreadPoolExecutor(_LEADERS_MAX, thread_name_prefix="leader")
-        # More than may be at work: who waits for a row keeps a thread, and nobody from being served.
-        self._loners = Crew("loner", threads_max=TOGETHER_MAX)
-        self._alone_at_once = threading.Semaphore(ALONE_AT_ONCE_MAX)
+        self._singles = Singles(alone, clock=clock)
+        self._more_leaders = Crew("leader", threads_max=_LEADERS_MAX)
 
     def serve(self, item: T) -> R:
         """Wait until this item is served. Returns, or raises, what `serve_later` says."""
@@ -88,14 +68,18 @@ class Gathering(Generic[T, R]):
 
         Where nobody is being served, that is done here and now, and others who come meanwhile are left to another
         thread. Whatever keeps some from being served together, each is then served alone, in yet other threads: one
-        that is broken, or waits for a lock that somebody holds, costs the others nothing but a moment. It is
-        `DatabaseUnavailableError` for whoever waited too long, and at once for whoever waited behind another that met
-        it, or would.
+        that is broken, or waits for a lock that somebody holds, costs the others nothing but a moment, and whatever has
+        the same key then waits behind it. It is `DatabaseUnavailableError` for whoever waited too long, and at once for
+        whoever waited behind another that met it, or would. That is within four seconds, or the time that the caller
+        has left.
 
         Whoever is called back is called by the thread that has served it and tells others after it, which holds no
         lock and leads no more: it must not take long, nor wait for another item.
         """
-        place: _Place[T, R] = _Place(item, self._clock() + _SECONDS_MAX)
+        place: Place[T, R] = Place(item, self._key(item), self._clock() + min(_SECONDS_MAX, seconds_left()))
+        if place.key in self._singles:
+            self._singles.add(place)
+            return place.served
         with self._lock:
             is_led, self._is_led = self._is_led, True
             in_vain = is_led and self._is_in_vain()
@@ -112,7 +96,7 @@ class Gathering(Generic[T, R]):
         with self._lock:
             return len(self._waiting)
 
-    def _lead(self, mine: _Place[T, R] | None = None) -> None:
+    def _lead(self, mine: Place[T, R] | None = None) -> None:
         """Serve those who wait, leave those who came meanwhile to another thread, and only then tell.
 
         What ends a leader in the middle of it is raised, and nobody waits for it: who has this place hears it so.
@@ -120,18 +104,18 @@ class Gathering(Generic[T, R]):
         places = self._next(TOGETHER_MAX)
         told: list[Callable[[], None]] = []
         try:
-            results = self._together([place.item for place in places]) if places else ()
+            results = self._serve_together(places) if places else ()
             told = [partial(place.tell, result) for place, result in zip(places, results, strict=True)]
         except DatabaseUnavailableError as unavailable:
             # Those who came meanwhile have waited for the same in vain.
             told = [partial(place.fail, unavailable) for place in [*places, *self._next()]]
         except Exception as broken:  # noqa: BLE001 -- whatever it is, whoever it belongs to will meet it alone
             _log.info("to be processed one by one", extra={"deliveries": len(places), **failure(broken)})
-            told = [partial(self._send_alone, place) for place in places]
+            told = [partial(self._singles.add, place) for place in places]
         except BaseException as panic:
             if mine is None:
                 _log.error("leader ended", extra=failure(panic))
-            told = [partial(self._send_alone, place) for place in places if place is not mine]
+            told = [partial(self._singles.add, place) for place in places if place is not mine]
             raise
         finally:
             # First, so that the database need not wait for what is done with its answers.
@@ -139,18 +123,29 @@ class Gathering(Generic[T, R]):
             for tell in told:
                 tell()
 
-    def _next(self, number: int | None = None) -> list[_Place[T, R]]:
-        """Take those who have waited longest; whoever has waited too long by now is told so."""
+    def _serve_together(self, places: Sequence[Place[T, R]]) -> Sequence[R]:
+        with within(min(place.until for place in places) - self._clock()):
+            return self._together([place.item for place in places])
+
+    def _next(self, number: int | None = None) -> list[Place[T, R]]:
+        """Take those who have waited longest.
+
+        Whoever has waited too long by now is told so, and who would only meet what one before it waits for joins that.
+        """
         now = self._clock()
-        late: list[_Place[T, R]] = []
-        places: list[_Place[T, R]] = []
+        aside: list[Callable[[], None]] = []
+        places: list[Place[T, R]] = []
         with self._lock:
-            while self._waiting and self._waiting[0].until < now:
-                late.append(self._waiting.popleft())
             while self._waiting and len(places) != number:
-                places.append(self._waiting.popleft())
-        for place in late:
-            place.fail(DatabaseUnavailableError("QueueFull"))
+                place = self._waiting.popleft()
+                if place.until - now < _LEAST_S:
+                    aside.append(partial(place.fail, DatabaseUnavailableError("QueueFull")))
+                elif place.key in self._singles:
+                    aside.append(partial(self._singles.add, place))
+                else:
+                    places.append(place)
+        for each in aside:
+            each()
         return places
 
     def _pass_on(self) -> None:
@@ -163,23 +158,4 @@ class Gathering(Generic[T, R]):
         except RuntimeError:
             # It can make no thread, or the interpreter ends; somebody waits all the same. If it leads too after all,
             # there are two who lead for a while, which does no harm.
-            self._loners.do(self._lead)
-
-    def _send_alone(self, place: _Place[T, R]) -> None:
-        self._loners.do(partial(self._serve_alone, place))
-
-    def _serve_alone(self, place: _Place[T, R]) -> None:
-        try:
-            result = until_free(partial(self._try_alone, place))
-        except BaseException as error:  # noqa: BLE001 -- whatever it is, whoever waits for it is told
-            place.fail(error)
-        else:
-            place.tell(result)
-
-    def _try_alone(self, place: _Place[T, R]) -> R:
-        if not self._alone_at_once.acquire(timeout=max(0.0, place.until - self._clock())):
-            raise DatabaseUnavailableError("QueueFull")
-        try:
-            return self._alone(place.item)
-        finally:
-            self._alone_at_once.release()
+            self._more_leaders.do(self._lead)

@@ -52,7 +52,7 @@ def _judge_authcode_created(docket: Docket, subject: Subject) -> Judgment:
     authorization = _named(docket, subject)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
-    if authorizations.auth_code(docket.vault, authorization) == subject.notification.auth_code:
+    if authorizations.knows_code(docket.vault, authorization, _given(subject.notification.auth_code)):
         return Judgment(Outcome.REDUNDANT, Reason.ALREADY_KNOWN, authorization)
     return _ask_machine(authorization, Event.AUTHCODE_CREATED)
 

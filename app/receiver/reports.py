@@ -5,30 +5,32 @@ changes nothing; one that contradicts what is on record is refused, and changes 
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import ClassVar, Literal
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from app import authorizations, tokens
+from app import authorizations, inbox, tokens
 from app.alipay.keyring import Keyring, UnknownClientError
 from app.alipay.secret import Secret
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization
+from app.receiver.docket import UnfinishedError
 from app.receiver.errors import (
+    AlreadyCanceledError,
     AuthorizationNotFoundError,
     ClientNotInKeyringError,
     ClientNotNamedError,
     ConsultContradictedError,
     EarlyReportError,
+    FlowFollowedError,
     ForeignTokenError,
     IllegalReportError,
     NothingToReplaceError,
     ReplacedOtherwiseError,
     TokenContradictedError,
 )
-from app.receiver.processing import Processed, settle
+from app.receiver.processing import Done, Processed, settle
 from app.state_machine import Event, Flow, Verdict
 from app.tokens import Grant
 from app.vault import Vault
@@ -73,6 +75,8 @@ class TokenReport:
     #: The code it was exchanged for.
     auth_code: Secret | None = None
     replaces: Secret | None = None
+    #: As the wallet masks it.
+    user_login_id: Secret | None = None
     name: ClassVar[str] = "token"
 
 
@@ -97,51 +101,66 @@ class Recorded:
     changed: bool
     #: Whether it opened the authorization.
     created: bool = False
+    #: Whether the authorization has had several codes.
+    has_other_codes: bool = False
     settled: list[Processed] = field(default_factory=list)
+    #: Authorizations for which more parked entries wait than one transaction resumes.
+    unfinished: list[UUID] = field(default_factory=list)
 
 
-def record(
-    session: Session, vault: Vault, keyring: Keyring, report: Report, *, cause: Reporter, now: datetime
-) -> Recorded:
+def record(session: Session, vault: Vault, keyring: Keyring, report: Report, *, cause: Cause) -> Recorded:
     """Record a report and settle what that lets move, in the transaction of `session`.
 
-    Raises `ReportRefusedError` with nothing changed.
+    Raises `ReportRefusedError` with nothing changed, and `UnfinishedError` where parked entries are to be resumed
+    before: they came first.
     """
     if isinstance(report, Consult):
-        return _record_consult(session, vault, keyring, report, Cause(cause, at=now))
+        return _record_consult(session, vault, keyring, report, cause)
     authorization = authorizations.lock(session, report.authorization_id)
     if authorization is None:
         raise AuthorizationNotFoundError(report.authorization_id)
+    if authorization.resume_after is not None:
+        raise UnfinishedError(authorization.id)
     changed = False
     match report:
         case AuthcodeReport():
-            changed = _record_authcode(session, vault, authorization, report.auth_code, Cause(cause, at=now))
+            changed = _record_authcode(session, vault, authorization, report.auth_code, cause)
         case TokenReport(replaces=None):
-            changed = _record_token(session, vault, authorization, report, Cause(cause, at=now))
+            changed = _record_token(session, vault, authorization, report, cause)
         case TokenReport():
-            changed = _record_refresh(session, vault, authorization, report, Cause(cause, at=now))
+            changed = _record_refresh(session, vault, authorization, report, cause)
         case CanceledReport():
-            changed = _record_canceled(session, vault, authorization, report.reason, Cause(cause, at=now))
-    settled = settle(session, vault, authorization, now=now) if changed else []
-    return Recorded(authorization.id, changed, settled=settled)
+            changed = _record_canceled(session, vault, authorization, report.reason, cause)
+    if isinstance(report, TokenReport):
+        changed |= authorizations.learn_user(vault, authorization, user_id=None, login_id=report.user_login_id)
+    has_other_codes = authorizations.has_other_codes(authorization)
+    done = settle(session, vault, authorization, now=cause.at) if changed else Done()
+    return Recorded(
+        authorization.id,
+        changed,
+        has_other_codes=has_other_codes,
+        settled=done.processed,
+        unfinished=done.unfinished,
+    )
 
 
 def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: Consult, cause: Cause) -> Recorded:
     client_id, flow = _client_and_flow(keyring, consult)
     authorization = authorizations.lock_or_meet(session, client_id, consult.auth_state)
     if authorization is not None:
-        return Recorded(authorization.id, changed=_complete_consult(authorization, consult, cause))
+        return _record_consult_again(session, vault, authorization, consult, cause)
     authorization = authorizations.begin(
         session,
         client_id=client_id,
         auth_state=consult.auth_state,
         flow=flow,
+        flow_was_said=consult.flow is not None,
         user_ref=consult.user_ref,
         customer_belongs_to=consult.customer_belongs_to,
         cause=cause,
     )
-    settled = settle(session, vault, authorization, now=cause.at)
-    return Recorded(authorization.id, changed=True, created=True, settled=settled)
+    done = settle(session, vault, authorization, now=cause.at)
+    return Recorded(authorization.id, changed=True, created=True, settled=done.processed, unfinished=done.unfinished)
 
 
 def _client_and_flow(keyring: Keyring, consult: Consult) -> tuple[str, Flow]:
@@ -155,10 +174,36 @@ def _client_and_flow(keyring: Keyring, consult: Consult) -> tuple[str, Flow]:
     return client_id, consult.flow or Flow(client.default_flow)
 
 
+def _record_consult_again(
+    session: Session, vault: Vault, authorization: Authorization, consult: Consult, cause: Cause
+) -> Recorded:
+    if authorizations.is_canceled(authorization):
+        raise AlreadyCanceledError
+    says_flow = consult.flow is not None and not authorization.flow_was_said
+    changed = _complete_consult(authorization, consult, cause)
+    if (changed or says_flow) and authorization.resume_after is not None:
+        raise UnfinishedError(authorization.id)
+    if consult.flow is None or not says_flow:
+        return Recorded(authorization.id, changed)
+    authorization.flow_was_said = True
+    if consult.flow == authorization.flow:
+        return Recorded(authorization.id, changed)
+    authorizations.correct_flow(session, authorization, consult.flow, cause=cause)
+    # What was illegal in the flow that it never had may be legal in the one that it has.
+    inbox.park_illegal(session.connection(), authorization.id)
+    done = settle(session, vault, authorization, now=cause.at)
+    return Recorded(authorization.id, changed=True, settled=done.processed, unfinished=done.unfinished)
+
+
 def _complete_consult(authorization: Authorization, consult: Consult, cause: Cause) -> bool:
     """Take a consult again: add what was unsaid before, refuse what contradicts."""
+    if consult.flow not in {None, authorization.flow}:
+        if authorization.flow_was_said:
+            raise ConsultContradictedError("flow")
+        if not authorizations.can_correct_flow(authorization):
+            raise FlowFollowedError(authorization.flow, authorization.state)
     changed = False
-    for name in ("flow", "user_ref", "customer_belongs_to"):
+    for name in ("user_ref", "customer_belongs_to"):
         said, on_record = getattr(consult, name), getattr(authorization, name)
         if said is None or said == on_record:
             continue
@@ -170,15 +215,36 @@ def _complete_consult(authorization: Authorization, consult: Consult, cause: Cau
     return changed
 
 
-_WIRE_NAMES = {"flow": "flow", "user_ref": "userRef", "customer_belongs_to": "customerBelongsTo"}
+_WIRE_NAMES = {"user_ref": "userRef", "customer_belongs_to": "customerBelongsTo"}
 
 
 def _record_authcode(session: Session, vault: Vault, authorization: Authorization, code: Secret, cause: Cause) -> bool:
-    if authorizations.auth_code(vault, authorization) == code:
+    if authorizations.knows_code(vault, authorization, code):
         return False
     _require_legal(authorization, Event.AUTHCODE_CREATED)
-    authorizations.keep_auth_code(vault, authorization, code, at=cause.at)
-    authorizations.advance(session, authorization, Event.AUTHCODE_CREATED, cause=cause)
+    _advance_to_code(session, vault, authorization, code, cause)
+    return True
+
+
+def _advance_to_code(session: Session, vault: Vault, authorization: Authorization, code: Secret, cause: Cause) -> None:
+    reason = authorizations.keep_auth_code(vault, authorization, code, received_at=cause.at, now=cause.at)
+    authorizations.advance(session, authorization, Event.AUTHCODE_CREATED, cause=cause, reason=reason)
+
+
+def _record_code_of_token(
+    session: Session, vault: Vault, authorization: Authorization, code: Secret, cause: Cause
+) -> bool:
+    """Record the code that a granted token names, as far as there is a place for it: it is never a reason to refuse."""
+    if authorizations.knows_code(vault, authorization, code):
+        return False
+    if authorizations.verdict(authorization, Event.AUTHCODE_CREATED).verdict is Verdict.LEGAL:
+        _advance_to_code(session, vault, authorization, code, cause)
+        return True
+    if authorization.sealed_auth_code is None:
+        # The direct flow has no code.
+        return False
+    authorizations.remember_code(vault, authorization, code)
+    authorization.updated_at = cause.at
     return True
 
 
@@ -187,13 +253,15 @@ def _record_token(
 ) -> bool:
     changed = False
     if report.auth_code is not None:
-        changed = _record_authcode(session, vault, authorization, report.auth_code, cause)
+        changed = _record_code_of_token(session, vault, authorization, report.auth_code, cause)
     token = _find_own(session, vault, authorization, report.grant)
     if token is not None:
         return _complete_token(vault, token, report.grant) or changed
     _require_legal(authorization, Event.TOKEN_CREATED)
     _make_known(session, vault, authorization, report.grant, cause)
-    authorizations.advance(session, authorization, Event.TOKEN_CREATED, cause=cause)
+    code = authorizations.auth_code(vault, authorization)
+    reason = authorizations.OTHER_CODE if code and report.auth_code and report.auth_code != code else None
+    authorizations.advance(session, authorization, Event.TOKEN_CREATED, cause=cause, reason=reason)
     return True
 
 

@@ -77,7 +77,7 @@ class Stage:
     def set_up(self) -> None:
         """Make the folder anew, with settings that name everything the service keeps."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(mode=0o700, parents=True)
         api_key = secrets.token_urlsafe()
         settings = {
             "FLASK_DATABASE_URL": f"sqlite:///{self.folder / 'notifyauth.db'}",

@@ -61,7 +61,8 @@ def make_sandbox(keyring_path: Path, *, client_id: str = SANDBOX_CLIENT_ID) -> N
         merchant_key=MERCHANT_KEY_NAME,
         alipay_public_key=_public_text(alipay_key),
     )
-    keyring_path.parent.mkdir(parents=True, exist_ok=True)
+    # It will hold private keys, and often the vault key too.
+    keyring_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write_once(simulator_path, _private_pem(alipay_key))
     _write_once(merchant_path, _private_pem(merchant_key))
     _write_once(keyring_path, keyring.encode())

@@ -120,6 +120,15 @@ class Answer:
         except (ValueError, LookupError, TypeError, RecursionError):
             return None
 
+    @property
+    def message(self) -> str:
+        """What the answer says to people; nothing, if it is not the kind of answer that Alipay reads."""
+        try:
+            message = json.loads(self.body)["result"]["resultMessage"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return ""
+        return message if isinstance(message, str) else ""
+
     @override
     def __str__(self) -> str:
         """Say what came back. Only the exact acknowledgement reads `200 S SUCCESS`."""

@@ -1,17 +1,27 @@
 """The doors over HTTP: Alipay's, the merchant's, and the operator's."""
 
-from flask import Flask, abort, current_app, request
+import time
+from contextlib import ExitStack
+
+from flask import Flask, abort, current_app, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.config import Settings
-from app.rsgi import REFUSAL
-from app.web import api, health, notify, openapi, problems
+from app.database import within
+from app.rsgi import RECEIVED, REFUSAL
+from app.web import api, health, notify, openapi, origin, problems
+
+#: Alipay, and a merchant's own service, hear from us by then, whatever the database does: waiting for a thread counts.
+ANSWER_SECONDS_MAX = 4
 
 
 def init_app(app: Flask, settings: Settings) -> None:
     """Open the doors."""
     # A path with a slash too many is another path: nobody is redirected, and nothing is signed for it.
     app.url_map.merge_slashes = False
+    origin.init_app(app)
+    app.before_request(_begin_in_time)
+    app.teardown_request(_end)
     app.before_request(_refuse)
     app.before_request(_require_one_first_slash)
     app.before_request(_require_method_as_written)
@@ -20,6 +30,19 @@ def init_app(app: Flask, settings: Settings) -> None:
     app.register_blueprint(openapi.blueprint)
     notify.open_door(app, settings.notify_path)
     problems.init_app(app, settings.notify_path)
+
+
+def _begin_in_time() -> None:
+    """Let all that the request waits for end within the time of an answer, which began when the request was whole."""
+    now = time.perf_counter()
+    limit = ExitStack()
+    limit.enter_context(within(ANSWER_SECONDS_MAX - (now - request.environ.get(RECEIVED, now))))
+    g.limit = limit
+
+
+def _end(_error: BaseException | None) -> None:
+    if "limit" in g:
+        g.limit.close()
 
 
 def _refuse() -> None:

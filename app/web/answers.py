@@ -23,7 +23,12 @@ class Move(Answer):
     from_: AuthorizationState | None = Field(alias="from")
     to: AuthorizationState
     cause: Literal["api", "shell", "notification"]
+    #: The name of the API key, or the user of the shell, that reported it.
+    by: str | None
+    reason: str | None
     notification_id: str | None
+    #: When the service was first told; `at` is when it was recorded, which is later for what had to wait.
+    learned_at: datetime
     at: datetime
 
 
@@ -60,6 +65,13 @@ class AuthorizationDocument(Summary):
     notifications: list[LinkedNotification]
 
 
+class TokenReportDocument(AuthorizationDocument):
+    """The authorization that a token was reported for."""
+
+    #: Whether it has had another auth code than the one on record, or than the one that the report names.
+    replaced_another: bool
+
+
 class Page(Answer):
     """A page of a listing; the next one is asked for with `cursor`."""
 
@@ -72,13 +84,17 @@ class AuthcodeDocument(Answer):
 
     auth_code: str
     received_at: datetime
+    #: Whether another code was there: the user went back and agreed again, and the newest code is the one that lives.
+    replaced_another: bool
 
 
 class TokenDocument(Answer):
-    """What a payment needs."""
+    """What a payment and a refresh need."""
 
     access_token: str
     access_token_expiry_time: datetime | None
+    refresh_token: str | None
+    refresh_token_expiry_time: datetime | None
 
 
 class FieldError(Answer):
@@ -106,7 +122,7 @@ class Alive(Answer):
 
 
 class Readiness(Answer):
-    """Whether the service can do its work, and what stands in the way."""
+    """Whether the service can do its work, and what stands in the way; tables of a newer release do not."""
 
     status: Literal["ready", "not ready"]
     checks: dict[str, str]

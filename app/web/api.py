@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+from datetime import UTC, datetime
 from http import HTTPStatus
 from uuid import UUID
 
@@ -11,11 +12,12 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, tokens
 from app.alipay.secret import Secret
+from app.alipay.token_answer import read_login_id
 from app.authorizations import Filter
 from app.documents import Document, authorization_document, authorization_summary, timestamp
 from app.models import Authorization
 from app.receiver.errors import AuthorizationNotFoundError
-from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Report, TokenReport
+from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Recorded, Report, TokenReport
 from app.service import Service
 from app.state_machine import AuthorizationState, Flow
 from app.tokens import Grant
@@ -40,7 +42,7 @@ def consult() -> Response:
         user_ref=body.user_ref,
         customer_belongs_to=body.customer_belongs_to,
     )
-    recorded = _service().receiver.record(said, cause="api")
+    recorded = _record(said)
     response = _respond(_whole(recorded.authorization_id), 201 if recorded.created else 200)
     if recorded.created:
         response.headers["Location"] = url_for("api.show", authorization_id=recorded.authorization_id)
@@ -80,7 +82,11 @@ def show_authcode(authorization_id: UUID) -> Response:
         code = authorizations.auth_code(vault, authorization)
         if code is None:
             raise ProblemError(409, "no-authcode", f"No auth code is on record; the state is {authorization.state}.")
-        return {"authCode": code.reveal(), "receivedAt": timestamp(authorization.auth_code_received_at)}
+        return {
+            "authCode": code.reveal(),
+            "receivedAt": timestamp(authorization.auth_code_received_at),
+            "replacedAnother": authorizations.has_other_codes(authorization),
+        }
 
     return _give_out("authcode", authorization_id, _service().database.run(read, read_only=True))
 
@@ -89,24 +95,33 @@ def show_authcode(authorization_id: UUID) -> Response:
 def report_authcode(authorization_id: UUID) -> Response:
     """Record the code that the redirect brought."""
     body = read_body(AuthcodeBody)
-    return _record(AuthcodeReport(authorization_id, Secret(body.auth_code)))
+    recorded = _record(AuthcodeReport(authorization_id, Secret(body.auth_code)))
+    return _respond(_whole(recorded.authorization_id))
 
 
 @blueprint.get("/authorizations/<uuid:authorization_id>/token")
 def show_token(authorization_id: UUID) -> Response:
-    """Give out the current token of an active authorization: the other door by which a secret leaves."""
+    """Give out the current token of an active authorization, and what refreshes it, until it expires."""
     require_token_key()
-    vault = _service().vault
+    vault, now = _service().vault, datetime.now(UTC)
 
     def read(session: Session) -> Document:
         authorization = _find(session, authorization_id)
         token = tokens.current(session, authorization)
         if token is None or authorization.current_state is not AuthorizationState.TOKEN_ACTIVE:
             raise ProblemError(409, "no-active-token", f"No token is active; the state is {authorization.state}.")
-        access_token = tokens.reveal(vault, token)
+        expires_at = token.access_token_expires_at
+        if expires_at is not None and expires_at <= now:
+            detail = (
+                f"The token expired at {timestamp(expires_at)}: the user must authorize again, with a new authState."
+            )
+            raise ProblemError(409, "token-expired", detail)
+        refresh_token = tokens.reveal_refresh_token(vault, token)
         return {
-            "accessToken": access_token.reveal(),
-            "accessTokenExpiryTime": timestamp(token.access_token_expires_at),
+            "accessToken": tokens.reveal(vault, token).reveal(),
+            "accessTokenExpiryTime": timestamp(expires_at),
+            "refreshToken": None if refresh_token is None else refresh_token.reveal(),
+            "refreshTokenExpiryTime": timestamp(token.refresh_token_expires_at),
         }
 
     return _give_out("token", authorization_id, _service().database.run(read, read_only=True))
@@ -122,16 +137,24 @@ def report_token(authorization_id: UUID) -> Response:
         refresh_token=_secret(body.refresh_token),
         refresh_token_expires_at=body.refresh_token_expiry_time,
     )
-    return _record(
-        TokenReport(authorization_id, grant, auth_code=_secret(body.auth_code), replaces=_secret(body.replaces))
+    recorded = _record(
+        TokenReport(
+            authorization_id,
+            grant,
+            auth_code=_secret(body.auth_code),
+            replaces=_secret(body.replaces),
+            user_login_id=read_login_id(body.user_login_id),
+        )
     )
+    return _respond({**_whole(recorded.authorization_id), "replacedAnother": recorded.has_other_codes})
 
 
 @blueprint.post("/authorizations/<uuid:authorization_id>/canceled")
 def report_canceled(authorization_id: UUID) -> Response:
     """Record a revoke that succeeded."""
     body = read_body(CanceledBody)
-    return _record(CanceledReport(authorization_id, _secret(body.reason)))
+    recorded = _record(CanceledReport(authorization_id, _secret(body.reason)))
+    return _respond(_whole(recorded.authorization_id))
 
 
 def _service() -> Service:
@@ -139,9 +162,8 @@ def _service() -> Service:
     return service
 
 
-def _record(report: Report) -> Response:
-    recorded = _service().receiver.record(report, cause="api")
-    return _respond(_whole(recorded.authorization_id))
+def _record(report: Report) -> Recorded:
+    return _service().receiver.record(report, cause="api", by=g.key_name)
 
 
 def _whole(authorization_id: UUID) -> Document:

@@ -2,11 +2,12 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from flask import current_app, g, request
 
 from app.alipay.secret import Secret
+from app.config import Settings
 from app.service import Service
 from app.web.problems import ProblemError
 
@@ -16,13 +17,18 @@ def require_key() -> None:
 
     Raises `ProblemError` 401.
     """
-    service: Service = current_app.extensions["notifyauth"]
-    scheme, _, presented = request.headers.get("Authorization", "").partition(" ")
-    name = _name_of(presented.strip(), service.settings.api_keys) if scheme.lower() == "bearer" else None
-    if name is None:
-        challenge = {"WWW-Authenticate": 'Bearer realm="notifyauth"'}
-        raise ProblemError(401, "unauthorized", "A valid API key is needed: Authorization: Bearer …", headers=challenge)
-    g.key_name = name
+    _require(_settings().api_keys.items(), "A valid API key is needed: Authorization: Bearer …")
+
+
+def require_metrics_key() -> None:
+    """Let through who holds one of the keys of the figures, or an API key.
+
+    Raises `ProblemError` 401.
+    """
+    settings = _settings()
+    # A name may stand for a key in both lists.
+    keys = [*settings.metrics_keys.items(), *settings.api_keys.items()]
+    _require(keys, "A valid key is needed (FLASK_METRICS_KEYS, FLASK_API_KEYS): Authorization: Bearer …")
 
 
 def require_token_key() -> None:
@@ -30,17 +36,30 @@ def require_token_key() -> None:
 
     Raises `ProblemError` 403.
     """
-    service: Service = current_app.extensions["notifyauth"]
-    allowed = service.settings.token_key_names
+    allowed = _settings().token_key_names
     if allowed is not None and g.key_name not in allowed:
         raise ProblemError(403, "forbidden", "This key may not read codes and tokens: FLASK_TOKEN_KEYS says which may.")
 
 
-def _name_of(presented: str, keys: Mapping[str, Secret]) -> str | None:
+def _settings() -> Settings:
+    service: Service = current_app.extensions["notifyauth"]
+    return service.settings
+
+
+def _require(keys: Iterable[tuple[str, Secret]], detail: str) -> None:
+    scheme, _, presented = request.headers.get("Authorization", "").partition(" ")
+    name = _name_of(presented.strip(), keys) if scheme.lower() == "bearer" else None
+    if name is None:
+        challenge = {"WWW-Authenticate": 'Bearer realm="notifyauth"'}
+        raise ProblemError(401, "unauthorized", detail, headers=challenge)
+    g.key_name = name
+
+
+def _name_of(presented: str, keys: Iterable[tuple[str, Secret]]) -> str | None:
     """Compare with every key, each in the same time, so that nobody learns from the time how close a guess was."""
     digest = _digest(presented)
     found = None
-    for name, key in keys.items():
+    for name, key in keys:
         if hmac.compare_digest(digest, _digest(key.reveal())):
             found = name
     return found

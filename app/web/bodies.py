@@ -1,8 +1,8 @@
 """What the merchant's interface takes: models that check it, and that OpenAPI describes it by."""
 
 import re
-from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
 
 from flask import request
 from pydantic import (
@@ -14,11 +14,15 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     WithJsonSchema,
+    field_validator,
+    model_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from app.alipay.json_text import UnreadableJsonError, json_text
 from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX, AUTH_CODE_CHARACTERS_MAX, AUTH_STATE_CHARACTERS_MAX
+from app.alipay.token_answer import is_success, read_time, slip_for
 from app.receiver.reports import (
     CLIENT_ID_CHARACTERS_MAX,
     REASON_CHARACTERS_MAX,
@@ -37,7 +41,6 @@ LIMIT_MAX = 1000
 #: How a listing writes where it goes on: the 16 bytes of an id in base64url, which leave the last four bits unused.
 CURSOR = "^[A-Za-z0-9_-]{21}[AQgw]$"
 
-_BEGINS_WITH_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -57,14 +60,10 @@ UserRef = Annotated[str, text(USER_REF_CHARACTERS_MAX)]
 
 def _time(value: object) -> datetime:
     # A number, also one written as text, does not say whether it counts seconds or milliseconds.
-    if isinstance(value, str) and _BEGINS_WITH_DATE.match(value):
-        try:
-            time = datetime.fromisoformat(value)
-            if time.tzinfo is not None:
-                return time.astimezone(UTC)
-        except (ValueError, OverflowError):
-            pass
-    raise PydanticCustomError("time", "Input should be a time as in 2027-06-06T12:12:12+08:00")
+    time = read_time(value) if isinstance(value, str) else None
+    if time is None:
+        raise PydanticCustomError("time", "Input should be a time as in 2087-06-06T12:12:12+08:00")
+    return time
 
 
 def _digits(value: object) -> object:
@@ -77,12 +76,38 @@ def _digits(value: object) -> object:
 Time = Annotated[datetime, PlainValidator(_time), WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
-class Body(BaseModel):
+class Sent(BaseModel):
     """What is sent. A field that is not known is refused: it would be a misspelled one. Errors never quote."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, strict=True, extra="forbid", frozen=True, hide_input_in_errors=True
     )
+
+
+def _describe_optional_fields(schema: dict[str, Any]) -> None:
+    """Say of each optional field that it may be empty."""
+    for name, described in schema["properties"].items():
+        if name not in schema.get("required", ()) and "anyOf" in described:
+            described["anyOf"].append({"const": ""})
+
+
+def _describe_answer(schema: dict[str, Any]) -> None:
+    _describe_optional_fields(schema)
+    schema["additionalProperties"] = True
+
+
+class Body(Sent):
+    """What is sent in a body. An optional field may be empty, as on Alipay's wire: the same as absent."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_optional_fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_what_is_empty(cls, said: Any) -> Any:  # noqa: ANN401 -- whatever JSON can say
+        if not isinstance(said, dict):
+            return said
+        optional = {to_camel(name) for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in said.items() if value != "" or name not in optional}
 
 
 class ConsultBody(Body):
@@ -101,8 +126,18 @@ class AuthcodeBody(Body):
     auth_code: AuthCode
 
 
+#: What is there must not say that there is no token.
+_RESULT = {"anyOf": [{"type": "object", "properties": {"resultStatus": {"const": "S"}}}, {"type": "null"}]}
+
+
 class TokenBody(Body):
-    """What applyToken answered with. With `authCode` the code is recorded too; with `replaces` it is a refresh."""
+    """What applyToken answered with, as it came.
+
+    With `authCode` the code is recorded too; with `replaces` it is a refresh. Of what comes beside the token,
+    `userLoginId` is kept. A field that is not known is passed over, unless it is a misspelling of one that is.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_describe_answer)
 
     access_token: Token
     access_token_expiry_time: Time | None = None
@@ -110,6 +145,26 @@ class TokenBody(Body):
     refresh_token_expiry_time: Time | None = None
     auth_code: AuthCode | None = None
     replaces: Token | None = None
+    result: Annotated[Any, WithJsonSchema(_RESULT)] = None
+    user_login_id: Any = None
+    extend_info: Any = None
+    psp_customer_info: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pass_over_what_is_new(cls, said: Any) -> Any:  # noqa: ANN401 -- whatever JSON can say
+        if not isinstance(said, dict):
+            return said
+        known = [to_camel(name) for name in cls.model_fields]
+        return {name: value for name, value in said.items() if name in known or slip_for(name, known) is not None}
+
+    @field_validator("result")
+    @classmethod
+    def _require_success(cls, result: object) -> object:
+        if not is_success(result):
+            message = "applyToken did not succeed: resultStatus is not S, so there is no token to report"
+            raise PydanticCustomError("unsuccessful", message)
+        return result
 
 
 class CanceledBody(Body):
@@ -118,7 +173,7 @@ class CanceledBody(Body):
     reason: Reason | None = None
 
 
-class ListQuery(Body):
+class ListQuery(Sent):
     """Which authorizations to list. All of it is text in a URL, so numbers are read from text."""
 
     model_config = ConfigDict(strict=False)
@@ -147,7 +202,9 @@ def read_body(model: type[B]) -> B:
     except BodyIncompleteError:
         raise ProblemError(400, "incomplete", "The body is not as long as announced.") from None
     try:
-        return model.model_validate_json(body or _absent())
+        return model.model_validate_json(json_text(body or _absent()))
+    except UnreadableJsonError as error:
+        raise ProblemError(400, "not-json", str(error)) from None
     except ValidationError as error:
         raise _problem(error) from None
 

@@ -1,22 +1,27 @@
 """The operator's doors: is it alive, can it work, and what has it done."""
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flask import Blueprint, Response, current_app
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 from typing_extensions import override
 
-from app.database import Database, DatabaseUnavailableError
-from app.inbox.upkeep import parked_by_reason
-from app.service import Service
-from app.web.bearer import require_key
+from app import metrics
+from app.alipay.keyring import KeyringError
+from app.database import DatabaseUnavailableError
+from app.inbox.upkeep import Waiting, failed_count, parked_by_reason
+from app.maintenance import last_runs
+from app.service import Service, is_ready
+from app.web.bearer import require_metrics_key
 
 blueprint = Blueprint("health", __name__)
 
@@ -31,59 +36,90 @@ def healthz() -> Response:
 def readyz() -> Response:
     """Say whether the service can do its work; a load balancer passes by one that cannot."""
     checks = _service().ready()
-    ready = set(checks.values()) == {"ok"}
+    ready = is_ready(checks)
     document = {"status": "ready" if ready else "not ready", "checks": checks}
     return Response(json.dumps(document), 200 if ready else 503, content_type="application/json")
 
 
 @blueprint.get("/metrics")
-def metrics() -> Response:
+def metrics_page() -> Response:
     """Give the figures of all workers together, for Prometheus."""
     service = _service()
     if not service.settings.metrics_open:
-        require_key()
-    pages = [generate_latest(_counters()), generate_latest(_parked(service.database))]
+        require_metrics_key()
+    registry = CollectorRegistry()
+    registry.register(_Counted(service))
+    registry.register(_LookedUp(service))
+    pages = [generate_latest(registry)]
+    if not metrics.is_shared():
+        # What Python says of this process would be another's the next time.
+        pages.append(generate_latest(REGISTRY))
     return Response(b"".join(pages), content_type=CONTENT_TYPE_LATEST)
 
 
-def _counters() -> CollectorRegistry:
-    """Take the counters of every worker where there are several, each of which keeps its own in a file."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return REGISTRY
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # prometheus-client leaves it unannotated
-    return registry
+@dataclass(eq=False)
+class _Counted(Collector):
+    """What the workers have counted."""
 
-
-def _parked(database: Database) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    registry.register(_ParkedCollector(database))
-    return registry
-
-
-class _ParkedCollector(Collector):
-    """Looks up what is parked at the moment of asking: any worker can tell it for all."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    service: Service
 
     @override
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
+        # A keyring that cannot be read now costs the names of its clients, and no figure.
+        clients: Collection[str] = ()
+        with suppress(KeyringError):
+            clients = self.service.keyring.clients
+        return metrics.figures(clients)
+
+
+@dataclass(eq=False)
+class _LookedUp(Collector):
+    """What the database holds at the moment of asking: any worker can tell it for all."""
+
+    service: Service
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        try:
+            found = self.service.database.run(_look, read_only=True)
+        except (DatabaseUnavailableError, SQLAlchemyError):
+            # The counters are worth having all the more while the database is in trouble.
+            return
         count = GaugeMetricFamily("notifyauth_parked_entries", "Entries that are parked, by reason.", labels=["reason"])
         oldest = GaugeMetricFamily(
             "notifyauth_parked_oldest_seconds", "How long the oldest parked entry has waited.", labels=["reason"]
         )
-        try:
-            waiting = self._database.run(parked_by_reason, read_only=True)
-        except (DatabaseUnavailableError, SQLAlchemyError):
-            # The counters are worth having all the more while the database is in trouble.
-            return
-        now = datetime.now(UTC)
-        for each in waiting:
+        by_age = GaugeMetricFamily(
+            "notifyauth_parked_entries_by_age",
+            "Entries that have been parked for longer than this, by reason.",
+            labels=["reason", "older_than"],
+        )
+        for each in found.parked:
             count.add_metric([each.reason], each.count)
-            oldest.add_metric([each.reason], (now - each.oldest_received_at).total_seconds())
-        yield count
-        yield oldest
+            oldest.add_metric([each.reason], each.oldest_seconds)
+            for age, older in each.older_than.items():
+                by_age.add_metric([each.reason, age], older)
+        failed = GaugeMetricFamily("notifyauth_failed_entries", "Entries whose processing failed and was not repeated.")
+        failed.add_metric([], found.failed)
+        runs = GaugeMetricFamily(
+            "notifyauth_last_run_timestamp_seconds",
+            "When maintenance last succeeded, in seconds since 1970; 0: never.",
+            labels=["maintenance"],
+        )
+        for name, at in found.runs.items():
+            runs.add_metric([name], 0 if at is None else at.timestamp())
+        yield from (count, oldest, by_age, failed, runs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    parked: list[Waiting]
+    failed: int
+    runs: Mapping[str, datetime | None]
+
+
+def _look(session: Session) -> _Found:
+    return _Found(parked_by_reason(session, now=datetime.now(UTC)), failed_count(session), last_runs(session))
 
 
 def _service() -> Service:

@@ -3,10 +3,11 @@
 import logging
 import time
 from concurrent.futures import Future
+from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, abort, current_app, request
 
 from app import metrics
 from app.alipay.acknowledgement import Answer, refuse
@@ -17,13 +18,21 @@ from app.rsgi import RECEIVED
 from app.service import Service
 from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body
 from app.web.late import LateResponse
+from app.web.origin import origin
 
 _log = logging.getLogger(__name__)
 
 
 def open_door(app: Flask, path: str) -> None:
-    """Listen for notifications at this path."""
-    app.add_url_rule(path, "notify", _notify, methods=["POST"], provide_automatic_options=False)
+    """Listen for notifications at this path, and at no other: what is signed is the path to the letter."""
+
+    def require_exact_path() -> None:
+        # Else the framework would redirect to a path with a slash at its end, or take the one for the other.
+        if request.path != path and request.path.rstrip("/") == path.rstrip("/"):
+            abort(HTTPStatus.NOT_FOUND)
+
+    app.before_request(require_exact_path)
+    app.add_url_rule(path, "notify", _notify, methods=["POST"], provide_automatic_options=False, strict_slashes=False)
 
 
 def _notify() -> Response:
@@ -31,11 +40,13 @@ def _notify() -> Response:
     try:
         receipt = _receive()
     except BodyTooLargeError:
+        _log.warning("delivery refused", extra={"cause": "too_large", **asdict(origin())})
         answer = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "PARAM_ILLEGAL", "The body is larger than 64 KiB.")
     except BodyIncompleteError:
+        _log.warning("delivery refused", extra={"cause": "incomplete", **asdict(origin())})
         answer = refusal(HTTPStatus.BAD_REQUEST, "PARAM_ILLEGAL", "The body is not as long as announced.")
     except Exception as error:  # noqa: BLE001 -- the receiver could not be made: nothing was stored, so Alipay is to send again
-        _log.error("delivery not received", extra=failure(error))
+        _log.error("delivery not received", extra={**failure(error), **asdict(origin())})
         answer = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "UNKNOWN_EXCEPTION", "Send it again.", result_status="U")
     else:
         return LateResponse(receipt, lambda response: _fill(response, receipt.result().answer, received))
@@ -59,6 +70,7 @@ def _delivery(public_path: str, body: bytes) -> Delivery:
         request_time=request.headers.get("request-time", ""),
         signature=request.headers.get("signature", ""),
         body=body,
+        origin=origin(),
     )
 
 
@@ -77,7 +89,9 @@ def refusal(status: HTTPStatus, result_code: str, message: str, *, result_status
 
 def _fill(response: Response, answer: Answer, received: float) -> None:
     """Copy an answer out, and count it."""
-    metrics.DELIVERIES.labels(answer.status).inc()
+    metrics.DELIVERIES.inc(answer.status)
+    if answer.status >= HTTPStatus.BAD_REQUEST:
+        metrics.REFUSED_REQUESTS.inc(answer.status, "notify")
     metrics.LATENCY.observe(time.perf_counter() - received)
     response.status_code = answer.status
     response.headers.update(answer.headers)

@@ -85,7 +85,7 @@ def operations(notify_path: str) -> list[Operation]:
             "post",
             f"{_ID}/tokens",
             "Report the token of applyToken, or of a refresh",
-            whole,
+            {200: answers.TokenReportDocument},
             body=bodies.TokenBody,
             problems=report,
         ),

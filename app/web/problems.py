@@ -1,14 +1,12 @@
 """Say what is wrong as a problem document (RFC 9457), or, at Alipay's door, in Alipay's words."""
 
 import json
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from app import metrics
 from app.database import DatabaseUnavailableError
 from app.logs import failure
 from app.receiver.errors import (
@@ -17,8 +15,7 @@ from app.receiver.errors import (
     ClientNotNamedError,
     ReportRefusedError,
 )
-
-_log = logging.getLogger(__name__)
+from app.web.refusals import note_failure, note_refusal
 
 #: Every code of a problem, with its title. Programs may rely on the codes.
 TITLES = {
@@ -31,20 +28,30 @@ TITLES = {
     "incomplete": "Body not as long as announced",
     "too-slow": "Body too late",
     "too-large": "Body too large",
+    "head-too-large": "Headers too large",
     "invalid": "Not as the interface asks for",
     "client-not-named": "No client named",
     "client-not-in-keyring": "No such client",
+    "canceled": "Canceled for good",
     "contradiction": "Otherwise than what is on record",
     "early": "Not legal yet",
     "illegal-transition": "Not legal",
     "no-authcode": "No auth code on record",
     "no-active-token": "No active token",
+    "token-expired": "Token expired",
     "unavailable": "Not available now",
     "internal": "A fault of the service",
 }
 
 #: What the framework refuses, or the server through it.
-_CODES = {404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "too-large", 503: "unavailable"}
+_CODES = {
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "too-slow",
+    413: "too-large",
+    431: "head-too-large",
+    503: "unavailable",
+}
 
 #: Long enough for a database to come back, short enough for a user who waits.
 _RETRY_AFTER_SECONDS = 5
@@ -75,15 +82,15 @@ def init_app(app: Flask, notify_path: str) -> None:
 
     @app.errorhandler(ProblemError)
     def _problem(problem: ProblemError) -> Response:
-        return to_response(problem)
+        return _refuse(problem)
 
     @app.errorhandler(ReportRefusedError)
     def _refused(refused: ReportRefusedError) -> Response:
-        return to_response(ProblemError(_status_of(refused), refused.code, str(refused)))
+        return _refuse(ProblemError(_status_of(refused), refused.code, str(refused)))
 
     @app.errorhandler(DatabaseUnavailableError)
     def _unavailable(error: DatabaseUnavailableError) -> Response:
-        _log.error("database unavailable", extra={"path": request.path, "error": error.cause})
+        note_failure(503, "database unavailable", {"error": error.cause})
         headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
         return to_response(ProblemError(503, "unavailable", "The database is unavailable.", headers=headers))
 
@@ -93,15 +100,21 @@ def init_app(app: Flask, notify_path: str) -> None:
         headers = {name: value for name, value in error.get_headers() if name == "Allow"}
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
+        code = _CODES.get(status, "invalid" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "internal")
+        note_refusal(status, code)
         if request.path == notify_path:
             return _in_alipays_words(status, headers)
-        code = _CODES.get(status, "invalid" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "internal")
         return to_response(ProblemError(status, code, f"{HTTPStatus(status).phrase}.", headers=headers))
 
     @app.errorhandler(Exception)
     def _fault(error: Exception) -> Response:
-        _log.error("request failed", extra={"path": request.path, **failure(error)})
+        note_failure(500, "request failed", failure(error))
         return to_response(ProblemError(500, "internal", "The service failed. Its log says where."))
+
+
+def _refuse(problem: ProblemError) -> Response:
+    note_refusal(problem.status, problem.code)
+    return to_response(problem)
 
 
 def to_response(problem: ProblemError) -> Response:
@@ -130,7 +143,6 @@ def _status_of(refused: ReportRefusedError) -> int:
 
 
 def _in_alipays_words(status: int, headers: Mapping[str, str]) -> Response:
-    metrics.DELIVERIES.labels(status).inc()
     unavailable = status == HTTPStatus.SERVICE_UNAVAILABLE
     result = {
         "resultCode": "UNKNOWN_EXCEPTION" if unavailable else "PARAM_ILLEGAL",

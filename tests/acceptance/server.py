@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import IO
 
 import urllib3
 
@@ -73,27 +74,32 @@ def flask(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedPr
 @contextmanager
 def running_server(environ: Mapping[str, str], log: Path, *options: str) -> Iterator[Server]:
     """Serve until the end of the block, ready from its beginning."""
-    port = a_free_port()
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [FLASK, "serve", "--port", str(port), *options],
-            cwd=ROOT,
-            env=_environ(environ),
-            stdout=output,
-            stderr=output,
-            text=True,
-        )
-    server = Server(process, port)
-    try:
+    with log.open("w") as output, starting_server(environ, output, *options) as server:
         wait_until_ready(server, log)
         yield server
+
+
+@contextmanager
+def starting_server(environ: Mapping[str, str], output: IO[str] | int, *options: str) -> Iterator[Server]:
+    """Serve until the end of the block; what is said goes wherever the caller wants."""
+    port = a_free_port()
+    process = subprocess.Popen(
+        [FLASK, "serve", "--port", str(port), *options],
+        cwd=ROOT,
+        env=_environ(environ),
+        stdout=output,
+        stderr=output,
+        text=True,
+    )
+    try:
+        yield Server(process, port)
     finally:
         if process.poll() is None:
             process.terminate()
         process.wait(timeout=_SECONDS_MAX)
 
 
-def wait_until_ready(server: Server, log: Path) -> None:
+def wait_until_ready(server: Server, log: Path | None = None) -> None:
     """Return once a worker answers that it can work."""
     deadline = time.monotonic() + _SECONDS_MAX
     while time.monotonic() < deadline and server.process.poll() is None:
@@ -103,7 +109,7 @@ def wait_until_ready(server: Server, log: Path) -> None:
         except urllib3.exceptions.HTTPError:
             pass
         time.sleep(0.05)
-    raise AssertionError(log.read_text())
+    raise AssertionError("" if log is None else log.read_text())
 
 
 def _environ(environ: Mapping[str, str]) -> dict[str, str]:

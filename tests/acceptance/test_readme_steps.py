@@ -57,6 +57,6 @@ def test_the_five_steps_lead_from_a_consult_to_a_cancellation(
     assert '"state": "consulted"' in output
     assert '"authCode": "281001139396"' in output
     assert '"state": "token_active"' in output
-    assert '"accessToken": "281006020901", "accessTokenExpiryTime": "2027-06-06T04:12:12.000Z"' in output
+    assert '"accessToken": "281006020901", "accessTokenExpiryTime": "2087-06-06T04:12:12.000Z"' in output
     assert '"state": "canceled"' in output
     assert "TOKEN_CANCELED" in output

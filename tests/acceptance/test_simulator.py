@@ -1,21 +1,22 @@
 """The pretend Alipay in the shell: what it sends is authentic, and its exit code says how it went."""
 
+import json
 import stat
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click.testing
 import pytest
 
-from app import create_app
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Keyring
 from app.alipay.signature import NotAuthenticError, verify
 from app.cli.simulator import simulator
-from app.config import new_vault_key
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.simulator.sender import REDELIVERY_DELAYS
+from tests.integration.shell import run_flask
 from tests.unit.simulator.endpoint import ACKNOWLEDGED, OUTAGE, Endpoint, running_endpoint
 
 Run = Callable[..., click.testing.Result]
@@ -31,17 +32,15 @@ def sandbox(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, sandbox: Path) -> Run:
-    """`flask simulator …`, with everything it reads and writes in a folder of the test's own."""
-    environ = {
-        "FLASK_DATABASE_URL": f"sqlite:///{tmp_path / 'notifyauth.db'}",
-        "FLASK_KEYRING": str(sandbox),
-        "FLASK_VAULT_KEYS": new_vault_key(),
-    }
-    runner = create_app(environ).test_cli_runner()
+def run(sandbox: Path) -> Run:
+    """`flask simulator …`, with everything it reads and writes in a folder of the test's own.
+
+    Of the service's settings it needs the keyring's, and no other.
+    """
+    environ = {"FLASK_KEYRING": f"{sandbox}\r", "FLASK_DATABASE_URL": "postgresql://db/without-its-vault-key"}
 
     def run(*arguments: str, stdin: bytes = b"") -> click.testing.Result:
-        return runner.invoke(simulator, arguments, input=stdin)
+        return click.testing.CliRunner().invoke(simulator, arguments, input=stdin, env=environ)
 
     return run
 
@@ -66,6 +65,21 @@ def test_keys_makes_the_keyring_that_the_service_reads(run: Run, sandbox: Path) 
     assert "PRIVATE" not in result.output
     assert set(Keyring.load(sandbox).clients) == {SANDBOX_CLIENT_ID}
     assert stat.S_IMODE(sandbox.with_name("simulator.pem").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(
+    "simulator" not in entry_points(group="flask.commands").names,
+    reason="the project was installed before it named this command: pip install --no-deps --editable .",
+)
+def test_it_plays_where_the_application_does_not_start(tmp_path: Path) -> None:
+    environ = {
+        "FLASK_DATABASE_URL": "postgresql://db/without-its-vault-key",
+        "FLASK_KEYRING": str(tmp_path / "keyring.toml"),
+        "FLASK_API_KEYS": "shop=",
+    }
+    assert run_flask("simulator", "keys", environ=environ).returncode == 0
+    signed = run_flask("simulator", "sign", "-", environ=environ, stdin=b"{}")
+    assert (signed.returncode, "signature: algorithm=RSA256" in signed.stdout) == (0, True)
 
 
 def test_keys_in_another_folder_says_how_the_service_finds_them(run: Run, sandbox: Path, tmp_path: Path) -> None:
@@ -107,6 +121,45 @@ def test_send_fails_unless_it_is_acknowledged(run: Run, endpoint: Endpoint) -> N
     endpoint.answers = [(200, b"success"), ACKNOWLEDGED]
     assert run("send", "TOKEN_CANCELED", "--access-token", "t-1", "--to", endpoint.url).exit_code == 1
     assert len(endpoint.deliveries) == 1
+
+
+@pytest.mark.usefixtures("keyring")
+def test_send_shows_what_a_refusal_says(run: Run, endpoint: Endpoint) -> None:
+    said = {"resultStatus": "F", "resultCode": "PARAM_ILLEGAL", "resultMessage": "accessToken \x1b is missing"}
+    endpoint.answers = [(400, json.dumps({"result": said}).encode())]
+    result = run("send", "TOKEN_CANCELED", "--to", endpoint.url)
+    assert result.exit_code == 1
+    assert r"1. after 0:00:00: 400 F PARAM_ILLEGAL: accessToken \x1b is missing" in result.output
+
+
+@pytest.mark.parametrize("url", ["localhost", "127.0.0.1:8000/notify", "http://127.0.0.1:8000"])
+def test_an_address_that_is_not_whole_is_refused_with_one_that_is(run: Run, url: str) -> None:
+    result = run("send", "TOKEN_CANCELED", "--to", url)
+    assert result.exit_code == 2
+    assert "write the whole URL" in " ".join(result.output.split())
+    assert "http://127.0.0.1:8000/alipay/notifyAuthorization" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "signed"),
+    [
+        ("https://merchant.example/alipay/notify/?a=b", "/alipay/notify/?a=b"),
+        ("HTTP://127.0.0.1:8000/a//b#part", "/a//b"),
+        ("https://merchant.example", "/"),
+        ("https://merchant.example?a=b", "/?a=b"),
+        ("/redirect?to=https://merchant.example/", "/redirect?to=https://merchant.example/"),
+    ],
+)
+def test_of_a_url_the_path_and_query_are_signed(
+    run: Run, keyring: Keyring, endpoint: Endpoint, given: str, signed: str
+) -> None:
+    headers = dict(line.split(": ", 1) for line in run("sign", "-", "--uri", given, stdin=b"{}").output.splitlines())
+    verify(
+        Delivery("POST", signed, headers["client-id"], headers["request-time"], headers["signature"], b"{}"), keyring
+    )
+    run("send", "TOKEN_CANCELED", "--uri", given, "--to", endpoint.url)
+    seen = endpoint.deliveries[0]
+    verify(Delivery("POST", signed, seen.client_id, seen.request_time, seen.signature, seen.body), keyring)
 
 
 @pytest.mark.usefixtures("keyring")
@@ -172,6 +225,8 @@ def test_play_does_not_let_a_stranger_write_on_the_terminal(run: Run, endpoint: 
         ("play",),
         ("send", "TOKEN_CANCELED", "--to", "localhost"),
         ("send", "TOKEN_CANCELED", "--client", "a b"),
+        ("send", "TOKEN_CANCELED", "--uri", "notify"),
+        ("sign", "-", "--uri", "notify"),
         ("send", "TOKEN_CANCELED", "--speed", "0"),
         ("sign", "no-such-file"),
         ("sign", "-"),

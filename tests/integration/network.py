@@ -26,6 +26,8 @@ class Network:
     _port: int
     #: Seconds that every piece of data takes.
     _delay: float = 0
+    #: How many answers to a COMMIT are still to be lost, with their connections.
+    _answers_to_lose: int = 0
     #: How probable it is that a piece of data is the last one of its connection.
     _breakage: float = 0
     _open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -53,6 +55,14 @@ class Network:
         self._breakage = probability
         yield
         self._breakage = 0
+
+    @contextmanager
+    def losing_answers_to_commits(self, number: int) -> Iterator[None]:
+        """Carry the next few commits to the server, and break their connections once it has answered."""
+        self._answers_to_lose = number
+        yield
+        assert self._answers_to_lose == 0
+        self._answers_to_lose = 0
 
     @contextmanager
     def closed(self) -> Iterator[None]:
@@ -92,6 +102,10 @@ class Network:
                 await asyncio.sleep(self._delay)
                 await self._open.wait()
                 if self._chance.random() < self._breakage:
+                    break
+                # What the server says of a COMMIT that is done.
+                if self._answers_to_lose and b"C\x00\x00\x00\x0bCOMMIT\x00" in data:
+                    self._answers_to_lose -= 1
                     break
                 writer.write(data)
         except OSError:

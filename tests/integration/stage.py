@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -140,6 +141,16 @@ class Stage:
 
         return self.database.run(show, read_only=True)
 
+    def auth_code(self, auth_state: str = "s-1") -> str | None:
+        """The code that is given out."""
+
+        def read(session: Session) -> str | None:
+            authorization = authorizations.find_all(session, auth_state)[0]
+            code = authorizations.auth_code(self.vault, authorization)
+            return None if code is None else code.reveal()
+
+        return self.database.run(read, read_only=True)
+
     def state(self, auth_state: str = "s-1") -> str:
         return str(self.document(auth_state)["state"])
 
@@ -161,8 +172,8 @@ class Stage:
         return self.database.run(lambda session: list(session.scalars(select(Rendezvous))), read_only=True)
 
     def waiting(self) -> dict[str, int]:
-        waiting = self.database.run(parked_by_reason, read_only=True)
-        return {each.reason: each.count for each in waiting}
+        waiting = self.database.run(partial(parked_by_reason, now=datetime.now(UTC)), read_only=True)
+        return {each.reason: each.count for each in waiting if each.count}
 
     @contextmanager
     def overheard(self) -> Iterator["Overheard"]:
@@ -219,7 +230,7 @@ def a_stage(database_url: str, alipay_key: RSAPrivateKey, *, clients: dict[str, 
     """A service on this database; `clients` gives the default flow of each."""
     clients = clients or {CLIENT_ID: "auto_debit"}
     keyring = Keyring(
-        {client_id: Client(client_id, flow, {1: alipay_key.public_key()}) for client_id, flow in clients.items()}
+        {client_id: Client(client_id, flow, {1: (alipay_key.public_key(),)}) for client_id, flow in clients.items()}
     )
     vault = Vault(Sealer([os.urandom(32)]), new_index_key())
     return Stage(Database(database_url), vault, alipay_key, keyring)

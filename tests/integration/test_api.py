@@ -3,19 +3,37 @@
 import json
 import logging
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from sqlalchemy.orm import Session
 
 from app import create_app
+from app.authorizations import LOGIN_ID_PLACE
+from app.models import Authorization
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.builders import an_environ
 from tests.integration.door import API_KEY, AUTHORIZATIONS, Door, problem
 
 TOKEN = {
     "accessToken": "token-1",
-    "accessTokenExpiryTime": "2027-06-06T12:12:12+08:00",
+    "accessTokenExpiryTime": "2087-06-06T12:12:12+08:00",
     "refreshToken": "refresh-1",
+    "refreshTokenExpiryTime": "2088-06-06T12:12:12+08:00",
     "authCode": "code-1",
+}
+
+#: As applyToken answers where the wallet neither ends a token nor refreshes it.
+ANSWER = {
+    "result": {"resultCode": "SUCCESS", "resultStatus": "S", "resultMessage": "success"},
+    "accessToken": "token-1",
+    "accessTokenExpiryTime": "9999-12-31T23:59:59-08:00",
+    "refreshToken": "",
+    "refreshTokenExpiryTime": "",
+    "userLoginId": "some***@example.com",
+    "extendInfo": '{"a": "b"}',
+    "pspCustomerInfo": {"pspName": "GCASH", "pspCustomerId": "1"},
+    "somethingNew": ["whatever"],
 }
 
 
@@ -69,7 +87,12 @@ def test_a_whole_life_by_reports(door: Door) -> None:
     assert code.get_json()["authCode"] == "code-1"
     assert door.post(door.at(authorization, "tokens"), TOKEN).get_json()["state"] == "token_active"
     token = door.get(door.at(authorization, "token"))
-    assert token.get_json() == {"accessToken": "token-1", "accessTokenExpiryTime": "2027-06-06T04:12:12.000Z"}
+    assert token.get_json() == {
+        "accessToken": "token-1",
+        "accessTokenExpiryTime": "2087-06-06T04:12:12.000Z",
+        "refreshToken": "refresh-1",
+        "refreshTokenExpiryTime": "2088-06-06T04:12:12.000Z",
+    }
     refreshed = {"accessToken": "token-2", "replaces": "token-1"}
     assert door.post(door.at(authorization, "tokens"), refreshed).status_code == 200
     assert door.get(door.at(authorization, "token")).get_json()["accessToken"] == "token-2"
@@ -101,9 +124,14 @@ def test_the_same_report_again_answers_200_and_changes_nothing(door: Door, repor
 @pytest.mark.parametrize(
     ("told", "given"),
     [
-        ("2027-06-06T00:12:12.5+08:00", "2027-06-05T16:12:12.500Z"),
-        ("2027-06-06T12:12Z", "2027-06-06T12:12:00.000Z"),
+        ("2087-06-06T00:12:12.5+08:00", "2087-06-05T16:12:12.500Z"),
+        ("2087-06-06T12:12Z", "2087-06-06T12:12:00.000Z"),
         ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.000Z"),
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.000Z"),
+        ("9999-12-31T23:59:59-08:00", "9999-12-31T23:59:59.000Z"),
+        ("10000-01-01T00:00:00+08:00", "9999-12-31T23:59:59.000Z"),
+        ("+12000-02-29T12:12:12.1234567Z", "9999-12-31T23:59:59.000Z"),
+        ("+002087-06-06T12:12:12Z", "2087-06-06T12:12:12.000Z"),
     ],
 )
 def test_times_are_given_in_utc(door: Door, told: str, given: str) -> None:
@@ -111,6 +139,58 @@ def test_times_are_given_in_utc(door: Door, told: str, given: str) -> None:
     report = TOKEN | {"accessTokenExpiryTime": told}
     assert [door.post(door.at(authorization, "tokens"), report).status_code for _ in range(2)] == [200, 200]
     assert door.get(door.at(authorization, "token")).get_json()["accessTokenExpiryTime"] == given
+
+
+def test_an_answer_of_apply_token_is_taken_as_it_came_and_again(door: Door) -> None:
+    authorization = door.consult("s-1", flow="direct")
+    first, again = (door.post(door.at(authorization, "tokens"), ANSWER) for _ in range(2))
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.get_json() == again.get_json()
+    assert door.get(door.at(authorization, "token")).get_json() == {
+        "accessToken": "token-1",
+        "accessTokenExpiryTime": "9999-12-31T23:59:59.000Z",
+        "refreshToken": None,
+        "refreshTokenExpiryTime": None,
+    }
+
+
+def test_the_login_id_of_an_answer_is_kept_sealed(door: Door) -> None:
+    authorization = door.consult("s-1", flow="direct")
+    assert str(ANSWER["userLoginId"]) not in door.post(door.at(authorization, "tokens"), ANSWER).text
+
+    def login_id(session: Session) -> str:
+        row = session.get_one(Authorization, UUID(authorization["id"]))
+        assert row.sealed_login_id is not None
+        return door.service.vault.open_text(row.sealed_login_id, place=LOGIN_ID_PLACE, row=row.id.bytes)
+
+    assert door.service.database.run(login_id, read_only=True) == ANSWER["userLoginId"]
+
+
+@pytest.mark.parametrize("login_id", ["", "x" * 65, 7, None, {}])
+def test_a_bad_login_id_is_no_reason_to_refuse_a_token(door: Door, login_id: object) -> None:
+    authorization = door.consult("s-1", flow="direct")
+    assert door.post(door.at(authorization, "tokens"), ANSWER | {"userLoginId": login_id}).status_code == 200
+
+
+def test_an_optional_field_that_is_empty_is_absent(door: Door) -> None:
+    consult = {"authState": "s-1", "clientId": "", "flow": "", "userRef": "", "customerBelongsTo": ""}
+    authorization = door.post(AUTHORIZATIONS, consult).get_json()
+    assert (authorization["userRef"], authorization["customerBelongsTo"]) == (None, None)
+    report = {"accessToken": "token-1", "accessTokenExpiryTime": "", "authCode": "code-1", "replaces": ""}
+    assert door.post(door.at(authorization, "tokens"), report).get_json()["state"] == "token_active"
+    assert door.post(door.at(authorization, "canceled"), {"reason": ""}).get_json()["state"] == "canceled"
+
+
+def test_a_token_can_be_read_until_it_expires(door: Door) -> None:
+    authorization = door.consult()
+    door.post(door.at(authorization, "tokens"), TOKEN | {"accessTokenExpiryTime": "2026-01-01T00:00:00Z"})
+    refused = door.get(door.at(authorization, "token"))
+    assert problem(refused) == (409, "token-expired")
+    assert "2026-01-01T00:00:00.000Z" in refused.get_json()["detail"]
+    assert not any(secret in refused.text for secret in ("token-1", "refresh-1"))
+    refresh = {"accessToken": "token-2", "replaces": "token-1", "accessTokenExpiryTime": "2087-01-01T00:00:00Z"}
+    door.post(door.at(authorization, "tokens"), refresh)
+    assert door.get(door.at(authorization, "token")).get_json()["accessToken"] == "token-2"
 
 
 def test_a_revoke_may_be_reported_without_a_body(door: Door) -> None:
@@ -186,6 +266,7 @@ def test_a_secret_is_given_out_uncached_and_the_reading_is_logged(door: Door, ca
     assert {str(record.authorization) for record in read} == {authorization["id"]}  # type: ignore[attr-defined]
     logged = " ".join(str(vars(record)) for record in caplog.records)
     assert "token-1" not in logged
+    assert "refresh-1" not in logged
     assert "code-1" not in logged
 
 

@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from app.alipay.delivery import BODY_BYTES_MAX
+from app.alipay.json_text import NESTING_MAX
 from app.models import Authorization
 from tests.builders import an_environ
 from tests.integration.door import API_KEY, AUTHORIZATIONS, Door, problem
@@ -85,6 +86,11 @@ def test_an_api_without_keys_refuses_everyone(sqlite_url: str, keyring: Path) ->
         ("tokens", {"accessToken": "t", "accessTokenExpiryTime": "2027-06-06T12:12:12"}, "accessTokenExpiryTime"),
         ("tokens", {"accessToken": "t", "refreshTokenExpiryTime": "soon"}, "refreshTokenExpiryTime"),
         ("tokens", {"accessToken": "t", "access_token_expiry_time": None}, "access_token_expiry_time"),
+        ("tokens", {"accessToken": "t", "replace": "old"}, "replace"),
+        ("tokens", {"accessToken": "t", "refreshtoken": "r"}, "refreshtoken"),
+        ("tokens", {"accessToken": ""}, "accessToken"),
+        ("tokens", {"accessToken": "t", "result": {"resultStatus": "U"}}, "result"),
+        ("tokens", {"accessToken": "t", "result": "S"}, "result"),
         ("canceled", {"reason": "x" * 257}, "reason"),
         ("canceled", [], ""),
     ],
@@ -107,6 +113,42 @@ def test_what_was_sent_is_never_quoted(door: Door) -> None:
 @pytest.mark.parametrize("data", [b"{", b"\xff", b"[" * 60_000, b"nonsense"])
 def test_what_is_not_json_is_refused(door: Door, data: bytes) -> None:
     assert problem(door.post(AUTHORIZATIONS, data=data)) == (400, "not-json")
+
+
+@pytest.mark.parametrize("field", ["extendInfo", "somethingNew"])
+def test_json_may_nest_as_deep_as_in_a_notification_and_no_deeper(door: Door, field: str) -> None:
+    path = door.at(door.consult("s-1", flow="direct"), "tokens")
+    report = '{"accessToken": "t", "%s": %s}'
+    levels = NESTING_MAX - 1
+    too_deep = report % (field, "[" * (levels + 1) + "]" * (levels + 1))
+    refused = door.post(path, data=too_deep.encode())
+    assert problem(refused) == (400, "not-json")
+    assert "nested deeper than 64 levels" in refused.get_json()["detail"]
+    assert door.post(path, data=(report % (field, "[" * levels + "]" * levels)).encode()).status_code == 200
+
+
+@pytest.mark.parametrize("value", ["9" * 5_000, "NaN", "1e999999", '"\\ud800"', "-" * 99, "0x1", "01"])
+def test_a_number_or_text_that_json_or_python_does_not_have_is_no_fault_of_ours(door: Door, value: str) -> None:
+    path = door.at(door.consult("s-1", flow="direct"), "tokens")
+    answer = door.post(path, data=f'{{"accessToken": "t", "extendInfo": {value}}}'.encode())
+    assert answer.status_code == 200 or problem(answer) == (400, "not-json")
+
+
+def test_a_byte_order_mark_before_a_body_is_passed_over(door: Door) -> None:
+    assert door.post(AUTHORIZATIONS, data=b'\xef\xbb\xbf{"authState": "s-1"}').status_code == 201
+
+
+def test_an_answer_of_apply_token_that_has_no_token_is_refused_with_a_sentence(door: Door) -> None:
+    answer = {"result": {"resultCode": "INVALID_AUTHCODE", "resultStatus": "F", "resultMessage": "…"}}
+    refused = door.post(door.at(door.consult(), "tokens"), answer)
+    assert problem(refused) == (422, "invalid")
+    said = {each["field"]: each["message"] for each in refused.get_json()["errors"]}
+    assert said["result"] == "applyToken did not succeed: resultStatus is not S, so there is no token to report"
+
+
+def test_a_parameter_that_is_empty_is_refused_and_lists_nothing(door: Door) -> None:
+    """An empty variable in a URL must not list the authorizations of everybody."""
+    assert problem(door.get(f"{AUTHORIZATIONS}?userRef=")) == (422, "invalid")
 
 
 def test_a_body_may_be_as_large_as_the_limit_and_no_larger(door: Door) -> None:
@@ -144,8 +186,12 @@ def test_a_body_that_was_cut_short_reports_nothing(door: Door) -> None:
         "2027-06-31T12:12:12Z",
         "1812254400",
         1812254400,
-        "9999-12-31T23:59:59-01:00",
+        "10000-02-30T00:00:00Z",
+        "12027-06-06T12:12:12",
         "0001-01-01T00:00:00+05:00",
+        "0000-12-31T23:59:59Z",
+        "-2027-06-06T12:12:12Z",
+        "9999999999-01-01T00:00:00Z",
     ],
     ids=repr,
 )

@@ -1,5 +1,6 @@
 """An entry that breaks while others are settled or replayed breaks alone, and leaves nothing of itself."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ def test_a_settled_entry_that_breaks_after_its_move_has_not_moved(
 ) -> None:
     stage.notify(authcode_created("s-1", "code-1"))
     stage.notify(authcode_created("s-1", "code-2"))
-    break_once(monkeypatch, authorizations, "learn_user")
+    # Once with the others, and once more alone.
+    break_once(monkeypatch, authorizations, "learn_user", times=2)
     stage.consult()
     assert stage.outcomes() == [("failed", "ValueError"), ("applied", None)]
     assert [move[1] for move in stage.moves()] == ["consult", "authcode_created"]
@@ -92,12 +94,21 @@ def test_a_replay_that_breaks_leaves_alone_what_another_has_concluded(
     stage.database.close()
 
 
-def break_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, first: Any = lambda: None) -> None:  # noqa: ANN401 -- a module, and whatever is to come first
-    """Break a function the first time that it is called."""
-    real = getattr(owner, name)
+def break_once(
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,  # noqa: ANN401 -- a module
+    name: str,
+    *,
+    first: Callable[[], None] = lambda: None,
+    times: int = 1,
+) -> None:
+    """Break a function the first time, or times, that it is called."""
+    real, left = getattr(owner, name), [times]
 
     def broken(*_: object, **__: object) -> None:
-        monkeypatch.setattr(owner, name, real)
+        left[0] -= 1
+        if not left[0]:
+            monkeypatch.setattr(owner, name, real)
         first()
         raise ValueError
 

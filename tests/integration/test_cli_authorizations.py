@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from app import create_app
+from app.cli.groups import operating_user
 from app.cli.records import SECRET_CHARACTERS_MAX
 from app.models import InboxEntry
 from app.simulator.draft import authcode_created, token_canceled, token_created
@@ -66,10 +67,42 @@ def test_the_same_consult_again_is_nothing_new(shell: Shell) -> None:
 
 
 def test_a_contradicting_consult_is_refused(shell: Shell) -> None:
-    consult(shell)
+    consult(shell, "s-1", "--flow", "auto_debit")
     result = shell.run("authorizations", "consult", "s-1", "--flow", "direct")
     assert result.exit_code == 1
     assert "another flow" in result.stderr
+
+
+def test_a_flow_that_was_left_unsaid_is_corrected_and_what_waited_is_told(shell: Shell) -> None:
+    consult(shell)
+    entry_id = shell.notify(token_created("s-1", "token-1"))
+    said = shell.ask("authorizations", "consult", "s-1", "--flow", "direct")
+    assert f"Notification {entry_id} waited for this, and was applied." in said
+    shown = shell.ask("authorizations", "show", "s-1")
+    assert "flow corrected from auto_debit to direct" in shown
+
+
+def test_a_consult_for_what_is_canceled_is_refused(shell: Shell) -> None:
+    consult(shell, "s-1", "--flow", "direct")
+    shell.notify(token_created("s-1", "token-1"))
+    shell.notify(token_canceled("token-1"))
+    result = shell.run("authorizations", "consult", "s-1")
+    assert result.exit_code == 1
+    assert "new authState" in result.stderr
+
+
+def test_a_report_from_a_shell_names_who_ran_it(shell: Shell) -> None:
+    consult(shell)
+    (move,) = shell.json("authorizations", "show", "s-1")["history"]
+    assert (move["cause"], move["by"]) == ("shell", operating_user())
+    assert f"shell {operating_user()}" in shell.ask("authorizations", "show", "s-1")
+
+
+def test_a_second_code_is_told_of(shell: Shell) -> None:
+    consult(shell)
+    shell.notify(authcode_created("s-1", "code-1"))
+    said = shell.ask("authorizations", "record", "authcode", "s-1", stdin="code-2")
+    assert "another auth code" in said
 
 
 def test_consult_settles_what_waited_for_it(shell: Shell) -> None:
@@ -143,6 +176,21 @@ def test_a_refresh_replaces_the_old_token(shell: Shell) -> None:
     assert state(shell) == "token_active"
 
 
+def test_an_answer_of_apply_token_is_taken_as_it_came(shell: Shell) -> None:
+    consult(shell, "s-1", "--flow", "direct")
+    answer = {
+        "result": {"resultCode": "SUCCESS", "resultStatus": "S", "resultMessage": "success"},
+        "accessToken": "token-1",
+        "accessTokenExpiryTime": "9999-12-31T23:59:59-08:00",
+        "refreshToken": "",
+        "userLoginId": "some***@example.com",
+        "extendInfo": '{"a": "b"}',
+        "pspCustomerInfo": {"pspName": "GCASH"},
+    }
+    assert record(shell, "token", stdin="\ufeff" + json.dumps(answer)) == "Recorded: s-1 is token_active.\n"
+    assert record(shell, "token", stdin=json.dumps(answer)).startswith("Nothing new: ")
+
+
 def test_a_revoke_takes_its_reason_from_stdin(shell: Shell) -> None:
     consult(shell, "s-1", "--flow", "direct")
     record(shell, "token", stdin="token-1")
@@ -160,6 +208,9 @@ def test_a_report_that_is_early_is_refused_and_changes_nothing(shell: Shell) -> 
 @pytest.mark.parametrize(
     ("stdin", "problem"),
     [
+        ('{"result": {"resultStatus": "F", "resultCode": "INVALID_AUTHCODE"}}', "applyToken did not succeed"),
+        ('{"accessToken": "sEcReT", "refreshtoken": "sEcReT"}', "refreshtoken is none of"),
+        ("{" + '"a": {' * 65, "nested deeper than 64 levels"),
         ("", "accessToken is missing"),
         ("\n", "accessToken is missing"),
         ("one\ntwo\n", "several lines"),
@@ -331,7 +382,9 @@ def test_show_prints_the_document_of_the_api(shell: Shell) -> None:
     consult(shell)
     shell.notify(authcode_created("s-1", "code-1"))
     document = shell.json("authorizations", "show", "s-1")
-    assert set(document["history"][1]) == {"sequence", "event", "from", "to", "cause", "notificationId", "at"}
+    assert set(document["history"][1]) == {
+        *("sequence", "event", "from", "to", "cause", "by", "reason", "notificationId", "learnedAt", "at")
+    }
     assert set(document["notifications"][0]) == {"id", "type", "outcome", "reason", "deliveries", "receivedAt"}
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from app import create_app
-from app.alipay.keyring import Keyring, fingerprint
-from app.config import VAULT_KEY_BYTES, new_vault_key
+from app.alipay.keyring import Keyring, fingerprint, load_private_key
+from app.config import DEFAULT_NOTIFY_PATH, VAULT_KEY_BYTES, new_vault_key
 from app.service import Service
 from app.simulator.draft import authcode_created
-from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.simulator.keys import SANDBOX_CLIENT_ID, make_sandbox
+from app.simulator.sender import Signer
 from tests.builders import an_environ
 from tests.integration.shell import Shell
 
@@ -30,7 +31,7 @@ def test_show_gives_fingerprints_and_never_a_key(shell: Shell) -> None:
                 "clientId": SANDBOX_CLIENT_ID,
                 "defaultFlow": "auto_debit",
                 "alipayPublicKeys": [
-                    {"version": 1, "fingerprint": fingerprint(client.alipay_public_key(1)), "newest": True}
+                    {"version": 1, "fingerprint": fingerprint(client.keys_of_version(1)[0]), "newest": True}
                 ],
                 "signsAcknowledgements": True,
             }
@@ -38,7 +39,7 @@ def test_show_gives_fingerprints_and_never_a_key(shell: Shell) -> None:
         "vaultKeys": [{"id": shell.service.sealer.key_ids[0], "seals": True}],
     }
     shown = shell.ask("keys", "show")
-    assert fingerprint(client.alipay_public_key(1)) in shown
+    assert fingerprint(client.keys_of_version(1)[0]) in shown
     assert "PRIVATE" not in shown
     assert "MII" not in shown
 
@@ -86,3 +87,24 @@ def test_reseal_says_which_key_is_missing(shell: Shell) -> None:
     result = shell.run("keys", "reseal")
     assert result.exit_code == 2
     assert "FLASK_VAULT_KEYS does not open this database." in result.stderr
+
+
+def test_every_key_of_a_list_is_shown_and_verifies_as_version_0_too(
+    database_url: str, keyring: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "keyring.toml"
+    make_sandbox(path)
+    own = next(line for line in path.read_text().splitlines() if line.startswith("1 =")).removeprefix("1 = ")
+    other = next(line for line in keyring.read_text().splitlines() if line.startswith("1 =")).removeprefix("1 = ")
+    path.write_text(path.read_text().replace(f"1 = {own}", f"0 = [{other}, {own}]"))
+    shell = Shell(create_app(an_environ(database_url, path)), path)
+    (client,) = shell.json("keys", "show")["clients"]
+    assert [(key["version"], key["newest"]) for key in client["alipayPublicKeys"]] == [(0, True), (0, True)]
+    assert len({key["fingerprint"] for key in client["alipayPublicKeys"]}) == 2
+    signer = Signer(SANDBOX_CLIENT_ID, load_private_key(path.with_name("simulator.pem").read_bytes()), 0)
+    body = authcode_created("s-1", "code-1").body()
+    delivery = signer.sign(body, uri=DEFAULT_NOTIFY_PATH, request_time="1")
+    assert shell.receiver.receive(delivery).answer.status == 200
+    assert "key version    0\n" in shell.ask("inbox", "show", "1")
+    assert shell.json("inbox", "show", "1")["keyVersion"] == 0
+    shell.service.database.close()

@@ -54,9 +54,7 @@ def test_what_is_to_be_processed_again_is_read_in_inbox_sequence_page_by_page(st
     ids = [stage.notify(token_canceled(f"token-{number}")).entry_id for number in range(5)]
     stage.database.run(lambda session: session.execute(text("UPDATE inbox SET outcome = 'failed' WHERE id IN (2, 3)")))
     pages, after = [], 0
-    while page := stage.database.run(
-        lambda session, after=after: upkeep.open_ids(session, OPEN_OUTCOMES, after=after, limit=2)
-    ):
+    while page := stage.database.run(partial(upkeep.replayable_ids, outcomes=OPEN_OUTCOMES, after=after, limit=2)):
         pages.append(list(page))
         after = page[-1]
     assert pages == [ids[:2], ids[2:4], ids[4:]]

@@ -1,6 +1,7 @@
 """`flask inbox purge`: whatever the clocks said, what is old and concluded goes, and nothing else."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,11 +64,8 @@ def test_purge_goes_batch_by_batch_and_reads_only_what_is_old(stage: Stage) -> N
     before = stage.clock.now - timedelta(days=2)
     after, batches = None, []
     while True:
-        batch = stage.database.run(
-            lambda session, after=after: upkeep.purge_batch(
-                session, older_than=before, now=stage.clock.now, after=after, limit=2
-            )
-        )
+        purge = partial(upkeep.purge_batch, older_than=before, now=stage.clock.now, after=after, limit=2)
+        batch = stage.database.run(purge)
         if batch.up_to is None:
             break
         batches.append(batch.deleted)

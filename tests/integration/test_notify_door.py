@@ -145,3 +145,35 @@ def test_a_service_that_came_up_without_tables_asks_to_send_again(unmigrated_dat
 def test_a_service_that_cannot_store_asks_to_send_again(keyring: Path) -> None:
     door = Door(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring)), keyring)
     assert result(door.notify(CODE)) == (503, "U", "UNKNOWN_EXCEPTION")
+
+
+@pytest.mark.parametrize(
+    ("path", "others"),
+    [
+        ("/notify/", ["/notify", "/notify//", "/notify/x", "/"]),
+        ("/a//b", ["/a/b", "/a//b/", "/a"]),
+        ("/", ["/notify", "/index.html"]),
+    ],
+)
+def test_a_path_is_listened_at_and_signed_to_the_letter(
+    database_url: str, keyring: Path, path: str, others: list[str]
+) -> None:
+    door = Door(create_app(an_environ(database_url, keyring, FLASK_NOTIFY_PATH=path)), keyring)
+    assert result(door.notify(CODE, path=path, signed_path=path, query="x=1"))[0] == 200
+    assert result(door.notify(CODE, path=path, signed_path=path + "/")) == (401, "F", "INVALID_SIGNATURE")
+    for other in others:
+        assert door.notify(CODE, path=other, signed_path=other).status_code == 404
+        assert door.app.test_client().get(other).status_code == 404
+    assert door.app.test_client().get(path).status_code == 405
+    (entry,) = stored(door)
+    assert (entry.uri, entry.deliveries) == (f"{path}?x=1", 1)
+    door.service.database.close()
+
+
+@pytest.mark.parametrize("public", ["/public/notify/", "//public//notify", "/public/%7Eshop%2Fnotify", "/"])
+def test_the_public_path_is_verified_as_alipay_calls_it(database_url: str, keyring: Path, public: str) -> None:
+    environ = an_environ(database_url, keyring, FLASK_PUBLIC_NOTIFY_PATH=public)
+    door = Door(create_app(environ), keyring)
+    assert result(door.notify(CODE, signed_path=public))[0] == 200
+    assert result(door.notify(CODE)) == (401, "F", "INVALID_SIGNATURE")
+    door.service.database.close()

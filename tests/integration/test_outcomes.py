@@ -5,8 +5,11 @@ from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app.alipay.acknowledgement import is_acknowledgement
+from app.models import Authorization
 from app.receiver import Receipt, Receiver
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage, a_stage
@@ -73,6 +76,33 @@ def test_who_the_user_is_may_be_all_that_is_new_in_a_notification(stage: Stage) 
     receipt = stage.notify(authcode_created("s-1", "code-1").body()[:-1] + b', "userId": "u-1"}')
     assert receipt.outcome == "redundant"
     assert stage.document()["userId"] == "u-1"
+
+
+@pytest.mark.parametrize(
+    ("result_status", "reason"), [("F", "unsuccessful_result"), ("S", "illegal_transition"), ("S", "contradiction")]
+)
+def test_nothing_is_learned_of_the_user_from_a_notification_that_is_rejected(
+    stage: Stage, result_status: str, reason: str
+) -> None:
+    authorization_id = stage.consult("s-1")
+    if reason == "illegal_transition":
+        stage.report_token(authorization_id, "token-0", auth_code="code-1")
+    else:
+        stage.report_authcode(authorization_id, "code-1")
+    if reason == "contradiction":
+        stage.report_token(stage.consult("s-2"), "token-1", auth_code="code-2")
+    body = {
+        "authorizationNotifyType": "TOKEN_CREATED",
+        "authState": "s-1",
+        "accessToken": "token-1",
+        "userId": "2188",
+        "userLoginId": "someone@example.com",
+        "result": {"resultStatus": result_status},
+    }
+    assert ended(stage.notify(json.dumps(body).encode())) == (200, "rejected", reason)
+    assert stage.document()["userId"] is None
+    with Session(stage.database.engine) as session:
+        assert set(session.scalars(select(Authorization.sealed_login_id))) == {None}
 
 
 # --- redundant ---
@@ -189,9 +219,10 @@ def test_an_auth_state_sent_along_with_a_cancellation_does_not_choose_the_author
 # --- rejected ---
 
 
-def test_a_second_code_is_rejected_and_changes_nothing(stage: Stage) -> None:
+def test_a_code_that_comes_after_the_token_is_rejected_and_changes_nothing(stage: Stage) -> None:
     stage.consult()
     stage.notify(authcode_created("s-1", "code-1"))
+    stage.notify(token_created("s-1", "token-1"))
     before = stage.moves()
     receipt = stage.notify(authcode_created("s-1", "code-2"))
     assert ended(receipt) == (200, "rejected", "illegal_transition")

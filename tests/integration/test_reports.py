@@ -19,7 +19,7 @@ from app.receiver.errors import (
     TokenContradictedError,
 )
 from app.receiver.reports import Consult
-from app.simulator.draft import authcode_created, token_created
+from app.simulator.draft import token_created
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import CLIENT_ID
 
@@ -42,7 +42,7 @@ def test_an_absent_field_never_contradicts_and_is_filled_in_later(stage: Stage) 
 
 @pytest.mark.parametrize("said", [{"user_ref": "u-2"}, {"flow": "direct"}, {"customer_belongs_to": "DANA"}])
 def test_a_contradicting_consult_is_refused_and_changes_nothing(stage: Stage, said: dict[str, str]) -> None:
-    stage.consult(user_ref="u-1", customer_belongs_to="GCASH")
+    stage.consult(user_ref="u-1", customer_belongs_to="GCASH", flow="auto_debit")
     before = stage.document()
     with pytest.raises(ConsultContradictedError):
         stage.consult(**said)
@@ -87,14 +87,6 @@ def test_a_token_reported_without_its_code_is_early(stage: Stage) -> None:
     with pytest.raises(EarlyReportError):
         stage.report_token(authorization_id, "token-1")
     assert stage.state() == "consulted"
-
-
-def test_a_token_reported_with_another_code_is_refused_whole(stage: Stage) -> None:
-    authorization_id = stage.consult()
-    stage.notify(authcode_created("s-1", "code-1"))
-    with pytest.raises(IllegalReportError):
-        stage.report_token(authorization_id, "token-1", auth_code="code-2")
-    assert stage.state() == "authcode_issued"
 
 
 def test_the_same_token_reported_again_adds_what_was_unsaid(stage: Stage) -> None:
@@ -145,6 +137,16 @@ def test_a_refresh_that_only_prolongs_the_token_is_recorded_once(stage: Stage) -
     for _ in range(2):
         stage.report_token(authorization_id, "token-1", replaces="token-1", access_token_expires_at=EASTER)
     assert [event for _, event, _, _ in stage.moves()].count("token_refreshed") == 1
+
+
+def test_a_superseded_token_cannot_be_prolonged(stage: Stage) -> None:
+    authorization_id = stage.consult()
+    stage.report_token(authorization_id, "token-1", auth_code="code-1", access_token_expires_at=NEW_YEAR)
+    stage.report_token(authorization_id, "token-2", replaces="token-1")
+    before = stage.document()
+    with pytest.raises(TokenContradictedError):
+        stage.report_token(authorization_id, "token-1", replaces="token-1", access_token_expires_at=EASTER)
+    assert stage.document() == before
 
 
 def test_a_refresh_of_a_token_that_never_was_is_refused(stage: Stage) -> None:

@@ -5,10 +5,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
@@ -18,7 +19,9 @@ from tests.integration.stage import a_stage
 from tests.postgres import Cluster, running_cluster
 from tests.readme import README, block
 
-SECONDS_MAX = 30
+SECONDS_MAX = 60
+#: So many of the lines make a place for the log, and receive it.
+RECEIVING = 3
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,17 @@ def cluster() -> Iterator[Cluster]:
 def lines(name: str) -> list[str]:
     """The commands of a block of the README."""
     return block(README.read_text(encoding="utf-8"), name).splitlines()[1:-1]
+
+
+def environ_of(cluster: Cluster) -> dict[str, str]:
+    """The environment of the account of the server."""
+    programs = Path(f"/proc/{cluster.process_id()}/exe").resolve().parent
+    return {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PGHOST": str(cluster.folder),
+        "PGUSER": "postgres",
+        "PGDATA": str(cluster.folder / "data"),
+    }
 
 
 @contextmanager
@@ -50,7 +64,7 @@ def typed(commands: list[str], environ: Mapping[str, str], backups: Path, log: I
         yield
     finally:
         # What runs on is still of the group that the shell has left.
-        if any(line.endswith("supervisor") for line in commands):
+        with suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)
 
 
@@ -58,16 +72,9 @@ def test_with_the_log_a_restore_brings_back_all_that_was_acknowledged(
     cluster: Cluster, alipay_key: RSAPrivateKey, tmp_path: Path
 ) -> None:
     data, backups = cluster.folder / "data", cluster.folder / "backups"
-    (backups / "wal").mkdir(parents=True)
+    backups.mkdir()
     os.chown(backups, data.stat().st_uid, -1)
-    os.chown(backups / "wal", data.stat().st_uid, -1)
-    programs = Path(f"/proc/{cluster.process_id()}/exe").resolve().parent
-    environ = {
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "PGHOST": str(cluster.folder),
-        "PGUSER": "postgres",
-        "PGDATA": str(data),
-    }
+    environ = environ_of(cluster)
     stage = a_stage(cluster.url.render_as_string(hide_password=False), alipay_key)
     stage.consult()
     with (tmp_path / "log").open("wb") as log:
@@ -81,11 +88,32 @@ def test_with_the_log_a_restore_brings_back_all_that_was_acknowledged(
         assert list((backups / "wal").glob("*.partial"))
         with typed(lines("restore"), environ, backups, log):
             cluster.start_again()
-        with typed(lines("backup")[:2], environ, backups, log):
+        with typed(lines("backup")[:RECEIVING], environ, backups, log):
             deadline = time.monotonic() + SECONDS_MAX
             while stage.notify(authcode_created("s-1", "code-1")).answer.status != 200:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             assert stage.state() == "authcode_issued"
             assert len(stage.entries()) == 21
+    stage.database.close()
+
+
+def test_without_a_receiver_the_lines_for_a_backup_leave_the_service_at_work(
+    cluster: Cluster, alipay_key: RSAPrivateKey, tmp_path: Path
+) -> None:
+    """It dies in the background, here for want of the program; no commit is made to wait for it."""
+    data, backups = cluster.folder / "data", cluster.folder / "no-backups"
+    backups.mkdir()
+    os.chown(backups, data.stat().st_uid, -1)
+    environ = environ_of(cluster)
+    with psycopg.connect(cluster.url.set(drivername="postgresql").render_as_string(), autocommit=True) as admin:
+        admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        admin.execute("SELECT pg_reload_conf()")
+    commands = [line.replace("timeout 30", "timeout 3") for line in lines("backup")]
+    commands = [line.replace("--synchronous", "--no-such-option") for line in commands]
+    stage = a_stage(cluster.url.render_as_string(hide_password=False), alipay_key)
+    with (tmp_path / "log").open("wb") as log, typed(commands, environ, backups, log):
+        assert stage.notify(token_canceled("token-backup")).answer.status == 200
+    with psycopg.connect(cluster.url.set(drivername="postgresql").render_as_string(), autocommit=True) as admin:
+        assert admin.execute("SHOW synchronous_standby_names").fetchone() == ("",)
     stage.database.close()

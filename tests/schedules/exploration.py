@@ -18,7 +18,7 @@ T = TypeVar("T")
 #: Few enough authorizations that most steps have to do with each other.
 AUTH_STATES = st.sampled_from(["s-0", "s-1", "s-2"])
 USERS = st.sampled_from(["u-1", "u-1", "u-2"])
-FLOWS = st.sampled_from(["auto_debit", "auto_debit", "direct"])
+FLOWS = st.sampled_from(["auto_debit", "direct", "unsaid", "unsaid"])
 CODES = st.sampled_from(["code-0", "code-1", "code-2"])
 TOKENS = st.sampled_from(["token-0.0", "token-0.1", "token-0.2", "token-1.0", "token-1.1", "token-2.0"])
 #: What moves nothing, whatever it names.
@@ -42,12 +42,13 @@ class Exploration(RuleBasedStateMachine):
     """Makes up one schedule and plays it as it goes. Every step is possible at any time, wise or not."""
 
     stage: ClassVar[Stage]
+    live: ClassVar[type[Live]] = Live
     #: How many steps were played, in all schedules together.
     steps: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.play = Play(Live(self.stage))
+        self.play = Play(self.live(self.stage))
         self.is_over = False
         self.due: list[Words] = []
 
@@ -81,6 +82,10 @@ class Exploration(RuleBasedStateMachine):
     @rule(auth_state=AUTH_STATES, flow=FLOWS, user_ref=USERS)
     def consult(self, auth_state: str, flow: str, user_ref: str) -> None:
         self.step("consult", auth_state, flow, user_ref)
+
+    @rule(flow=st.sampled_from(["auto_debit", "direct"]))
+    def set_the_default_flow(self, flow: str) -> None:
+        self.step("default", flow)
 
     @rule(verb=st.sampled_from(["authcode", "AUTHCODE_CREATED"]), auth_state=AUTH_STATES, code=CODES)
     def say_any_code(self, verb: str, auth_state: str, code: str) -> None:
@@ -153,7 +158,7 @@ def picked(things: list[T], pick: int) -> T:
     return things[pick % len(things)]
 
 
-def explore(stage: Stage, *, schedules: int, seed: int | None = None) -> int:
+def explore(stage: Stage, *, schedules: int, seed: int | None = None, live: type[Live] = Live) -> int:
     """Try that many schedules, some of them more than once, and return how many steps they had.
 
     Raises `DisagreementError`.
@@ -163,6 +168,7 @@ def explore(stage: Stage, *, schedules: int, seed: int | None = None) -> int:
         pass
 
     Here.stage = stage
+    Here.live = live
     here = Here if seed is None else seeded(seed)(Here)
     run_state_machine_as_test(
         here,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from itertools import count
 from uuid import UUID, uuid4
 
@@ -12,9 +13,14 @@ from app import authorizations, tokens
 from app.alipay.keyring import Client, Keyring
 from app.models import AccessToken, Authorization, InboxEntry, Rendezvous
 from app.receiver.errors import ReportRefusedError
+from app.receiver.reports import Consult
 from app.simulator.draft import Draft
+from app.state_machine import Flow
 from tests.integration.stage import Stage
 from tests.schedules.model import Words
+
+#: How long after each other those come that are processed together. Less than a tick: all of them come before the next.
+APART = timedelta(milliseconds=10)
 
 #: A flow that no machine has, and a body that opens under no key: processing cannot read either.
 BROKEN_FLOW = "broken"
@@ -35,8 +41,16 @@ class Live:
     _request_times: Iterator[int] = field(default_factory=count)
 
     def __post_init__(self) -> None:
-        client = Client(self.client_id, "auto_debit", {1: self.stage.alipay_key.public_key()})
+        # A clock of its own: one that ticks with its steps.
+        self.stage = replace(self.stage, clock=replace(self.stage.clock))
+        self._default_flow("auto_debit")
+
+    def _default_flow(self, flow: str) -> None:
+        client = Client(self.client_id, flow, {1: (self.stage.alipay_key.public_key(),)})
         self.stage = replace(self.stage, keyring=Keyring({self.client_id: client}))
+
+    def tick(self) -> None:
+        self.stage.clock.forward(seconds=1)
 
     def perform(self, step: Words) -> str:
         """Do one step and say what came of it."""
@@ -49,15 +63,21 @@ class Live:
                 raise
             return "broken"
 
-    def _perform(self, step: Words) -> str:
+    def agrees(self, actual: str, expected: str) -> bool:
+        """Say whether what came of the last step is what must."""
+        return actual == expected
+
+    def _perform(self, step: Words) -> str:  # noqa: PLR0911 -- there are as many kinds of steps
         match step:
             case "consult", auth_state, flow, user_ref:
-                known = auth_state in self.authorization_ids
-                authorization_id = self.stage.consult(
-                    auth_state, client_id=self.client_id, flow=flow, user_ref=user_ref
-                )
-                self.authorization_ids[auth_state] = authorization_id
-                return "known" if known else "recorded"
+                said = None if flow == "unsaid" else Flow(flow)
+                consult = Consult(auth_state, client_id=self.client_id, flow=said, user_ref=user_ref)
+                recorded = self.stage.receiver.record(consult, cause="api")
+                self.authorization_ids[auth_state] = recorded.authorization_id
+                return "recorded" if recorded.changed else "known"
+            case "default", flow:
+                self._default_flow(flow)
+                return "done"
             case (("authcode" | "token" | "refresh" | "revoke"), auth_state, *_):
                 return self._report(self.authorization_ids.get(auth_state, uuid4()), step)
             case "replay", *notification:
@@ -94,15 +114,14 @@ class Live:
         assert self.entry_ids.setdefault(notification, receipt.entry_id) == receipt.entry_id
         return receipt.outcome
 
-    def deliver_together(self, notifications: Sequence[Words]) -> list[Words]:
-        """Deliver so that they are processed together, and return them in the order in which they were."""
+    def deliver_together(self, notifications: Sequence[Words]) -> list[int]:
+        """Deliver so that they are processed together, and return their places in the order in which they were."""
         bodies = [body_of(each, padding=next(self._request_times)) for each in notifications]
-        kept = self.stage.notify_together(bodies, client_id=self.client_id)
+        kept = self.stage.notify_together(bodies, client_id=self.client_id, apart=APART)
         for notification, entry in zip(notifications, kept, strict=True):
             assert self.entry_ids.setdefault(notification, entry.id) == entry.id
         # Repetitions only count, or try again what failed.
-        order = sorted(zip(kept, notifications, strict=True), key=lambda pair: (not pair[0].is_new, pair[0].id))
-        return [notification for _, notification in order]
+        return sorted(range(len(kept)), key=lambda place: (not kept[place].is_new, kept[place].id))
 
     # --- what a schedule breaks ---
 
@@ -153,7 +172,9 @@ class Live:
         vault = self.stage.vault
         code = authorizations.auth_code(vault, known)
         said_code = None if code is None else code.reveal()
-        yield f"{known.auth_state} is {known.state}, of user {known.user_ref}, with {said_code}"
+        codes = f"{said_code}{' after another' if authorizations.has_other_codes(known) else ''}"
+        said = "said" if known.flow_was_said else "unsaid"
+        yield f"{known.auth_state} is {known.state}, of user {known.user_ref}, with {codes}, by {known.flow} ({said})"
         for move in authorizations.history(session, known.id):
             yield f"{known.auth_state} move {move.sequence}: {move.event}, {move.from_state} to {move.to_state}"
         rows = session.scalars(select(AccessToken).where(AccessToken.authorization_id == known.id)).all()

@@ -13,18 +13,18 @@ Words = tuple[str, ...]
 Ending = tuple[str, str | None]
 
 STATES = ["consulted", "authcode_issued", "token_active", "canceled"]
-#: Where each event leads from and to, by flow.
+#: Where each event leads, by flow and by the state that it is legal in.
 MOVES = {
     "auto_debit": {
-        "authcode_created": ("consulted", "authcode_issued"),
-        "token_created": ("authcode_issued", "token_active"),
-        "token_refreshed": ("token_active", "token_active"),
-        "token_canceled": ("token_active", "canceled"),
+        "authcode_created": {"consulted": "authcode_issued", "authcode_issued": "authcode_issued"},
+        "token_created": {"authcode_issued": "token_active"},
+        "token_refreshed": {"token_active": "token_active"},
+        "token_canceled": {"token_active": "canceled"},
     },
     "direct": {
-        "token_created": ("consulted", "token_active"),
-        "token_refreshed": ("token_active", "token_active"),
-        "token_canceled": ("token_active", "canceled"),
+        "token_created": {"consulted": "token_active"},
+        "token_refreshed": {"token_active": "token_active"},
+        "token_canceled": {"token_active": "canceled"},
     },
 }
 
@@ -42,8 +42,14 @@ class Authorization:
     name: str
     flow: str
     user_ref: str
+    #: Whether a consult named the flow; else it is the client's default.
+    flow_was_said: bool = True
     state: str = "consulted"
+    #: The code that is given out: of all that came while there was no token, the one that came last.
     code: str | None = None
+    code_came: int = 0
+    #: The other codes that are known.
+    other_codes: list[str] = field(default_factory=list)
     #: All it ever had: the last is the current one, the others are superseded.
     tokens: list[str] = field(default_factory=list)
     moves: list[tuple[str, str | None, str]] = field(default_factory=lambda: [("consult", None, "consulted")])
@@ -51,6 +57,8 @@ class Authorization:
 
 @dataclass
 class Entry:
+    #: When it came first.
+    came: int
     ending: Ending = ("new", None)
     deliveries: int = 1
 
@@ -64,6 +72,10 @@ class Model:
         self.inbox: dict[Words, Entry] = {}
         #: Authorizations and stored notifications that processing cannot read.
         self.broken: set[Words] = set()
+        #: The flow of a consult that does not name one.
+        self.default_flow = "auto_debit"
+        #: Grows from step to step.
+        self.time = 0
 
     def perform(self, step: Words) -> str:
         """Do one step, wholly or not at all, and say what came of it."""
@@ -77,7 +89,10 @@ class Model:
     def record(self) -> Iterator[str]:
         """List what must be on record."""
         for name, known in sorted(self.authorizations.items()):
-            yield f"{name} is {known.state}, of user {known.user_ref}, with {known.code}"
+            flow = "broken" if (name,) in self.broken else known.flow
+            said = "said" if known.flow_was_said else "unsaid"
+            codes = f"{known.code}{' after another' if known.other_codes else ''}"
+            yield f"{name} is {known.state}, of user {known.user_ref}, with {codes}, by {flow} ({said})"
             for sequence, (event, before, after) in enumerate(known.moves, start=1):
                 yield f"{name} move {sequence}: {event}, {before} to {after}"
             for token in sorted(known.tokens):
@@ -86,10 +101,13 @@ class Model:
             outcome, reason = entry.ending
             yield f"{' '.join(notification)}: {outcome}, {reason}, delivered {entry.deliveries} times"
 
-    def _perform(self, step: Words) -> str:
+    def _perform(self, step: Words) -> str:  # noqa: PLR0911 -- there are as many kinds of steps
         match step:
             case "consult", auth_state, flow, user_ref:
-                return self._consult(Authorization(auth_state, flow, user_ref))
+                return self._consult(auth_state, None if flow == "unsaid" else flow, user_ref)
+            case "default", flow:
+                self.default_flow = flow
+                return "done"
             case (("authcode" | "token" | "refresh" | "revoke"), auth_state, *_):
                 if auth_state not in self.authorizations:
                     raise RefusedError
@@ -106,25 +124,45 @@ class Model:
 
     # --- the merchant ---
 
-    def _consult(self, said: Authorization) -> str:
-        known = self.authorizations.setdefault(said.name, said)
-        if known is said:
+    def _consult(self, auth_state: str, flow: str | None, user_ref: str) -> str:
+        if auth_state not in self.authorizations:
+            known = Authorization(auth_state, flow or self.default_flow, user_ref, flow_was_said=flow is not None)
+            self.authorizations[auth_state] = known
             self._settle(known)
             return "recorded"
-        # A broken one has no flow that can be read, so every flow contradicts it.
-        if (known.name,) in self.broken or (known.flow, known.user_ref) != (said.flow, said.user_ref):
+        known = self.authorizations[auth_state]
+        is_broken = (known.name,) in self.broken
+        # A broken one has no flow that can be read, so every flow is another.
+        is_another = flow is not None and (is_broken or flow != known.flow)
+        can_be_corrected = known.state == "consulted" and not known.flow_was_said
+        if known.state == "canceled" or user_ref != known.user_ref or (is_another and not can_be_corrected):
             raise RefusedError
-        return "known"
+        known.flow_was_said = known.flow_was_said or flow is not None
+        if flow is None or not is_another:
+            return "known"
+        if is_broken:
+            raise BrokenError
+        self._correct_flow(known, flow)
+        return "recorded"
+
+    def _correct_flow(self, known: Authorization, flow: str) -> None:
+        """Give it the other flow, and let what was illegal in the one it never had wait again."""
+        known.flow = flow
+        known.moves.append(("consult", known.state, known.state))
+        for notification, entry in self.inbox.items():
+            if entry.ending == ("rejected", "illegal_transition") and self._about(notification) is known:
+                entry.ending = "parked", "early"
+        self._settle(known)
 
     def _report(self, authorization: Authorization, report: Words) -> str:
         """Record a report, which may say something known, something new, or a code that is known with a new token."""
-        moves = len(authorization.moves)
+        before = len(authorization.moves), list(authorization.other_codes)
         match report:
             case "authcode", _, code:
                 self._report_code(authorization, code)
             case "token", _, token, *codes:
                 for code in codes:
-                    self._report_code(authorization, code)
+                    self._learn_code_of_token(authorization, code)
                 if token not in authorization.tokens:
                     self._advance(authorization, "token_created", token=token)
             case "refresh", _, old, new:
@@ -137,20 +175,29 @@ class Model:
                     self._advance(authorization, "token_refreshed", token=new)
             case "revoke", _ if authorization.state != "canceled":
                 self._advance(authorization, "token_canceled")
-        if len(authorization.moves) == moves:
+        if (len(authorization.moves), authorization.other_codes) == before:
             return "known"
         self._settle(authorization)
         return "recorded"
 
     def _report_code(self, authorization: Authorization, code: str) -> None:
-        if authorization.code != code:
+        if code not in [authorization.code, *authorization.other_codes]:
             self._advance(authorization, "authcode_created", code=code)
+
+    def _learn_code_of_token(self, authorization: Authorization, code: str) -> None:
+        """Learn the code of a granted token, which is no reason to refuse the token: its step may be over, or none."""
+        if code in [authorization.code, *authorization.other_codes]:
+            return
+        if self._ask(authorization, "authcode_created")[0] == "applied":
+            self._advance(authorization, "authcode_created", code=code)
+        elif authorization.code is not None:
+            authorization.other_codes.append(code)
 
     # --- Alipay, and the operator ---
 
     def _deliver(self, notification: Words) -> str:
         if notification not in self.inbox:
-            self.inbox[notification] = Entry()
+            self.inbox[notification] = Entry(self.time)
             self._process(notification)
         else:
             self.inbox[notification].deliveries += 1
@@ -190,7 +237,7 @@ class Model:
         assert authorization is not None
         match notification:
             case "AUTHCODE_CREATED", _, code:
-                self._advance(authorization, "authcode_created", code=code)
+                self._advance(authorization, "authcode_created", code=code, came=entry.came)
             case "TOKEN_CREATED", _, token:
                 self._advance(authorization, "token_created", token=token)
             case _:
@@ -226,7 +273,7 @@ class Model:
                 if known is None:
                     return "parked", "unknown_auth_state"
                 is_code = event == "AUTHCODE_CREATED"
-                if value in ([known.code] if is_code else known.tokens):
+                if value in ([known.code, *known.other_codes] if is_code else known.tokens):
                     return "redundant", "already_known"
                 return self._ask(known, event.lower(), None if is_code else value)
             case "TOKEN_CANCELED", token:
@@ -248,22 +295,35 @@ class Model:
         if (authorization.name,) in self.broken:
             raise BrokenError
         moves = MOVES[authorization.flow]
-        if event not in moves or STATES.index(moves[event][0]) < STATES.index(authorization.state):
+        if event not in moves or max(map(STATES.index, moves[event])) < STATES.index(authorization.state):
             return "rejected", "illegal_transition"
-        if moves[event][0] != authorization.state:
+        if authorization.state not in moves[event]:
             return "parked", "early"
         if new_token is not None and any(new_token in each.tokens for each in self.authorizations.values()):
             return "rejected", "contradiction"
         return "applied", None
 
     def _advance(
-        self, authorization: Authorization, event: str, *, code: str | None = None, token: str | None = None
+        self,
+        authorization: Authorization,
+        event: str,
+        *,
+        code: str | None = None,
+        came: int | None = None,
+        token: str | None = None,
     ) -> None:
         if self._ask(authorization, event, token)[0] != "applied":
             raise RefusedError
         if code is not None:
-            authorization.code = code
+            self._take_code(authorization, code, self.time if came is None else came)
         if token is not None:
             authorization.tokens.append(token)
-        before, authorization.state = MOVES[authorization.flow][event]
+        before, authorization.state = authorization.state, MOVES[authorization.flow][event][authorization.state]
         authorization.moves.append((event, before, authorization.state))
+
+    def _take_code(self, authorization: Authorization, code: str, came: int) -> None:
+        """Give out the code that came last, in whatever order they are processed."""
+        if authorization.code is None or came >= authorization.code_came:
+            code, authorization.code, authorization.code_came = authorization.code or "", code, came
+        if code:
+            authorization.other_codes.append(code)

@@ -3,6 +3,8 @@
 A schedule is a text of one step a line; what follows a `#` is a remark. The merchant, Alipay and the operator speak:
 
     consult s-1 auto_debit u-1          the merchant consults, for this user
+    consult s-1 unsaid u-1              … without naming the flow, or again
+    default direct                      the operator makes this the flow of consults that name none
     authcode s-1 code-1                 … reports the code of the redirect
     token s-1 token-1 code-1            … reports the token of applyToken, here with its code
     refresh s-1 token-1 → token-2       … reports a refresh
@@ -26,6 +28,9 @@ from pathlib import Path
 from tests.integration.stage import Stage
 from tests.schedules.live import Live
 from tests.schedules.model import Model, Words
+
+#: Between two steps of the model: more than there are notifications that come together.
+TICK = 100
 
 
 class DisagreementError(AssertionError):
@@ -52,6 +57,8 @@ class Play:
         Raises `DisagreementError`.
         """
         self.played.append(step)
+        self.live.tick()
+        self.model.time += TICK
         if step[0] == "together":
             return self._together(step[1:])
         expected = self.model.perform(step)
@@ -61,7 +68,7 @@ class Play:
             raise DisagreementError(
                 self.played, f"The last step must end {expected!r}, but broke: {error!r}"
             ) from error
-        if actual != expected:
+        if not self.live.agrees(actual, expected):
             raise DisagreementError(self.played, f"The last step must end {expected!r}, not {actual!r}.")
         self.said.append(actual)
         return actual
@@ -73,8 +80,11 @@ class Play:
             order = self.live.deliver_together(notifications)
         except Exception as error:
             raise DisagreementError(self.played, f"The last step broke: {error!r}") from error
-        for notification in order:
-            self.model.perform(notification)
+        start = self.model.time
+        for place in order:
+            self.model.time = start + place
+            self.model.perform(notifications[place])
+        self.model.time = start + len(notifications)
         self.compare()
         return "delivered"
 

@@ -10,6 +10,10 @@ from app.simulator.draft import Draft, authcode_created, token_canceled, token_c
 _MERCHANT_TELLS = 0.3
 _MERCHANT_REFRESHES = 0.5
 _USER_CANCELS = 0.6
+#: The user goes back and agrees again, which makes another code, and then leaves it at that.
+_USER_AGREES_AGAIN = 0.05
+#: The merchant leaves the flow unsaid, which makes it that of the keyring, and corrects it.
+_FLOW_IS_CORRECTED = 0.3
 #: Alipay speaks of something that this service was never told of: kept, and parked for good.
 _IS_STRANGE = 0.05
 #: A notification is sent over so many connections at once, each of which redelivers until it is acknowledged.
@@ -28,6 +32,7 @@ class Life:
     #: The merchant reports, in this order, the consult, then these tokens, each of which replaces the one before.
     reported_tokens: tuple[str, ...] = ()
     auth_code: str | None = None
+    flow_is_corrected: bool = False
 
     @property
     def is_consulted(self) -> bool:
@@ -60,6 +65,8 @@ def lives(chance: random.Random, *, prefix: str) -> Iterator[Life]:
 
 def _any_life(chance: random.Random, name: str) -> Life:
     code = f"code-{name}" if chance.random() < 1 / 2 else None
+    if code and chance.random() < _USER_AGREES_AGAIN:
+        return _two_codes(name, code)
     notifications = [authcode_created(name, code)] if code else []
     notifications.append(token_created(name, f"token-{name}"))
     reported = []
@@ -73,7 +80,16 @@ def _any_life(chance: random.Random, name: str) -> Life:
         events.append("token_canceled")
     copied = [each for each in notifications for _ in range(chance.randint(1, _COPIES_MAX))]
     flow = "auto_debit" if code else "direct"
-    return Life(name, flow, tuple(copied), tuple(events), tuple(reported), code)
+    is_corrected = not code and chance.random() < _FLOW_IS_CORRECTED
+    if is_corrected:
+        # Nothing of it is legal in the flow that is taken by default, so this always comes first.
+        events.insert(1, "consult")
+    return Life(name, flow, tuple(copied), tuple(events), tuple(reported), code, flow_is_corrected=is_corrected)
+
+
+def _two_codes(name: str, code: str) -> Life:
+    notifications = [authcode_created(name, code), authcode_created(name, f"{code}-again")]
+    return Life(name, "auto_debit", tuple(notifications), _events(notifications), auth_code=code)
 
 
 def _events(notifications: list[Draft]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 import urllib3
 
@@ -26,6 +27,7 @@ _SCHEDULES_MAX = 8
 _MERCHANT_SECONDS_MAX = 120
 _MERCHANT_PAUSE_SECONDS = 0.1
 _ANSWER_SECONDS_MAX = 10
+_AUTHORIZATIONS = "/v1/authorizations"
 #: A report that the service took, though the answer was lost, is known when it comes again.
 _TAKEN = {HTTPStatus.OK, HTTPStatus.CREATED}
 
@@ -75,8 +77,11 @@ class Merchant:
 
     def live(self, life: Life) -> None:
         """Tell all that the merchant knows of a life, in the order in which it learns it."""
-        consulted = self.post("/v1/authorizations", {"authState": life.auth_state, "flow": life.flow})
-        tokens = partial(self.post, f"/v1/authorizations/{consulted.get('id')}/tokens")
+        consult = {"authState": life.auth_state}
+        if life.flow_is_corrected:
+            self.post(_AUTHORIZATIONS, consult)
+        consulted = self.post(_AUTHORIZATIONS, {**consult, "flow": life.flow})
+        tokens = partial(self.post, f"{_AUTHORIZATIONS}/{consulted.get('id')}/tokens")
         for number, token in enumerate(life.reported_tokens):
             code = {"authCode": life.auth_code} if life.auth_code else {}
             more = {"replaces": life.reported_tokens[number - 1]} if number else code
@@ -84,21 +89,29 @@ class Merchant:
 
     def post(self, path: str, body: dict[str, str]) -> dict[str, object]:
         """Post until the service says that it has it, and return the authorization as it then is."""
+        status, document = self._ask("POST", path, json=body)
+        if (path, status, document.get("code")) == (_AUTHORIZATIONS, HTTPStatus.CONFLICT, "canceled"):
+            # It was taken, its answer was lost, and all is over by now.
+            _, page = self._ask("GET", _AUTHORIZATIONS, fields={"authState": body["authState"]})
+            (document,) = page["authorizations"]
+        elif status not in _TAKEN:
+            self.ledger.complain(f"the merchant's {path} was never taken")
+            return {}
+        return dict(document)
+
+    def _ask(self, method: str, path: str, **said: Any) -> tuple[int | None, dict[str, Any]]:  # noqa: ANN401 -- those of urllib3
+        """Ask until there is an answer that will not change by itself."""
         deadline = time.monotonic() + _MERCHANT_SECONDS_MAX
         headers = {"Authorization": f"Bearer {self.api_key}"}
         while time.monotonic() < deadline:
             try:
                 response = urllib3.request(
-                    "POST", self.url + path, json=body, headers=headers, retries=False, timeout=_ANSWER_SECONDS_MAX
+                    method, self.url + path, **said, headers=headers, retries=False, timeout=_ANSWER_SECONDS_MAX
                 )
             except urllib3.exceptions.HTTPError:
                 pass
             else:
-                if response.status in _TAKEN:
-                    document: dict[str, object] = json.loads(response.data)
-                    return document
                 if response.status != HTTPStatus.SERVICE_UNAVAILABLE:
-                    break
+                    return response.status, json.loads(response.data)
             time.sleep(_MERCHANT_PAUSE_SECONDS)
-        self.ledger.complain(f"the merchant's {path} was never taken")
-        return {}
+        return None, {"authorizations": [{}]}

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from app.database import DatabaseUnavailableError
-from app.receiver.gathering import ALONE_AT_ONCE_MAX, TOGETHER_MAX, Gathering
+from app.receiver.gathering import TOGETHER_MAX, Gathering
+from app.receiver.singles import ALONE_AT_ONCE_MAX
 
 CROWD = TOGETHER_MAX + 10
 
@@ -49,6 +50,7 @@ def a_gathering(counter: Counter) -> Gathering[int, str]:
     return Gathering(
         counter.serve_together,
         counter.serve_alone,
+        key=str,
         is_in_vain=lambda: counter.is_in_vain,
         clock=lambda: counter.time,
     )
@@ -127,7 +129,7 @@ def test_whoever_leads_is_held_for_no_more_than_one_batch(pool: ThreadPoolExecut
         (first_door if 0 in numbers else second_door).wait(timeout=10)
         return numbers
 
-    gathering: Gathering[int, int] = Gathering(serve_slowly, int, is_in_vain=bool)
+    gathering: Gathering[int, int] = Gathering(serve_slowly, int, key=str, is_in_vain=bool)
     leader = pool.submit(gathering.serve, 0)
     entered.acquire()
     others = [gathering.serve_later(number) for number in (1, 2)]
@@ -156,7 +158,7 @@ def test_what_breaks_is_served_alone_elsewhere_than_in_its_callers_thread(counte
     counter.door.set()
     counter.error = ValueError("broken")
     assert a_gathering(counter).serve(0) == "0 alone"
-    assert counter.threads == [threading.current_thread().name, "loner"]
+    assert counter.threads == [threading.current_thread().name, "single"]
 
 
 @pytest.mark.parametrize("error", [Panic(), KeyboardInterrupt()])
@@ -227,7 +229,7 @@ def test_whoever_is_called_back_may_come_again(pool: ThreadPoolExecutor, counter
 
 def test_too_few_results_are_none(pool: ThreadPoolExecutor) -> None:
     gathering: Gathering[int, str] = Gathering(
-        lambda numbers: ["…"] * (len(numbers) - 1), lambda number: f"{number} alone", is_in_vain=bool
+        lambda numbers: ["…"] * (len(numbers) - 1), lambda number: f"{number} alone", key=str, is_in_vain=bool
     )
     assert gathering.serve(1) == "1 alone"
     assert pool.submit(gathering.serve, 2).result(timeout=10) == "2 alone"
@@ -248,7 +250,7 @@ def test_no_more_than_a_few_are_served_alone_at_once(pool: ThreadPoolExecutor) -
             inside[0] -= 1
         return number
 
-    gathering = Gathering(fall_apart, serve_slowly, is_in_vain=bool)
+    gathering = Gathering(fall_apart, serve_slowly, key=str, is_in_vain=bool)
     assert list(pool.map(gathering.serve, range(CROWD))) == list(range(CROWD))
     assert most[0] <= ALONE_AT_ONCE_MAX
 
@@ -296,4 +298,4 @@ def test_what_serving_alone_raises_is_raised() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        Gathering(break_down, refuse, is_in_vain=bool).serve(1)
+        Gathering(break_down, refuse, key=str, is_in_vain=bool).serve(1)

@@ -21,7 +21,7 @@ from app.state_machine import (
 EXPECTED = {
     Flow.AUTO_DEBIT: {
         "consulted": ("authcode_issued", "early", "early", "early"),
-        "authcode_issued": ("illegal", "token_active", "early", "early"),
+        "authcode_issued": ("authcode_issued", "token_active", "early", "early"),
         "token_active": ("illegal", "illegal", "token_active", "canceled"),
         "canceled": ("illegal", "illegal", "illegal", "illegal"),
     },

@@ -18,12 +18,12 @@ NOW = datetime(2026, 11, 22, 2, 0, 0, 987654, tzinfo=UTC)
 @pytest.fixture(scope="session")
 def client(alipay_key: RSAPrivateKey, merchant_key: RSAPrivateKey) -> Client:
     """A client that can sign its answers."""
-    return Client(CLIENT_ID, "auto_debit", {1: alipay_key.public_key()}, merchant_key)
+    return Client(CLIENT_ID, "auto_debit", {1: (alipay_key.public_key(),)}, merchant_key)
 
 
 @pytest.fixture(scope="session")
 def client_without_a_private_key(alipay_key: RSAPrivateKey) -> Client:
-    return Client(CLIENT_ID, "auto_debit", {1: alipay_key.public_key()})
+    return Client(CLIENT_ID, "auto_debit", {1: (alipay_key.public_key(),)})
 
 
 def verify_answer(answer: Answer, merchant_key: RSAPrivateKey) -> None:

@@ -65,9 +65,25 @@ class TestLoading:
         assert client.default_flow == "direct"
         assert client.merchant_private_key is not None
         assert client.merchant_private_key.public_key() == merchant_key.public_key()
-        assert client.alipay_public_key(9) == alipay_key.public_key()
-        assert client.alipay_public_key(10) == newer_alipay_key.public_key()
-        assert client.alipay_public_key(None) == newer_alipay_key.public_key()
+        assert client.keys_of_version(9) == (alipay_key.public_key(),)
+        assert client.keys_of_version(10) == (newer_alipay_key.public_key(),)
+        assert client.keys_of_version(None) == (newer_alipay_key.public_key(),)
+
+    def test_reads_several_keys_of_one_version_and_version_0(
+        self, folder: Folder, alipay_key: RSAPrivateKey, newer_alipay_key: RSAPrivateKey
+    ) -> None:
+        keys = f'0 = ["{public_text(alipay_key)}", "{public_text(newer_alipay_key)}"]'
+        client = folder.load(a_client(keys)).client(CLIENT_ID)
+        both = (alipay_key.public_key(), newer_alipay_key.public_key())
+        assert client.keys_of_version(0) == client.keys_of_version(None) == both
+
+    @pytest.mark.parametrize("written", [" file:alipay.pem", "file:alipay.pem\\r", "\\nfile:alipay.pem \\n"])
+    def test_reads_a_file_whatever_blanks_stand_around_its_name(
+        self, folder: Folder, alipay_key: RSAPrivateKey, written: str
+    ) -> None:
+        (folder.keyring.parent / "alipay.pem").write_text(public_text(alipay_key, Encoding.PEM))
+        client = folder.load(a_client(f'1 = "{written}"')).client(CLIENT_ID)
+        assert client.keys_of_version(1) == (alipay_key.public_key(),)
 
     def test_takes_a_private_key_and_a_flow_as_optional(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
         client = folder.load(a_client(f"1 = '''\n{public_text(alipay_key, Encoding.PEM)}'''")).client(CLIENT_ID)
@@ -88,7 +104,7 @@ class TestLoading:
     def test_happens_once(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
         keyring = folder.load(a_client(f'1 = "{public_text(alipay_key)}"'))
         folder.keyring.unlink()
-        assert keyring.client(CLIENT_ID).alipay_public_key(1) == alipay_key.public_key()
+        assert keyring.client(CLIENT_ID).keys_of_version(1) == (alipay_key.public_key(),)
 
     def test_gives_what_nobody_can_change(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
         keyring = folder.load(a_client(f'1 = "{public_text(alipay_key)}"'))
@@ -107,7 +123,7 @@ class TestLookingUp:
     def test_version_that_is_not_there_is_named(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
         client = folder.load(a_client(f'1 = "{public_text(alipay_key)}"')).client(CLIENT_ID)
         with pytest.raises(KeyNotFoundError, match="no Alipay public key of version 2") as refusal:
-            client.alipay_public_key(2)
+            client.keys_of_version(2)
         assert (refusal.value.client_id, refusal.value.version) == (CLIENT_ID, 2)
 
 
@@ -176,15 +192,30 @@ class TestRefusal:
         assert sentence.startswith("client A has no table alipay_public_keys, so nothing sent to it could be verified;")
         assert "Antom Dashboard" in sentence
 
-    @pytest.mark.parametrize("version", ["0", "01", "v1", "-1", "1234567890", '"²"'])
+    @pytest.mark.parametrize("version", ["00", "01", "v1", "-1", "1234567890", '"²"'])
     def test_of_a_version_that_keyversion_cannot_name_says_how_to_number(self, folder: Folder, version: str) -> None:
         sentence = folder.refusal(a_client(f'{version} = "x"'))
         assert "which is no version; number the keys 1, 2, 3 as keyVersion does." in sentence
 
-    @pytest.mark.parametrize("value", ["1", '""', '"  "', "[]"])
+    @pytest.mark.parametrize("value", ["1", '""', '"  "', "{}"])
     def test_of_a_key_that_is_no_text_shows_how_to_write_one(self, folder: Folder, value: str) -> None:
         sentence = folder.refusal(a_client(f"1 = {value}"))
         assert sentence.startswith(f"Alipay public key 1 of client {CLIENT_ID} is not a text;")
+
+    def test_of_an_empty_list_of_keys_says_what_belongs_there(self, folder: Folder) -> None:
+        sentence = folder.refusal(a_client("1 = []"))
+        assert sentence.startswith(f"Alipay public key 1 of client {CLIENT_ID} is an empty list; copy the Antom public")
+
+    def test_of_a_key_in_a_list_says_which_it_is(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
+        sentence = folder.refusal(a_client(f'1 = ["{public_text(alipay_key)}", "nonsense"]'))
+        assert sentence.startswith(f"Alipay public key 1 of client {CLIENT_ID} (2 of 2) holds no key")
+
+    def test_of_the_merchants_own_public_key_in_a_list_too(
+        self, folder: Folder, alipay_key: RSAPrivateKey, merchant_key: RSAPrivateKey
+    ) -> None:
+        keys = f'1 = ["{public_text(alipay_key)}", "{public_text(merchant_key)}"]'
+        sentence = folder.refusal(a_client(keys, f'merchant_private_key = "{private_text(merchant_key)}"'))
+        assert "(2 of 2) is the merchant's own public key" in sentence
 
     def test_of_a_missing_key_file_names_it(self, folder: Folder) -> None:
         sentence = folder.refusal(a_client('1 = "file:alipay-1.pem"'))

@@ -82,14 +82,14 @@ def test_any_result_status_is_understood(status: str) -> None:
         (b"\xff{}", "body", "not UTF-8"),
         (b'{"a": "\xed\xa0\x80"}', "body", "not UTF-8"),
         (a_body().decode().encode("utf-16"), "body", "not UTF-8"),
-        (b"\xef\xbb\xbf" + a_body(), "body", "not JSON"),
+        (b"\xef\xbb\xbf" * 2 + a_body(), "body", "not JSON"),
         (a_body() + b"x", "body", "not JSON"),
         (a_body()[:-1], "body", "not JSON"),
         (b'{"a": NaN}', "body", "not JSON"),
         (b'{"a": -Infinity}', "body", "not JSON"),
         (b'{"a": "\n"}', "body", "not JSON"),
-        (b"[" * 60_000, "body", "nested too deeply"),
-        (b'{"a":' * 10_000, "body", "nested too deeply"),
+        (b"[" * 60_000, "body", "nested deeper than 64 levels"),
+        (b'{"a":' * 10_000, "body", "nested deeper than 64 levels"),
         (b"[]", "body", "not an object"),
         (b"null", "body", "not an object"),
         (b'"TOKEN_CANCELED"', "body", "not an object"),
@@ -177,6 +177,30 @@ def test_sample_of_the_official_guide_with_blanks_in_its_keys_is_malformed() -> 
     }
     with pytest.raises(MalformedNotificationError, match="authorizationNotifyType is missing"):
         parse(json.dumps(sample).encode())
+
+
+def test_byte_order_mark_before_the_json_is_passed_over() -> None:
+    assert parse(b"\xef\xbb\xbf" + a_body()) == parse(a_body())
+
+
+def test_notification_of_another_family_is_malformed_and_named() -> None:
+    body = json.dumps({"notifyType": "PAYMENT_RESULT", "paymentId": "p-1", "result": SUCCESS}).encode()
+    with pytest.raises(
+        MalformedNotificationError, match=r"missing, but notifyType is PAYMENT_RESULT: .* another family"
+    ):
+        parse(body)
+
+
+@pytest.mark.parametrize("value", ["28100103_2021", "payment result", "X" * 65, 7, ["PAYMENT_RESULT"]])
+def test_notify_type_that_is_no_name_of_a_type_is_not_repeated(value: object) -> None:
+    with pytest.raises(MalformedNotificationError) as refusal:
+        parse(a_body(authorizationNotifyType="", notifyType=value))
+    assert refusal.value.rule.startswith("missing, but there is a notifyType: ")
+
+
+@pytest.mark.parametrize("value", [None, "", "PAYMENT_RESULT"])
+def test_notify_type_beside_our_own_type_does_not_matter(value: object) -> None:
+    assert parse(a_body(notifyType=value)) == parse(a_body())
 
 
 def test_nothing_is_trimmed() -> None:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from hypothesis import given, settings, strategies as st
 
 from app.alipay.delivery import Delivery
-from app.alipay.keyring import Keyring, load_public_key
+from app.alipay.keyring import Client, Keyring, load_public_key
 from app.alipay.signature import NotAuthenticError, UnsendableTextError, sign, verify
 from tests.unit.alipay.wire import CLIENT_ID, REQUEST_TIME, URI, a_body, a_delivery, a_keyring, a_signed_delivery
 
@@ -160,6 +160,22 @@ def test_old_key_stays_valid_beside_the_new_one(
 ) -> None:
     verify(a_signed_delivery(alipay_key, key_version=1), keyring)
     verify(a_signed_delivery(newer_alipay_key, key_version=2), keyring)
+
+
+def test_any_of_several_keys_of_one_version_may_have_signed_and_no_other(
+    alipay_key: RSAPrivateKey, newer_alipay_key: RSAPrivateKey, merchant_key: RSAPrivateKey
+) -> None:
+    keys = {1: (alipay_key.public_key(), newer_alipay_key.public_key())}
+    keyring = Keyring({CLIENT_ID: Client(CLIENT_ID, "auto_debit", keys)})
+    verify(a_signed_delivery(alipay_key), keyring)
+    verify(a_signed_delivery(newer_alipay_key), keyring)
+    assert refusal_of(a_signed_delivery(merchant_key), keyring).cause == "mismatch"
+
+
+def test_key_version_0_is_a_version_as_any_other(alipay_key: RSAPrivateKey, newer_alipay_key: RSAPrivateKey) -> None:
+    keyring = a_keyring({0: alipay_key.public_key(), 1: newer_alipay_key.public_key()})
+    verify(a_signed_delivery(alipay_key, key_version=0), keyring)
+    assert refusal_of(a_signed_delivery(alipay_key, key_version=None), keyring).cause == "mismatch"
 
 
 def test_client_that_nobody_knows_is_named_as_the_cause(keyring: Keyring, alipay_key: RSAPrivateKey) -> None:

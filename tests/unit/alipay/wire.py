@@ -23,7 +23,8 @@ def a_body(**fields: object) -> bytes:
 
 def a_keyring(public_keys: Mapping[int, RSAPublicKey], *, client_id: str = CLIENT_ID) -> Keyring:
     """A keyring of one client."""
-    return Keyring({client_id: Client(client_id, "auto_debit", public_keys)})
+    keys = {version: (key,) for version, key in public_keys.items()}
+    return Keyring({client_id: Client(client_id, "auto_debit", keys)})
 
 
 def a_delivery(

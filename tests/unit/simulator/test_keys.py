@@ -13,7 +13,7 @@ def test_keyring_introduces_the_simulator_and_the_merchant(sandbox: Path) -> Non
     client = Keyring.load(sandbox).client(SANDBOX_CLIENT_ID)
     simulator = load_private_key(sandbox.with_name(SIMULATOR_KEY_NAME).read_bytes())
     merchant = load_private_key(sandbox.with_name(MERCHANT_KEY_NAME).read_bytes())
-    assert client.alipay_public_key(1) == simulator.public_key()
+    assert client.keys_of_version(1)[0] == simulator.public_key()
     assert client.merchant_private_key is not None
     assert client.merchant_private_key.public_key() == merchant.public_key()
     assert simulator.public_key() != merchant.public_key()

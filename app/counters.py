@@ -1,0 +1,244 @@
+"""Count in memory, and share the counts of several processes through a folder that may fail without harm.
+
+Counting touches no file, so that a full disk or a missing folder never decides, delays or prevents an answer. Every
+second a thread writes what a process has counted into a file of its own, as a whole; whoever shows the figures adds up
+all files. A process takes a free slot, a number that a lock on a file holds for as long as it lives, and goes on
+counting where the last holder of that slot ended: files are never more than processes that lived at one time.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+#: A scraper asks every ten seconds or less often. What a killed process has counted since is lost, and nothing else is.
+_WRITE_INTERVAL_SECONDS = 1
+#: More processes than that do not serve together.
+_SLOTS_MAX = 1024
+#: A file is filled up to a multiple of this, so that a full disk has room for what the next hours bring.
+_FILLED_TO_BYTES = 8192
+#: A disk that hangs delays the figures of the others by this much, once a scrape.
+_WAIT_SECONDS_MAX = 1
+_PRIVATE = 0o700
+
+#: A series: the name of a sample, and the values of its labels.
+Series = tuple[str, ...]
+Counts = dict[Series, float]
+
+
+@dataclass
+class Memory:
+    """What one process has counted, and the latest of the times it was told."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _sums: Counts = field(default_factory=dict)
+    _latest: Counts = field(default_factory=dict)
+
+    def add(self, series: Series, amount: float = 1) -> None:
+        """Add to a sum."""
+        with self._lock:
+            self._sums[series] = self._sums.get(series, 0) + amount
+
+    def note(self, series: Series, value: float) -> None:
+        """Keep a value if it is larger than the one kept."""
+        with self._lock:
+            self._latest[series] = max(value, self._latest.get(series, 0))
+
+    def snapshot(self) -> tuple[Counts, Counts]:
+        """Copy the sums and the latest values."""
+        with self._lock:
+            return dict(self._sums), dict(self._latest)
+
+    def merge(self, sums: Mapping[Series, float], latest: Mapping[Series, float]) -> None:
+        """Take over what another process has counted."""
+        for series, amount in sums.items():
+            self.add(series, amount)
+        for series, value in latest.items():
+            self.note(series, value)
+
+    def reset(self) -> None:
+        """Begin anew, as a forked process must; the lock may have been held by a thread that it does not have."""
+        self._lock = threading.Lock()
+        self._sums = {}
+        self._latest = {}
+
+
+class SharedCounts:
+    """The counts of this process in a folder, beside those of the others that serve with it."""
+
+    def __init__(self, memory: Memory, folder: Path) -> None:
+        self.folder = folder
+        self._memory = memory
+        self._guard = threading.Lock()
+        #: The lock of the slot, as long as there is one.
+        self._slot: int | None = None
+        self._descriptor: int | None = None
+        self._written: bytes = b""
+        self._has_failed = False
+
+    def write_for_ever(self) -> None:
+        """Write again and again, in a thread of its own."""
+        pause = threading.Event()
+        while True:
+            self.write()
+            pause.wait(_WRITE_INTERVAL_SECONDS)
+
+    def write(self) -> bool:
+        """Write what was counted, and say whether that could be done. The first failure in a row is logged."""
+        if not self._guard.acquire(timeout=_WAIT_SECONDS_MAX):
+            return False
+        try:
+            self._write()
+        except (OSError, ValueError) as error:
+            if not self._has_failed:
+                fields = {"folder": self.folder, "error": type(error).__name__}
+                _log.warning("counts are not shared between workers", extra=fields)
+            self._has_failed = True
+        else:
+            if self._has_failed:
+                _log.info("counts are shared again", extra={"folder": self.folder})
+            self._has_failed = False
+        finally:
+            self._guard.release()
+        return not self._has_failed
+
+    def total(self) -> tuple[Counts, Counts]:
+        """Add up what all have counted; where this process cannot write, what it has counted itself."""
+        if not self.write():
+            return self._memory.snapshot()
+        total = Memory()
+        for path in self.folder.glob("*.json"):
+            total.merge(*_read(path))
+        return total.snapshot()
+
+    def forget_slot(self) -> None:
+        """Leave the slot to the process that this one was forked from."""
+        self._guard = threading.Lock()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._slot = self._descriptor = None
+        self._written = b""
+
+    def _write(self) -> None:
+        self._require_slot()
+        path = self.folder / f"{self._slot}.json"
+        sums, latest = ([[*series, value] for series, value in counts.items()] for counts in self._memory.snapshot())
+        document = json.dumps({"sums": sums, "latest": latest}).encode()
+        if document == self._written and path.exists():
+            return
+        filled = document.ljust(-(-len(document) // _FILLED_TO_BYTES) * _FILLED_TO_BYTES)
+        # Whoever reads sees the old file or the new one. No power cut matters: it ends the counting process too.
+        fresh = self.folder / f"{self._slot}.fresh"
+        try:
+            fresh.write_bytes(filled)
+            fresh.replace(path)
+        except OSError:
+            with suppress(OSError):
+                fresh.unlink()
+            # A full disk still has the space that the old file takes.
+            with path.open("r+b") as file:
+                file.write(filled)
+        self._written = document
+
+    def _require_slot(self) -> None:
+        """Have a slot whose lock lies in the folder: it may have been removed, and be made anew by another."""
+        if self._descriptor is not None:
+            if os.fstat(self._descriptor).st_nlink:
+                return
+            os.close(self._descriptor)
+            self._descriptor = self._slot = None
+        self.folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        for slot in range(_SLOTS_MAX):
+            descriptor = os.open(self.folder / f"{slot}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            if _lock(descriptor):
+                self._slot, self._descriptor = slot, descriptor
+                self._memory.merge(*_read(self.folder / f"{slot}.json"))
+                return
+            os.close(descriptor)
+        message = "every slot is taken"
+        raise ValueError(message)
+
+
+def _read(path: Path) -> tuple[Counts, Counts]:
+    """Read what a process has written; a file that is gone, or that somebody else has written, counts nothing."""
+    try:
+        document = json.loads(path.read_bytes())
+        sums, latest = ({tuple(each[:-1]): float(each[-1]) for each in document[part]} for part in ("sums", "latest"))
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return {}, {}
+    return sums, latest
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file or folder that is open, for as long as it is; say whether nobody else has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def folder_of_its_own(places: Iterable[Path]) -> Iterator[Path | None]:
+    """Make a folder in the first of these places that takes one, and remove it at the end.
+
+    What a killed service has left in that place is removed; a living one holds a lock, so that several may share it.
+    """
+    made = next(filter(None, map(_made_in, places)), None)
+    if made is None:
+        yield None
+        return
+    folder, descriptor = made
+    try:
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_in(place: Path) -> tuple[Path, int] | None:
+    try:
+        place.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        gate = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.fstat(gate).st_uid != os.geteuid():
+                # In a folder for temporary files anybody may have made it.
+                return None
+            # One at a time: a folder is locked before another service can take it for one that was left behind.
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            for left in place.iterdir():
+                with suppress(OSError):
+                    _remove_if_left(left)
+            folder = Path(tempfile.mkdtemp(dir=place))
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # A file too, or a full disk would be found out later.
+            (folder / "0.lock").write_bytes(b"")
+        finally:
+            os.close(gate)
+    except OSError:
+        return None
+    return folder, descriptor
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Remove the folder of a service none of whose processes lives: not the one that made it, nor one that counts."""
+    descriptors: list[int] = []
+    try:
+        for path in (folder, *folder.glob("*.lock")):
+            descriptors.append(os.open(path, os.O_RDONLY))
+            if not _lock(descriptors[-1]):
+                return
+        shutil.rmtree(folder)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)

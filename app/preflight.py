@@ -1,0 +1,144 @@
+"""Check that this release can work on the database, before anything is served and whenever somebody asks.
+
+What is wrong is said in one sentence with its remedy: at the start, in /readyz and by every `flask …` command.
+"""
+
+import re
+from collections.abc import Mapping
+
+from sqlalchemy import Text, column, inspect, select, table, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from app.database import UnfitDatabaseError, is_transient
+from app.models import REVISION, Base
+
+#: Alembic's own table, which says at which revision the database is.
+_VERSION_TABLE = "alembic_version"
+
+_FIND_REVISION = select(column("version_num", Text)).select_from(table(_VERSION_TABLE))
+
+#: What the service does with a table. History and the index key are only ever added to, and of most tables nothing is
+#: deleted, so that an operator may withhold the rest.
+_PRIVILEGES = {
+    _VERSION_TABLE: ("SELECT",),
+    "transitions": ("SELECT", "INSERT"),
+    "index_key": ("SELECT", "INSERT"),
+    "inbox": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "rendezvous": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+}
+_PRIVILEGES_OF_OTHERS = ("SELECT", "INSERT", "UPDATE")
+
+#: A table that is not there has no privileges; that is for the migrations to say.
+_MISSING_PRIVILEGES = text(
+    "SELECT current_user AS role, name, string_agg(privilege, ', ' ORDER BY privilege) AS privileges "
+    "FROM unnest(CAST(:names AS text[]), CAST(:privileges AS text[])) AS needed (name, privilege) "
+    "WHERE NOT has_table_privilege(to_regclass(name), privilege) GROUP BY name ORDER BY name"
+)
+
+#: With names in this setting a commit waits until one of those machines has it. Nobody but a privileged role sees
+#: whether a standby is synchronous; that there is one at all, and what the role's own connections wait for, all see.
+#: A commit that waits for a standby that is there is over in milliseconds.
+_WAITS_FOR_STANDBY = text(
+    "SELECT current_setting('synchronous_standby_names') <> '' "
+    "AND current_setting('synchronous_commit') NOT IN ('off', 'local') "
+    "AND (NOT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum')) "
+    "OR EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' "
+    "AND query_start < clock_timestamp() - interval '1 second'))"
+)
+
+#: How revisions are numbered.
+_REVISION = re.compile(r"[0-9]{4}")
+
+OK = "ok"
+NEWER = "newer"
+
+
+class NotMigratedError(Exception):
+    """The database has not the tables that this release works with."""
+
+    def __init__(self, revision: str | None) -> None:
+        self.revision = revision
+        found = "has no tables yet" if revision is None else f"is at revision {revision}, this version needs {REVISION}"
+        super().__init__(f"The database (FLASK_DATABASE_URL) {found}. Run: flask db upgrade")
+
+
+class OutdatedReleaseError(Exception):
+    """The database is at a revision that this release cannot work with."""
+
+    def __init__(self, revision: str) -> None:
+        self.revision = revision
+        super().__init__(
+            f"The database (FLASK_DATABASE_URL) is at revision {revision}, and this version, which is made for "
+            f"{REVISION}, cannot work on it any more. Install a newer one."
+        )
+
+
+class NoSchemaError(UnfitDatabaseError):
+    """The role may not even look into the schema."""
+
+    def __init__(self) -> None:
+        super().__init__("the role may use no schema of its search_path: GRANT USAGE ON SCHEMA … TO it")
+
+
+class MissingPrivilegesError(UnfitDatabaseError):
+    """The role may not do what the service does with its tables."""
+
+    def __init__(self, role: str, privileges: Mapping[str, str]) -> None:
+        lacking = "; ".join(f"GRANT {missing} ON {table} TO {role}" for table, missing in privileges.items())
+        super().__init__(f"the role {role} lacks privileges: {lacking}")
+
+
+def check_database(session: Session) -> str:
+    """Check the privileges and the tables, and return `ok`, or how much newer the tables are than this release.
+
+    A release works on its own tables and on those of the next one, so that old processes go on through an upgrade.
+
+    Raises `NotMigratedError`, `OutdatedReleaseError`, `NoSchemaError` and `MissingPrivilegesError`.
+    """
+    is_postgresql = session.get_bind().dialect.name == "postgresql"
+    if is_postgresql and session.scalar(text("SELECT current_schema()")) is None:
+        raise NoSchemaError
+    if not inspect(session.connection()).has_table(_VERSION_TABLE):
+        raise NotMigratedError(None)
+    if is_postgresql:
+        _require_privileges(session)
+    revision = session.scalars(_FIND_REVISION).one_or_none()
+    if revision == REVISION:
+        return OK
+    if revision is None or not is_newer(revision):
+        raise NotMigratedError(revision)
+    if not _has_our_columns(session):
+        raise OutdatedReleaseError(revision)
+    return f"{NEWER} ({revision})"
+
+
+def is_newer(revision: str) -> bool:
+    """Say whether a revision is one of a later release: all that this one knows have numbers up to its own."""
+    return _REVISION.fullmatch(revision) is not None and revision > REVISION
+
+
+def waits_for_standby(session: Session) -> bool:
+    """Say whether commits wait for a synchronous standby that is not there."""
+    return session.get_bind().dialect.name == "postgresql" and bool(session.scalar(_WAITS_FOR_STANDBY))
+
+
+def _require_privileges(session: Session) -> None:
+    tables = {name: _PRIVILEGES.get(name, _PRIVILEGES_OF_OTHERS) for name in (_VERSION_TABLE, *Base.metadata.tables)}
+    needed = [(name, privilege) for name, privileges in tables.items() for privilege in privileges]
+    names, privileges = zip(*needed, strict=True)
+    missing = session.execute(_MISSING_PRIVILEGES, {"names": list(names), "privileges": list(privileges)}).all()
+    if missing:
+        raise MissingPrivilegesError(missing[0].role, {each.name: each.privileges for each in missing})
+
+
+def _has_our_columns(session: Session) -> bool:
+    """Say whether all is there that this release reads and writes; a later one may have taken something away."""
+    try:
+        for ours in Base.metadata.tables.values():
+            session.execute(select(ours).limit(0))
+    except DBAPIError as error:
+        if is_transient(error):
+            raise
+        return False
+    return True

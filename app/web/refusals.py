@@ -1,0 +1,87 @@
+"""Count and log every request that is refused, so that nothing is turned away unseen."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from flask import current_app, g, request
+
+from app import metrics
+from app.service import Service
+from app.web.origin import origin
+
+_log = logging.getLogger(__name__)
+
+#: The longest path, and the longest method, that are worth reading in a log.
+_PATH_CHARACTERS_MAX = 256
+_METHOD_CHARACTERS_MAX = 16
+#: What every notification has, and hardly anything else.
+_HEADERS_OF_ALIPAY = ("client-id", "request-time", "signature")
+
+_PLACES = {"/metrics": "metrics", "/healthz": "health", "/readyz": "health", "/openapi.json": "health"}
+
+
+def note_refusal(status: int, code: str) -> None:
+    """Take note of a request that is refused for what it asks, or for how."""
+    _count(status)
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED} and _is_a_notification():
+        metrics.MISDIRECTED.inc(status)
+        fields = {
+            "status": status,
+            "asked": _path()[:_PATH_CHARACTERS_MAX],
+            "listens_at": _notify_path(),
+            **_who_asked(),
+        }
+        _log.warning("notification sent to where none is received", extra=fields)
+        return
+    method = request.environ["REQUEST_METHOD"][:_METHOD_CHARACTERS_MAX]
+    fields = {"status": status, "code": code, "method": method, "path": _path()[:_PATH_CHARACTERS_MAX], **_who_asked()}
+    _log.warning("request refused", extra=fields)
+
+
+def note_failure(status: int, message: str, what: Mapping[str, str]) -> None:
+    """Take note of a request that could not be fulfilled, which is no fault of its sender."""
+    _count(status)
+    _log.error(message, extra={"path": _path()[:_PATH_CHARACTERS_MAX], **what, **_who_asked()})
+
+
+def _count(status: int) -> None:
+    where = _where()
+    metrics.REFUSED_REQUESTS.inc(status, where)
+    if where == "notify":
+        metrics.DELIVERIES.inc(status)
+
+
+def _where() -> str:
+    path = _path()
+    if path == _notify_path():
+        return "notify"
+    if path == "/v1" or path.startswith("/v1/"):
+        return "api"
+    return _PLACES.get(path, "elsewhere")
+
+
+def _is_a_notification() -> bool:
+    return request.environ["REQUEST_METHOD"] == "POST" and all(map(request.headers.get, _HEADERS_OF_ALIPAY))
+
+
+def _path() -> str:
+    # Not the framework's, which takes all slashes that a path begins with for one.
+    path: str = request.environ.get("PATH_INFO", "")
+    return path.encode("latin-1").decode("utf-8", "replace")
+
+
+def _notify_path() -> str:
+    service: Service = current_app.extensions["notifyauth"]
+    return service.settings.notify_path
+
+
+def _who_asked() -> dict[str, str]:
+    """Say who asked, as far as that is known: the name of a key, an address, and the id of the request."""
+    asked = origin()
+    return {
+        "key": g.get("key_name", ""),
+        "address": asked.address,
+        "forwarded_for": asked.forwarded_for,
+        "request_id": asked.request_id,
+    }

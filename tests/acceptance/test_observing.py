@@ -1,0 +1,185 @@
+"""Nothing that counts or logs decides, delays or prevents an answer: `flask serve` with its log and its folder gone."""
+
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from app.simulator.draft import authcode_created
+from app.simulator.keys import make_sandbox
+from app.simulator.sender import headers_of
+from tests.acceptance.server import Server, running_server, starting_server, status, wait_until_ready
+from tests.builders import a_genuine_delivery, a_raw_request, an_environ
+
+#: Longer than anybody is to wait for an answer.
+SECONDS_MAX = 10
+#: A worker writes once a second, for the others to read, what it has counted.
+WRITTEN_AFTER_SECONDS = 2
+#: Each makes a line of 2 kB, and all of them more than what may wait to be written.
+REFUSED = 3000
+LONG_PATH = "/" + "%C3%A9" * 256
+
+
+@pytest.fixture(scope="module")
+def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The keyring of a sandbox."""
+    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
+    make_sandbox(path)
+    return path
+
+
+@pytest.fixture
+def environ(sqlite_url: str, keyring: Path, tmp_path: Path) -> dict[str, str]:
+    """The settings of a service under systemd, which names a folder for what need not be kept."""
+    return an_environ(sqlite_url, keyring, FLASK_METRICS_OPEN="1", RUNTIME_DIRECTORY=str(tmp_path / "run"))
+
+
+def figures(server: Server) -> dict[str, float]:
+    """Every sample, by its name and labels as they are written."""
+    page = server.get("/metrics").data.decode()
+    lines = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def deliver(server: Server, keyring: Path, number: int) -> None:
+    request = a_raw_request(a_genuine_delivery(keyring, authcode_created(f"s-{number}", "code-1")))
+    assert status(server.say(request, seconds=SECONDS_MAX)) == 200
+
+
+def folders(environ: Mapping[str, str]) -> list[Path]:
+    return sorted((Path(environ["RUNTIME_DIRECTORY"]) / "counters").iterdir())
+
+
+@pytest.fixture
+def unread() -> Iterator[tuple[int, int]]:
+    """A pipe: its end for who reads, and its end for who writes."""
+    ends = os.pipe()
+    yield ends
+    os.close(ends[0])
+
+
+def test_deliveries_are_answered_while_nobody_reads_the_log(
+    environ: dict[str, str], keyring: Path, unread: tuple[int, int]
+) -> None:
+    reader, writer = unread
+    with starting_server(environ, writer, "--workers", "1") as server:
+        os.close(writer)
+        wait_until_ready(server)
+        delivery = a_genuine_delivery(keyring, authcode_created("s-1", "code-1"))
+        with urllib3.HTTPConnectionPool("127.0.0.1", server.port, timeout=SECONDS_MAX, retries=False) as pool:
+            for _ in range(REFUSED):
+                assert pool.request("GET", LONG_PATH).status == 404
+            for _ in range(100):
+                answer = pool.request("POST", delivery.uri, body=delivery.body, headers=dict(headers_of(delivery)))
+                assert answer.status == 200
+        dropped = figures(server)["notifyauth_log_lines_dropped_total"]
+        assert dropped > 0
+        # Somebody reads again.
+        read = b""
+        deadline = time.monotonic() + SECONDS_MAX
+        while b"log lines dropped" not in read:
+            assert time.monotonic() < deadline
+            read += os.read(reader, 1 << 20)
+        read += os.read(reader, 1 << 20)
+        assert re.findall(rb"log lines dropped count=(\d+)", read) == [b"%d" % dropped]
+        server.process.terminate()
+        while os.read(reader, 1 << 20):
+            pass
+        assert server.process.wait(SECONDS_MAX) == 0
+
+
+def test_a_server_whose_log_nobody_reads_stops_when_it_is_told_to(
+    environ: dict[str, str], unread: tuple[int, int]
+) -> None:
+    _, writer = unread
+    with starting_server(environ, writer, "--workers", "1") as server:
+        os.close(writer)
+        wait_until_ready(server)
+        with urllib3.HTTPConnectionPool("127.0.0.1", server.port, timeout=SECONDS_MAX, retries=False) as pool:
+            for _ in range(200):
+                pool.request("GET", LONG_PATH)
+        server.process.terminate()
+        assert server.process.wait(2 * SECONDS_MAX) == 0
+
+
+def test_deliveries_are_answered_and_counted_when_the_folder_of_the_counters_is_gone(
+    environ: dict[str, str], keyring: Path, tmp_path: Path
+) -> None:
+    with running_server(environ, tmp_path / "log", "--workers", "2") as server:
+        for number in range(10):
+            deliver(server, keyring, number)
+        shutil.rmtree(environ["RUNTIME_DIRECTORY"])
+        os.kill(server.workers()[0], signal.SIGKILL)
+        for number in range(20):
+            deliver(server, keyring, number)
+        wait_until_ready(server)
+        for number in range(10):
+            deliver(server, keyring, number)
+        time.sleep(WRITTEN_AFTER_SECONDS)
+        # What the killed worker had counted went with the folder.
+        assert 20 < figures(server)['notifyauth_deliveries_total{status="200"}'] <= 40
+        assert len(folders(environ)) == 1
+
+
+def test_what_a_killed_worker_has_counted_stays(environ: dict[str, str], keyring: Path, tmp_path: Path) -> None:
+    """And the one in its place goes on with its file, so that files do not pile up."""
+    with running_server(environ, tmp_path / "log", "--workers", "1") as server:
+        for number in range(10):
+            deliver(server, keyring, number)
+        assert figures(server)['notifyauth_deliveries_total{status="200"}'] == 10
+        for _ in range(2):
+            wait_until_ready(server)
+            before = server.workers()
+            os.kill(before[0], signal.SIGKILL)
+            deadline = time.monotonic() + 3 * SECONDS_MAX
+            while not (workers := server.workers()) or workers == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            wait_until_ready(server)
+            # Two deaths within five seconds end the service.
+            time.sleep(5)
+        assert figures(server)['notifyauth_deliveries_total{status="200"}'] == 10
+        (folder,) = folders(environ)
+        assert [path.name for path in folder.glob("*.json")] == ["0.json"]
+
+
+def test_a_folder_of_counters_is_removed_at_the_end_or_by_the_next_start(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    with running_server(environ, tmp_path / "log", "--workers", "1") as killed:
+        (left,) = folders(environ)
+        workers = killed.workers()
+        killed.process.kill()
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        killed.process.wait(SECONDS_MAX)
+    assert folders(environ) == [left]
+    with running_server(environ, tmp_path / "log", "--workers", "1"):
+        (first,) = folders(environ)
+        assert first != left
+        # A second service that uses the same place leaves the first one's alone.
+        with running_server(environ, tmp_path / "log-2", "--workers", "1"):
+            assert first in folders(environ)
+            assert len(folders(environ)) == 2
+        assert folders(environ) == [first]
+    assert folders(environ) == []
+
+
+def test_a_folder_that_the_operator_has_chosen_is_used_and_kept(
+    environ: dict[str, str], keyring: Path, tmp_path: Path
+) -> None:
+    chosen = tmp_path / "chosen"
+    with running_server(
+        environ | {"PROMETHEUS_MULTIPROC_DIR": str(chosen)}, tmp_path / "log", "--workers", "2"
+    ) as server:
+        deliver(server, keyring, 1)
+        time.sleep(WRITTEN_AFTER_SECONDS)
+        assert figures(server)['notifyauth_deliveries_total{status="200"}'] == 1
+    assert chosen.is_dir()
+    assert not Path(environ["RUNTIME_DIRECTORY"]).exists()

@@ -1,0 +1,126 @@
+"""A flow that nobody named can be corrected while nothing but the consult has happened; a canceled one is over."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import text
+
+from app.receiver.errors import AlreadyCanceledError, ConsultContradictedError, FlowFollowedError
+from app.simulator.draft import authcode_created, token_canceled, token_created
+from tests.integration.door import AUTHORIZATIONS, Door, problem
+from tests.integration.stage import Stage, a_stage
+from tests.integration.test_verification import drifts
+from tests.unit.alipay.wire import CLIENT_ID
+
+
+def test_an_unsaid_flow_is_corrected_on_record_and_what_was_parked_is_resumed(stage: Stage) -> None:
+    stage.consult()
+    stage.notify(token_created("s-1", "token-1"))
+    assert stage.outcomes() == [("parked", "early")]
+    stage.consult(flow="direct")
+    assert stage.moves() == [
+        (1, "consult", None, "consulted"),
+        (2, "consult", "consulted", "consulted"),
+        (3, "token_created", "consulted", "token_active"),
+    ]
+    corrected = stage.document()["history"][1]
+    assert (corrected["cause"], corrected["reason"]) == ("api", "flow corrected from auto_debit to direct")
+    assert stage.outcomes() == [("applied", None)]
+    assert stage.document()["flow"] == "direct"
+    assert drifts(stage) == []
+
+
+def test_a_code_that_was_illegal_in_a_flow_nobody_named_is_taken_once_the_flow_is_corrected(
+    database_url: str, alipay_key: RSAPrivateKey
+) -> None:
+    """It was acknowledged, so it must not be lost by a wrong setting."""
+    stage = a_stage(database_url, alipay_key, clients={CLIENT_ID: "direct"})
+    stage.consult()
+    assert stage.notify(authcode_created("s-1", "code-1")).outcome == "rejected"
+    stage.consult(flow="auto_debit")
+    assert stage.outcomes() == [("applied", None)]
+    assert stage.auth_code("s-1") == "code-1"
+    stage.notify(token_created("s-1", "token-1"))
+    assert stage.state() == "token_active"
+    assert drifts(stage) == []
+    stage.database.close()
+
+
+def test_a_flow_that_was_said_contradicts_another(stage: Stage) -> None:
+    stage.consult()
+    stage.consult(flow="direct")
+    stage.consult(flow="direct")
+    with pytest.raises(ConsultContradictedError):
+        stage.consult(flow="auto_debit")
+    assert len(stage.moves()) == 2
+
+
+def test_naming_the_flow_that_was_taken_by_default_settles_it(stage: Stage) -> None:
+    stage.consult()
+    stage.consult(flow="auto_debit")
+    with pytest.raises(ConsultContradictedError):
+        stage.consult(flow="direct")
+    assert len(stage.moves()) == 1
+
+
+@pytest.mark.parametrize("by", ["code", "token"])
+def test_a_flow_that_was_followed_can_no_longer_be_corrected(
+    database_url: str, alipay_key: RSAPrivateKey, by: str
+) -> None:
+    stage = a_stage(database_url, alipay_key, clients={CLIENT_ID: "auto_debit" if by == "code" else "direct"})
+    stage.consult()
+    stage.notify(authcode_created("s-1", "code-1") if by == "code" else token_created("s-1", "token-1"))
+    before = stage.document()
+    with pytest.raises(FlowFollowedError):
+        stage.consult(flow="direct" if by == "code" else "auto_debit")
+    assert stage.document() == before
+    stage.database.close()
+
+
+def test_a_consult_that_corrects_the_flow_and_contradicts_otherwise_changes_nothing(stage: Stage) -> None:
+    stage.consult(user_ref="u-1")
+    before = stage.document()
+    with pytest.raises(ConsultContradictedError):
+        stage.consult(flow="direct", user_ref="u-2")
+    assert stage.document() == before
+
+
+def test_a_flow_recorded_before_it_was_known_whether_it_was_said_can_be_corrected(stage: Stage) -> None:
+    """Those who wait for the correction were consulted with the release before."""
+    stage.consult(flow="auto_debit")
+    stage.database.run(lambda session: session.execute(text("UPDATE authorizations SET flow_was_said = NULL")))
+    stage.consult(flow="direct")
+    assert stage.document()["flow"] == "direct"
+
+
+# --- canceled ---
+
+
+def cancel(stage: Stage) -> None:
+    stage.notify(token_created("s-1", "token-1"))
+    stage.notify(token_canceled("token-1"))
+
+
+@pytest.mark.parametrize("said", [{}, {"flow": "direct"}, {"flow": "auto_debit"}, {"user_ref": "u-2"}])
+def test_a_consult_for_what_is_canceled_is_refused_even_if_it_is_the_same(stage: Stage, said: dict[str, str]) -> None:
+    stage.consult(flow="direct")
+    cancel(stage)
+    before = stage.document()
+    with pytest.raises(AlreadyCanceledError):
+        stage.consult(**said)
+    assert stage.document() == before
+
+
+def test_a_consult_for_what_is_canceled_is_409_and_asks_for_a_new_auth_state(door: Door) -> None:
+    door.consult(flow="direct")
+    door.notify(token_created("s-1", "token-1"))
+    door.notify(token_canceled("token-1"))
+    refused = door.post(AUTHORIZATIONS, {"authState": "s-1", "flow": "direct"})
+    assert problem(refused) == (409, "canceled")
+    assert "new authState" in refused.get_json()["detail"]
+
+
+def test_a_first_consult_that_leads_straight_to_canceled_is_created(door: Door) -> None:
+    door.notify(token_canceled("token-1"))
+    door.notify(token_created("s-1", "token-1"))
+    created = door.post(AUTHORIZATIONS, {"authState": "s-1", "flow": "direct"})
+    assert (created.status_code, created.get_json()["state"]) == (201, "canceled")

@@ -1,0 +1,100 @@
+"""What may be parsed is decided by the bytes alone, never by where they are parsed."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, strategies as st
+
+from app.alipay.json_text import NESTING_MAX, UnreadableJsonError, json_text
+from app.alipay.notification import MalformedNotificationError, parse
+from tests.unit.alipay.wire import a_body
+
+#: Nearly all the stack that Python allows by default.
+FRAMES = 850
+
+
+def nested(depth: int) -> bytes:
+    """A cancellation that nests so deep, in a field that nobody reads."""
+    levels = depth - 1
+    return a_body()[:-1] + b', "extra": ' + b"[" * levels + b"]" * levels + b"}"
+
+
+def far_down(frames: int, work: Callable[[], bool]) -> bool:
+    return work() if frames == 0 else far_down(frames - 1, work)
+
+
+def test_body_may_nest_as_deep_as_the_limit_and_no_deeper() -> None:
+    assert parse(nested(NESTING_MAX)) == parse(a_body())
+    with pytest.raises(MalformedNotificationError) as refusal:
+        parse(nested(NESTING_MAX + 1))
+    assert (refusal.value.field, refusal.value.rule) == ("body", "nested deeper than 64 levels")
+
+
+def is_understood(body: bytes) -> bool:
+    try:
+        parse(body)
+    except MalformedNotificationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("depth", [2, NESTING_MAX, NESTING_MAX + 1, 100, 500, 900, 972, 5_000])
+def test_how_deep_a_body_may_nest_does_not_depend_on_where_it_is_parsed(depth: int) -> None:
+    body = nested(depth)
+    assert far_down(FRAMES, lambda: is_understood(body)) == is_understood(body) == (depth <= NESTING_MAX)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps("[" * 1_000),
+        json.dumps({"a": r"\"[{" * 1_000}),
+        json.dumps({"[" * 1_000: "]" * 1_000}),
+        json.dumps([{}] * 1_000),
+    ],
+)
+def test_brackets_within_strings_or_side_by_side_do_not_nest(text: str) -> None:
+    assert json_text(text.encode()) == text
+
+
+@pytest.mark.parametrize("body", [b'"' + b"[" * 1_000, b'"\\', b"]" * 1_000, b'"\\"' + b"[" * 65])
+def test_what_is_no_json_breaks_nothing(body: bytes) -> None:
+    assert json_text(body) == body.decode()
+
+
+@pytest.mark.parametrize("body", [b'"' * 998 + b"[" * 65, b"]" * 99 + b"[" * 999, b"\\" + b"[" * 65])
+def test_what_nests_too_deeply_is_refused_before_it_is_known_whether_it_is_json(body: bytes) -> None:
+    with pytest.raises(UnreadableJsonError, match="nested deeper than 64 levels"):
+        json_text(body)
+
+
+JSON = st.recursive(
+    st.none() | st.text(alphabet='[]{}"\\ab'),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(alphabet='[]{}"\\'), children, max_size=3)
+    ),
+    max_leaves=40,
+)
+
+
+def depth_of(value: object) -> int:
+    match value:
+        case dict():
+            return 1 + max(map(depth_of, value.values()), default=0)
+        case list():
+            return 1 + max(map(depth_of, value), default=0)
+        case _:
+            return 0
+
+
+@given(value=JSON, wrapped=st.integers(50, 70))
+def test_depth_is_counted_as_a_parser_finds_it(value: object, wrapped: int) -> None:
+    for _ in range(wrapped):
+        value = [value]
+    try:
+        json_text(json.dumps(value).encode())
+    except UnreadableJsonError:
+        assert depth_of(value) > NESTING_MAX
+    else:
+        assert depth_of(value) <= NESTING_MAX
