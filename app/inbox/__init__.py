@@ -144,7 +144,8 @@ def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
     return unwatched(InboxEntry)(
         fingerprint=fingerprint,
         client_id=delivery.client_id,
-        type=named.type,
+        # Of one that is not understood it stays empty: that tells it from one that was, and can be read no more.
+        type=notification.type if notification else None,
         auth_state=named.auth_state,
         token_index=token_index(vault, delivery.client_id, named),
         sealed_body=vault.seal(delivery.body, place=BODY_PLACE, row=fingerprint),

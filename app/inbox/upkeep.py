@@ -9,7 +9,6 @@ from sqlalchemy import delete, func, literal, select, tuple_, union, union_all
 from sqlalchemy.orm import Session
 
 from app.inbox import (
-    IS_CANCELLATION,
     IS_NOT_APPLIED,
     IS_PARKED,
     OPEN_OUTCOMES,
@@ -71,7 +70,7 @@ def of_authorization(session: Session, authorization: Authorization) -> Sequence
     """List every entry about an authorization, whatever its outcome, in inbox sequence.
 
     Those that could not be understood or processed, or wait, are linked to none, and found by what they name: the
-    authState or, cancellations, a token of the authorization.
+    authState or, where there is none, a token of the authorization.
     """
     is_unlinked = InboxEntry.authorization_id.is_(None)
     is_of_client = InboxEntry.client_id == authorization.client_id
@@ -80,7 +79,9 @@ def of_authorization(session: Session, authorization: Authorization) -> Sequence
         select(InboxEntry.id).where(InboxEntry.authorization_id == authorization.id),
         select(InboxEntry.id).where(is_unlinked, is_of_client, InboxEntry.auth_state == authorization.auth_state),
         select(InboxEntry.id).where(
-            IS_NOT_APPLIED, is_unlinked, is_of_client, IS_CANCELLATION, InboxEntry.token_index.in_(its_tokens)
+            # One that names an authState is about the authorization of that.
+            *(IS_NOT_APPLIED, is_unlinked, is_of_client, InboxEntry.auth_state.is_(None)),
+            InboxEntry.token_index.in_(its_tokens),
         ),
     )
     return session.scalars(select(InboxEntry).where(InboxEntry.id.in_(ids)).order_by(InboxEntry.id)).all()

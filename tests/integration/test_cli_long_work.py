@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import click
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -24,7 +25,7 @@ def statement_timeout(session: Session) -> str:
 def test_a_look_up_may_take_longer_than_a_request(shell: Shell) -> None:
     if shell.service.settings.uses_sqlite:
         pytest.skip("SQLite has no timeout for statements")
-    with shell.app.app_context():
+    with shell.app.app_context(), click.Context(click.Command("test")):
         assert look_up(statement_timeout) == f"{LOOK_UP_SECONDS_MAX}s".replace("60s", "1min")
     # The same connection, lent to a request after that.
     assert shell.service.database.run(statement_timeout) == "3s"
@@ -70,6 +71,6 @@ def test_a_piece_that_the_database_was_in_trouble_for_is_done_again(
             raise trouble
         return "done"
 
-    with shell.app.app_context():
+    with shell.app.app_context(), click.Context(click.Command("test")):
         assert do_piece(piece) == "done"
     assert capsys.readouterr().err == "The database is unavailable (LockNotAvailable). Trying again.\n"
