@@ -24,6 +24,7 @@ from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from app.alipay.delivery import BODY_BYTES_MAX
 from app.logs import failure
+from app.server.connections import Connections
 
 if TYPE_CHECKING:
     from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined] # it does not say that it exports both
@@ -35,8 +36,13 @@ REFUSAL = "notifyauth.refusal"
 #: Where it finds when the request was whole, by the clock of `time.perf_counter`: waiting for a thread takes time too.
 RECEIVED = "notifyauth.received"
 
+#: A request line and headers. Those of a notification have a kilobyte, and what a proxy adds another one or two.
+HEAD_BYTES_MAX = 64 * 1024
 #: A notification is a kilobyte. Whoever needs longer than this to send one is not Alipay.
 BODY_SECONDS_MAX = 10
+#: Each piece is a turn of the loop, some 25 microseconds: 65,000 pieces of a byte would keep it for two seconds. With
+#: this many, pieces of a quarter of a kilobyte make up the largest body, and a proxy passes on four or more.
+BODY_CHUNKS_MAX = 256
 #: Requests that wait for a thread, for each thread. More would be answered after their senders have given up.
 WAITING_PER_THREAD_MAX = 16
 #: What a request may wait for a thread before it is refused unread: behind a stuck database a queue hardly moves.
@@ -123,6 +129,10 @@ class Door:
     threads: int
     #: Paths that wait for nothing, and so need not wait for a thread either.
     at_once: frozenset[str] = frozenset()
+    #: Told of every request, so that it can tell an idle connection from one whose head does not end.
+    connections: Connections | None = None
+    #: Whether every answer ends its connection, so that none is open when the server stops.
+    is_draining: bool = False
     _outbox: _Outbox = field(default_factory=_Outbox)
     #: `None` ends a thread.
     _works: "SimpleQueue[_Work | None]" = field(default_factory=SimpleQueue)
@@ -134,6 +144,10 @@ class Door:
             thread.start()
             self._threads.append(thread)
 
+    def drain(self) -> None:
+        """End each connection with its next answer."""
+        self.is_draining = True
+
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """End the threads: one that runs on while the interpreter ends can take the process down with it."""
         for _ in self._threads:
@@ -144,16 +158,31 @@ class Door:
 
     async def __call__(self, scope: "Scope", protocol: "HTTPProtocol") -> None:
         """Answer one request."""
+        if self.connections is None:
+            await self._answer(scope, protocol)
+            return
+        self.connections.request_begins(scope.client)
+        try:
+            await self._answer(scope, protocol)
+        finally:
+            self.connections.request_ends(scope.client)
+
+    async def _answer(self, scope: "Scope", protocol: "HTTPProtocol") -> None:
         environ = _environ(scope)
         try:
+            _require_short_head(environ)
             async with asyncio.timeout(BODY_SECONDS_MAX):
                 environ["wsgi.input"] = BytesIO(await _body(environ, protocol))
+        except _RefusedError as refused:
+            response = self._refused(environ, refused.status)
         except TimeoutError:
             response = self._refused(environ, HTTPStatus.REQUEST_TIMEOUT)
         else:
             at_once = scope.path in self.at_once
             response = _call(self.application, environ) if at_once else await self._answered(environ)
         status, headers, body = response
+        if self.is_draining:
+            headers = [*headers, ("Connection", "close")]
         protocol.response_bytes(status, headers, body)
 
     async def _answered(self, environ: WSGIEnvironment) -> Response:
@@ -183,24 +212,46 @@ class Door:
                 _call_and_tell(self.application, work.environ, tell)
 
 
+class _RefusedError(Exception):
+    """A request is not read to its end: it would cost more than any may."""
+
+    def __init__(self, status: HTTPStatus) -> None:
+        self.status = status
+
+
 async def _body(environ: WSGIEnvironment, protocol: "HTTPProtocol") -> bytes:
     """Read the body, or so much of it that whoever reads on sees that it is too large.
 
-    Where the client went away the body ends, as if that were all: its announced length tells.
+    Where the client went away the body ends, as if that were all: its announced length tells. Raises `_RefusedError`
+    where it comes in too many pieces.
+    """
+    announced = announced_length(environ)
+    if announced is not None and announced > BODY_BYTES_MAX:
+        return b""
+    # Waiting to be told that there is no more would cost another turn of the loop.
+    enough = BODY_BYTES_MAX + 1 if announced is None else announced
+    pieces: list[bytes] = []
+    length = 0
+    async for chunk in protocol:
+        pieces.append(chunk)
+        length += len(chunk)
+        if length >= enough:
+            break
+        if len(pieces) >= BODY_CHUNKS_MAX:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST)
+    return b"".join(pieces)
+
+
+def announced_length(environ: WSGIEnvironment) -> int | None:
+    """Return what Content-Length says, zeros in front or not (RFC 9110, 8.6), or `None` without one that is a number.
+
+    A number of more digits than any body here has is as good as the first that is too large, and takes no time to read.
     """
     announced = environ.get("CONTENT_LENGTH", "")
-    if len(announced) > len(str(BODY_BYTES_MAX)):
-        return b""
-    enough = BODY_BYTES_MAX + 1
-    if announced.isascii() and announced.isdigit():
-        # Waiting to be told that there is no more would cost another turn of the loop.
-        enough = min(enough, int(announced))
-    body = b""
-    async for chunk in protocol:
-        body += chunk
-        if len(body) >= enough:
-            break
-    return body
+    if not (announced.isascii() and announced.isdigit()):
+        return None
+    digits = announced.lstrip("0") or "0"
+    return int(digits) if len(digits) <= len(str(BODY_BYTES_MAX)) else BODY_BYTES_MAX + 1
 
 
 def _environ(scope: "Scope") -> WSGIEnvironment:
@@ -210,7 +261,7 @@ def _environ(scope: "Scope") -> WSGIEnvironment:
         "REQUEST_METHOD": scope.method,
         "PATH_INFO": scope.path.encode().decode("latin-1"),
         "QUERY_STRING": scope.query_string.encode().decode("latin-1"),
-        "REMOTE_ADDR": scope.client.rpartition(":")[0],
+        "REMOTE_ADDR": scope.client.rpartition(":")[0].strip("[]"),
         "SERVER_NAME": host,
         "SERVER_PORT": port,
         "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
@@ -223,6 +274,12 @@ def _environ(scope: "Scope") -> WSGIEnvironment:
         key = key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}"
         environ[key] = f"{environ[key]},{value}" if key in environ else value
     return environ
+
+
+def _require_short_head(environ: WSGIEnvironment) -> None:
+    """Refuse a head that the server let pass because it came in one piece. Raises `_RefusedError`."""
+    if sum(len(value) for value in environ.values() if isinstance(value, str)) > HEAD_BYTES_MAX:
+        raise _RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
 
 def _call(application: WSGIApplication, environ: WSGIEnvironment) -> Response:

@@ -21,6 +21,8 @@ _ACKNOWLEDGED = json.loads(ACKNOWLEDGEMENT)
 
 #: An entry serves one second of one client and URI, so a few are alive at a time; the rest leaves room for refusals.
 _SIGNATURES_KEPT_MAX = 64
+#: Four times as long as Alipay documents a client id to be. A longer header is no client's, and is not sent back.
+_ECHO_CHARACTERS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,16 @@ def _answer(
     response_time = now.astimezone(UTC).isoformat(timespec="seconds")
     headers = {"Content-Type": "application/json", "response-time": response_time}
     # A stranger's header is echoed as it came or not at all: a control character could begin a header of its own.
-    if delivery.client_id and delivery.client_id.isascii() and delivery.client_id.isprintable():
+    if 0 < len(delivery.client_id) <= _ECHO_CHARACTERS_MAX and _is_plain(delivery.client_id):
         headers["client-id"] = delivery.client_id
     if client is not None and client.merchant_private_key is not None:
         key = client.merchant_private_key
         headers["signature"] = _signature(key, delivery.method, delivery.uri, client.client_id, response_time, body)
     return Answer(status, MappingProxyType(headers), body, result_code, result_status)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 @functools.lru_cache(maxsize=_SIGNATURES_KEPT_MAX)

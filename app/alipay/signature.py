@@ -24,6 +24,9 @@ ALGORITHM = "RSA256"
 #: Twice the longest shape in use. Nothing escapes the dots between the signed parts, so a request-time without a bound
 #: could swallow the beginning of a genuine body and leave the rest, still verified, as one that Alipay never sent.
 REQUEST_TIME_CHARACTERS_MAX = 64
+#: Room for a signature by a key of 16384 bits, or of 4096 with every character percent-encoded, and for the names of
+#: its parts. Reading one takes time and memory that grow with it, which nobody gets for a header of any length.
+SIGNATURE_CHARACTERS_MAX = 4096
 
 _PARTS = frozenset({"algorithm", "keyVersion", "signature"})
 #: Bounded, since `int` takes quadratic time, and ASCII only, since it reads any script's digits, and underscores.
@@ -68,13 +71,16 @@ def verify(delivery: Delivery, keyring: Keyring) -> None:
         client = keyring.client(delivery.client_id)
     except UnknownClientError:
         raise NotAuthenticError("unknown_client", "UNKNOWN_CLIENT") from None
+    # Before anything is done to them whose cost grows with their length.
+    if len(delivery.signature) > SIGNATURE_CHARACTERS_MAX:
+        raise NotAuthenticError("header")
+    if not 0 < len(delivery.request_time) <= REQUEST_TIME_CHARACTERS_MAX:
+        raise NotAuthenticError("header")
     key_version, signature = _read_header(delivery.signature)
     try:
         public_keys = client.keys_of_version(key_version)
     except KeyNotFoundError:
         raise NotAuthenticError("unknown_key", "KEY_NOT_FOUND") from None
-    if not 0 < len(delivery.request_time) <= REQUEST_TIME_CHARACTERS_MAX:
-        raise NotAuthenticError("header")
     try:
         signed = _signed_bytes(delivery.method, delivery.uri, delivery.client_id, delivery.request_time, delivery.body)
     except UnsendableTextError:

@@ -1,12 +1,13 @@
 """Serve over HTTP: `flask serve`."""
 
 import gc
+import logging
 import multiprocessing
 import os
-import socket
+import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,12 +17,16 @@ import click
 from app import logs, metrics
 from app.cli.errors import UsageProblem, plain_errors
 from app.cli.groups import the_service
-from app.config import Settings
+from app.config import SettingError, Settings, read_settings
 from app.counters import folder_of_its_own
-from app.rsgi import Door
+from app.database import DatabaseUnavailableError
+from app.logs import failure
+from app.rsgi import HEAD_BYTES_MAX, Door
+from app.server.connections import Connections
+from app.service import Service
 
-#: A worker that has not finished by then is not going to: no request may take half as long.
-_STOP_SECONDS_MAX = 30
+_log = logging.getLogger(__name__)
+
 #: The database lets no more in, and turns away whoever comes beyond that.
 THREADS_MAX = 32
 #: A delivery that waits for its transaction keeps none of them, so that 4 and 16 acknowledge as many a second. With
@@ -32,19 +37,14 @@ _THREADS = 16
 _CONNECTIONS_MAX = 256
 #: Objects that are left to themselves until somebody looks which of them are garbage: a megabyte or two.
 _UNCOLLECTED_MAX = 10_000
-#: How long, in milliseconds, a head may take, and how long a connection may be idle.
-_HEAD_TIMEOUT_MS = 10_000
-
-
-class AddressInUseError(UsageProblem):
-    """Something else listens there, or nobody may."""
-
-    def __init__(self, host: str, port: int, error: OSError) -> None:
-        super().__init__(f"Cannot listen at {host}:{port} ({error.strerror}): choose another --port or --host.")
+#: Longer than the 60 seconds for which most balancers and proxies keep an idle connection: whoever closes it first may
+#: do so while the other sends a request over it.
+_KEEP_ALIVE_SECONDS = 75
+_KEEP_ALIVE_SECONDS_MAX = 3600
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="An address to listen at, or a name of one.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--workers", type=click.IntRange(1, 64), help="How many processes.  [default: one a core, up to 4]")
 @click.option(
@@ -54,42 +54,78 @@ class AddressInUseError(UsageProblem):
     show_default=True,
     help="How many requests a process works on at once.",
 )
-def serve(host: str, port: int, workers: int | None, threads: int) -> None:
-    """Serve in production. SIGTERM and Ctrl-C stop it, once the requests in flight are finished."""
+@click.option(
+    "--keep-alive",
+    type=click.IntRange(1, _KEEP_ALIVE_SECONDS_MAX),
+    default=_KEEP_ALIVE_SECONDS,
+    show_default=True,
+    help="For how many seconds a connection may be idle: longer than the proxy in front keeps it.",
+)
+def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: int) -> None:
+    """Serve in production. SIGTERM and Ctrl-C stop it, once the requests in flight are finished.
+
+    SIGHUP reads the keyring anew: if it is in order, the workers are replaced one by one, and no request is lost.
+    """
+    # Until there are workers that could be replaced, there is nothing to read anew.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with plain_errors():
         the_service().check()
     the_service().database.close()
-    if not the_service().settings.api_keys:
+    settings = the_service().settings
+    if not settings.api_keys:
         click.echo("No API key is set (FLASK_API_KEYS): the API refuses everyone.", err=True)
-    _require_free(host, port)
     # Imported late: no other command has a use for a server.
-    from granian import Granian  # noqa: PLC0415
     from granian.constants import HTTPModes, Interfaces  # noqa: PLC0415
     from granian.http import HTTP1Settings  # noqa: PLC0415
 
-    server = Granian(
-        "app.wsgi",
-        address=host,
-        port=port,
-        interface=Interfaces.RSGI,
-        workers=workers or min(os.cpu_count() or 1, 4),
-        backpressure=_CONNECTIONS_MAX,
-        # Where a connection may turn out to be HTTP/2, the server waits for its first byte without a bound.
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_TIMEOUT_MS),
-        websockets=False,
-        respawn_failed_workers=True,
-        workers_kill_timeout=_STOP_SECONDS_MAX,
-        log_access=False,
-    )
+    from app.server.listening import Address, CannotListenError  # noqa: PLC0415
+    from app.server.supervisor import Supervisor  # noqa: PLC0415
+
     # Forked workers would inherit what this process has opened, and counters that are not shared.
     multiprocessing.set_start_method("spawn", force=True)
-    with _shared_counters(the_service().settings):
+    try:
+        supervisor = Supervisor(
+            Address.find(host, port),
+            check=partial(_problem, settings.instance_path),
+            interface=Interfaces.RSGI,
+            workers=workers or min(os.cpu_count() or 1, 4),
+            backpressure=_CONNECTIONS_MAX,
+            # Where a connection may turn out to be HTTP/2, the server waits for its first byte without a bound.
+            http=HTTPModes.http1,
+            # What it calls the time for a head is that for an idle connection too; `Connections` sees to the former.
+            http1_settings=HTTP1Settings(header_read_timeout=keep_alive * 1000, max_buffer_size=HEAD_BYTES_MAX),
+            websockets=False,
+            log_access=False,
+        )
+    except CannotListenError as error:
+        raise UsageProblem(str(error)) from None
+    with _shared_counters(settings):
         logs.include_everything(*logs.SERVERS)
-        server.serve(target_loader=partial(_door, threads), wrap_loader=False)
+        supervisor.serve_until_told_to_stop(partial(_door, threads, port))
 
 
-def _door(threads: int) -> Door:
+def _problem(instance_path: Path) -> str | None:
+    """Say what would keep a new worker from starting, of all that may have changed since this process started."""
+    try:
+        with plain_errors():
+            service = Service(read_settings(os.environ, instance_path=instance_path))
+            try:
+                # A database that is away is waited for by the workers, and keeps nobody from another keyring.
+                with suppress(DatabaseUnavailableError):
+                    service.check()
+            finally:
+                service.database.close()
+    except SettingError as error:
+        return str(error)
+    except click.ClickException as error:
+        return error.message
+    except Exception as error:  # noqa: BLE001 -- whatever it is, those that serve are to go on
+        _log.error("check failed", extra=failure(error))
+        return "A worker could not start."
+    return None
+
+
+def _door(threads: int, port: int) -> Door:
     """Make what a worker serves. Importing the application opens and checks it."""
     application = import_module("app.wsgi").application
     application.extensions["notifyauth"].database.share_between(threads)
@@ -97,21 +133,9 @@ def _door(threads: int) -> Door:
     # one small cycle of the framework's.
     gc.freeze()
     gc.set_threshold(_UNCOLLECTED_MAX)
-    return Door(application, threads, at_once=frozenset({"/healthz"}))
-
-
-def _require_free(host: str, port: int) -> None:
-    """Find out in one sentence what a worker would find out in twenty lines.
-
-    Raises `AddressInUseError`.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise AddressInUseError(host, port, error) from None
+    connections = Connections(port, _CONNECTIONS_MAX)
+    connections.watch()
+    return Door(application, threads, at_once=frozenset({"/healthz"}), connections=connections)
 
 
 @contextmanager

@@ -316,7 +316,8 @@ class Receiver:
         _log.info("delivery stored", extra=fields)
         if kept.is_new:
             notification = arrival.reading.notification
-            if notification is not None and not inbox.can_be_consulted(notification.auth_state):
+            auth_state = None if notification is None else notification.auth_state
+            if kept.outcome is Outcome.PARKED and not inbox.can_be_consulted(auth_state):
                 _log.warning("parked for an authState that no consult can name", extra={"entry": kept.id})
             metrics.count_notification(None if notification is None else notification.type, kept.outcome)
         _tell(settled)

@@ -140,7 +140,14 @@ def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime
         return Done()
 
     def work() -> Done:
-        subject = _read_again(vault, entry)
+        try:
+            subject = _read_again(vault, entry)
+        except Exception as error:
+            if entry.outcome != Outcome.MALFORMED:
+                raise
+            # It was never acknowledged, and must not be by ending failed: its duplicates are answered with 400 still.
+            _log.error("entry cannot be read", extra={"entry": entry.id, **failure(error)})
+            return Done([Processed.of(entry)])
         cases = [] if isinstance(subject, MalformedNotificationError) else [Case(entry, subject)]
         docket = lay_out(connection, vault, cases, careful=True, replayed=entry)
         locked = docket.replayed

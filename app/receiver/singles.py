@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -23,9 +23,8 @@ R = TypeVar("R")
 ALONE_AT_ONCE_MAX = 8
 #: What has met a lock may have this many connections at once, whatever there is of it.
 AGAIN_AT_ONCE_MAX = 4
-#: Each is tried for again within half a second: a try takes a tenth of one.
-HELD_KEYS_MAX = 16
-#: A quarter of the connections that a worker takes: senders that wait for one row must leave room for all others.
+#: A quarter of the connections that a worker takes: senders that wait for held rows leave room for all others. Were
+#: each before a row of its own, each would be tried again within two seconds.
 HELD_MAX = 64
 
 #: How long to stay away, as a share of the time waited so far; differently for two who stand in each other's way.
@@ -45,6 +44,8 @@ class Singles(Generic[T, R]):
         self._queues: dict[Hashable, deque[Place[T, R]]] = {}
         #: The keys of which somebody holds the row, and since when that is known.
         self._held: dict[Hashable, float] = {}
+        #: The keys of which the first is being tried.
+        self._tried: set[Hashable] = set()
         self._threads = Crew("single", threads_max=ALONE_AT_ONCE_MAX)
         self._threads_again = Crew("single again", threads_max=AGAIN_AT_ONCE_MAX)
 
@@ -91,25 +92,34 @@ class Singles(Generic[T, R]):
             place.tell(result)
 
     def _first(self, key: Hashable) -> Place[T, R] | None:
-        """Find the first with a key; tell those before it that have no time left, and forget a key without any."""
-        late: list[Place[T, R]] = []
+        """Find the first with a key, which is tried from now on; forget a key without any.
+
+        On the way tell everybody who has no time left: when it is the turn of each may be too late.
+        """
         with self._lock:
+            late = list(self._late())
             queue = self._queues[key]
-            while queue and queue[0].until - self._clock() < _LEAST_S:
-                late.append(queue.popleft())
-            is_held = key in self._held
-            if not queue:
+            if queue:
+                self._tried.add(key)
+            else:
                 del self._queues[key]
                 self._held.pop(key, None)
             first = queue[0] if queue else None
         for place in late:
-            place.fail(DatabaseUnavailableError("LockNotAvailable" if is_held else "QueueFull"))
+            place.fail(DatabaseUnavailableError("LockNotAvailable" if place.key in self._held else "QueueFull"))
         return first
+
+    def _late(self) -> Iterator[Place[T, R]]:
+        now = self._clock()
+        for key, queue in self._queues.items():
+            while queue and key not in self._tried and queue[0].until - now < _LEAST_S:
+                yield queue.popleft()
 
     def _next(self, key: Hashable) -> None:
         """Let the next one with a key be tried, now that the first is done, behind all other keys."""
         with self._lock:
             self._held.pop(key, None)
+            self._tried.discard(key)
             queue = self._queues[key]
             queue.popleft()
             if not queue:
@@ -118,17 +128,17 @@ class Singles(Generic[T, R]):
             self._threads.do(partial(self._try, key))
 
     def _hold(self, key: Hashable, unavailable: DatabaseUnavailableError) -> None:
-        """Somebody holds the row: stay away for a moment, or for good where too many rows are waited for already."""
+        """Somebody holds the row: stay away for a moment, or for good where too many wait for held rows already."""
         refused: list[Place[T, R]] = []
+        waited = 0.0
         with self._lock:
-            is_given_up = key not in self._held and len(self._held) >= HELD_KEYS_MAX
+            self._tried.discard(key)
+            waited = self._clock() - self._held.setdefault(key, self._clock())
+            while self._queues[key] and self._number_held() > HELD_MAX:
+                refused.append(self._queues[key].pop())
+            is_given_up = not self._queues[key]
             if is_given_up:
-                refused += self._queues.pop(key)
-            else:
-                since = self._held.setdefault(key, self._clock())
-                waited = self._clock() - since
-                while len(self._queues[key]) > 1 and self._number_held() > HELD_MAX:
-                    refused.append(self._queues[key].pop())
+                del self._queues[key], self._held[key]
         if not is_given_up:
             pause = min(_PAUSE_S_MAX, waited * random.uniform(*_PAUSE))  # noqa: S311 -- jitter, not a secret
             self._threads_again.do(partial(self._try_again, key, self._clock() + pause))

@@ -29,6 +29,7 @@ from app.receiver.reports import (
     USER_REF_CHARACTERS_MAX,
     WALLET_CHARACTERS_MAX,
 )
+from app.rsgi import announced_length
 from app.state_machine import AuthorizationState
 from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body
 from app.web.problems import ProblemError
@@ -211,7 +212,7 @@ def read_body(model: type[B]) -> B:
 
 def _absent() -> bytes:
     """Read no body as a report without any field, where none was announced: one in chunks was broken off."""
-    announced = request.environ.get("CONTENT_LENGTH", "") not in {"", "0"} or "Transfer-Encoding" in request.headers
+    announced = bool(announced_length(request.environ)) or "Transfer-Encoding" in request.headers
     return b"" if announced else b"{}"
 
 

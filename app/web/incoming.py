@@ -3,6 +3,7 @@
 from flask import request
 
 from app.alipay.delivery import BODY_BYTES_MAX
+from app.rsgi import announced_length
 
 
 class BodyTooLargeError(Exception):
@@ -20,18 +21,17 @@ def exact_body() -> bytes:
     allowed tells. Raises `BodyTooLargeError` and `BodyIncompleteError`.
     """
     stream = request.environ["wsgi.input"]
-    announced = request.environ.get("CONTENT_LENGTH", "")
-    if not announced:
+    if not request.environ.get("CONTENT_LENGTH"):
         body: bytes = stream.read(BODY_BYTES_MAX + 1)
         if len(body) > BODY_BYTES_MAX:
             raise BodyTooLargeError
         return body
-    if not (announced.isascii() and announced.isdigit()):
+    announced = announced_length(request.environ)
+    if announced is None:
         raise BodyIncompleteError
-    # Nobody announces a number of a thousand digits who means well, and reading it takes time.
-    if len(announced) > len(str(BODY_BYTES_MAX)) or int(announced) > BODY_BYTES_MAX:
+    if announced > BODY_BYTES_MAX:
         raise BodyTooLargeError
-    body = stream.read(int(announced))
-    if len(body) != int(announced):
+    body = stream.read(announced)
+    if len(body) != announced:
         raise BodyIncompleteError
     return body

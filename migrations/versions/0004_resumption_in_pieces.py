@@ -1,4 +1,4 @@
-"""Remember how far the parked entries of an authorization are resumed, where one transaction cannot resume them all.
+"""Remember how far the parked entries of an authorization have been resumed, where a transaction cannot take them all.
 
 Hardly any row ever has a value, and the index holds just those.
 """

@@ -26,17 +26,19 @@ class Server:
 
     process: subprocess.Popen[str]
     port: int
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     def get(self, path: str, *, key: str = "") -> urllib3.BaseHTTPResponse:
         return urllib3.request("GET", self.url + path, headers={"Authorization": f"Bearer {key}"}, retries=False)
 
-    def say(self, request: bytes, *, seconds: float = 10) -> bytes:
+    def say(self, request: bytes, *, seconds: float = 10, after: float = 0) -> bytes:
         """Send bytes over a connection of their own, and return what comes back up to the end of a body."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+        with socket.create_connection((self.host, self.port), timeout=seconds) as connection:
+            time.sleep(after)
             connection.sendall(request)
             answer = b""
             while b"\r\n\r\n" not in answer or not answer.endswith(b"}}"):
@@ -72,15 +74,19 @@ def flask(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedPr
 
 
 @contextmanager
-def running_server(environ: Mapping[str, str], log: Path, *options: str) -> Iterator[Server]:
+def running_server(
+    environ: Mapping[str, str], log: Path, *options: str, asked_at: str = "127.0.0.1"
+) -> Iterator[Server]:
     """Serve until the end of the block, ready from its beginning."""
-    with log.open("w") as output, starting_server(environ, output, *options) as server:
+    with log.open("w") as output, starting_server(environ, output, *options, asked_at=asked_at) as server:
         wait_until_ready(server, log)
         yield server
 
 
 @contextmanager
-def starting_server(environ: Mapping[str, str], output: IO[str] | int, *options: str) -> Iterator[Server]:
+def starting_server(
+    environ: Mapping[str, str], output: IO[str] | int, *options: str, asked_at: str = "127.0.0.1"
+) -> Iterator[Server]:
     """Serve until the end of the block; what is said goes wherever the caller wants."""
     port = a_free_port()
     process = subprocess.Popen(
@@ -92,7 +98,7 @@ def starting_server(environ: Mapping[str, str], output: IO[str] | int, *options:
         text=True,
     )
     try:
-        yield Server(process, port)
+        yield Server(process, port, asked_at)
     finally:
         if process.poll() is None:
             process.terminate()

@@ -70,6 +70,13 @@ def test_what_reaches_the_door_is_what_was_sent(server: Server, keyring: Path) -
     assert server.say(with_header(request, b"Expect: 100-continue", first=False)).startswith(b"HTTP/1.1 100")
 
 
+def test_a_path_is_the_same_however_it_is_spelled(server: Server, keyring: Path) -> None:
+    """The server decodes a path, and nothing of its spelling is left: a proxy must look at the decoded one, too."""
+    request = a_raw_request(a_genuine_delivery(keyring, CODE))
+    for spelled in (b"/alipay%2FnotifyAuthorization", b"/alipay/%6EotifyAuthorization"):
+        assert status(server.say(request.replace(b"/alipay/notifyAuthorization", spelled, 1))) == 200
+
+
 def test_a_huge_body_is_refused_before_it_is_sent(server: Server) -> None:
     announced = b"POST /alipay/notifyAuthorization HTTP/1.1\r\nHost: m\r\nContent-Length: 999999999\r\n\r\n{"
     assert status(server.say(announced)) == 413
@@ -116,7 +123,7 @@ def test_a_worker_that_dies_is_replaced(server: Server, keyring: Path, tmp_path:
     log = tmp_path / "server.log"
     wait_for_words(log, "Started worker-1", "Started worker-2")
     os.kill(server.workers()[0], signal.SIGKILL)
-    wait_for_words(log, "Unexpected exit from worker", "Respawning worker")
+    wait_for_words(log, "worker died worker=1")
     wait_until_ready(server, log)
     assert status(server.say(a_raw_request(a_genuine_delivery(keyring, CODE)))) == 200
 

@@ -108,6 +108,40 @@ def test_a_body_that_does_not_come_is_given_up(server: Server) -> None:
         assert caller.recv(65536) == b""
 
 
+def test_a_head_is_to_end_long_before_an_idle_connection_is_closed(server: Server) -> None:
+    """By default for 75 seconds. Which of them is closed first tells, whatever else the machine does."""
+    ping = b"GET /healthz HTTP/1.1\r\nHost: merchant.example\r\n\r\n"
+    with (
+        callers(server, number=1, saying=ping) as (idle,),
+        callers(server, number=1, saying=b"") as (silent,),
+        callers(server, number=1, saying=b"GET /he") as (slow,),
+    ):
+        assert status(idle.recv(65536)) == 200
+        for each in (silent, slow):
+            each.settimeout(60)
+            assert each.recv(65536) == b""
+        idle.sendall(ping)
+        assert status(idle.recv(65536)) == 200
+
+
+def test_a_connection_may_be_idle_for_as_long_as_was_asked_for(
+    migrated_sqlite: Path, keyring: Path, tmp_path: Path
+) -> None:
+    file = shutil.copyfile(migrated_sqlite, tmp_path / "notifyauth.db")
+    ping = b"GET /healthz HTTP/1.1\r\nHost: merchant.example\r\n\r\n"
+    with (
+        running_server(
+            an_environ(f"sqlite:///{file}", keyring), tmp_path / "log", "--workers", "1", "--keep-alive", "2"
+        ) as server,
+        callers(server, number=1, saying=ping) as (idle,),
+    ):
+        assert status(idle.recv(65536)) == 200
+        began = time.monotonic()
+        idle.settimeout(60)
+        assert idle.recv(65536) == b""
+        assert time.monotonic() - began > 1
+
+
 def test_past_a_bounded_queue_the_answer_is_503_at_once_and_nothing_is_left_behind(
     migrated_sqlite: Path, keyring: Path, tmp_path: Path
 ) -> None:
@@ -159,8 +193,10 @@ def test_a_request_that_contradicts_itself_about_its_length_is_refused(server: S
     assert status(server.say(both)) in {400, 401}
 
 
-def test_a_head_without_an_end_is_refused(server: Server) -> None:
-    assert status(server.say(HEAD + b"X-More: " + b"x" * 500_000)) == 431
+def test_a_head_larger_than_64_kib_is_refused(server: Server) -> None:
+    for sent in (b"x" * 500_000, b"x" * 66_000 + b"\r\n\r\n"):
+        assert status(server.say(HEAD + b"X-More: " + sent)) == 431
+    assert status(server.say(HEAD + b"Content-Length: 0\r\nX-More: " + b"x" * 60_000 + b"\r\n\r\n")) == 401
 
 
 @contextmanager

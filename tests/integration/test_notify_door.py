@@ -136,6 +136,12 @@ def test_a_body_of_another_length_than_announced_is_never_processed(door: Door, 
     assert stored(door) == []
 
 
+@pytest.mark.parametrize("zeros", [1, 6, 5000])
+def test_a_length_is_the_same_number_with_zeros_in_front(door: Door, zeros: int) -> None:
+    body = token_canceled("token-1").body()
+    assert post(door, body, CONTENT_LENGTH=f"{'0' * zeros}{len(body)}").status_code == 200
+
+
 def test_a_service_that_came_up_without_tables_asks_to_send_again(unmigrated_database_url: str, keyring: Path) -> None:
     door = Door(create_app(an_environ(unmigrated_database_url, keyring)), keyring)
     assert result(door.notify(CODE)) == (503, "U", "UNKNOWN_EXCEPTION")

@@ -96,6 +96,16 @@ def test_a_code_that_is_replayed_late_does_not_take_the_newer_ones_place(stage: 
     assert drifts(stage) == []
 
 
+def test_a_code_that_was_held_up_for_seconds_does_not_take_the_newer_ones_place(stage: Stage) -> None:
+    """As by another worker: it came first, and is processed after the one that came then."""
+    stage.consult()
+    stage.clock.forward(seconds=2)
+    stage.notify(authcode_created("s-1", "code-2"))
+    stage.clock.forward(seconds=-2)
+    stage.notify(authcode_created("s-1", "code-1"))
+    assert stage.auth_code() == "code-2"
+
+
 def test_a_clock_that_was_ahead_keeps_no_newer_code_away(stage: Stage) -> None:
     stage.clock.forward(days=1)
     stage.report_authcode(stage.consult(), "code-1")

@@ -139,6 +139,17 @@ def test_a_duplicate_of_what_is_still_malformed_is_answered_400_again(stage: Sta
     assert (again.entry_id, again.answer.status, again.outcome) == (first.entry_id, 400, "malformed")
 
 
+def test_a_malformed_entry_whose_body_does_not_open_stays_malformed(stage: Stage) -> None:
+    """It was never acknowledged, and ending failed would acknowledge its duplicates."""
+    first = stage.notify(b"{}")
+    assert first.entry_id is not None
+    broken = update(InboxEntry).where(InboxEntry.id == first.entry_id).values(sealed_body=b"broken")
+    stage.database.run(lambda session: session.execute(broken))
+    (done,) = stage.process(first.entry_id)
+    assert done.outcome == "malformed"
+    assert stage.notify(b"{}").answer.status == 400
+
+
 def test_process_takes_malformed_entries_by_id_and_by_outcome_and_not_unasked(shell: Shell) -> None:
     entry_id = shell.notify(b"{}")
     assert shell.ask("inbox", "process") == "There was nothing to process.\n"

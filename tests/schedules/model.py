@@ -207,9 +207,11 @@ class Model:
 
     def _replay(self, notification: Words) -> str:
         entry = self.inbox.get(notification)
-        if entry is None or entry.ending[0] not in {"parked", "failed"}:
+        if entry is None or entry.ending[0] not in {"parked", "failed", "malformed"}:
             return "nothing"
-        self._process_stored(notification)
+        # What is malformed to this release is so again, also where its body does not open.
+        if entry.ending[0] != "malformed":
+            self._process_stored(notification)
         return entry.ending[0]
 
     def _break(self, thing: Words) -> str:

@@ -299,3 +299,32 @@ def test_what_serving_alone_raises_is_raised() -> None:
 
     with pytest.raises(LookupError):
         Gathering(break_down, refuse, key=str, is_in_vain=bool).serve(1)
+
+
+def test_what_needs_the_same_as_one_that_waits_alone_does_not_go_with_others(pool: ThreadPoolExecutor) -> None:
+    """It would only hold up all that go with it."""
+    together: list[list[int]] = []
+    free = threading.Event()
+
+    def fall_apart_over_a_held_row(numbers: Sequence[int]) -> Sequence[str]:
+        together.append(list(numbers))
+        if any(number % 10 == 0 for number in numbers):
+            raise ValueError
+        return [f"{number} together" for number in numbers]
+
+    def wait_for_the_row(number: int) -> str:
+        free.wait(timeout=10)
+        return f"{number} alone"
+
+    gathering = Gathering(
+        fall_apart_over_a_held_row, wait_for_the_row, key=lambda number: str(number % 10), is_in_vain=bool
+    )
+    stuck = [pool.submit(gathering.serve, 10)]
+    until(lambda: together == [[10]])
+    until(lambda: "0" in gathering._singles)  # noqa: SLF001 -- nothing else tells when it is there
+    stuck += [pool.submit(gathering.serve, number) for number in (20, 30)]
+    assert [gathering.serve(number) for number in (1, 2, 3)] == ["1 together", "2 together", "3 together"]
+    assert not any(each.done() for each in stuck)
+    free.set()
+    assert [each.result(timeout=10) for each in stuck] == ["10 alone", "20 alone", "30 alone"]
+    assert together == [[10], [1], [2], [3]]

@@ -11,7 +11,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from typing_extensions import override
 
-from app.rsgi import REFUSAL, WAITING_PER_THREAD_MAX, Door, Later
+from app.rsgi import BODY_CHUNKS_MAX, REFUSAL, WAITING_PER_THREAD_MAX, Door, Later
+from app.server.connections import Connections
 
 SCOPE: Any = SimpleNamespace(
     server="127.0.0.1:8000", client="127.0.0.1:9", method="POST", path="/", query_string="", scheme="http"
@@ -23,10 +24,12 @@ SCOPE.http_version, SCOPE.headers = "1.1", {"content-length": "1"}
 class Protocol:
     """One connection of granian's."""
 
+    pieces: tuple[bytes, ...] = (b"x",)
     statuses: list[int] = field(default_factory=list)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield b"x"
+        for piece in self.pieces:
+            yield piece
 
     def response_bytes(self, status: int, _headers: object, _body: bytes) -> None:
         self.statuses.append(status)
@@ -273,3 +276,44 @@ def test_the_threads_end_with_the_server() -> None:
         assert threading.active_count() == before
 
     asyncio.run(serve_and_end())
+
+
+@pytest.mark.parametrize(("pieces", "expected"), [(BODY_CHUNKS_MAX - 1, 200), (65_000, 400)])
+def test_a_body_in_very_many_pieces_is_refused_after_the_first_of_them(pieces: int, expected: int) -> None:
+    taken: list[int] = []
+
+    def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        taken.append(len(environ["wsgi.input"].read()))
+        start(f"{environ.get(REFUSAL, 200)} …", [])
+        return [b""]
+
+    async def send() -> int:
+        protocol: Any = Protocol((b"x",) * pieces)
+        scope: Any = SimpleNamespace(**vars(SCOPE) | {"headers": {}})
+        await Door(application, threads=1)(scope, protocol)
+        (status,) = protocol.statuses
+        return int(status)
+
+    assert asyncio.run(send()) == expected
+    assert taken == [pieces if expected == 200 else 0]
+
+
+def test_connections_are_told_of_every_request_and_of_its_end() -> None:
+    told: list[tuple[str, str]] = []
+
+    class Told(Connections):
+        @override
+        def request_begins(self, peer: str) -> None:
+            told.append(("begins", peer))
+
+        @override
+        def request_ends(self, peer: str) -> None:
+            told.append(("ends", peer))
+
+    def application(_environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        told.append(("is answered", SCOPE.client))
+        start("200 OK", [])
+        return [b""]
+
+    assert asyncio.run(ask(Door(application, threads=1, connections=Told(port=1, places=1)))) == 200
+    assert told == [("begins", SCOPE.client), ("is answered", SCOPE.client), ("ends", SCOPE.client)]

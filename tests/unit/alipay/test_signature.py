@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from com.alipay.ams.api.tools import signature_tool
@@ -17,7 +18,7 @@ from hypothesis import given, settings, strategies as st
 
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring, load_public_key
-from app.alipay.signature import NotAuthenticError, UnsendableTextError, sign, verify
+from app.alipay.signature import SIGNATURE_CHARACTERS_MAX, NotAuthenticError, UnsendableTextError, sign, verify
 from tests.unit.alipay.wire import CLIENT_ID, REQUEST_TIME, URI, a_body, a_delivery, a_keyring, a_signed_delivery
 
 #: Alipay's own tool, an outside opinion. It has no annotations.
@@ -130,6 +131,21 @@ def test_flipping_any_bit_of_the_signature_header_is_refused_unless_it_spells_th
     assert all(signature.lower() == genuine.signature.lower() for signature in believed)
     letters = "RSA" + "".join(escape[:2] for escape in genuine.signature.split("%")[1:])
     assert len(believed) == sum(letter.isalpha() for letter in letters)
+
+
+def test_a_signature_header_longer_than_any_is_refused_before_it_is_read(keyring: Keyring) -> None:
+    header = f"algorithm=RSA256,keyVersion=1,signature={'A' * SIGNATURE_CHARACTERS_MAX}"
+    assert refusal_of(a_delivery(signature=header), keyring).cause == "header"
+
+
+def test_a_signature_with_every_character_escaped_is_not_too_long(keyring: Keyring, alipay_key: RSAPrivateKey) -> None:
+    """Not by a key of 4096 bits either, nor one by a key of 16384 bits as it is sent."""
+    genuine = a_signed_delivery(alipay_key)
+    names, _, value = genuine.signature.rpartition("=")
+    escaped = "".join(f"%{ord(character):02X}" for character in unquote(value))
+    verify(dataclasses.replace(genuine, signature=f"{names}={escaped}"), keyring)
+    assert len(names) + 3 * len(base64.b64encode(bytes(4096 // 8))) < SIGNATURE_CHARACTERS_MAX
+    assert len(names) + 1.2 * len(base64.b64encode(bytes(16384 // 8))) < SIGNATURE_CHARACTERS_MAX
 
 
 def test_signature_over_an_empty_body_is_believed(keyring: Keyring, alipay_key: RSAPrivateKey) -> None:

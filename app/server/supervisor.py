@@ -1,0 +1,314 @@
+"""Keep worker processes running: replace them one by one, start again those that die, and end with their parent.
+
+granian stops an old worker whether or not the new one came up, and takes two deaths within five seconds for a reason to
+end the service. Here an old worker goes only when the new one is ready, and a worker that keeps dying is started ever
+more slowly while the others serve.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from granian.net import SocketHolder  # type: ignore[attr-defined] # it does not say that it exports it
+from granian.server import MPServer
+from granian.server.mp import WorkerProcess
+from typing_extensions import override
+
+from app.server.listening import BACKLOG, SPREADS, Address, stop_accepting
+
+_log = logging.getLogger(__name__)
+
+#: A worker that has not finished by then is not going to: no request may take half as long.
+STOP_SECONDS_MAX = 30
+#: Importing takes a second or two, on a busy machine ten; waiting for a database that is away, a few more.
+_START_SECONDS_MAX = 60
+#: A worker that lived for this long had no fault of its start: its next death counts as the first.
+_STEADY_SECONDS = 60
+#: Seldom enough to cost nothing, often enough that whatever kept it from starting is not missed for long when mended.
+_PAUSE_SECONDS_MAX = 60
+#: When every worker has died this often and none has ever been ready, the service cannot start, and says so by ending.
+_HOPELESS_DEATHS = 3
+#: How often to look for a signal while waiting for a worker.
+_LOOK_SECONDS = 0.1
+#: What granian asks of a socket that it is handed.
+_IS_UNIX_SOCKET = False
+
+#: Tells a worker to drain. Nobody else sends it.
+_DRAIN = signal.SIGUSR1
+#: For a request that is on its way over a connection that was just taken, and for busy connections to come to an end.
+_DRAIN_SECONDS = 1
+
+
+class Served(Protocol):
+    """What a worker serves: for granian something to call, and for the supervisor something to drain."""
+
+    def __call__(self, scope: Any, protocol: Any, /) -> Any:  # noqa: ANN401 -- granian's
+        """Answer a request."""
+
+    def drain(self) -> None:
+        """From now on, end each connection with its next answer."""
+
+
+Loader = Callable[[], Served]
+
+
+def pause_before(deaths: int) -> float:
+    """Return for how many seconds to wait before a worker is started that died this often in a row."""
+    return 0 if deaths <= 1 else float(min(2 ** (deaths - 2), _PAUSE_SECONDS_MAX))
+
+
+class _Wake:
+    """What the main loop waits for, in place of a `threading.Event`.
+
+    A signal handler may run while its own thread holds the lock of an event, and would then wait for itself.
+    `SimpleQueue.put` is safe there.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Wake the loop."""
+        self._calls.put(None)
+
+    def wait(self, timeout: float | None) -> None:
+        """Return when woken since the last time, or when the time is up."""
+        try:
+            self._calls.get(timeout=timeout)
+            while True:
+                self._calls.get_nowait()
+        except Empty:
+            return
+
+
+@dataclass
+class _Slot:
+    """The place of one worker, which one process after the other takes."""
+
+    listener: socket.socket
+    #: Ends when the worker does; before that it says once that the worker is ready.
+    news: Connection | None = None
+    #: In a row, each soon after its start.
+    deaths: int = 0
+    #: When to start the next one; `None` while there is one.
+    due: float | None = None
+    was_ready: bool = False
+
+
+class Supervisor(MPServer):
+    """granian's server, with its own rules for workers that are to be replaced or have died."""
+
+    # What granian keeps here is not always of the type that it was first set to.
+    main_loop_interrupt: Any
+    _shd: Any
+    _sso: Any
+
+    def __init__(self, address: Address, *, check: Callable[[], str | None], **options: Any) -> None:  # noqa: ANN401 -- granian's
+        """Take granian's options, and a check that says what would keep a new worker from starting, if anything."""
+        super().__init__("", address=address.host, port=address.port, backlog=BACKLOG, **options)
+        self.workers_kill_timeout = STOP_SECONDS_MAX
+        self._address = address
+        self._check = check
+        self._slots = [_Slot(listener) for listener in address.for_workers(self.workers)]
+        self.main_loop_interrupt = _Wake()
+
+    def serve_until_told_to_stop(self, loader: Loader) -> None:
+        """Serve what the loader returns in each worker. Ends the process with 1 if no worker can ever start."""
+        self.serve(target_loader=loader, wrap_loader=False)
+
+    @override
+    def _init_shared_socket(self) -> None:
+        self._ssp = self._shd = self._sso = None
+
+    @override
+    def _drop_shared_socket(self) -> None:
+        for slot in self._slots:
+            slot.listener.close()
+
+    @override
+    def _spawn_workers(self, spawn_target: Any, target_loader: Loader) -> None:
+        """Start the first worker of each slot."""
+        self._target, self._loader = spawn_target, target_loader
+        self.wrks = [self._start(index) for index in range(self.workers)]
+
+    def _start(self, index: int) -> WorkerProcess:
+        """Start a process for a slot, which gets the slot's socket and something to say "ready" with.
+
+        Raises `OSError` where the system has no room for another process.
+        """
+        slot = self._slots[index]
+        # granian hands both over. In the worker the descriptor has the same number, since the socket comes with it.
+        self._sso = slot.listener
+        backlog = (BACKLOG,) if SPREADS else ()
+        self._shd = SocketHolder(slot.listener.fileno(), _IS_UNIX_SOCKET, *backlog)  # type: ignore[call-arg] # its stub names no arguments
+        slot.news, ready = multiprocessing.Pipe(duplex=False)
+        slot.due = None
+        worker = self._spawn_worker(index, self._target, partial(_load, self._loader, ready, slot.listener))
+        worker.start()
+        # From here on only the worker holds it, so that it ends with the worker.
+        ready.close()
+        return worker
+
+    @override
+    def _serve_loop(self, spawn_target: Any, target_loader: Loader) -> None:
+        while not self.interrupt_signal:
+            if self.reload_signal:
+                self.reload_signal = False
+                self._replace_all()
+            self._notice_deaths()
+            if self._is_hopeless():
+                _log.error("no worker can start")
+                # granian's word for "end with 1".
+                self.interrupt_children.append(0)
+                return
+            self._start_those_due()
+            self.main_loop_interrupt.wait(self._seconds_until_one_is_due())
+        # Deaths before the end are no reason to call it a failure.
+        self.interrupt_children.clear()
+
+    def _replace_all(self) -> None:
+        """Replace the workers one by one, each as soon as its successor is ready, unless a new one could not start."""
+        problem = self._check()
+        if problem is not None:
+            _log.error("reload refused", extra={"problem": problem})
+            return
+        _log.info("reloading")
+        for index in range(self.workers):
+            if not self._replace(index):
+                if not self.interrupt_signal:
+                    _log.error("reload given up", extra={"worker": index + 1})
+                return
+        _log.info("reloaded")
+
+    def _replace(self, index: int) -> bool:
+        """Say whether there is a new worker now; until it is ready, the old one serves."""
+        old = self.wrks[index]
+        try:
+            new = self._start(index)
+        except OSError:
+            return False
+        if not self._becomes_ready(index):
+            _stop(new)
+            self._slots[index].was_ready = old.is_alive()
+            return False
+        self.wrks[index] = new
+        self._slots[index].deaths = 0
+        self._drain(old)
+        _stop(old)
+        return True
+
+    def _drain(self, worker: WorkerProcess) -> None:
+        """Let a worker that others replace take no more connections, and give those it has a request or an end."""
+        if worker.is_alive():
+            os.kill(worker.inner.pid, _DRAIN)
+            deadline = time.monotonic() + _DRAIN_SECONDS
+            while not self.interrupt_signal and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
+
+    def _becomes_ready(self, index: int) -> bool:
+        deadline = time.monotonic() + _START_SECONDS_MAX
+        slot = self._slots[index]
+        slot.was_ready = False
+        while not self.interrupt_signal and time.monotonic() < deadline:
+            if self._hear(slot, seconds=_LOOK_SECONDS):
+                return slot.was_ready
+        return False
+
+    def _hear(self, slot: _Slot, *, seconds: float = 0) -> bool:
+        """Take in what the worker of a slot has said, or that it ended; say whether it did either."""
+        if slot.news is None or not slot.news.poll(seconds):
+            return False
+        try:
+            slot.news.recv_bytes()
+            slot.was_ready = True
+        except EOFError:
+            pass
+        slot.news.close()
+        slot.news = None
+        return True
+
+    def _notice_deaths(self) -> None:
+        for slot, worker in zip(self._slots, self.wrks, strict=True):
+            self._hear(slot)
+            if slot.due is not None or worker.is_alive():
+                continue
+            lived = time.monotonic() - worker.birth
+            slot.deaths = slot.deaths + 1 if lived < _STEADY_SECONDS else 1
+            pause = pause_before(slot.deaths)
+            slot.due = time.monotonic() + pause
+            facts = {"worker": worker.idx + 1, "exit_code": worker.inner.exitcode, "lived_seconds": round(lived)}
+            _log.error("worker died", extra=facts | {"again_in_seconds": pause})
+            if SPREADS and any(each.is_alive() for each in self.wrks):
+                # The others are to get the connections that would wait here for the next one.
+                with suppress(OSError):
+                    slot.listener, old = self._address.bound(), slot.listener
+                    old.close()
+
+    def _is_hopeless(self) -> bool:
+        return not any(slot.was_ready for slot in self._slots) and all(
+            slot.deaths >= _HOPELESS_DEATHS for slot in self._slots
+        )
+
+    def _start_those_due(self) -> None:
+        for index, slot in enumerate(self._slots):
+            if slot.due is None or slot.due > time.monotonic():
+                continue
+            try:
+                self.wrks[index] = self._start(index)
+            except OSError as error:
+                slot.deaths += 1
+                slot.due = time.monotonic() + pause_before(slot.deaths)
+                _log.error("worker not started", extra={"worker": index + 1, "error": error.strerror})
+
+    def _seconds_until_one_is_due(self) -> float | None:
+        due = [slot.due for slot in self._slots if slot.due is not None]
+        return max(0, min(due) - time.monotonic()) if due else None
+
+
+def _stop(worker: WorkerProcess) -> None:
+    """Let a worker finish what it has begun, and no longer than that may take."""
+    worker.terminate()
+    worker.join(STOP_SECONDS_MAX)
+    if worker.is_alive():
+        _log.warning("worker killed", extra={"worker": worker.idx + 1})
+        worker.kill()
+        worker.join()
+
+
+def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:
+    """Load what a worker serves, and tell its parent. This is the first of our code that runs in a worker."""
+    # A terminal that goes away tells everyone. For a worker that is no reason to die.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    loaded = loader()
+    signal.signal(_DRAIN, partial(_on_drain, loaded, listener.detach()))
+    ready.send_bytes(b"ready")
+    ready.close()
+    return loaded
+
+
+def _on_drain(loaded: Served, listener: int, *_: object) -> None:
+    stop_accepting(listener)
+    loaded.drain()
+
+
+def _end_with_parent() -> None:
+    """Stop as on SIGTERM once the parent is gone, however it went: nobody would ever tell this worker to stop."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS_MAX)
+    os._exit(1)

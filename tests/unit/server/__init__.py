@@ -1,0 +1,1 @@
+"""The server itself: where it listens, its workers, its connections."""
