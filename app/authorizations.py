@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import CompoundSelect, Select, select, union_all
+from sqlalchemy import CompoundSelect, Select, select, tuple_, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -174,6 +174,14 @@ def find(session: Session, client_id: str, auth_state: str) -> Authorization | N
 def find_all(session: Session, auth_state: str) -> Sequence[Authorization]:
     """Find the authorizations of every client under this authState."""
     return session.scalars(select(Authorization).where(Authorization.auth_state == auth_state)).all()
+
+
+def of_tokens(session: Session, keys: Sequence[TokenKey]) -> Sequence[Authorization]:
+    """Find the authorizations that these tokens are of, current or superseded."""
+    theirs = select(AccessToken.authorization_id).where(
+        tuple_(AccessToken.client_id, AccessToken.token_index).in_(keys)
+    )
+    return session.scalars(select(Authorization).where(Authorization.id.in_(theirs)).order_by(Authorization.id)).all()
 
 
 def lock(session: Session, authorization_id: UUID) -> Authorization | None:

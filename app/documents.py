@@ -40,7 +40,7 @@ def authorization_document(session: Session, authorization: Authorization) -> Do
     return {
         **authorization_summary(authorization),
         "history": [_move(move) for move in authorizations.history(session, authorization.id)],
-        "notifications": [_linked(entry) for entry in of_authorization(session, authorization.id)],
+        "notifications": [_linked(entry) for entry in of_authorization(session, authorization)],
     }
 
 

@@ -1,18 +1,21 @@
 """Seal again, under the first vault key, what was sealed under an older one; a batch at a time, while others work."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import func, inspect, select, tuple_, update
+from sqlalchemy import LargeBinary, Row, func, inspect, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app import authorizations, inbox, tokens
+from app.database.contents import estimated_rows
 from app.models import AccessToken, Authorization, Base, InboxEntry, IndexKey
 from app.vault import INDEX_KEY_PLACE, Vault
 
 #: A re-sealed batch holds its row locks, and SQLite's only one, for a tenth of a second.
 BATCH_SIZE_MAX = 100
+#: Keys alone are read in a few milliseconds.
+WINDOW_SIZE_MAX = 1000
 
 Key = tuple[Any, ...]
 
@@ -57,47 +60,70 @@ class Resealed:
 
 
 def reseal_batch(
-    session: Session, vault: Vault, drawer: Drawer, *, after: Key | None, limit: int = BATCH_SIZE_MAX
+    session: Session,
+    vault: Vault,
+    drawer: Drawer,
+    *,
+    after: Key | None,
+    limit: int = BATCH_SIZE_MAX,
+    window: int = WINDOW_SIZE_MAX,
 ) -> Resealed:
-    """Seal again what is outdated among the next `limit` rows that hold a value.
+    """Seal again up to `limit` values among the next `window` rows, in the order of their keys.
 
-    A value that somebody else writes at the same moment is left to them: it is under the first key already. Raises
-    `VaultError` where a value opens under none of the keys.
+    Rows without a value, or with one that is sealed as it should be, count too: a search for the next ones that are not
+    could read a whole table. A value that somebody else writes at the same moment is left to them: it is under the
+    first key already. Raises `VaultError` where a value opens under none of the keys.
     """
-    model = drawer.model
+    model, column, prefix = drawer.model, drawer.column, vault.sealer.sealing_prefix
     keys = _primary_key(model)
-    statement = select(model).where(drawer.column.is_not(None)).order_by(*keys).limit(limit)
+    is_outdated = func.substr(column, 1, len(prefix), type_=LargeBinary) != prefix
+    statement = select(*keys, is_outdated.label("is_outdated")).order_by(*keys).limit(window)
     if after is not None:
         statement = statement.where(tuple_(*keys) > tuple_(*after))
-    rows = session.scalars(statement).all()
+    seen = session.execute(statement).all()
+    outdated = [number for number, row in enumerate(seen) if row.is_outdated]
+    if len(outdated) > limit:
+        outdated = outdated[:limit]
+        seen = seen[: outdated[-1] + 1]
     count = 0
-    for row in rows:
-        old = getattr(row, drawer.column.key)
-        if old.startswith(vault.sealer.sealing_prefix):
-            continue
-        plain = vault.open_bytes(old, place=drawer.place, row=drawer.row(row))
-        fresh = vault.seal(plain, place=drawer.place, row=drawer.row(row))
-        same = [column == value for column, value in zip(keys, _key_of(row, keys), strict=True)]
-        replaced = session.execute(
-            update(model).where(*same, drawer.column == old).values({drawer.column.key: fresh}).returning(keys[0]),
-            execution_options={"synchronize_session": False},
-        )
-        count += len(replaced.all())
-    return Resealed(count, len(rows), _key_of(rows[-1], keys) if rows else None)
+    for row in _rows(session, model, keys, [_key_of(seen[number], keys) for number in outdated]):
+        count += _reseal(session, vault, drawer, keys, row)
+    return Resealed(count, len(seen), _key_of(seen[-1], keys) if seen else None)
 
 
-def rows_to_look_at(session: Session) -> int:
-    """Count the rows a whole re-sealing looks at, for a progress bar."""
-    counts: Iterable[int | None] = (
-        session.scalar(select(func.count()).select_from(drawer.model).where(drawer.column.is_not(None)))
-        for drawer in DRAWERS
+def _rows(
+    session: Session, model: type[Base], keys: Sequence[InstrumentedAttribute[Any]], wanted: Sequence[Key]
+) -> Sequence[Base]:
+    if not wanted:
+        return []
+    return session.scalars(select(model).where(tuple_(*keys).in_(wanted)).order_by(*keys)).all()
+
+
+def _reseal(
+    session: Session, vault: Vault, drawer: Drawer, keys: Sequence[InstrumentedAttribute[Any]], row: Base
+) -> int:
+    """Seal the value of one row again, unless somebody else has written it; return how many that were."""
+    old = getattr(row, drawer.column.key)
+    plain = vault.open_bytes(old, place=drawer.place, row=drawer.row(row))
+    fresh = vault.seal(plain, place=drawer.place, row=drawer.row(row))
+    same = [column == value for column, value in zip(keys, _key_of(row, keys), strict=True)]
+    replaced = session.execute(
+        update(drawer.model).where(*same, drawer.column == old).values({drawer.column.key: fresh}).returning(keys[0]),
+        execution_options={"synchronize_session": False},
     )
-    return sum(count or 0 for count in counts)
+    return len(replaced.all())
+
+
+def rows_to_look_at(session: Session) -> int | None:
+    """Estimate how many rows a whole re-sealing looks at, for a progress bar; `None` where nobody knows."""
+    estimates = [estimated_rows(session, drawer.model) for drawer in DRAWERS]
+    known = [each for each in estimates if each is not None]
+    return sum(known) if known else None
 
 
 def _primary_key(model: type[Base]) -> Sequence[InstrumentedAttribute[Any]]:
     return [getattr(model, column.name) for column in inspect(model).primary_key]
 
 
-def _key_of(row: Base, keys: Sequence[InstrumentedAttribute[Any]]) -> Key:
+def _key_of(row: Base | Row[*tuple[Any, ...]], keys: Sequence[InstrumentedAttribute[Any]]) -> Key:
     return tuple(getattr(row, column.key) for column in keys)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import literal_column, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, tokens
 from app.alipay.notification import MalformedNotificationError, Notification, NotificationType, parse
+from app.database.messages import ask
 from app.inbox import Outcome, Reason
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.state_machine import INITIAL_STATE, AuthorizationState, Event, Flow, Verdict, decide
@@ -22,6 +23,9 @@ from app.vault import Vault, VaultError
 
 #: Read in a handful of statements, and far less than a second of one snapshot.
 BATCH_SIZE_MAX = 200
+
+#: As many of what waits for one authState are looked at. Where there are more, all of them wait for the same.
+_WAITING_MAX = 1000
 
 #: The two times that are compared may come from two hosts.
 _CLOCKS_DIFFER_BY_MAX = timedelta(minutes=1)
@@ -105,7 +109,10 @@ def _records(session: Session, rows: Sequence[Authorization]) -> list[Record]:
     for entry in session.scalars(select(InboxEntry).where(InboxEntry.authorization_id.in_(ids))):
         if entry.authorization_id is not None:
             records[entry.authorization_id].entries[entry.id] = entry
-    for entry in _parked(session, [row.auth_state for row in rows], [index for _, index in by_token]):
+    # Each key by itself: what waits for others may be millions.
+    states = [(client_id, auth_state, 0) for client_id, auth_state in by_state]
+    (waiting,) = ask(session.connection(), inbox.waiting(states, by_token, limit=_WAITING_MAX))
+    for entry in waiting.of(InboxEntry):
         named = by_state.get((entry.client_id, entry.auth_state or ""))
         if entry.type == NotificationType.TOKEN_CANCELED and entry.token_index is not None:
             named = by_token.get((entry.client_id, entry.token_index))
@@ -114,19 +121,13 @@ def _records(session: Session, rows: Sequence[Authorization]) -> list[Record]:
     return list(records.values())
 
 
-def _parked(session: Session, auth_states: list[str], token_indexes: list[bytes]) -> Iterator[InboxEntry]:
-    names = or_(InboxEntry.auth_state.in_(auth_states), InboxEntry.token_index.in_(token_indexes))
-    # Written out rather than bound, or no database would use the partial indexes over the parked ones.
-    parked = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
-    yield from session.scalars(select(InboxEntry).where(parked, names))
-
-
 def _drifts(vault: Vault, record: Record) -> Iterator[str]:
     yield from _drifts_of_history(record)
     yield from _drifts_of_tokens(record)
     yield from _drifts_of_moves(record)
     for entry in sorted(record.entries.values(), key=lambda entry: entry.id):
-        if entry.outcome == Outcome.FAILED:
+        # What broke, and what an operator dismissed, does not follow from anything.
+        if entry.outcome in {Outcome.FAILED, Outcome.DISMISSED}:
             continue
         try:
             notification = parse(inbox.open_body(vault, entry))

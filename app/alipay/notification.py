@@ -35,6 +35,14 @@ _TYPE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """What a body that is not understood as a whole names all the same, to be found by."""
+
+    auth_state: str | None = None
+    access_token: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Notification:
     """What Alipay says happened. A field that its type does not correlate by is None, also when it was sent along."""
 
@@ -92,6 +100,25 @@ def parse(body: bytes) -> Notification:
         access_token=access_token,
         user_id=_optional(document, "userId", USER_ID_CHARACTERS_MAX),
         user_login_id=None if user_login_id is None else Secret(user_login_id),
+    )
+
+
+def names(body: bytes) -> Named:
+    """Read what a malformed body can still be found by: each of these fields that is a good one by itself.
+
+    Of a body that is not JSON nothing is read: where a text is cut off, or a quote is missing, only guesses are left.
+    """
+    try:
+        document = _json_object(body)
+    except MalformedNotificationError:
+        return Named()
+    notification_type = _optional(document, "authorizationNotifyType", TYPE_CHARACTERS_MAX)
+    token = _optional(document, "accessToken", ACCESS_TOKEN_CHARACTERS_MAX)
+    is_cancellation = notification_type == NotificationType.TOKEN_CANCELED
+    return Named(
+        # As in a whole one, an authState sent along must not say whose cancellation it is.
+        auth_state=None if is_cancellation else _optional(document, "authState", AUTH_STATE_CHARACTERS_MAX),
+        access_token=None if token is None else Secret(token),
     )
 
 

@@ -12,8 +12,8 @@ from app.alipay.notification import AUTH_STATE_CHARACTERS_MAX
 from app.authorizations import Filter
 from app.cli import options
 from app.cli.errors import Refusal
-from app.cli.groups import Commands, look_up, operating_user, the_service
-from app.cli.options import Words
+from app.cli.groups import Commands, known_clients, look_up, operating_user, the_service
+from app.cli.options import NotOnRecordError, Words
 from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
 from app.inbox.upkeep import of_authorization
 from app.models import AccessToken, Authorization, InboxEntry, Transition
@@ -109,21 +109,29 @@ def consult(auth_state: str, client_id: str | None, flow: str | None, user_ref: 
 )
 @click.option("--user-ref", metavar="TEXT", help="Only those of this user of yours.")
 @click.option("--client", "client_id", metavar="ID", help="Only those of this client.")
+@click.option("--cursor", metavar="ID", type=click.UUID, help="Go on after the authorization with this id.")
 @options.as_json
 @options.limit
 def list_authorizations(
-    state: str | None, user_ref: str | None, client_id: str | None, limit: int, *, as_json: bool
+    state: str | None, user_ref: str | None, client_id: str | None, cursor: UUID | None, limit: int, *, as_json: bool
 ) -> None:
     """List authorizations, newest first."""
     wanted = Filter(user_ref=user_ref, state=state, client_id=client_id)
-    rows = look_up(lambda session: found.listing(session, wanted, limit=limit + 1))
+
+    def page(session: Session) -> Sequence[Authorization]:
+        rows = found.listing(session, wanted, limit=limit + 1, before=cursor)
+        if not rows and client_id is not None and client_id not in (known := known_clients(session)):
+            raise NotOnRecordError("--client", client_id, known)
+        return rows
+
+    rows = look_up(page)
     shown = rows[:limit]
     if as_json:
         print_json([documents.authorization_summary(row) for row in shown])
     else:
         _print_listing(shown)
     if len(rows) > limit:
-        options.tell_of_more(limit)
+        options.tell_of_more(limit, shown[-1].id)
 
 
 def _print_listing(rows: Sequence[Authorization]) -> None:
@@ -133,7 +141,7 @@ def _print_listing(rows: Sequence[Authorization]) -> None:
         headers.append("CLIENT")
         for line, row in zip(lines, rows, strict=True):
             line.append(row.client_id)
-    print_table(headers, lines, free=("USER", "AUTH STATE", "CLIENT"))
+    print_table(headers, lines, free=("USER", "CLIENT"), last="AUTH STATE")
 
 
 @authorizations.command()
@@ -154,7 +162,7 @@ def show(name: str, client_id: str | None, *, as_json: bool) -> None:
     def whole(session: Session) -> tuple[Mapping[str, object], Sequence[Transition], Sequence[InboxEntry]]:
         authorization = find_one(session, name, client_id)
         facts = _facts(authorization, tokens.current(session, authorization))
-        return facts, found.history(session, authorization.id), of_authorization(session, authorization.id)
+        return facts, found.history(session, authorization.id), of_authorization(session, authorization)
 
     facts, history, notifications = look_up(whole)
     print_facts(facts)

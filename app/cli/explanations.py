@@ -33,6 +33,9 @@ def _why(entry: InboxEntry, authorization: Authorization | None) -> str:
             return _applied(entry, authorization)
         case Outcome.FAILED:
             return _failed(entry)
+        case Outcome.DISMISSED:
+            again = f"flask inbox process {entry.id}"
+            return f"an operator said of it: {plain(entry.reason)}; it waits for nothing any more, until: {again}"
         case Outcome.MALFORMED:
             field, _, rule = (entry.reason or "").partition(": ")
             return f"{field} is {rule}, so it could not be understood, and was answered with 400"

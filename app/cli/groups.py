@@ -12,10 +12,16 @@ from flask.cli import AppGroup
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
+from app.alipay.keyring import KeyringError
 from app.cli.errors import SERVICE, plain_errors
+from app.database.contents import distinct_values
+from app.models import Authorization
 from app.service import Service
 
 T = TypeVar("T")
+
+#: A person waits longer than a request, and a rare combination of filters may read more than a page of an index.
+LOOK_UP_SECONDS_MAX = 60
 
 
 class Commands(AppGroup):
@@ -31,7 +37,9 @@ class Commands(AppGroup):
 def the_service() -> Service:
     """Return the service of the application whose command is running."""
     service: Service = current_app.extensions["notifyauth"]
-    click.get_current_context().meta[SERVICE] = service
+    # A test may do what a command does without one.
+    if (context := click.get_current_context(silent=True)) is not None:
+        context.meta[SERVICE] = service
     return service
 
 
@@ -50,7 +58,16 @@ def look_up(work: Callable[[Session], T]) -> T:
     """
     service = the_service()
     _ = service.vault
-    return service.database.run(work, read_only=True)
+    return service.database.run(work, read_only=True, seconds_max=LOOK_UP_SECONDS_MAX)
+
+
+def known_clients(session: Session) -> list[str]:
+    """Name the clients of the keyring, if there is one, and those that have authorizations on record."""
+    try:
+        configured = set(the_service().keyring.clients)
+    except KeyringError:
+        configured = set()
+    return sorted(configured.union(distinct_values(session, Authorization.client_id)))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """See the notifications that were kept, and why each ended as it did: `flask inbox`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import BinaryIO
@@ -9,16 +9,21 @@ from typing import BinaryIO
 import click
 from sqlalchemy.orm import Session
 
-from app import documents, inbox as kept
+from app import authorizations as found, documents, inbox as kept, tokens
 from app.alipay.acknowledgement import is_acknowledgement
 from app.alipay.delivery import BODY_BYTES_MAX, Delivery, MalformedRequestError, parse_request
+from app.alipay.notification import Notification, NotificationType
+from app.alipay.secret import Secret
 from app.cli import options
 from app.cli.errors import REFUSED, Refusal
 from app.cli.explanations import explain
-from app.cli.groups import Commands, look_up, the_service
+from app.cli.groups import Commands, known_clients, look_up, the_service
+from app.cli.options import NotOnRecordError, WholeNumber
+from app.cli.records import Question, ask
 from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
-from app.inbox import Outcome
-from app.inbox.upkeep import Filter, listing
+from app.database.contents import distinct_values, has_value
+from app.inbox import Outcome, Reason
+from app.inbox.upkeep import Filter, listing, of_tokens
 from app.models import Authorization, InboxEntry
 from app.vault import VaultError
 
@@ -30,9 +35,11 @@ _HEAD_BYTES_MAX = 64 * 1024
 _REQUEST_BYTES_MAX = _HEAD_BYTES_MAX + BODY_BYTES_MAX
 _TOO_LARGE = f"the body of a notification has at most {BODY_BYTES_MAX} bytes."
 
-entry_id_type = click.IntRange(1, _ID_MAX)
+entry_id_type = WholeNumber("the ID of an entry, a number such as 17", 1, _ID_MAX)
 
-inbox = Commands("inbox", help="See the notifications that were kept, deliver one from a file, process and purge.")
+_TOKEN = Question("accessToken", "Access token")
+
+inbox = Commands("inbox", help="See the notifications that were kept, deliver, process, dismiss and purge them.")
 
 
 class NoEntryError(Refusal):
@@ -40,6 +47,14 @@ class NoEntryError(Refusal):
 
     def __init__(self, entry_id: int) -> None:
         super().__init__(f"There is no entry {entry_id} in the inbox; it may have been purged.")
+
+
+class NoTokenError(Refusal):
+    """Nothing on record names a token. Never quotes it."""
+
+    def __init__(self, client_id: str | None) -> None:
+        whose = "" if client_id is None else f" of client {plain(client_id)}"
+        super().__init__(f"Nothing on record{whose} names this access token.")
 
 
 def find_entry(session: Session, entry_id: int) -> InboxEntry:
@@ -56,29 +71,103 @@ def find_entry(session: Session, entry_id: int) -> InboxEntry:
 @inbox.command("list")
 @click.option("--outcome", type=click.Choice([each.value for each in Outcome]), help="Only those that ended so.")
 @click.option("--type", "notification_type", metavar="TYPE", help="Only those of this type, known or not.")
+@click.option("--reason", metavar="TEXT", help="Only those that ended so for this reason.")
 @click.option("--auth-state", metavar="TEXT", help="Only those that name this authState: no cancellation does.")
+@click.option("--oldest-first", is_flag=True, help="Begin with the oldest, not with the newest.")
+@click.option("--cursor", metavar="ID", type=entry_id_type, help="Go on after the entry with this ID.")
 @options.as_json
 @options.limit
 def list_entries(
-    outcome: str | None, notification_type: str | None, auth_state: str | None, limit: int, *, as_json: bool
+    outcome: str | None,
+    notification_type: str | None,
+    reason: str | None,
+    auth_state: str | None,
+    cursor: int | None,
+    limit: int,
+    *,
+    oldest_first: bool,
+    as_json: bool,
 ) -> None:
     """List notifications, newest first."""
-    wanted = Filter(outcome=outcome, type=notification_type, auth_state=auth_state)
-    rows = look_up(lambda session: listing(session, wanted, limit=limit + 1))
+    wanted = Filter(outcome=outcome, type=notification_type, reason=reason, auth_state=auth_state)
+
+    def page(session: Session) -> Sequence[InboxEntry]:
+        rows = listing(session, wanted, limit=limit + 1, oldest_first=oldest_first, after=cursor)
+        if not rows:
+            _require_on_record(session, wanted)
+        return rows
+
+    rows = look_up(page)
     shown = rows[:limit]
     if as_json:
         print_json([documents.entry_summary(row) for row in shown])
     else:
-        print_table(
-            ("ID", "RECEIVED", "TYPE", "OUTCOME", "AUTH STATE"),
-            [
-                (row.id, moment(row.received_at), row.type, ending(row.outcome, row.reason), row.auth_state)
-                for row in shown
-            ],
-            free=("AUTH STATE",),
-        )
+        _print_listing(shown)
     if len(rows) > limit:
-        options.tell_of_more(limit)
+        options.tell_of_more(limit, shown[-1].id)
+
+
+def _require_on_record(session: Session, wanted: Filter) -> None:
+    """Tell a filter that nothing can match from one that just nothing matches.
+
+    Raises `NotOnRecordError`.
+    """
+    for option, value, column, known in (
+        ("--type", wanted.type, InboxEntry.type, frozenset(NotificationType)),
+        ("--reason", wanted.reason, InboxEntry.reason, frozenset(Reason)),
+    ):
+        if value is None or value in known or has_value(session, column, value):
+            continue
+        raise NotOnRecordError(option, value, known.union(distinct_values(session, column)))
+
+
+def _print_listing(entries: Sequence[InboxEntry]) -> None:
+    print_table(
+        ("ID", "RECEIVED", "TYPE", "OUTCOME", "AUTH STATE"),
+        [
+            (entry.id, moment(entry.received_at), entry.type, ending(entry.outcome, entry.reason), entry.auth_state)
+            for entry in entries
+        ],
+        last="AUTH STATE",
+    )
+
+
+@inbox.command("find-token")
+@click.option("--client", "client_id", metavar="ID", help="Only for this client.")
+@options.as_json
+@options.limit
+def find_token(client_id: str | None, limit: int, *, as_json: bool) -> None:
+    """Find the notifications and the authorization that name an access token, which is read from stdin.
+
+    It is looked up by its blind index, and neither shown nor kept.
+    """
+    token = Secret(ask((_TOKEN,))["accessToken"])
+
+    def find(session: Session) -> tuple[Sequence[Authorization], Sequence[InboxEntry]]:
+        client_ids = known_clients(session) if client_id is None else [client_id]
+        keys = [(each, tokens.index(the_service().vault, each, token)) for each in client_ids]
+        return found.of_tokens(session, keys), of_tokens(session, keys, limit=limit + 1)
+
+    authorizations, entries = look_up(find)
+    if not authorizations and not entries:
+        raise NoTokenError(client_id)
+    shown = entries[:limit]
+    if as_json:
+        print_json(
+            {
+                "authorizations": [documents.authorization_summary(each) for each in authorizations],
+                "notifications": [documents.entry_summary(each) for each in shown],
+            }
+        )
+    else:
+        for each in authorizations:
+            print_facts({**_linked(each), "client": each.client_id})
+            click.echo()
+        if not authorizations:
+            click.echo("No authorization has had this token.\n")
+        _print_listing(shown)
+    if len(entries) > limit:
+        click.echo(f"Only the newest {limit} are shown: there are more, see --limit.", err=True)
 
 
 @inbox.command()
@@ -96,7 +185,7 @@ def show(entry_id: int, *, as_json: bool) -> None:
     body = _body(entry)
     explanation = explain(entry, authorization)
     if as_json:
-        document = documents.entry_summary(entry)
+        document = documents.entry_summary(entry) | {**_said_in_json(entry, body, authorization)}
         document |= {"foundState": entry.found_state, "explanation": explanation}
         document |= {"uri": entry.uri, "requestTime": entry.request_time, "keyVersion": _key_version(entry)}
         print_json(document | {"bodyBytes": None if body is None else len(body)})
@@ -131,9 +220,9 @@ def _body(entry: InboxEntry) -> bytes | None:
 
 def _said(entry: InboxEntry, body: bytes | None) -> Mapping[str, object]:
     """Say what the notification names; of secrets, that they are there."""
-    notification = None if body is None else kept.read(body).notification
+    notification = _notification(body)
     if notification is None:
-        return {"authState": entry.auth_state}
+        return {"authState": entry.auth_state, "accessToken": entry.token_index and MASK}
     return {
         "authState": notification.auth_state,
         "authCode": notification.auth_code and MASK,
@@ -142,6 +231,22 @@ def _said(entry: InboxEntry, body: bytes | None) -> Mapping[str, object]:
         "userLoginId": notification.user_login_id and MASK,
         "resultStatus": notification.result_status,
     }
+
+
+def _said_in_json(entry: InboxEntry, body: bytes | None, authorization: Authorization | None) -> Mapping[str, object]:
+    """Say for programs what people are told of a notification: a cancellation has the authState of what it canceled."""
+    notification = _notification(body)
+    named = entry.auth_state if authorization is None else authorization.auth_state
+    return {
+        "authState": named,
+        "userId": notification and notification.user_id,
+        "resultStatus": notification and notification.result_status,
+        "stateNow": authorization and authorization.state,
+    }
+
+
+def _notification(body: bytes | None) -> Notification | None:
+    return None if body is None else kept.read(body).notification
 
 
 def _linked(authorization: Authorization | None) -> Mapping[str, object]:

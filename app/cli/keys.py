@@ -10,7 +10,7 @@ from app import rotation
 from app.alipay.keyring import Client, fingerprint
 from app.cli import options
 from app.cli.groups import Commands, look_up, the_service
-from app.cli.pace import leaving_room
+from app.cli.pace import do_piece
 from app.cli.progress import bar
 from app.cli.tables import print_facts, print_json, print_table
 from app.config import new_vault_key as make_vault_key
@@ -92,8 +92,9 @@ def reseal() -> None:
         for drawer in rotation.DRAWERS:
             after: rotation.Key | None = None
             while True:
-                with leaving_room():
-                    batch = database.run(partial(rotation.reseal_batch, vault=vault, drawer=drawer, after=after))
+                batch = do_piece(
+                    partial(database.run, partial(rotation.reseal_batch, vault=vault, drawer=drawer, after=after))
+                )
                 resealed += batch.count
                 progress.update(batch.seen)
                 after = batch.up_to

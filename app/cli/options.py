@@ -1,13 +1,23 @@
 """Declare the options that several commands share, so that they are named and explained alike."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import click
 from typing_extensions import override
 
+from app.cli.errors import Refusal
+from app.cli.tables import plain
+
 #: What one page of the API shows at most, too.
 LIMIT_MAX = 1000
 LIMIT_DEFAULT = 50
+
+#: As many as the largest id of any database has.
+_DIGITS = re.compile(r"[0-9]{1,19}")
+#: What is longer says no more about the slip.
+_SHOWN_CHARACTERS_MAX = 40
 
 
 class Words(click.ParamType[str]):
@@ -29,20 +39,49 @@ class Words(click.ParamType[str]):
         return text
 
 
+class WholeNumber(click.ParamType[int]):
+    """A whole number within bounds, refused in a sentence that says what is wanted."""
+
+    name = "number"
+
+    def __init__(self, what: str, least: int, most: int) -> None:
+        self.what = what
+        self.least = least
+        self.most = most
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read decimal digits and nothing else."""
+        text = str(value)
+        # More digits than the bound has are too many, and a million of them would take long to read.
+        if not _DIGITS.fullmatch(text) or not self.least <= int(text) <= self.most:
+            shown = text if len(text) <= _SHOWN_CHARACTERS_MAX else f"{text[:_SHOWN_CHARACTERS_MAX]}…"
+            self.fail(f"{plain(shown)} is not {self.what}.", param, ctx)
+        return int(text)
+
+
+class NotOnRecordError(Refusal):
+    """A listing is narrowed by a value that nothing on record has and nobody knows: a slip, most likely."""
+
+    def __init__(self, option: str, value: str, known: Iterable[str]) -> None:
+        names = ", ".join(plain(each) for each in sorted(known)) or "none"
+        super().__init__(f"Nothing on record has {option} {plain(value)}. Known are: {names}.")
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 limit = click.option(
     "--limit",
     metavar="N",
-    type=click.IntRange(1, LIMIT_MAX),
+    type=WholeNumber(f"a number from 1 to {LIMIT_MAX}", 1, LIMIT_MAX),
     default=LIMIT_DEFAULT,
     show_default=True,
-    help=f"How many to list, up to {LIMIT_MAX}; the newest come first.",
+    help=f"How many to list, up to {LIMIT_MAX}.",
 )
 
 client = click.option("--client", "client_id", metavar="ID", help="Whose, where several clients have this authState.")
 
 
-def tell_of_more(shown: int) -> None:
-    """Say, where no program reads it, that a listing does not show everything."""
-    click.echo(f"Only the newest {shown} are shown: there are more, see --limit.", err=True)
+def tell_of_more(shown: int, last_id: object) -> None:
+    """Say, where no program reads it, that a listing does not show everything, and how to go on."""
+    click.echo(f"Only {shown} are shown: there are more. Go on with --cursor {last_id}, or see --limit.", err=True)

@@ -7,7 +7,6 @@ from typing import BinaryIO, Literal
 from uuid import UUID
 
 import click
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app import authorizations as found, diagrams, verification
@@ -15,8 +14,10 @@ from app.cli import options
 from app.cli.authorizations import authorizations, find_one, which
 from app.cli.errors import Refusal
 from app.cli.groups import look_up, the_service
+from app.cli.pace import do_piece
 from app.cli.progress import bar
 from app.cli.tables import plain
+from app.database.contents import estimated_rows
 from app.diagrams import Drawing, Knock, Step, graphviz, mermaid
 from app.inbox.upkeep import of_authorization
 from app.maintenance import record_run
@@ -54,7 +55,7 @@ def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
     ]
     knocks = [
         Knock(entry.type, entry.outcome, entry.reason, entry.received_at, entry.deliveries, _state(entry.found_state))
-        for entry in of_authorization(session, authorization.id)
+        for entry in of_authorization(session, authorization)
     ]
     return diagrams.authorization(authorization.current_state, authorization.current_flow, history, knocks)
 
@@ -94,9 +95,9 @@ def _verified_all() -> Iterator[tuple[int, Sequence[Drift]]]:
     """Verify batch by batch, each in a snapshot of its own: others may work meanwhile."""
     vault = the_service().vault
     after: UUID | None = None
-    with bar("Verifying", look_up(_count)) as progress:
+    with bar("Verifying", look_up(_estimate)) as progress:
         while True:
-            batch = look_up(partial(verification.verify_batch, vault=vault, after=after))
+            batch = do_piece(partial(look_up, partial(verification.verify_batch, vault=vault, after=after)))
             yield batch.count, batch.drifts
             progress.update(batch.count)
             if batch.up_to is None:
@@ -104,5 +105,5 @@ def _verified_all() -> Iterator[tuple[int, Sequence[Drift]]]:
             after = batch.up_to
 
 
-def _count(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(Authorization)) or 0
+def _estimate(session: Session) -> int | None:
+    return estimated_rows(session, Authorization)

@@ -100,7 +100,7 @@ def record() -> None:
 @options.client
 def authcode(name: str, client_id: str | None) -> None:
     """Report the auth code that the redirect brought."""
-    told = _ask((_AUTH_CODE,))
+    told = ask((_AUTH_CODE,))
     _record(name, client_id, lambda found: AuthcodeReport(found, Secret(told["authCode"])))
 
 
@@ -111,7 +111,7 @@ def authcode(name: str, client_id: str | None) -> None:
 @_refresh_expires_at
 def token(name: str, client_id: str | None, expires_at: datetime | None, refresh_expires_at: datetime | None) -> None:
     """Report the token that applyToken answered with, also after a refresh."""
-    told = _ask(_TOKEN, also=(*_EXPIRY_TIMES, _LOGIN_ID))
+    told = ask(_TOKEN, also=(*_EXPIRY_TIMES, _LOGIN_ID))
     grant = Grant(
         Secret(told["accessToken"]),
         access_token_expires_at=_expiry(told, "accessTokenExpiryTime", expires_at),
@@ -133,7 +133,7 @@ def token(name: str, client_id: str | None, expires_at: datetime | None, refresh
 @click.option("--with-reason", is_flag=True, help="Read your reason from stdin: it may name a person.")
 def canceled(name: str, client_id: str | None, *, with_reason: bool) -> None:
     """Report a revoke that succeeded. Stdin is left alone, unless --with-reason is given."""
-    reason = _secret(_ask((_REASON,)), "reason") if with_reason else None
+    reason = _secret(ask((_REASON,)), "reason") if with_reason else None
     _record(name, client_id, lambda found: CanceledReport(found, reason))
 
 
@@ -146,8 +146,8 @@ def _record(name: str, client_id: str | None, report: Callable[[UUID], Report]) 
 # --- stdin -----------------------------------------------------------------------------------------------------------
 
 
-def _ask(questions: Sequence[Question], also: Sequence[str] = ()) -> Mapping[str, str]:
-    """Read the answers, at a terminal one by one; the first question is the one that must be answered.
+def ask(questions: Sequence[Question], also: Sequence[str] = ()) -> Mapping[str, str]:
+    """Read the answers from stdin, at a terminal one by one; the first question is the one that must be answered.
 
     Where there is something that it may say `also`, it may be an answer of Alipay's. Raises `StdinError`.
     """

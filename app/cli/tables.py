@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,6 +27,9 @@ _GAP_COLUMNS = 2
 _WORD_COLUMNS_MAX = 20
 #: Folded into less, a text is no longer readable.
 _FREE_COLUMNS_MIN = 8
+#: A UUID is read at a glance; an authState that is folded into less is not.
+_READABLE_COLUMNS = 36
+_INDENT_COLUMNS = 2
 
 
 def plain(value: object) -> str:
@@ -59,19 +62,52 @@ def print_json(document: object) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, free: Sequence[str] = ()) -> None:
-    """Print rows under their headers. The columns that are `free` give way first where the terminal is narrow."""
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[object]], *, free: Sequence[str] = (), last: str | None = None
+) -> None:
+    """Print rows under their headers. The columns that are `free` give way first where the terminal is narrow.
+
+    The one that is `last` comes on a line of its own, below its row, where too little room is left for it.
+    """
     cells = [[plain(value) for value in row] for row in rows]
+    if last is not None and not _has_room(headers, cells, last):
+        _print_with_lines_below(headers, cells, free=free, last=last)
+        return
+    if last is not None:
+        free = (*free, last)
     widths = _widths([list(column) for column in zip(headers, *cells, strict=True)], headers, free)
-    table = _new_table(show_header=True)
-    for header, width in zip(headers, widths, strict=True):
-        table.add_column(header, overflow="fold", width=width)
-    _print(table, cells)
+    _print(_new_table(headers, widths), cells)
+
+
+def _has_room(headers: Sequence[str], cells: Sequence[Sequence[str]], last: str) -> bool:
+    """Say whether a column can be read beside all others, each as wide as it needs to be."""
+    from rich.cells import cell_len  # noqa: PLC0415 -- as below
+
+    columns = zip(headers, *cells, strict=True)
+    needed = {header: max(map(cell_len, column)) for header, column in zip(headers, columns, strict=True)}
+    room = _columns() - sum(width + _GAP_COLUMNS for header, width in needed.items() if header != last)
+    return room >= min(needed[last], _READABLE_COLUMNS)
+
+
+def _print_with_lines_below(
+    headers: Sequence[str], cells: Sequence[Sequence[str]], *, free: Sequence[str], last: str
+) -> None:
+    """Print a table without its last column, and what is in that below each row."""
+    position = headers.index(last)
+
+    def without(row: Sequence[str]) -> list[str]:
+        return [*row[:position], *row[position + 1 :]]
+
+    columns = [list(column) for column in zip(without(headers), *map(without, cells), strict=True)]
+    widths = _filled(columns, _widths(columns, without(headers), free))
+    for row in (headers, *cells):
+        _print(_new_table(without(headers), widths, show_header=False), [without(row)])
+        _print(_new_table(("",), (None,), show_header=False, indent=_INDENT_COLUMNS), [[row[position]]])
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
     """Print names and values, one below the other, leaving out what is not known."""
-    table = _new_table(show_header=False)
+    table = _new_table((), (), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     _print(table, ([name, plain(value)] for name, value in facts.items() if value is not None))
@@ -98,10 +134,33 @@ def _widths(table: Sequence[Sequence[str]], headers: Sequence[str], free: Sequen
     return [None] * len(headers)
 
 
-def _new_table(**options: Any) -> "Table":  # noqa: ANN401 -- whatever a table takes
+def _filled(columns: Sequence[Sequence[str]], widths: Sequence[int | None]) -> Sequence[int]:
+    """Share what room is left among the columns without a width: every row is to be laid out alike."""
+    from rich.cells import cell_len  # noqa: PLC0415 -- as below
+
+    needed = [
+        max(map(cell_len, column)) if width is None else width for column, width in zip(columns, widths, strict=True)
+    ]
+    room = _columns() - _GAP_COLUMNS * (len(widths) - 1) - sum(width or 0 for width in widths)
+    filled = list(widths)
+    for left_open in range(widths.count(None), 0, -1):
+        # The one that needs least first: what it leaves is for the others.
+        least = min((each for each, width in enumerate(filled) if width is None), key=needed.__getitem__)
+        filled[least] = max(1, min(needed[least], room // left_open))
+        room -= filled[least] or 0
+    return [width or 1 for width in filled]
+
+
+def _new_table(
+    headers: Sequence[str], widths: Sequence[int | None], *, show_header: bool = True, indent: int = 0
+) -> "Table":
     from rich.table import Table  # noqa: PLC0415 -- a tenth of the time that a command takes to start
 
-    return Table(box=None, pad_edge=False, padding=(0, _GAP_COLUMNS, 0, 0), **options)
+    padding = (0, 0 if indent else _GAP_COLUMNS, 0, indent)
+    table = Table(box=None, pad_edge=bool(indent), padding=padding, show_header=show_header)
+    for header, width in zip(headers, widths, strict=True):
+        table.add_column(header, overflow="fold", width=width)
+    return table
 
 
 def _print(table: "Table", rows: Iterable[Sequence[str]]) -> None:

@@ -23,6 +23,7 @@ from app.database import condition
 from app.database.driver import CommitNotConfirmedError
 from app.database.engines import (
     POOL_SIZE,
+    allow_seconds,
     forgetful_settings,
     is_there,
     make_engine,
@@ -50,8 +51,8 @@ T = TypeVar("T")
 ATTEMPTS_MAX = 3
 #: Whoever has waited this long for a lock or a connection has waited in vain, and does not begin once more.
 _LAST_TRY_S = 2
-#: Nobody works with the database for longer than this, all tries together. Most work takes milliseconds.
-_SECONDS_MAX = 4
+#: No request works with the database for longer than this, all tries together. Most work takes milliseconds.
+REQUEST_SECONDS_MAX = 4
 #: Work that has less time than this left is not begun: waiting for a connection alone may take as long.
 _LEAST_S = 0.3
 #: Of the threads of a worker, the share that may wait for a row that somebody holds. The others are for other work.
@@ -75,11 +76,13 @@ class Database:
         """Say how many threads work with it: never may all of them wait for rows that somebody holds."""
         self._waiting = threading.Semaphore(max(min(1, threads - 1), threads // _WAITING_SHARE))
 
-    def run(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
+    def run(
+        self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
+    ) -> T:
         """Do `work` in one transaction and commit; do all of it again when the database was in trouble.
 
         `work` must have no effect outside its session, since it may run several times. A read-only run sees one
-        snapshot and never waits for writers.
+        snapshot and never waits for writers. A command that nobody else waits for may give it more seconds.
 
         Raises `DatabaseUnavailableError` where the database was in trouble each time, or for too long, and where others
         wait for held rows already and this one would have to.
@@ -87,18 +90,22 @@ class Database:
         # What only reads waits for no row: somebody holds a whole table, for a moment, and nobody could make use of the
         # place of another.
         waiting = None if read_only else self._waiting
-        return until_free(lambda: self.run_briefly(work, read_only=read_only), waiting=waiting)
+        return until_free(lambda: self.run_briefly(work, read_only=read_only, seconds_max=seconds_max), waiting=waiting)
 
-    def run_briefly(self, work: Callable[[Session], T], *, read_only: bool = False) -> T:
+    def run_briefly(
+        self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
+    ) -> T:
         """Do `work` as `run` does, but give up where somebody holds a row that it needs.
 
         Raises `DatabaseUnavailableError`, which says whether that was so.
         """
         engine = self.engine.execution_options(**read_only_options()) if read_only else self.engine
-        with self._gates[read_only].passage(), _limited() as started:
+        with self._gates[read_only].passage(), _limited(seconds_max) as started:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
                     with Session(engine, expire_on_commit=False) as session, session.begin():
+                        if seconds_max > REQUEST_SECONDS_MAX:
+                            allow_seconds(session.connection(), seconds_max)
                         return work(session)
                 except SQLAlchemyError as error:
                     if not is_transient(error):
@@ -115,7 +122,7 @@ class Database:
         No row's lock is waited for longer than transactions of ours hold one. Raises `DatabaseUnavailableError` where
         the database was waited for in vain.
         """
-        with self._gates[False].passage(), _limited() as started:
+        with self._gates[False].passage(), _limited(REQUEST_SECONDS_MAX) as started:
             try:
                 with self.engine.begin() as connection:
                     return work(connection)
@@ -153,7 +160,7 @@ class Database:
 
     def _ask(self, question: Callable[[Engine], T]) -> T:
         # Beside what only reads: no answer may wait for those who write.
-        with self._gates[True].passage(), _limited():
+        with self._gates[True].passage(), _limited(REQUEST_SECONDS_MAX):
             try:
                 return question(self.engine)
             except (SQLAlchemyError, DriverError, SqliteError) as error:
@@ -174,7 +181,7 @@ def _is_in_vain(error: SQLAlchemyError, started: float) -> bool:
 
 
 @contextmanager
-def _limited() -> Iterator[float]:
+def _limited(seconds_max: float) -> Iterator[float]:
     """Set a time by which every wait for the database ends, and say when it began to run.
 
     Raises `DatabaseUnavailableError` where whoever waits for this has next to no time left.
@@ -182,7 +189,7 @@ def _limited() -> Iterator[float]:
     left = seconds_left()
     if left < _LEAST_S:
         raise DatabaseUnavailableError("TooLate")
-    with within(min(left, _SECONDS_MAX)):
+    with within(min(left, seconds_max)):
         yield time.monotonic()
 
 

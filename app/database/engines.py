@@ -72,6 +72,13 @@ def read_only_options() -> dict[str, object]:
     return {_READ_ONLY: True}
 
 
+def allow_seconds(connection: Connection, seconds_max: float) -> None:
+    """Let each statement of this transaction, and each pause between two, take so long: sessions allow less."""
+    if connection.dialect.name == "postgresql":
+        for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            connection.exec_driver_sql(f"SET LOCAL {setting} = {round(seconds_max * 1000)}")
+
+
 def forgetful_settings(connection: Connection) -> dict[str, str]:
     """Name the settings, with their values, under which what was committed may be gone after a power cut."""
     name = connection.dialect.name

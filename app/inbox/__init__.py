@@ -16,8 +16,10 @@ from app import tokens
 from app.alipay.delivery import Delivery
 from app.alipay.notification import (
     MalformedNotificationError,
+    Named,
     Notification,
     NotificationType,
+    names,
     parse,
 )
 from app.database.messages import Answer, Request, ask
@@ -38,11 +40,13 @@ class Outcome(StrEnum):
     PARKED = "parked"
     REJECTED = "rejected"
     FAILED = "failed"
+    #: An operator said that a parked entry is not ours. Its redeliveries leave it so.
+    DISMISSED = "dismissed"
     MALFORMED = "malformed"
 
 
 class Reason(StrEnum):
-    """Why it ended so. Failed and malformed entries carry their own words instead."""
+    """Why it ended so. Failed and malformed entries carry their own words instead, dismissed ones an operator's."""
 
     ALREADY_KNOWN = "already_known"
     SUPERSEDED_TOKEN = "superseded_token"  # noqa: S105 -- a reason, not a password
@@ -58,11 +62,12 @@ class Reason(StrEnum):
 #: These may still end otherwise: they are replayed and never purged.
 OPEN_OUTCOMES = frozenset({Outcome.PARKED, Outcome.FAILED})
 #: These can be processed again when they are named. What was malformed to one release may be understood by the next.
-REPLAYABLE_OUTCOMES = OPEN_OUTCOMES | {Outcome.MALFORMED}
+REPLAYABLE_OUTCOMES = OPEN_OUTCOMES | {Outcome.DISMISSED, Outcome.MALFORMED}
 
-#: Written out rather than bound, or no database would use the partial indexes over the parked ones.
+#: Written out rather than bound, or no database would use the partial indexes over such entries.
 IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
-_IS_CANCELLATION: ColumnElement[bool] = InboxEntry.type == literal_column(f"'{NotificationType.TOKEN_CANCELED}'")
+IS_NOT_APPLIED: ColumnElement[bool] = InboxEntry.outcome != literal_column(f"'{Outcome.APPLIED}'")
+IS_CANCELLATION: ColumnElement[bool] = InboxEntry.type == literal_column(f"'{NotificationType.TOKEN_CANCELED}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Reading:
     malformed: MalformedNotificationError | None = None
     #: Set when reading broke, which is our fault and not the sender's.
     error: Exception | None = None
+    #: What a malformed body can still be found by.
+    named: Named = field(default_factory=Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,7 @@ def read(body: bytes) -> Reading:
     try:
         return Reading(parse(body))
     except MalformedNotificationError as malformed:
-        return Reading(None, malformed=malformed)
+        return Reading(None, malformed=malformed, named=names(body))
     except Exception as error:  # noqa: BLE001 -- whatever it is, the delivery must still be stored
         return Reading(None, error=error)
 
@@ -131,14 +138,16 @@ def read(body: bytes) -> Reading:
 def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
     """Make the entry of a delivery, which is not stored yet."""
     delivery, notification = arrival.delivery, arrival.reading.notification
+    named: Notification | Named = notification or arrival.reading.named
     fingerprint = _fingerprint(vault, delivery, notification)
     outcome, reason = _first_outcome(arrival.reading)
     return unwatched(InboxEntry)(
         fingerprint=fingerprint,
         client_id=delivery.client_id,
+        # Of one that is not understood it stays empty: that tells it from one that was, and can be read no more.
         type=notification.type if notification else None,
-        auth_state=notification.auth_state if notification else None,
-        token_index=token_index(vault, delivery.client_id, notification) if notification else None,
+        auth_state=named.auth_state,
+        token_index=token_index(vault, delivery.client_id, named),
         sealed_body=vault.seal(delivery.body, place=BODY_PLACE, row=fingerprint),
         uri=delivery.uri,
         request_time=delivery.request_time,
@@ -255,7 +264,7 @@ def _fingerprint(vault: Vault, delivery: Delivery, notification: Notification | 
     return vault.blind_index("fingerprint", delivery.client_id, notification.type, notification.result_status, *texts)
 
 
-def token_index(vault: Vault, client_id: str, notification: Notification) -> bytes | None:
+def token_index(vault: Vault, client_id: str, notification: Notification | Named) -> bytes | None:
     """Make the blind index of the token that a notification names, if it names one."""
     if notification.access_token is None:
         return None
@@ -312,7 +321,7 @@ def _waiting(limit: int) -> Lookup:
             ),
             among.find(
                 # A creation that names the same token is about another authorization.
-                select(InboxEntry).where(IS_PARKED, _IS_CANCELLATION),
+                select(InboxEntry).where(IS_PARKED, IS_CANCELLATION),
                 "keys",
                 InboxEntry.client_id,
                 InboxEntry.token_index,

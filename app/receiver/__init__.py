@@ -108,7 +108,7 @@ class Receiver:
         return receipt
 
     def process(self, entry_id: int) -> list[Processed]:
-        """Process a stored entry again that is parked, failed or malformed, and settle what that lets move.
+        """Process a stored entry again that is not decided for good, and settle what that lets move.
 
         Returns the entry first, then each one settled; an empty list where there is nothing to replay. Raises
         `DatabaseUnavailableError`.

@@ -37,7 +37,7 @@ class LinkedNotification(Answer):
 
     id: str
     type: str | None
-    outcome: Literal["applied", "redundant", "parked", "rejected", "failed", "malformed"]
+    outcome: Literal["applied", "redundant", "parked", "rejected", "failed", "dismissed", "malformed"]
     reason: str | None
     deliveries: int
     received_at: datetime

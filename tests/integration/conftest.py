@@ -29,6 +29,14 @@ def stage(database_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
     stage.database.close()
 
 
+@pytest.fixture
+def postgresql_stage(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
+    """A service on a PostgreSQL database of its own, for what only that can do."""
+    stage = a_stage(postgresql_url, alipay_key)
+    yield stage
+    stage.database.close()
+
+
 @pytest.fixture(scope="session")
 def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The keyring of a sandbox, with the private keys of the pretend Alipay and of the merchant beside it."""

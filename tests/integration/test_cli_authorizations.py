@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from app import create_app
 from app.cli.groups import operating_user
 from app.cli.records import SECRET_CHARACTERS_MAX
+from app.models import InboxEntry
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from tests.builders import an_environ
@@ -295,6 +298,66 @@ def test_list_narrows_by_state_user_and_client(two_clients: Shell) -> None:
 @pytest.mark.parametrize("option", [("--limit", "0"), ("--limit", "1001"), ("--state", "active")])
 def test_an_impossible_listing_is_a_usage_error(shell: Shell, option: tuple[str, str]) -> None:
     assert shell.run("authorizations", "list", *option).exit_code == 2
+
+
+def test_a_listing_goes_on_after_a_cursor(shell: Shell) -> None:
+    ids = [consult(shell, f"s-{number}") for number in range(3)]
+    result = shell.run("authorizations", "list", "--limit", "1")
+    assert f"Go on with --cursor {ids[2]}" in result.stderr
+    rows = shell.json("authorizations", "list", "--cursor", ids[2])
+    assert [row["id"] for row in rows] == [ids[1], ids[0]]
+
+
+def test_a_client_that_nobody_knows_is_no_empty_list(shell: Shell) -> None:
+    assert shell.json("authorizations", "list", "--client", SANDBOX_CLIENT_ID) == []
+    consult(shell)
+    result = shell.run("authorizations", "list", "--client", SANDBOX_CLIENT_ID.lower())
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"Error: Nothing on record has --client {SANDBOX_CLIENT_ID.lower()}. Known are: {SANDBOX_CLIENT_ID}.\n"
+    )
+
+
+def test_a_client_that_has_left_the_keyring_is_known(shell: Shell, database_url: str, tmp_path: Path) -> None:
+    consult(shell)
+    settings = shell.service.settings
+    without = create_app(an_environ(database_url, tmp_path / "none.toml"))
+    without.extensions["notifyauth"].settings = replace(settings, keyring_path=tmp_path / "none.toml")
+    listing = without.test_cli_runner().invoke(args=["authorizations", "list", "--client", SANDBOX_CLIENT_ID])
+    slip = without.test_cli_runner().invoke(args=["authorizations", "list", "--client", "nobody"])
+    without.extensions["notifyauth"].database.close()
+    assert (listing.exit_code, slip.exit_code) == (0, 1)
+    assert "s-1" in listing.stdout
+
+
+def test_show_lists_what_was_not_understood_or_broke_too(shell: Shell) -> None:
+    consult(shell)
+    shell.notify(authcode_created("s-1", "code-1"))
+    shell.notify(token_created("s-1", "token-1"))
+    bodies = {
+        "created": b'{"authorizationNotifyType": "TOKEN_CREATED", "authState": "s-1"}',
+        "untyped": b'{"authState": "s-1"}',
+        "canceled": b'{"authorizationNotifyType": "TOKEN_CANCELED", "accessToken": "token-1"}',
+        "of another": b'{"authorizationNotifyType": "TOKEN_CREATED", "authState": "s-2", "accessToken": "token-1"}',
+    }
+    malformed = [shell.notify(body) for body in bodies.values()][:-1]
+    failed = [shell.notify(authcode_created("s-1", "code-2")), shell.notify(token_canceled("token-1"))]
+    breaking = update(InboxEntry).where(InboxEntry.id.in_(map(int, failed)))
+    broken = {"outcome": "failed", "reason": "KeyError", "authorization_id": None}
+    shell.service.database.run(lambda session: session.execute(breaking.values(broken)))
+    listed = {each["id"]: each["outcome"] for each in shell.json("authorizations", "show", "s-1")["notifications"]}
+    assert [listed.get(each) for each in malformed + failed] == ["malformed"] * 3 + ["failed"] * 2
+    assert list(listed) == sorted(listed, key=int)
+    assert len(listed) == 7
+    assert "malformed: result: missing" in shell.ask("authorizations", "show", "s-1")
+    assert "unreadable" in shell.ask("authorizations", "diagram", "s-1")
+
+
+def test_show_lists_nothing_of_another_client(two_clients: Shell) -> None:
+    two_clients.notify(b'{"authState": "s-1"}', client_id=OTHER_CLIENT_ID)
+    for client_id, count in ((SANDBOX_CLIENT_ID, 0), (OTHER_CLIENT_ID, 1)):
+        shown = two_clients.json("authorizations", "show", "s-1", "--client", client_id)
+        assert len(shown["notifications"]) == count
 
 
 def test_an_empty_listing_is_an_empty_array(shell: Shell) -> None:

@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
 from app import create_app
@@ -59,6 +60,63 @@ def test_list_needs_no_keyring(shell: Shell, database_url: str, tmp_path: Path) 
     without.extensions["notifyauth"].database.close()
     assert result.exit_code == 0
     assert "parked: unknown_auth_state" in result.stdout
+
+
+def test_list_narrows_by_reason_goes_on_after_a_cursor_and_begins_with_the_oldest(shell: Shell) -> None:
+    first, second = (shell.notify(token_canceled(f"token-{number}")) for number in range(2))
+    third = shell.notify(authcode_created("s-1", "code-1"))
+    last = shell.notify(token_canceled("token-3"))
+
+    def listed(*options: str) -> list[str]:
+        return [row["id"] for row in shell.json("inbox", "list", *options)]
+
+    assert listed("--reason", "unknown_token") == [last, second, first]
+    assert listed("--reason", "unknown_token", "--cursor", last) == [second, first]
+    assert listed("--oldest-first") == [first, second, third, last]
+    assert listed("--oldest-first", "--cursor", second, "--limit", "1") == [third]
+
+
+def test_a_listing_that_does_not_show_everything_says_how_to_go_on(shell: Shell) -> None:
+    for number in range(3):
+        shell.notify(token_canceled(f"token-{number}"))
+    result = shell.run("inbox", "list", "--limit", "2", "--json")
+    assert result.stderr == "Only 2 are shown: there are more. Go on with --cursor 2, or see --limit.\n"
+    assert [row["id"] for row in shell.json("inbox", "list", "--cursor", "2")] == ["1"]
+
+
+def test_a_slip_in_a_filter_is_no_empty_list(shell: Shell) -> None:
+    """A known value that nothing has is one; so is an authState, of which nobody has a list."""
+    shell.notify(Draft("TOKEN_PAUSED"))
+    for filters in (("--type", "TOKEN_CANCELED"), ("--reason", "early"), ("--auth-state", "s-1")):
+        assert shell.json("inbox", "list", *filters) == []
+    for filters, known in (
+        (("--type", "TOKEN_CANCELLED"), "AUTHCODE_CREATED, TOKEN_CANCELED, TOKEN_CREATED, TOKEN_PAUSED"),
+        (("--reason", "erly"), "already_known, contradiction, early, "),
+    ):
+        result = shell.run("inbox", "list", *filters)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"Error: Nothing on record has {' '.join(filters)}. Known are: {known}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("show", "abc"), "abc is not the ID of an entry, a number such as 17."),
+        (("show", "0"), "0 is not the ID of an entry, a number such as 17."),
+        (("show", "9" * 5000), "999… is not the ID of an entry, a number such as 17."),
+        (("process", "1", "x"), "x is not the ID of an entry, a number such as 17."),
+        (("list", "--cursor", "-1"), "-1 is not the ID of an entry, a number such as 17."),
+        (("list", "--limit", "1001"), "1001 is not a number from 1 to 1000."),
+        (("list", "--limit", "many"), "many is not a number from 1 to 1000."),
+    ],
+)
+def test_what_is_no_number_is_a_usage_error_that_says_what_is_wanted(
+    shell: Shell, arguments: tuple[str, ...], sentence: str
+) -> None:
+    result = shell.run("inbox", *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert "range" not in result.stderr
 
 
 # --- show ------------------------------------------------------------------------------------------------------------
@@ -232,6 +290,70 @@ def test_show_of_an_unknown_id_is_not_found(shell: Shell) -> None:
     assert "There is no entry 7" in result.stderr
 
 
+def test_show_says_the_same_in_json(shell: Shell) -> None:
+    with_token(shell)
+    canceled = shell.json("inbox", "show", shell.notify(token_canceled("secret-1")))
+    assert (canceled["authState"], canceled["stateNow"], canceled["resultStatus"]) == ("s-1", "canceled", "S")
+    created = shell.json("inbox", "show", shell.notify(Draft("TOKEN_CREATED", auth_state="s-2", access_token="x")))
+    assert (created["authState"], created["stateNow"], created["userId"]) == ("s-2", None, None)
+
+
+def test_what_is_malformed_is_found_by_what_it_names(shell: Shell) -> None:
+    entry_id = malformed(shell)
+    (row,) = shell.json("inbox", "list", "--auth-state", "s-1")
+    assert (row["id"], row["outcome"]) == (entry_id, "malformed")
+    assert "authState      s-1\n" in shell.ask("inbox", "show", entry_id)
+    assert shell.json("inbox", "show", entry_id)["authState"] == "s-1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"authState": "s-1", "authorizationNotif', b'\xff{"authState": "s-1"}', b"[]", b'{"authState": 1}', b"{}"],
+)
+def test_of_what_cannot_be_read_nothing_is_guessed(shell: Shell, body: bytes) -> None:
+    shell.json("inbox", "show", shell.notify(body))
+    (row,) = shell.json("inbox", "list")
+    assert (row["type"], row["authState"], row["outcome"]) == (None, None, "malformed")
+
+
+# --- find-token ------------------------------------------------------------------------------------------------------
+
+
+def found_by_token(shell: Shell, token: str) -> tuple[list[str], list[str]]:
+    result = shell.run("inbox", "find-token", "--json", stdin=f"{token}\n")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    return [each["authState"] for each in document["authorizations"]], [
+        each["id"] for each in document["notifications"]
+    ]
+
+
+def test_find_token_finds_its_authorization_and_every_entry_that_names_it(shell: Shell) -> None:
+    consult(shell)
+    shell.notify(authcode_created("s-1", "code-1"))
+    created = shell.notify(token_created("s-1", "secret-1"))
+    illegal = shell.notify(token_created("s-1", "secret-2"))
+    foreign = shell.notify(token_created("s-2", "secret-1"))
+    broken = shell.notify(b'{"authorizationNotifyType": "TOKEN_CANCELED", "accessToken": "secret-1"}')
+    canceled = shell.notify(token_canceled("secret-1"))
+    assert found_by_token(shell, "secret-1") == (["s-1"], [canceled, broken, foreign, created])
+    assert found_by_token(shell, "secret-2") == ([], [illegal])
+    shown = shell.ask("inbox", "find-token", stdin="secret-1")
+    assert "authState      s-1\n" in shown
+    assert "secret" not in shown
+
+
+def test_find_token_of_a_token_that_nothing_names_is_not_found(shell: Shell) -> None:
+    consult(shell)
+    result = shell.run("inbox", "find-token", stdin="secret-9")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: Nothing on record names this access token.\n"
+
+
+def test_find_token_without_a_token_is_a_usage_error(shell: Shell) -> None:
+    assert shell.run("inbox", "find-token").exit_code == 2
+
+
 # --- deliver ---------------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +455,26 @@ def test_process_counts_what_it_settles_once(shell: Shell) -> None:
     change(shell, fails, outcome="failed", reason="KeyError")
     shell.notify(token_created("s-1", "token-1"))
     consult(shell)
+    assert shell.ask("inbox", "process") == "Processed 2: 2 applied.\n"
+
+
+def test_an_id_that_is_given_several_times_is_processed_once(shell: Shell) -> None:
+    entry_id = shell.notify(token_canceled("token-1"))
+    assert shell.ask("inbox", "process", entry_id, entry_id, entry_id) == "Processed 1: 1 parked.\n"
+
+
+def test_an_entry_that_stays_parked_and_is_resumed_by_a_later_one_counts_once(shell: Shell) -> None:
+    consult(shell)
+    shell.notify(token_created("s-1", "token-1"))
+    code = shell.notify(authcode_created("s-1", "code-1"))
+    change(shell, code, outcome="failed", reason="KeyError")
+    for statement in (
+        "UPDATE authorizations SET state = 'consulted', version = 1, sealed_auth_code = NULL",
+        "DELETE FROM access_tokens",
+        "DELETE FROM transitions WHERE sequence > 1",
+        "UPDATE inbox SET outcome = 'parked', reason = 'early' WHERE id = 1",
+    ):
+        shell.service.database.run(partial(Session.execute, statement=text(statement)))
     assert shell.ask("inbox", "process") == "Processed 2: 2 applied.\n"
 
 

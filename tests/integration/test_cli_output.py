@@ -84,6 +84,23 @@ def test_a_terminal_of_80_columns_shows_everything(filled: dict[str, str]) -> No
     assert "AUTHCODE_CREATED  rejected:" in run_flask_at_terminal("inbox", "list", environ=filled)
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_an_auth_state_can_be_read_at_a_terminal(environ: dict[str, str], keyring: Path, columns: int) -> None:
+    """Folded into eight columns, a UUID is a riddle."""
+    auth_state = "0193a7c4-5f1e-7b2a-9c3d-4e5f60718293"
+    shell = Shell(create_app(environ), keyring)
+    shell.notify(authcode_created(auth_state, "code-1"))
+    shell.ask("authorizations", "consult", auth_state, "--user-ref", "9f1b3c58-1c7e-4f43-8d0f-5f0c4e9d8a77")
+    shell.notify(Draft("TOKEN_CREATED", auth_state="s-1", access_token="token-1"))
+    shell.service.database.close()
+    for command in (("inbox", "list"), ("authorizations", "list")):
+        shown = run_flask_at_terminal(*command, environ=environ, columns=columns)
+        assert any(auth_state in line.split() for line in shown.splitlines()), shown
+        assert max(map(_columns, shown.splitlines())) <= columns
+    listed = run_flask_at_terminal("inbox", "list", environ=environ, columns=columns)
+    assert "TOKEN_CREATED     parked: unknown_auth_state" in listed
+
+
 @pytest.mark.parametrize("columns", [1, 40])
 def test_no_terminal_is_too_narrow(filled: dict[str, str], columns: int) -> None:
     shown = run_flask_at_terminal("inbox", "list", "--outcome", "applied", environ=filled, columns=columns)

@@ -4,17 +4,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import BigInteger, LargeBinary, Uuid, inspect
 
-from app import authorizations, inbox, verification
+from app import authorizations, inbox, rotation, verification
+from app.database import contents
 from app.inbox import upkeep
-from app.models import Base
+from app.models import Authorization, Base, EscapedText, InboxEntry
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from benchmarks.loading import load
 from tests.integration.stage import Stage, a_stage
+from tests.unit.alipay.wire import CLIENT_ID
 
 #: Enough that reading a table as a whole is the dearer way.
 ROWS = 20_000
@@ -33,7 +37,11 @@ INBOX_FILTERS = [
     upkeep.Filter(auth_state="s-1"),
     upkeep.Filter(type="TOKEN_CREATED"),
     upkeep.Filter(outcome="parked"),
+    upkeep.Filter(reason="unknown_token"),
 ]
+
+#: No key comes after these.
+LAST = {Uuid: UUID(int=2**128 - 1), EscapedText: "~", LargeBinary: b"\xff" * 32, BigInteger: 2**62}
 
 Plan = Mapping[str, Any]
 
@@ -75,11 +83,27 @@ def look(stage: Stage) -> None:
         run(partial(authorizations.listing, wanted=each, limit=50))
     for every in INBOX_FILTERS:
         run(partial(upkeep.listing, wanted=every, limit=50))
-    run(partial(upkeep.parked_by_reason, now=datetime.now(UTC)))
+        run(partial(upkeep.listing, wanted=every, limit=50, oldest_first=True, after=10))
+    now = datetime.now(UTC)
+    run(partial(upkeep.parked_by_reason, now=now))
     run(upkeep.failed_count)
     run(lambda session: upkeep.replayable_ids(session, inbox.REPLAYABLE_OUTCOMES, after=0, limit=50))
-    long_ago = datetime.now(UTC) - timedelta(days=300)
-    run(lambda session: upkeep.purge_batch(session, older_than=long_ago, after=0, limit=50))
+    run(lambda session: upkeep.of_tokens(session, [(CLIENT_ID, b"a token")], limit=50))
+    run(lambda session: authorizations.of_tokens(session, [(CLIENT_ID, b"a token")]))
+    for column in (InboxEntry.type, InboxEntry.reason, Authorization.client_id):
+        run(partial(contents.distinct_values, column=column))
+        run(partial(contents.has_value, column=column, value="x"))
+    run(lambda session: upkeep.count_ahead(session, now=now))
+    run(upkeep.oldest_received_at)
+    long_ago = now - timedelta(days=300)
+    after = (now - timedelta(days=399), 1)
+    run(lambda session: upkeep.purge_batch(session, older_than=long_ago, now=now, limit=50))
+    run(lambda session: upkeep.purge_batch(session, older_than=long_ago, now=now, after=after, limit=50))
+    run(rotation.rows_to_look_at)
+    for drawer in rotation.DRAWERS:
+        # Behind every row: what the rows hold is noise, and opens under no key.
+        key = tuple(LAST[type(column.type)] for column in inspect(drawer.model).primary_key)
+        run(partial(rotation.reseal_batch, vault=stage.vault, drawer=drawer, after=key))
     run(lambda session: verification.verify_batch(session, stage.vault, limit=20))
 
 

@@ -1,0 +1,44 @@
+"""Say what a table holds without reading it: for progress bars, and to tell a slip from a filter that finds nothing."""
+
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
+
+from app.database.rows import table_of
+
+#: More values than this no sentence names.
+DISTINCT_MAX = 20
+
+
+def estimated_rows(session: Session, model: type[DeclarativeBase]) -> int | None:
+    """Say about how many rows a table has, or `None` where the database does not know.
+
+    PostgreSQL keeps an estimate, and counting would take seconds. SQLite keeps none, and counts millions in a moment.
+    """
+    table = table_of(model)
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        return session.scalar(select(func.count()).select_from(table))
+    estimate = connection.exec_driver_sql(
+        "SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)", (table.name,)
+    ).scalar()
+    # Of a table that was never analyzed it says -1, and of one that was empty then 0.
+    return None if estimate is None or estimate <= 0 else int(estimate)
+
+
+def distinct_values(session: Session, column: InstrumentedAttribute[Any]) -> list[Any]:
+    """List the values of an indexed column, or the first of them, with one look into the index for each."""
+    found: list[Any] = []
+    statement = select(column).where(column.is_not(None)).order_by(column).limit(1)
+    while len(found) < DISTINCT_MAX:
+        value = session.scalar(statement.where(column > found[-1]) if found else statement)
+        if value is None:
+            break
+        found.append(value)
+    return found
+
+
+def has_value(session: Session, column: InstrumentedAttribute[Any], value: object) -> bool:
+    """Say whether some row has this value in an indexed column."""
+    return session.scalar(select(column).where(column == value).limit(1)) is not None
