@@ -74,6 +74,9 @@ _OPTIONS_OF_SQLITE = {"timeout", "isolation_level", "detect_types", "check_same_
 #: What psycopg keeps to itself of a connection's options, and libpq does not know.
 _OPTIONS_OF_PSYCOPG = {"prepare_threshold"}
 
+#: How often a statement is run before the driver prepares it; none never prepares any.
+_BAD_PREPARE_THRESHOLD = re.compile(r"[?&]prepare_threshold=(?!([0-9]{1,9}|none)(&|$))", re.IGNORECASE)
+
 _KEY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 #: A key of this length that ends in "=" may be base64; what is shorter is a name whose key did not come to be.
 _UNNAMED_KEY_LENGTH_MIN = 16
@@ -265,6 +268,8 @@ def _database_url(given: Mapping[str, str], instance_path: Path) -> str:
         raise SettingError(name, f"names the driver {scheme}, but only psycopg 3 is supported: write postgresql://.")
     if scheme == "sqlite" and (url.endswith(":memory:") or len(url) <= len("sqlite:///")):
         raise SettingError(name, "must name an SQLite file: a database in memory would forget what was acknowledged.")
+    if _BAD_PREPARE_THRESHOLD.search(url):
+        raise SettingError(name, "has a prepare_threshold that is neither a whole number nor none.")
     _require_usable_url(name, url)
     return url
 

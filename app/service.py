@@ -105,13 +105,25 @@ class Service:
             _log.warning("the database may forget what is acknowledged", extra={"setting": name, "value": value})
         return found
 
+    @cached_property
+    def has_suitable_pool(self) -> bool:
+        """Whether a pool before the database, if there is one, keeps what is needed; asked until it does.
+
+        Raises `UnfitDatabaseError` and `DatabaseUnavailableError`.
+        """
+        self.database.check_pool()
+        return True
+
     def check(self) -> None:
         """Make every part now. Raises what they raise: a service that starts is one that can work."""
         if self.settings.sqlite_file is not None and not tighten(self.settings.sqlite_file):
             _log.warning(
                 "every account of the machine may read the database", extra={"path": self.settings.sqlite_file}
             )
-        _ = self.receiver, self.forgetful_settings
+        _ = self.keyring, self.has_suitable_pool, self.receiver, self.forgetful_settings
+        if (reason := self.database.why_not_writable()) is not None:
+            # It may be written to again while the service runs.
+            _log.warning("the database takes nothing", extra={"reason": reason})
 
     def start_resuming(self) -> None:
         """Look, from now on and in a thread of its own, for parked entries that any process has left to be resumed.
@@ -141,10 +153,13 @@ class Service:
     def _checks(self) -> dict[str, str]:
         found = {"database": OK, "migrated": OK, "vault": OK}
         try:
-            found["migrated"] = self._check_database()
             # Here too: a service may have started while the database was away.
+            _ = self.has_suitable_pool
+            found["migrated"] = self._check_database()
             _ = self.forgetful_settings
-            if self.database.run(waits_for_standby, read_only=True):
+            if (reason := self.database.why_not_writable()) is not None:
+                found["database"] = reason
+            elif self.database.run(waits_for_standby, read_only=True):
                 found["database"] = "commits wait for a synchronous standby that is not there"
             sealed = self.database.run(_index_key, read_only=True)
             if sealed is not None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import psycopg
 from alembic import context
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url
 
 from app.database.files import make_private, tighten
 from app.database.requirements import require_postgresql, require_sqlite
+from app.database.urls import driver_arguments
 from app.models import Base
 from app.preflight import is_newer
 
@@ -30,7 +31,8 @@ def run_migrations() -> None:
 
     Raises `UnfitDatabaseError`.
     """
-    engine = create_engine(config.get_main_option("sqlalchemy.url") or "", poolclass=NullPool, hide_parameters=True)
+    url, arguments = driver_arguments(make_url(config.get_main_option("sqlalchemy.url") or ""))
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine)
     else:

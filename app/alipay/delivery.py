@@ -25,6 +25,10 @@ class Origin:
     #: What proxies say of who asked them, and whatever a stranger made them say.
     forwarded_for: str = ""
 
+    def fields(self) -> dict[str, str]:
+        """Say it as the fields of a log line."""
+        return {"address": self.address, "forwarded_for": self.forwarded_for, "request_id": self.request_id}
+
 
 _UNKNOWN_ORIGIN = Origin()
 

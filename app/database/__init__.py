@@ -9,13 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from sqlite3 import Error as SqliteError
 from typing import Any, TypeVar
 
+from psycopg import Error as DriverError
+from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError, TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session
 
+from app.database import condition
+from app.database.driver import CommitNotConfirmedError
 from app.database.engines import (
     POOL_SIZE,
     allow_seconds,
@@ -94,7 +99,7 @@ class Database:
 
         Raises `DatabaseUnavailableError`, which says whether that was so.
         """
-        engine = self.engine.execution_options(**read_only_options(self.engine)) if read_only else self.engine
+        engine = self.engine.execution_options(**read_only_options()) if read_only else self.engine
         with self._gates[read_only].passage(), _limited(seconds_max) as started:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
@@ -142,14 +147,35 @@ class Database:
         """
         return self.run(lambda session: forgetful_settings(session.connection()), read_only=True)
 
+    def why_not_writable(self) -> str | None:
+        """Say why nothing can be written, if so: it is read-only, or a standby. Raises `DatabaseUnavailableError`."""
+        return self._ask(condition.why_not_writable)
+
+    def check_pool(self) -> None:
+        """Find out whether a pool before the database loses what the service needs.
+
+        Raises `UnfitDatabaseError` and `DatabaseUnavailableError`.
+        """
+        self._ask(condition.check_pool)
+
+    def _ask(self, question: Callable[[Engine], T]) -> T:
+        # Beside what only reads: no answer may wait for those who write.
+        with self._gates[True].passage(), _limited(REQUEST_SECONDS_MAX):
+            try:
+                return question(self.engine)
+            except (SQLAlchemyError, DriverError, SqliteError) as error:
+                raise DatabaseUnavailableError(name_of(error)) from error
+
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
 
 
 def _is_in_vain(error: SQLAlchemyError, started: float) -> bool:
-    # Whoever waited in vain for a connection would only make the queue longer.
-    if isinstance(error, PoolTimeoutError) or time.monotonic() - started >= _LAST_TRY_S:
+    # Whoever waited in vain for a connection would only make the queue longer. What was committed without the standby
+    # is on record here, so that doing it again would find it done, and wait for the same standby.
+    is_final = isinstance(error, PoolTimeoutError) or isinstance(getattr(error, "orig", None), CommitNotConfirmedError)
+    if is_final or time.monotonic() - started >= _LAST_TRY_S:
         return True
     return seconds_left() < _LEAST_S
 

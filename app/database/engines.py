@@ -5,40 +5,29 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar, cast as typed
+from typing import Any, cast as typed
 
 import psycopg
-from psycopg.abc import PQGen
-from psycopg.errors import ReadOnlySqlTransaction
-from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import OperationalError
-from typing_extensions import override
 
+from app.database.driver import Connection as DriverConnection
+from app.database.errors import is_of_the_connection
 from app.database.messages import send_in_pipelines
+from app.database.reaching import Reach
 from app.database.requirements import require_postgresql, require_sqlite
-
-T = TypeVar("T")
+from app.database.transactions import READING, SESSION, STATEMENT_TIMEOUT_MS, WRITING
+from app.database.urls import driver_arguments
 
 #: As many as a worker has threads: what is delivered needs but a few beside them, since most of it waits together.
 POOL_SIZE = 16
-
-#: By when, on the monotonic clock, whoever works in this thread must be done with the database.
-deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 #: The file's lock is held for milliseconds. Whoever waits longer than this waits for something broken.
 _BUSY_TIMEOUT_MS = 2_000
 #: Between two of its transactions a busy process leaves the lock alone for about as long.
 _LOOK_AGAIN_MS = (0.3, 0.9)
-#: Transactions of ours hold a row for less. Whoever waits for longer than that does so without a connection.
-_LOCK_TIMEOUT_MS = 100
-#: No statement takes a tenth of this. It ends those whose connection was given up: nobody else would tell the server.
-_STATEMENT_TIMEOUT_MS = 3_000
-#: A process that froze, or whose machine vanished, in the middle of a transaction would keep its locks for hours.
-_IDLE_TIMEOUT_MS = 10_000
 #: A pooled connection is lent for milliseconds.
 _POOL_TIMEOUT_S = 1
 #: The least that libpq takes, for each address that the host's name stands for.
@@ -47,27 +36,11 @@ _CONNECT_TIMEOUT_S = 2
 #: What libpq is told about the network. A peer that vanished says nothing: sending to it, and idling, find out so.
 _NETWORK = {
     "connect_timeout": _CONNECT_TIMEOUT_S,
-    "tcp_user_timeout": _STATEMENT_TIMEOUT_MS,
+    "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
     "keepalives": 1,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
-}
-
-#: How every session of PostgreSQL is set.
-_SESSION = {
-    "lock_timeout": _LOCK_TIMEOUT_MS,
-    "statement_timeout": _STATEMENT_TIMEOUT_MS,
-    "idle_in_transaction_session_timeout": _IDLE_TIMEOUT_MS,
-    # Whatever we ask for is found by an index. A plan is kept with its connection, and one that reads all of a table
-    # while that is small would go on doing so when it is large.
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    # Nor is anything asked for long enough to be worth compiling.
-    "jit": "off",
-    # In the zone of a server, a token that "never" expires may end in the year 10000, which the driver cannot read.
-    "timezone": "UTC",
 }
 
 _READ_ONLY = "notifyauth_read_only"
@@ -94,11 +67,9 @@ def make_engine(url: str | URL) -> Engine:
     return _postgresql_engine(parsed)
 
 
-def read_only_options(engine: Engine) -> dict[str, object]:
+def read_only_options() -> dict[str, object]:
     """Say what makes a transaction see one snapshot, and wait for no writer."""
-    if engine.dialect.name == "sqlite":
-        return {_READ_ONLY: True}
-    return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    return {_READ_ONLY: True}
 
 
 def allow_seconds(connection: Connection, seconds_max: float) -> None:
@@ -114,12 +85,18 @@ def forgetful_settings(connection: Connection) -> dict[str, str]:
     if name == "sqlite":
         found = {each: str(connection.exec_driver_sql(f"PRAGMA {each}").scalar()) for each in _LASTING[name]}
     else:
+        names = [*_LASTING[name], "synchronous_standby_names"]
         # Engines that only speak the protocol of PostgreSQL list of these what they have.
         rows = connection.exec_driver_sql(
-            "SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", (list(_LASTING[name]),)
+            "SELECT name, setting FROM pg_settings WHERE name = ANY (%s)",
+            (names,),
         )
         found = {row.name: row.setting for row in rows}
-    return {each: value for each, value in found.items() if value not in _LASTING[name][each]}
+    forgetful = {each: value for each, value in found.items() if value not in _LASTING[name].get(each, {value})}
+    if found.get("synchronous_standby_names") and found.get("synchronous_commit") == "local":
+        # Somebody wants every commit on another machine, and those of ours would not wait for it.
+        forgetful["synchronous_commit"] = "local"
+    return forgetful
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -214,11 +191,14 @@ def _identity(url: URL) -> tuple[int, int] | None:
 
 
 def _postgresql_engine(url: URL) -> Engine:
+    url, arguments = driver_arguments(url)
     engine = create_engine(
         url,
         hide_parameters=True,
-        isolation_level="READ COMMITTED",
-        connect_args=_NETWORK,
+        # Transactions begin and end with what is said to begin and end them: the driver adds nothing of its own.
+        connect_args=_NETWORK | arguments | {"autocommit": True, "client_encoding": "utf8"},
+        # Looking for a type that we do not have would take each new connection three messages.
+        use_native_hstore=False,
         pool_timeout=_POOL_TIMEOUT_S,
         pool_size=POOL_SIZE,
         max_overflow=0,
@@ -227,10 +207,11 @@ def _postgresql_engine(url: URL) -> Engine:
     )
 
     send_in_pipelines(engine)
+    reach = Reach()
 
     @event.listens_for(engine, "do_connect")
-    def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> "_Connection":  # noqa: ANN401 -- libpq's own
-        connection = _Connection.connect(*arguments, **options)
+    def connect(_dialect: object, _record: object, _arguments: object, options: Any) -> DriverConnection:  # noqa: ANN401 -- libpq's own
+        connection = reach.connect(options)
         with _closed_on_error(connection):
             require_postgresql(connection.info)
         return connection
@@ -238,13 +219,17 @@ def _postgresql_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: psycopg.Connection, _record: object) -> None:
         with _closed_on_error(connection):
-            connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in _SESSION.items()).encode())
-            connection.commit()
+            connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in SESSION.items()).encode())
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        is_read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        driver_connection = typed("DriverConnection", connection.connection.driver_connection)
+        driver_connection.opening = READING if is_read_only else WRITING
 
     @event.listens_for(engine, "handle_error")
-    def forget_read_only(context: ExceptionContext) -> None:
-        # After a failover the old server may live on as a standby, and connections to it never learn to write again.
-        if isinstance(context.original_exception, ReadOnlySqlTransaction):
+    def forget_connection(context: ExceptionContext) -> None:
+        if is_of_the_connection(context.original_exception):
             context.is_disconnect = True
 
     return engine
@@ -258,24 +243,3 @@ def _closed_on_error(connection: sqlite3.Connection | psycopg.Connection) -> Ite
     except BaseException:
         connection.close()
         raise
-
-
-class _Connection(psycopg.Connection):
-    """A connection that gives up, and closes, when the deadline of the work has passed.
-
-    The timeouts of the server are no help against a server, or a proxy before it, that has fallen silent.
-    """
-
-    @override
-    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        until = deadline.get()
-        if until is not None:
-            left = max(0, until - time.monotonic())
-            timeout = left if timeout is None else min(timeout, left)
-        try:
-            return super().wait(gen, interval, timeout)
-        except psycopg.OperationalError:
-            # The answer to what was sent may still come, and nobody could tell it from the next one's.
-            if self.info.transaction_status is TransactionStatus.ACTIVE:
-                self.close()
-            raise

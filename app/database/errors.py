@@ -9,9 +9,13 @@ from sqlalchemy.exc import (
     InterfaceError,
     InternalError,
     OperationalError,
-    SQLAlchemyError,
     TimeoutError as PoolTimeoutError,
 )
+
+#: What PostgreSQL says where a connection, new or not, would have done: it began on a standby, or before the database
+#: was frozen, and does not learn to write; it keeps a plan for a column whose type has changed (or is asked, on a
+#: standby, what only others support); its prepared statements are another's, behind a pool that lends connections.
+_OF_THE_CONNECTION = frozenset({"25006", "0A000", "26000", "42P05"})
 
 #: What PostgreSQL calls a lock of somebody else's that was waited for in vain.
 _LOCK_NOT_AVAILABLE = "LockNotAvailable"
@@ -50,7 +54,7 @@ class UnfitDatabaseError(DatabaseUnavailableError):
     """The database answers, and is none that this service can work on: an operator has to change something."""
 
 
-def name_of(error: SQLAlchemyError) -> str:
+def name_of(error: Exception) -> str:
     """Say what the driver's error is: in the database's own words where they can quote nothing, or else by its class.
 
     The message of an error that a statement caused stays out: it may quote what a stranger wrote.
@@ -88,17 +92,26 @@ def is_transient(error: BaseException) -> bool:
 
     Deadlock, serialization failure, lost connection, lock timeout, a full disk and a read-only server are all reported
     as operational, interface or internal errors. What a statement of ours can cause (data, integrity, programming
-    errors, a limit exceeded, an SQL that SQLite does not understand) is none of them.
+    errors, a limit exceeded, an SQL that SQLite does not understand) is none of them, but for what is of the connection
+    that it met.
     """
     if isinstance(error, PoolTimeoutError):
         return True
     if not isinstance(error, DBAPIError):
         return False
-    if error.connection_invalidated:
+    if error.connection_invalidated or is_of_the_connection(error.orig):
         return True
     if isinstance(error, OperationalError | InterfaceError | InternalError):
         return not _is_refused_statement(error.orig)
     return isinstance(error.orig, sqlite3.DatabaseError) and _sqlite_code(error.orig) in _BROKEN_FILE
+
+
+def is_of_the_connection(error: BaseException | None) -> bool:
+    """Say whether the driver raised what another connection may not meet, so that this one is of no use any more.
+
+    What breaks the protocol has no class of its own: a server that dies may send anything.
+    """
+    return type(error) is psycopg.DatabaseError or getattr(error, "sqlstate", None) in _OF_THE_CONNECTION
 
 
 def _is_refused_statement(original: BaseException | None) -> bool:

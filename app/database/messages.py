@@ -5,6 +5,7 @@ before it have done, and what others had committed when its turn came. PostgreSQ
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeVar, cast
@@ -15,6 +16,7 @@ from sqlalchemy import Dialect, Engine, Executable, event
 from sqlalchemy.engine import Connection, ExecutionContext
 from sqlalchemy.orm import DeclarativeBase
 
+from app.database.driver import Connection as DriverConnection
 from app.database.rows import unwatched
 
 M = TypeVar("M", bound=DeclarativeBase)
@@ -139,21 +141,23 @@ def _execute(cursor: "psycopg.Cursor[Any]", _text: str, _parameters: object, con
     if message is None:
         return False
     error: psycopg.Error | None = None
-    try:
-        with cursor.connection.pipeline():
-            try:
-                for written, parameters, each in message:
-                    each.execute(written.text, parameters, prepare=True)
-                if context.execution_options[_COMMITS]:
-                    # The driver's own commit would be a message of its own.
-                    cursor.execute("COMMIT")
-            except psycopg.Error as broken:
-                # Leaving the pipeline finds out no more than that all after it was left undone.
-                error = broken
-    except psycopg.Error as last:
-        error = error or last
-    if error is not None:
-        raise _first(error)
+    commits: bool = context.execution_options[_COMMITS]
+    with cast("DriverConnection", cursor.connection).confirmed(cursor) if commits else nullcontext():
+        try:
+            with cursor.connection.pipeline():
+                try:
+                    for written, parameters, each in message:
+                        each.execute(written.text, parameters, prepare=True)
+                    if commits:
+                        # The driver's own commit would be a message of its own.
+                        cursor.execute("COMMIT")
+                except psycopg.Error as broken:
+                    # Leaving the pipeline finds out no more than that all after it was left undone.
+                    error = broken
+        except psycopg.Error as last:
+            error = error or last
+        if error is not None:
+            raise _first(error)
     return True
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from math import inf
 from typing import TypeVar
 
-from app.database.engines import deadline
+from app.database.driver import deadline
 from app.database.errors import DatabaseUnavailableError
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ runs within the process, where a statement for each row costs next to nothing.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple, TypeVarTuple, cast as typed
@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     Update,
+    and_,
     bindparam,
     cast,
     column,
@@ -66,7 +67,10 @@ class Among:
         self._fields[name] = _fields(columns)
         if self._dialect_name == "postgresql":
             return tuple_(*columns).in_(self._keys(name))
-        return tuple_(*columns).in_(bindparam(name, expanding=True))
+        # Of several columns at once SQLite may look up the first alone, and read all tokens of a client. What is said
+        # of each by itself, which follows from the other, makes it look up all.
+        each = (column.in_(bindparam(f"{name}_{column.key}", expanding=True)) for column in columns)
+        return and_(tuple_(*columns).in_(bindparam(name, expanding=True)), *each)
 
     def find(self, selected: Select[*Ts], name: str, *columns: QueryableAttribute[Any]) -> Select[*Ts]:
         """Narrow what is selected from one table so, looking each key up by itself.
@@ -129,13 +133,21 @@ class Among:
         # Without a word on how many they are: planned for any number, a plan is kept, and made but once.
         return select(*keys.c)
 
+    def _given_to_sqlite(
+        self, dialect: Dialect, keys: Mapping[str, Collection[tuple[Any, ...]]]
+    ) -> Iterator[tuple[str, Any]]:
+        for name, fields in self._fields.items():
+            if name in self._in_json:
+                yield name, _json(fields, keys[name], dialect)
+                continue
+            yield name, list(keys[name])
+            for place, (field, _) in enumerate(fields):
+                yield f"{name}_{field}", list({key[place] for key in keys[name]})
+
     def parameters(self, dialect: Dialect, keys: Mapping[str, Collection[tuple[Any, ...]]]) -> dict[str, Any]:
         """Write keys down as the parameters of the statement."""
         if self._dialect_name != "postgresql":
-            return {
-                name: _json(fields, keys[name], dialect) if name in self._in_json else list(keys[name])
-                for name, fields in self._fields.items()
-            }
+            return dict(self._given_to_sqlite(dialect, keys))
         return {name: _json(fields, keys[name], dialect) for name, fields in self._fields.items()}
 
 

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
@@ -278,7 +278,7 @@ class Receiver:
         known = delivery.client_id in self._keyring.clients
         client_id = delivery.client_id if known else "unknown"
         metrics.SIGNATURE_FAILURES.inc(client_id, refusal.cause)
-        fields = {"client_id": client_id, "cause": refusal.cause, **asdict(delivery.origin)}
+        fields = {"client_id": client_id, "cause": refusal.cause, **delivery.origin.fields()}
         _log.warning("delivery refused", extra=fields)
         answer = refuse(
             delivery,
@@ -292,7 +292,7 @@ class Receiver:
         return Receipt(answer)
 
     def _not_stored(self, arrival: Arrival, error: BaseException, client: Client | None) -> Receipt:
-        fields = {"client_id": arrival.delivery.client_id, **failure(error), **asdict(arrival.delivery.origin)}
+        fields = {"client_id": arrival.delivery.client_id, **failure(error), **arrival.delivery.origin.fields()}
         _log.error("delivery not stored", extra=fields)
         answer = refuse(
             arrival.delivery,

@@ -3,7 +3,6 @@
 import logging
 import time
 from concurrent.futures import Future
-from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -40,13 +39,13 @@ def _notify() -> Response:
     try:
         receipt = _receive()
     except BodyTooLargeError:
-        _log.warning("delivery refused", extra={"cause": "too_large", **asdict(origin())})
+        _log.warning("delivery refused", extra={"cause": "too_large", **origin().fields()})
         answer = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "PARAM_ILLEGAL", "The body is larger than 64 KiB.")
     except BodyIncompleteError:
-        _log.warning("delivery refused", extra={"cause": "incomplete", **asdict(origin())})
+        _log.warning("delivery refused", extra={"cause": "incomplete", **origin().fields()})
         answer = refusal(HTTPStatus.BAD_REQUEST, "PARAM_ILLEGAL", "The body is not as long as announced.")
     except Exception as error:  # noqa: BLE001 -- the receiver could not be made: nothing was stored, so Alipay is to send again
-        _log.error("delivery not received", extra={**failure(error), **asdict(origin())})
+        _log.error("delivery not received", extra={**failure(error), **origin().fields()})
         answer = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "UNKNOWN_EXCEPTION", "Send it again.", result_status="U")
     else:
         return LateResponse(receipt, lambda response: _fill(response, receipt.result().answer, received))

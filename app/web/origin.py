@@ -3,17 +3,21 @@
 A stranger may have written all of it, so each part has a bound, and nothing is decided by it.
 """
 
-import os
+import random
 import re
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 
 from app.alipay.delivery import Origin
+
+#: Where the environment of a request keeps it, once it is made.
+_ORIGIN = "notifyauth.origin"
+_REQUEST_ID_HEADER = "X-Request-Id"
 
 #: What proxies make: UUIDs, hexadecimal numbers, trace ids.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=-]{0,127}")
 #: Makes a collision among the requests of a year unlikely.
-_OWN_ID_BYTES = 8
+_OWN_ID_BITS = 64
 #: Three or four proxies, each with an IPv6 address.
 _FORWARDED_CHARACTERS_MAX = 160
 
@@ -25,18 +29,18 @@ def init_app(app: Flask) -> None:
 
 def origin() -> Origin:
     """Say where the request came from; its id is the one it brought, if that is well-formed, or one of ours."""
-    if "origin" not in g:
-        environ = request.environ
+    environ = request.environ
+    made: Origin | None = environ.get(_ORIGIN)
+    if made is None:
         brought = environ.get("HTTP_X_REQUEST_ID", "")
-        g.origin = Origin(
-            request_id=brought if _REQUEST_ID.fullmatch(brought) else os.urandom(_OWN_ID_BYTES).hex(),
+        made = environ[_ORIGIN] = Origin(
+            request_id=brought if _REQUEST_ID.fullmatch(brought) else f"{random.getrandbits(_OWN_ID_BITS):016x}",
             address=environ.get("REMOTE_ADDR", ""),
             forwarded_for=environ.get("HTTP_X_FORWARDED_FOR", "")[:_FORWARDED_CHARACTERS_MAX],
         )
-    made: Origin = g.origin
     return made
 
 
 def _add_request_id(response: Response) -> Response:
-    response.headers["X-Request-Id"] = origin().request_id
+    response.headers.add(_REQUEST_ID_HEADER, origin().request_id)
     return response

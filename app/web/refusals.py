@@ -78,10 +78,4 @@ def _notify_path() -> str:
 
 def _who_asked() -> dict[str, str]:
     """Say who asked, as far as that is known: the name of a key, an address, and the id of the request."""
-    asked = origin()
-    return {
-        "key": g.get("key_name", ""),
-        "address": asked.address,
-        "forwarded_for": asked.forwarded_for,
-        "request_id": asked.request_id,
-    }
+    return {"key": g.get("key_name", ""), **origin().fields()}

@@ -30,6 +30,8 @@ class Network:
     _answers_to_lose: int = 0
     #: How probable it is that a piece of data is the last one of its connection.
     _breakage: float = 0
+    #: Whether the server's answers come as noise.
+    _is_noisy: bool = False
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _listener: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -48,6 +50,13 @@ class Network:
         self._delay = seconds
         yield
         self._delay = 0
+
+    @contextmanager
+    def noisy(self) -> Iterator[None]:
+        """Carry noise in place of what the server says."""
+        self._is_noisy = True
+        yield
+        self._is_noisy = False
 
     @contextmanager
     def breaking(self, probability: float) -> Iterator[None]:
@@ -90,12 +99,19 @@ class Network:
         pair = {writer, far_writer}
         self._writers |= pair
         try:
-            await asyncio.gather(self._carry(reader, far_writer, pair), self._carry(far_reader, writer, pair))
+            await asyncio.gather(
+                self._carry(reader, far_writer, pair), self._carry(far_reader, writer, pair, is_answer=True)
+            )
         finally:
             self._writers -= pair
 
     async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        pair: set[asyncio.StreamWriter],
+        *,
+        is_answer: bool = False,
     ) -> None:
         try:
             while data := await reader.read(65536):
@@ -107,7 +123,7 @@ class Network:
                 if self._answers_to_lose and b"C\x00\x00\x00\x0bCOMMIT\x00" in data:
                     self._answers_to_lose -= 1
                     break
-                writer.write(data)
+                writer.write(self._chance.randbytes(len(data)) if is_answer and self._is_noisy else data)
         except OSError:
             pass
         for each in pair:

@@ -165,6 +165,21 @@ def test_a_server_that_falls_silent_is_not_waited_for_long(afar: Stage, network:
     assert works_again(afar)
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+def test_noise_from_a_dying_server_is_no_failure_of_ours(afar: Stage, network: Network, *, known: bool) -> None:
+    for _ in range(10):
+        if not known:
+            afar.database.close()
+        with network.noisy():
+            assert refused_in_time(afar)
+            with pytest.raises(DatabaseUnavailableError):
+                afar.consult("s-2")
+            with pytest.raises(DatabaseUnavailableError):
+                afar.document()
+        afar.consult()
+    assert works_again(afar)
+
+
 def test_a_server_that_nobody_reaches_is_found_again(afar: Stage, network: Network) -> None:
     with network.closed():
         assert refused_in_time(afar)

@@ -350,3 +350,16 @@ def test_a_name_that_is_one_slip_away_from_a_setting_is_warned_of(tmp_path: Path
 def test_no_other_name_is_warned_of(tmp_path: Path, name: str) -> None:
     given = SECRET_VALUES | {"FLASK_FRESHNESS_SECONDS": "90000", "FLASK_METRICS_OPEN": "1"}
     assert settings(tmp_path, **{name: given.get(name, "/a-path")}).warnings == ()
+
+
+@pytest.mark.parametrize("threshold", ["0", "5", "none", "None"])
+def test_how_often_a_statement_runs_before_it_is_prepared_may_be_said(tmp_path: Path, threshold: str) -> None:
+    url = f"postgresql://db/notifyauth?prepare_threshold={threshold}&host=other"
+    assert settings(tmp_path, **POSTGRESQL | {"FLASK_DATABASE_URL": url}).database_url == url
+
+
+@pytest.mark.parametrize("threshold", ["", "never", "-1", "1.5", "none1"])
+def test_a_prepare_threshold_that_is_no_number_is_named(tmp_path: Path, threshold: str) -> None:
+    url = f"postgresql://db/notifyauth?host=other&prepare_threshold={threshold}"
+    with pytest.raises(SettingError, match=r"^FLASK_DATABASE_URL has a prepare_threshold"):
+        settings(tmp_path, **POSTGRESQL | {"FLASK_DATABASE_URL": url})

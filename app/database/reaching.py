@@ -1,0 +1,185 @@
+"""Connect to PostgreSQL within the deadline of the work, whatever the resolver, the network or the server does.
+
+Neither the look-up of a name nor TLS or Kerberos can be interrupted, and each address has a timeout of its own. So a
+thread apart connects, and whoever waits for it stops waiting in time.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError, TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, TypeVar
+
+import psycopg
+
+from app.database.driver import UNREADABLE, AnswerTimeoutError, Connection, UnreadableAnswerError, deadline
+
+T = TypeVar("T")
+
+#: A resolver answers within milliseconds. One that takes longer is taken for mute, if it has answered before.
+_RESOLVE_S = 1.0
+#: libpq gives each address two seconds. The one that answered after others had not is asked first for this long.
+_PREFER_S = 30.0
+#: Whoever waited this long for a connection met an address that does not answer.
+_SILENT_S = 1.0
+
+_DEFAULT_PORT = "5432"
+#: What a resolver says that knows the name, or does not: all else is its own trouble.
+_FINAL = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+
+
+class HostNotResolvedError(psycopg.OperationalError):
+    """No address of any of the database's hosts is known, or can be found out now."""
+
+
+class Reach:
+    """Connects to the servers of one URL, and remembers where they were. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._names = _Names()
+        self._preferred: tuple[tuple[str, str], float] | None = None
+
+    def connect(self, options: Mapping[str, Any]) -> Connection:
+        """Connect as libpq would. Raises `psycopg.OperationalError`, at the deadline of the work at the latest."""
+        until = deadline.get()
+        if until is None:
+            return self._connect(options)
+        waited_for: Future[Connection] = Future()
+        _in_background(partial(self._connect, options), waited_for, unwanted=Connection.close)
+        try:
+            return waited_for.result(max(0.0, until - time.monotonic()))
+        except FutureTimeoutError:
+            if waited_for.cancel():
+                message = "no connection in time"
+                raise AnswerTimeoutError(message) from None
+            # It came just now.
+            return waited_for.result()
+
+    def _connect(self, options: Mapping[str, Any]) -> Connection:
+        started = time.monotonic()
+        try:
+            connection = Connection.connect(**{**options, **self._addresses(options)})
+        except UNREADABLE as error:
+            raise UnreadableAnswerError(error) from error
+        if time.monotonic() - started >= _SILENT_S:
+            place = connection.info.hostaddr, str(connection.info.port)
+            self._preferred = place, time.monotonic() + _PREFER_S
+        return connection
+
+    def _addresses(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Say where the hosts are, each at all its addresses, so that libpq need not ask."""
+        hosts = str(options.get("host") or os.environ.get("PGHOST", "")).split(",")
+        given = options.get("hostaddr") or os.environ.get("PGHOSTADDR")
+        if given or all(_needs_no_resolver(host) for host in hosts):
+            return {}
+        ports = str(options.get("port") or os.environ.get("PGPORT") or _DEFAULT_PORT).split(",")
+        if len(ports) == 1:
+            ports *= len(hosts)
+        if len(ports) != len(hosts):
+            # libpq says best what is wrong with that.
+            return {}
+        places: list[tuple[str, str, str]] = []
+        troubles: list[str] = []
+        for host, port in zip(hosts, ports, strict=True):
+            try:
+                places += [(host, address, port) for address in self._names.addresses(host, port or _DEFAULT_PORT)]
+            except OSError as error:
+                troubles.append(f"failed to resolve host {host!r}: {error}")
+        if not places:
+            raise HostNotResolvedError("; ".join(troubles))
+        places.sort(key=self._is_not_preferred)
+        parameters = ("host", "hostaddr", "port")
+        return {name: ",".join(values) for name, values in zip(parameters, zip(*places, strict=True), strict=True)}
+
+    def _is_not_preferred(self, place: tuple[str, str, str]) -> bool:
+        if self._preferred is None or self._preferred[1] < time.monotonic():
+            return False
+        return place[1:] != self._preferred[0]
+
+
+def _needs_no_resolver(host: str) -> bool:
+    """Say whether this is no host's name: nothing, a folder with a socket, or an address."""
+    if not host or host.startswith(("/", "@")):
+        return True
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass
+class _Name:
+    """What is known of one name."""
+
+    addresses: Sequence[str] = ()
+    lookup: "Future[Sequence[str]] | None" = None
+    #: When somebody began to wait for the answer that is still due.
+    asked_at: float = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Names:
+    """Resolves names, and gives the last good answer where the resolver is mute or in trouble."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], _Name] = {}
+        self._lock = threading.Lock()
+
+    def addresses(self, host: str, port: str) -> Sequence[str]:
+        """Give the addresses of a host, in the resolver's order. Raises `OSError`."""
+        if _needs_no_resolver(host):
+            # libpq takes an empty one for none.
+            return [host if host and not host.startswith(("/", "@")) else ""]
+        with self._lock:
+            name = self._known.setdefault((host, port), _Name())
+        lookup = self._lookup(name, host, port)
+        left = name.asked_at + _RESOLVE_S - time.monotonic()
+        try:
+            found = lookup.result(max(0.0, left) if name.addresses else None)
+        except FutureTimeoutError:
+            return name.addresses
+        except OSError as error:
+            if not name.addresses or error.errno in _FINAL:
+                raise
+            return name.addresses
+        name.addresses = found
+        return found
+
+    def _lookup(self, name: _Name, host: str, port: str) -> "Future[Sequence[str]]":
+        """Ask the resolver, unless it still owes an answer: a mute one is asked once, however many wait for it."""
+        with name.lock:
+            if name.lookup is None or name.lookup.done():
+                name.lookup, name.asked_at = Future(), time.monotonic()
+                _in_background(partial(_resolve, host, port), name.lookup)
+            return name.lookup
+
+
+def _resolve(host: str, port: str) -> Sequence[str]:
+    found = socket.getaddrinfo(host, port, proto=socket.IPPROTO_TCP, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def _in_background(work: Callable[[], T], result: "Future[T]", *, unwanted: Callable[[T], None] | None = None) -> None:
+    """Work in a thread that nobody waits for when the process ends; what nobody waits for any more is `unwanted`."""
+
+    def do() -> None:
+        try:
+            done = work()
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, it is raised where it is waited for
+            with contextlib.suppress(InvalidStateError):
+                result.set_exception(error)
+            return
+        try:
+            result.set_result(done)
+        except InvalidStateError:
+            if unwanted is not None:
+                unwanted(done)
+
+    threading.Thread(target=do, name="connecting", daemon=True).start()

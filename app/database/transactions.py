@@ -1,0 +1,73 @@
+"""How a transaction on PostgreSQL begins: with the settings that it needs, in the same message.
+
+Behind a pool that lends a connection for one transaction (PgBouncer), settings made once a connection are lost, and
+reach others who share the pool. So each transaction brings its own, and takes them away again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+#: Transactions of ours hold a row for less. Whoever waits for longer than that does so without a connection.
+LOCK_TIMEOUT_MS = 100
+#: No statement takes a tenth of this. It ends those whose connection was given up: nobody else would tell the server.
+STATEMENT_TIMEOUT_MS = 3_000
+#: A process that froze, or whose machine vanished, in the middle of a transaction would keep its locks for hours.
+IDLE_TIMEOUT_MS = 10_000
+
+_TIMEOUTS = {
+    "lock_timeout": str(LOCK_TIMEOUT_MS),
+    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+    "idle_in_transaction_session_timeout": str(IDLE_TIMEOUT_MS),
+}
+#: Whatever the role is set to, the warning of a commit that is not safe must be heard.
+_WARNINGS = {"client_min_messages": "warning"}
+_PLANNER = {
+    # Whatever we ask for is found by an index. A plan is kept with its connection, and one that reads all of a table
+    # while that is small would go on doing so when it is large.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    # Nor is anything asked for long enough to be worth compiling.
+    "jit": "off",
+}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What begins a transaction: its mode, and the settings that hold until it ends."""
+
+    #: What BEGIN says of it. READ WRITE is never said: it would override that a database was made read-only.
+    mode: str
+    settings: Mapping[str, str]
+
+    @cached_property
+    def message(self) -> bytes:
+        """All of it, for where a message may have several statements."""
+        local = (f"SET LOCAL {name} = '{value}'" for name, value in self.settings.items())
+        return "; ".join([self._begin, *local]).encode()
+
+    @cached_property
+    def statements(self) -> Sequence[bytes]:
+        """The same for where a message may not, in as few statements as there can be."""
+        calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in self.settings.items())
+        return self._begin.encode(), f"SELECT {calls}".encode()
+
+    @property
+    def _begin(self) -> str:
+        return f"BEGIN ISOLATION LEVEL {self.mode}"
+
+
+WRITING = Opening("READ COMMITTED", _TIMEOUTS | _WARNINGS | _PLANNER)
+#: Sees one snapshot, and waits for no writer.
+READING = Opening("REPEATABLE READ READ ONLY", _TIMEOUTS | _PLANNER)
+
+#: How a session reads and writes values. PgBouncer keeps these for each of its clients, unlike any other setting.
+SESSION = {
+    # The driver reads times in no other form.
+    "datestyle": "ISO, MDY",
+    # In the zone of a server, a token that "never" expires may end in the year 10000, which the driver cannot read.
+    "timezone": "UTC",
+    # SQLAlchemy asks the first connection alone how a backslash is to be written.
+    "standard_conforming_strings": "on",
+}

@@ -1,0 +1,191 @@
+"""PostgreSQL says that a commit went well when its wait for the standby was cancelled: that is not stored."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy.orm import Session
+
+from app.database import Database, DatabaseUnavailableError
+from app.receiver import Receipt
+from app.service import Service
+from app.simulator.draft import authcode_created, token_canceled, token_created
+from tests.conftest import migrate
+from tests.integration.stage import Stage, a_stage
+from tests.integration.test_service import some_settings
+from tests.postgres import SERVER_SETTINGS, PostgresServer, running_cluster
+
+CODE = authcode_created("s-1", "code-1").body()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of which the tests of this file may say that it has a standby."""
+    with running_cluster(SERVER_SETTINGS) as cluster, PostgresServer.connected(cluster.url) as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: PostgresServer) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with server.database(template="template0") as url:
+        migrate(url.render_as_string(hide_password=False))
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def admin(url: str) -> Iterator[psycopg.Connection]:
+    """Somebody who may cancel what others wait for."""
+    with psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as admin:
+        yield admin
+
+
+@pytest.fixture
+def stage(url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
+    """A service that has one consult on record."""
+    stage = a_stage(url, alipay_key)
+    stage.consult()
+    yield stage
+    stage.database.close()
+
+
+def set_standby(admin: psycopg.Connection, name: str) -> None:
+    admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+    admin.execute("SELECT pg_reload_conf()")
+
+
+def cancel_waits(admin: psycopg.Connection) -> int:
+    waiting = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    return len(admin.execute(waiting).fetchall())
+
+
+@contextmanager
+def standby_away(admin: psycopg.Connection, *, is_cancelled: bool) -> Iterator[None]:
+    """Let every commit wait for a standby that does not exist, and have somebody cancel the waits, or nobody."""
+    ended = threading.Event()
+    url = admin.info.dsn
+
+    def cancel() -> None:
+        with psycopg.connect(url, autocommit=True) as impatient:
+            while not ended.wait(0.01):
+                cancel_waits(impatient)
+
+    def commit_until_it_waits() -> None:
+        with psycopg.connect(url, autocommit=True) as other:
+            warnings: list[object] = []
+            other.add_notice_handler(warnings.append)
+            other.execute("SET client_min_messages = warning")
+            while not warnings:
+                other.execute("SELECT pg_logical_emit_message(true, 'probe', '')")
+
+    set_standby(admin, "nobody")
+    probe = threading.Thread(target=commit_until_it_waits)
+    probe.start()
+    while probe.is_alive():
+        cancel_waits(admin)
+        probe.join(0.01)
+    canceller = threading.Thread(target=cancel)
+    if is_cancelled:
+        canceller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if is_cancelled:
+            canceller.join()
+        set_standby(admin, "")
+
+
+def is_to_be_sent_again(receipt: Receipt) -> bool:
+    answer = receipt.answer
+    return (answer.status, answer.result_status, answer.result_code) == (503, "U", "UNKNOWN_EXCEPTION")
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "endless"])
+def test_a_commit_that_no_standby_confirmed_acknowledges_nothing(
+    stage: Stage, admin: psycopg.Connection, *, is_cancelled: bool
+) -> None:
+    with standby_away(admin, is_cancelled=is_cancelled):
+        assert is_to_be_sent_again(stage.notify(CODE))
+    receipt = stage.notify(CODE)
+    assert (receipt.answer.status, receipt.outcome) == (200, "applied")
+    assert len(stage.entries()) == 1
+    assert [event for _, event, _, _ in stage.moves()] == ["consult", "authcode_created"]
+
+
+def test_one_that_goes_alone_is_not_acknowledged_either(stage: Stage, admin: psycopg.Connection) -> None:
+    stage.notify(token_canceled("token-1"))
+    authorization = stage.consult()
+    with stage.broken_code(authorization), standby_away(admin, is_cancelled=True):
+        assert is_to_be_sent_again(stage.notify(CODE))
+    assert stage.notify(CODE).outcome == "applied"
+    assert [event for _, event, _, _ in stage.moves()] == ["consult", "authcode_created"]
+
+
+def report_consult(stage: Stage) -> object:
+    return stage.consult("s-2")
+
+
+def report_the_same_again(stage: Stage) -> object:
+    return stage.consult("s-1")
+
+
+def process_again(stage: Stage) -> object:
+    return [stage.process(entry.id) for entry in stage.entries()]
+
+
+@pytest.mark.parametrize("work", [report_consult, report_the_same_again, process_again])
+def test_no_report_is_answered_with_success_that_no_standby_confirmed(
+    stage: Stage, admin: psycopg.Connection, work: Callable[[Stage], object]
+) -> None:
+    stage.notify(token_created("s-1", "token-1"))
+    with standby_away(admin, is_cancelled=True), pytest.raises(DatabaseUnavailableError, match="commit"):
+        work(stage)
+    work(stage)
+
+
+def test_no_index_key_is_used_that_no_standby_confirmed(url: str, admin: psycopg.Connection, tmp_path: Path) -> None:
+    service = Service(some_settings(url, tmp_path))
+    with standby_away(admin, is_cancelled=True), pytest.raises(DatabaseUnavailableError, match="commit"):
+        _ = service.vault
+    _ = service.vault
+    service.database.close()
+
+
+def test_a_role_that_is_spared_warnings_hears_of_such_commits(
+    url: str, admin: psycopg.Connection, alipay_key: RSAPrivateKey
+) -> None:
+    admin.execute(f"ALTER DATABASE {admin.info.dbname} SET client_min_messages = error")
+    stage = a_stage(url, alipay_key)
+    with standby_away(admin, is_cancelled=True):
+        assert is_to_be_sent_again(stage.notify(CODE))
+    stage.database.close()
+
+
+def test_a_commit_that_became_a_rollback_is_no_success(stage: Stage) -> None:
+    def fail_and_go_on(session: Session) -> None:
+        connection = session.connection().connection.driver_connection
+        assert isinstance(connection, psycopg.Connection)
+        connection.execute("SELECT 1")
+        with pytest.raises(psycopg.Error):
+            connection.execute("SELECT 1 / 0")
+
+    with pytest.raises(DatabaseUnavailableError, match="commit"):
+        stage.database.run(fail_and_go_on)
+
+
+def test_commits_that_do_not_wait_for_a_standby_that_is_named_do_not_last(url: str, admin: psycopg.Connection) -> None:
+    name = admin.info.dbname
+    admin.execute(f"ALTER DATABASE {name} SET synchronous_commit = local")
+    database = Database(url)
+    assert "synchronous_commit" not in database.forgetful_settings()
+    set_standby(admin, "nobody")
+    try:
+        assert database.forgetful_settings()["synchronous_commit"] == "local"
+    finally:
+        set_standby(admin, "")
+    database.close()
