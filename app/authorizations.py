@@ -6,13 +6,14 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import CompoundSelect, Select, select, tuple_, union_all
+from sqlalchemy import CompoundSelect, Select, select, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from app import rendezvous
 from app.alipay.secret import Secret
+from app.database.contents import among
 from app.database.messages import Request, ask
 from app.database.rows import unwatched
 from app.database.sets import Among, Borrowed, Lookup, insertion, updating
@@ -178,9 +179,7 @@ def find_all(session: Session, auth_state: str) -> Sequence[Authorization]:
 
 def of_tokens(session: Session, keys: Sequence[TokenKey]) -> Sequence[Authorization]:
     """Find the authorizations that these tokens are of, current or superseded."""
-    theirs = select(AccessToken.authorization_id).where(
-        tuple_(AccessToken.client_id, AccessToken.token_index).in_(keys)
-    )
+    theirs = select(AccessToken.authorization_id).where(among((AccessToken.client_id, AccessToken.token_index), keys))
     return session.scalars(select(Authorization).where(Authorization.id.in_(theirs)).order_by(Authorization.id)).all()
 
 

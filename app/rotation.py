@@ -8,7 +8,7 @@ from sqlalchemy import LargeBinary, Row, func, inspect, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app import authorizations, inbox, tokens
-from app.database.contents import estimated_rows
+from app.database.contents import among, estimated_rows
 from app.models import AccessToken, Authorization, Base, InboxEntry, IndexKey
 from app.vault import INDEX_KEY_PLACE, Vault
 
@@ -86,17 +86,17 @@ def reseal_batch(
         outdated = outdated[:limit]
         seen = seen[: outdated[-1] + 1]
     count = 0
-    for row in _rows(session, model, keys, [_key_of(seen[number], keys) for number in outdated]):
+    for row in rows_of(session, drawer, [_key_of(seen[number], keys) for number in outdated]):
         count += _reseal(session, vault, drawer, keys, row)
     return Resealed(count, len(seen), _key_of(seen[-1], keys) if seen else None)
 
 
-def _rows(
-    session: Session, model: type[Base], keys: Sequence[InstrumentedAttribute[Any]], wanted: Sequence[Key]
-) -> Sequence[Base]:
+def rows_of(session: Session, drawer: Drawer, wanted: Sequence[Key]) -> Sequence[Base]:
+    """Read the rows with these keys, in their order."""
     if not wanted:
         return []
-    return session.scalars(select(model).where(tuple_(*keys).in_(wanted)).order_by(*keys)).all()
+    keys = _primary_key(drawer.model)
+    return session.scalars(select(drawer.model).where(among(keys, wanted)).order_by(*keys)).all()
 
 
 def _reseal(

@@ -1,8 +1,9 @@
-"""Say what a table holds without reading it: for progress bars, and to tell a slip from a filter that finds nothing."""
+"""Ask a table for little without reading all of it: how much there is, which values, and rows by their keys."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, false, func, or_, select
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 from app.database.rows import table_of
@@ -37,6 +38,14 @@ def distinct_values(session: Session, column: InstrumentedAttribute[Any]) -> lis
             break
         found.append(value)
     return found
+
+
+def among(columns: Sequence[InstrumentedAttribute[Any]], keys: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:
+    """Hold where these columns are one of a few keys.
+
+    Each key is written out column by column: of tuples SQLite would look up the first column alone.
+    """
+    return or_(false(), *(and_(*(column == value for column, value in zip(columns, key, strict=True))) for key in keys))
 
 
 def has_value(session: Session, column: InstrumentedAttribute[Any], value: object) -> bool:

@@ -8,6 +8,7 @@ from itertools import chain
 from sqlalchemy import delete, func, literal, select, tuple_, union, union_all
 from sqlalchemy.orm import Session
 
+from app.database.contents import among
 from app.inbox import (
     IS_NOT_APPLIED,
     IS_PARKED,
@@ -93,9 +94,9 @@ def of_tokens(session: Session, keys: Sequence[TokenKey], *, limit: int) -> Sequ
     One that was applied made its token known, or ended it, and is found by the authorization of the token.
     """
     its_authorizations = select(AccessToken.authorization_id).where(
-        tuple_(AccessToken.client_id, AccessToken.token_index).in_(keys)
+        among((AccessToken.client_id, AccessToken.token_index), keys)
     )
-    names_it = tuple_(InboxEntry.client_id, InboxEntry.token_index).in_(keys)
+    names_it = among((InboxEntry.client_id, InboxEntry.token_index), keys)
     indexes = [token_index for _, token_index in keys]
     ids = union(
         select(InboxEntry.id).where(InboxEntry.authorization_id.in_(its_authorizations), names_it),

@@ -81,7 +81,7 @@ def test_a_terminal_of_80_columns_shows_everything(filled: dict[str, str]) -> No
         assert max(map(_columns, shown.splitlines())) <= 80
         # Folded between other columns, its characters are all there.
         assert shown.count("授") >= LONG.count("授")
-    assert "AUTHCODE_CREATED  rejected:" in run_flask_at_terminal("inbox", "list", environ=filled)
+    assert "TOKEN_CREATED     rejected: unsuccessful_result" in run_flask_at_terminal("inbox", "list", environ=filled)
 
 
 @pytest.mark.parametrize("columns", [80, 120])
