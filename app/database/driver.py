@@ -5,7 +5,7 @@ SQLAlchemy and the pipeline are two ways to it, and what both rely on is kept he
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar
 
@@ -114,6 +114,9 @@ class Connection(psycopg.Connection[Any]):
             # The answer to what was sent may still come, and nobody could tell it from the next one's.
             if self.info.transaction_status is TransactionStatus.ACTIVE:
                 self.close()
+                # What it would still do as it is thrown away fails now, and not where nobody can tell why.
+                with suppress(psycopg.Error, RuntimeError):
+                    gen.close()
             if error.sqlstate is None and until is not None and time.monotonic() >= until:
                 message = "no answer in time"
                 raise AnswerTimeoutError(message) from None
