@@ -12,13 +12,13 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from app import rendezvous
-from app.alipay.secret import Secret
 from app.database.contents import among
 from app.database.messages import Request, ask
 from app.database.rows import unwatched
 from app.database.sets import Among, Borrowed, Lookup, insertion, updating
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.rendezvous import Place
+from app.secret import Secret
 from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow, decide
 from app.tokens import TokenKey
 from app.vault import Vault

@@ -25,7 +25,7 @@ from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.alipay.secret import Secret
+from app.secret import Secret
 
 _log = logging.getLogger(__name__)
 

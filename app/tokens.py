@@ -8,12 +8,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import rendezvous
-from app.alipay.secret import Secret
 from app.database.messages import Request, ask
 from app.database.rows import unwatched
 from app.database.sets import Lookup, insertion
 from app.models import AccessToken, Authorization
 from app.rendezvous import Place
+from app.secret import Secret
 from app.vault import Vault
 
 ACCESS_TOKEN_PLACE = "access_tokens.sealed_access_token"  # noqa: S105 -- a column, not a password

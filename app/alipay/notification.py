@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 from app.alipay.json_text import UnreadableJsonError, json_text
-from app.alipay.secret import Secret
+from app.secret import Secret
 
 #: The longest values of the wire protocol, in characters. Where the documents disagree, the larger number counts.
 TYPE_CHARACTERS_MAX = 32

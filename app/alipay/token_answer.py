@@ -9,7 +9,7 @@ from datetime import MAXYEAR, UTC, datetime
 from difflib import get_close_matches
 
 from app.alipay.notification import USER_LOGIN_ID_CHARACTERS_MAX
-from app.alipay.secret import Secret
+from app.secret import Secret
 
 #: The last second that Python and both databases hold in UTC. A token that lives longer is taken to end then.
 TIME_MAX = datetime(MAXYEAR, 12, 31, 23, 59, 59, tzinfo=UTC)

@@ -13,7 +13,6 @@ from app import authorizations as found, documents, inbox as kept, tokens
 from app.alipay.acknowledgement import is_acknowledgement
 from app.alipay.delivery import BODY_BYTES_MAX, Delivery, MalformedRequestError, parse_request
 from app.alipay.notification import Notification, NotificationType
-from app.alipay.secret import Secret
 from app.cli import options
 from app.cli.errors import REFUSED, Refusal
 from app.cli.explanations import explain
@@ -25,6 +24,7 @@ from app.database.contents import distinct_values, has_value
 from app.inbox import Outcome, Reason
 from app.inbox.upkeep import Filter, listing, of_tokens
 from app.models import Authorization, InboxEntry
+from app.secret import Secret
 from app.vault import VaultError
 
 #: What a column of ids holds on every database.

@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from app.alipay.json_text import UnreadableJsonError, json_text
 from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX
-from app.alipay.secret import Secret
 from app.alipay.token_answer import is_success, read_login_id, read_time, slip_for
 from app.cli import options
 from app.cli.authorizations import authorizations, find_one, tell_recorded, which
@@ -21,6 +20,7 @@ from app.cli.errors import UsageProblem
 from app.cli.groups import look_up, operating_user, the_service
 from app.cli.tables import plain
 from app.receiver.reports import REASON_CHARACTERS_MAX, AuthcodeReport, CanceledReport, Report, TokenReport
+from app.secret import Secret
 from app.tokens import Grant
 
 #: Every secret there is has at most this many characters.

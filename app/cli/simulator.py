@@ -17,11 +17,11 @@ from flask import Flask
 
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import load_private_key
-from app.alipay.secret import Secret
 from app.cli.errors import Refusal, UsageProblem
 from app.cli.groups import Commands
 from app.cli.tables import plain
 from app.config import DEFAULT_NOTIFY_PATH, read_keyring_path
+from app.secret import Secret
 from app.simulator.draft import Draft
 from app.simulator.forgery import Forgery, forge
 from app.simulator.keys import MERCHANT_KEY_NAME, SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, KeysExistError, make_sandbox

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, tokens
 from app.alipay.keyring import Keyring, UnknownClientError
-from app.alipay.secret import Secret
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization
 from app.receiver.docket import UnfinishedError
@@ -31,6 +30,7 @@ from app.receiver.errors import (
     TokenContradictedError,
 )
 from app.receiver.processing import Done, Processed, settle
+from app.secret import Secret
 from app.state_machine import Event, Flow, Verdict
 from app.tokens import Grant
 from app.vault import Vault

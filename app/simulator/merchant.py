@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 import urllib3
 from typing_extensions import override
 
-from app.alipay.secret import Secret
+from app.secret import Secret
 
 _TIMEOUT = urllib3.Timeout(connect=5, read=10)
 

@@ -11,13 +11,13 @@ from flask import Blueprint, Response, current_app, g, url_for
 from sqlalchemy.orm import Session
 
 from app import authorizations, tokens
-from app.alipay.secret import Secret
 from app.alipay.token_answer import read_login_id
 from app.authorizations import Filter
 from app.documents import Document, authorization_document, authorization_summary, timestamp
 from app.models import Authorization
 from app.receiver.errors import AuthorizationNotFoundError
 from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Recorded, Report, TokenReport
+from app.secret import Secret
 from app.service import Service
 from app.state_machine import AuthorizationState, Flow
 from app.tokens import Grant

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from flask import current_app, g, request
 
-from app.alipay.secret import Secret
 from app.config import Settings
+from app.secret import Secret
 from app.service import Service
 from app.web.problems import ProblemError
 

@@ -17,7 +17,6 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, documents, inbox
 from app.alipay.keyring import Client, Keyring
-from app.alipay.secret import Secret
 from app.database import Database
 from app.inbox import Arrival, Kept
 from app.inbox.upkeep import parked_by_reason
@@ -25,6 +24,7 @@ from app.models import Authorization, InboxEntry, Rendezvous
 from app.receiver import Receipt, Receiver
 from app.receiver.processing import Processed
 from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Recorded, TokenReport
+from app.secret import Secret
 from app.simulator.draft import Draft
 from app.tokens import Grant
 from app.vault import Sealer, Vault, new_index_key

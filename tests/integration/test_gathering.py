@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.alipay.secret import Secret
 from app.cli.serve import THREADS_MAX
 from app.database.engines import POOL_SIZE
 from app.receiver import Receipt, Receiver
 from app.receiver.gathering import TOGETHER_MAX
 from app.receiver.reports import AuthcodeReport
+from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import a_signed_delivery

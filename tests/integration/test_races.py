@@ -16,8 +16,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app import authorizations, tokens
-from app.alipay.secret import Secret
 from app.authorizations import Cause
+from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.state_machine import Event
 from app.tokens import Grant

@@ -14,9 +14,9 @@ from sqlalchemy import LargeBinary, inspect, select, update
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, rotation, tokens
-from app.alipay.secret import Secret
 from app.models import Base, IndexKey
 from app.rotation import DRAWERS, Drawer
+from app.secret import Secret
 from app.simulator.draft import authcode_created, token_created
 from app.vault import INDEX_KEY_PLACE, SealBrokenError, Sealer, UnknownVaultKeyError, Vault, new_index_key
 from tests.integration.stage import Stage

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from app.alipay.notification import MalformedNotificationError, Notification, NotificationType, parse
-from app.alipay.secret import Secret
+from app.secret import Secret
 from tests.unit.alipay.wire import SUCCESS, a_body
 
 AUTHCODE = {"authorizationNotifyType": "AUTHCODE_CREATED", "authState": "s-1", "authCode": "c-1", "accessToken": ...}

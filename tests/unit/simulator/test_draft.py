@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.alipay.notification import MalformedNotificationError, parse
-from app.alipay.secret import Secret
+from app.secret import Secret
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 
 

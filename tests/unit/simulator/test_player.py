@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.alipay.notification import parse
-from app.alipay.secret import Secret
+from app.secret import Secret
 from app.simulator.merchant import Merchant
 from app.simulator.player import Player
 from app.simulator.scenarios import SCENARIOS, Deliver, Scenario

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.alipay.secret import Secret
+from app.secret import Secret
 
 
 @pytest.mark.parametrize(
