@@ -23,7 +23,7 @@ from app.preflight import (
     waits_for_standby,
 )
 from app.receiver import Receiver
-from app.receiver.resuming import keep_looking
+from app.resuming import keep_looking
 from app.vault import INDEX_KEY_PLACE, Sealer, Vault, VaultError, new_index_key
 
 _log = logging.getLogger(__name__)

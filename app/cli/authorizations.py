@@ -17,7 +17,7 @@ from app.cli.options import NotOnRecordError, Words
 from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
 from app.inbox.upkeep import of_authorization
 from app.models import AccessToken, Authorization, InboxEntry, Transition
-from app.receiver.reports import USER_REF_CHARACTERS_MAX, WALLET_CHARACTERS_MAX, Consult, Recorded
+from app.reports import USER_REF_CHARACTERS_MAX, WALLET_CHARACTERS_MAX, Consult, Recorded
 from app.state_machine import AuthorizationState, Flow
 
 #: Which authorization a command is about: whoever has its id from a listing may give that instead.

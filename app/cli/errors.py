@@ -11,7 +11,7 @@ from app.alipay.keyring import KeyringError
 from app.config import SettingError
 from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
 from app.preflight import NotMigratedError, OutdatedReleaseError
-from app.receiver.errors import ClientNotInKeyringError, ClientNotNamedError, ReportRefusedError
+from app.report_errors import ClientNotInKeyringError, ClientNotNamedError, ReportRefusedError
 from app.service import Service, WrongVaultKeyError
 from app.vault import VaultError
 

@@ -19,7 +19,7 @@ from app.cli.authorizations import authorizations, find_one, tell_recorded, whic
 from app.cli.errors import UsageProblem
 from app.cli.groups import look_up, operating_user, the_service
 from app.cli.tables import plain
-from app.receiver.reports import REASON_CHARACTERS_MAX, AuthcodeReport, CanceledReport, Report, TokenReport
+from app.reports import REASON_CHARACTERS_MAX, AuthcodeReport, CanceledReport, Report, TokenReport
 from app.secret import Secret
 from app.tokens import Grant
 

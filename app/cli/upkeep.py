@@ -34,7 +34,7 @@ from app.inbox.upkeep import (
     replayable_ids,
 )
 from app.maintenance import record_run
-from app.receiver.processing import Processed
+from app.processing import Processed
 
 _log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from app.alipay.token_answer import read_login_id
 from app.authorizations import Filter
 from app.documents import Document, authorization_document, authorization_summary, timestamp
 from app.models import Authorization
-from app.receiver.errors import AuthorizationNotFoundError
-from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Recorded, Report, TokenReport
+from app.report_errors import AuthorizationNotFoundError
+from app.reports import AuthcodeReport, CanceledReport, Consult, Recorded, Report, TokenReport
 from app.secret import Secret
 from app.service import Service
 from app.state_machine import AuthorizationState, Flow

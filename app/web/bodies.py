@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 from app.alipay.json_text import UnreadableJsonError, json_text
 from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX, AUTH_CODE_CHARACTERS_MAX, AUTH_STATE_CHARACTERS_MAX
 from app.alipay.token_answer import is_success, read_time, slip_for
-from app.receiver.reports import (
+from app.reports import (
     CLIENT_ID_CHARACTERS_MAX,
     REASON_CHARACTERS_MAX,
     USER_REF_CHARACTERS_MAX,

@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.database import DatabaseUnavailableError
 from app.logs import failure
-from app.receiver.errors import (
+from app.report_errors import (
     AuthorizationNotFoundError,
     ClientNotInKeyringError,
     ClientNotNamedError,

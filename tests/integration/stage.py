@@ -21,9 +21,9 @@ from app.database import Database
 from app.inbox import Arrival, Kept
 from app.inbox.upkeep import parked_by_reason
 from app.models import Authorization, InboxEntry, Rendezvous
+from app.processing import Processed
 from app.receiver import Receipt, Receiver
-from app.receiver.processing import Processed
-from app.receiver.reports import AuthcodeReport, CanceledReport, Consult, Recorded, TokenReport
+from app.reports import AuthcodeReport, CanceledReport, Consult, Recorded, TokenReport
 from app.secret import Secret
 from app.simulator.draft import Draft
 from app.tokens import Grant

@@ -4,7 +4,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
 
-from app.receiver.errors import AlreadyCanceledError, ConsultContradictedError, FlowFollowedError
+from app.report_errors import AlreadyCanceledError, ConsultContradictedError, FlowFollowedError
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.door import AUTHORIZATIONS, Door, problem
 from tests.integration.stage import Stage, a_stage

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from app.cli.serve import THREADS_MAX
 from app.database.engines import POOL_SIZE
+from app.group_commit.batches import TOGETHER_MAX
 from app.receiver import Receipt, Receiver
-from app.receiver.gathering import TOGETHER_MAX
-from app.receiver.reports import AuthcodeReport
+from app.reports import AuthcodeReport
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage, a_stage

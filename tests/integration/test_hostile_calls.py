@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 
 from app import create_app
-from app.receiver.reports import CLIENT_ID_CHARACTERS_MAX
+from app.reports import CLIENT_ID_CHARACTERS_MAX
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from tests.builders import an_environ
 from tests.integration.door import API_KEY, Door

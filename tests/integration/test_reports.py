@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from app.receiver.errors import (
+from app.report_errors import (
     AuthorizationNotFoundError,
     ClientNotInKeyringError,
     ClientNotNamedError,
@@ -18,7 +18,7 @@ from app.receiver.errors import (
     ReplacedOtherwiseError,
     TokenContradictedError,
 )
-from app.receiver.reports import Consult
+from app.reports import Consult
 from app.simulator.draft import token_created
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import CLIENT_ID

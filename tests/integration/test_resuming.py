@@ -9,15 +9,14 @@ import pytest
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from app import authorizations, inbox
+from app import authorizations, inbox, reports, unit_of_work as docket
 from app.authorizations import Cause
 from app.database.messages import ask
 from app.models import InboxEntry
-from app.receiver import docket, reports
-from app.receiver.docket import RESUMED_AT_ONCE_MAX
-from app.receiver.reports import Consult
-from app.receiver.resuming import Resumption
+from app.reports import Consult
+from app.resuming import Resumption
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
+from app.unit_of_work import RESUMED_AT_ONCE_MAX
 from tests.integration.stage import NOON, Stage
 from tests.integration.test_verification import drifts
 from tests.unit.alipay.wire import CLIENT_ID

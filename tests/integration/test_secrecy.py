@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from app import inbox
 from app.logs import FieldFormatter
-from app.receiver.errors import ReportRefusedError
+from app.report_errors import ReportRefusedError
 from app.secret import Secret
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from app import authorizations, tokens
 from app.alipay.keyring import Client, Keyring
 from app.models import AccessToken, Authorization, InboxEntry, Rendezvous
-from app.receiver.errors import ReportRefusedError
-from app.receiver.reports import Consult
+from app.report_errors import ReportRefusedError
+from app.reports import Consult
 from app.simulator.draft import Draft
 from app.state_machine import Flow
 from tests.integration.stage import Stage

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings, strategies as st
 from typing_extensions import override
 
-from app import authorizations
-from app.receiver import docket
-from app.receiver.resuming import Resumption
+from app import authorizations, unit_of_work as docket
+from app.resuming import Resumption
 from tests.integration.stage import Stage
 from tests.schedules.exploration import explore
 from tests.schedules.live import Live

@@ -8,13 +8,13 @@ from functools import partial
 
 import pytest
 
-from app.receiver.crew import Crew
+from app.group_commit.workers import Crew
 from tests.conftest import ROOT
 
 #: Those who wait when the interpreter ends have still to be told, though no pool takes work any more.
 ENDING = """
 import threading, time
-from app.receiver.gathering import Gathering
+from app.group_commit.batches import Gathering
 
 entered = threading.Event()
 

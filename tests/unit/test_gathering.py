@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from app.database import DatabaseUnavailableError
-from app.receiver.gathering import TOGETHER_MAX, Gathering
-from app.receiver.singles import ALONE_AT_ONCE_MAX
+from app.group_commit.batches import TOGETHER_MAX, Gathering
+from app.group_commit.singles import ALONE_AT_ONCE_MAX
 
 CROWD = TOGETHER_MAX + 10
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from app.database import DatabaseUnavailableError
-from app.receiver.place import Place
-from app.receiver.singles import AGAIN_AT_ONCE_MAX, HELD_MAX, Singles
+from app.group_commit.calls import Place
+from app.group_commit.singles import AGAIN_AT_ONCE_MAX, HELD_MAX, Singles
 
 Item = tuple[str, int]
 

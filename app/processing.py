@@ -16,16 +16,16 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, inbox
 from app.alipay.notification import MalformedNotificationError, Notification, parse
+from app.correlation import Case, Subject
 from app.database import is_transient
 from app.database.messages import ask, ask_last
 from app.inbox import REPLAYABLE_OUTCOMES, Kept, Outcome, Reason
+from app.judging import Judgment, judge
 from app.logs import failure
 from app.models import Authorization, InboxEntry
-from app.receiver.cases import Case, Subject
-from app.receiver.docket import Docket, KnownMeanwhileError, UnfinishedError, lay_out
-from app.receiver.judging import Judgment, judge
 from app.state_machine import Event
 from app.tokens import Grant
+from app.unit_of_work import Docket, KnownMeanwhileError, UnfinishedError, lay_out
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)

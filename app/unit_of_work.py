@@ -17,10 +17,10 @@ from sqlalchemy.engine import Connection
 from app import authorizations, inbox, rendezvous, tokens
 from app.alipay.notification import Notification, NotificationType
 from app.authorizations import AuthStateKey, Cause
+from app.correlation import Case, named_by
 from app.database.messages import Request, ask
 from app.inbox import Kept, Outcome, Reason
 from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
-from app.receiver.cases import Case, named_by
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault

@@ -14,8 +14,8 @@ from app import authorizations, inbox, tokens
 from app.alipay.keyring import Keyring, UnknownClientError
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization
-from app.receiver.docket import UnfinishedError
-from app.receiver.errors import (
+from app.processing import Done, Processed, settle
+from app.report_errors import (
     AlreadyCanceledError,
     AuthorizationNotFoundError,
     ClientNotInKeyringError,
@@ -29,10 +29,10 @@ from app.receiver.errors import (
     ReplacedOtherwiseError,
     TokenContradictedError,
 )
-from app.receiver.processing import Done, Processed, settle
 from app.secret import Secret
 from app.state_machine import Event, Flow, Verdict
 from app.tokens import Grant
+from app.unit_of_work import UnfinishedError
 from app.vault import Vault
 
 Reporter = Literal["api", "shell"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
+from app.group_commit.workers import Promise
 from app.logs import failure
-from app.receiver.crew import Promise
 
 _log = logging.getLogger(__name__)
 

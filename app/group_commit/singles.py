@@ -13,8 +13,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from app.database import DatabaseUnavailableError, within
-from app.receiver.crew import Crew
-from app.receiver.place import Place
+from app.group_commit.calls import Place
+from app.group_commit.workers import Crew
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -13,9 +13,9 @@ from typing import TypeVar
 from uuid import UUID
 
 from app.database import DatabaseUnavailableError, seconds_left
+from app.group_commit.workers import Crew
 from app.logs import failure
-from app.receiver.crew import Crew
-from app.receiver.docket import UnfinishedError
+from app.unit_of_work import UnfinishedError
 
 _log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from app.database import DatabaseUnavailableError, seconds_left, within
+from app.group_commit.calls import Place
+from app.group_commit.singles import Singles
+from app.group_commit.workers import Crew
 from app.logs import failure
-from app.receiver.crew import Crew
-from app.receiver.place import Place
-from app.receiver.singles import Singles
 
 _log = logging.getLogger(__name__)
 

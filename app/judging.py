@@ -10,11 +10,11 @@ from typing import TypeVar
 
 from app import authorizations
 from app.alipay.notification import NotificationType
+from app.correlation import Subject
 from app.inbox import Outcome, Reason
 from app.models import Authorization
-from app.receiver.cases import Subject
-from app.receiver.docket import Docket
 from app.state_machine import Event, Verdict
+from app.unit_of_work import Docket
 
 T = TypeVar("T")
 

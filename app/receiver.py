@@ -18,24 +18,23 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from app import authorizations, inbox, metrics
+from app import authorizations, inbox, metrics, processing, reports
 from app.alipay.acknowledgement import Answer, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.authorizations import Cause
+from app.correlation import Case, Subject
 from app.database import Database, seconds_left, within
+from app.group_commit.batches import Gathering
+from app.group_commit.workers import Crew, Promise
 from app.inbox import Arrival, Attempt, Kept, Outcome
 from app.logs import failure
 from app.models import InboxEntry
-from app.receiver import processing, reports
-from app.receiver.cases import Case, Subject
-from app.receiver.crew import Crew, Promise
-from app.receiver.docket import KnownMeanwhileError
-from app.receiver.gathering import Gathering
-from app.receiver.processing import Done, Processed
-from app.receiver.reports import Recorded, Report
-from app.receiver.resuming import UNFINISHED_MAX, Resumption
+from app.processing import Done, Processed
+from app.reports import Recorded, Report
+from app.resuming import UNFINISHED_MAX, Resumption
+from app.unit_of_work import KnownMeanwhileError
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)

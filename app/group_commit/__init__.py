@@ -1,0 +1,1 @@
+"""Group commit: calls that arrive while a transaction commits run together in the next one."""
