@@ -1,4 +1,4 @@
-"""Judge what one notification means for the authorization it names, as it lies on the docket.
+"""Judge what one notification means for the authorization it names, as it lies on the work.
 
 The order of the questions is part of the promise: whatever way the notifications arrived, the same ones are asked of
 each.
@@ -14,7 +14,7 @@ from app.correlation import Subject
 from app.inbox import Outcome, Reason
 from app.models import Authorization
 from app.state_machine import Event, Verdict
-from app.unit_of_work import Docket
+from app.unit_of_work import UnitOfWork
 
 T = TypeVar("T")
 
@@ -30,38 +30,38 @@ class Judgment:
     event: Event | None = None
 
 
-def judge(docket: Docket, subject: Subject) -> Judgment:
+def judge(work: UnitOfWork, subject: Subject) -> Judgment:
     """Say how a notification ends as things stand, without changing any of them."""
     notification = subject.notification
     if not notification.known_type:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_TYPE)
     if notification.result_status != "S":
-        return Judgment(Outcome.REJECTED, Reason.UNSUCCESSFUL_RESULT, _named(docket, subject))
-    return _JUDGES[NotificationType(notification.type)](docket, subject)
+        return Judgment(Outcome.REJECTED, Reason.UNSUCCESSFUL_RESULT, _named(work, subject))
+    return _JUDGES[NotificationType(notification.type)](work, subject)
 
 
-def _named(docket: Docket, subject: Subject) -> Authorization | None:
+def _named(work: UnitOfWork, subject: Subject) -> Authorization | None:
     """Find the authorization that a notification names, by authState or by token."""
     if (key := subject.auth_state_key) is not None:
-        return docket.authorization(*key)
-    token = docket.token(*_given(subject.token_key))
-    return None if token is None else docket.authorization_of(token)
+        return work.authorization(*key)
+    token = work.token(*_given(subject.token_key))
+    return None if token is None else work.authorization_of(token)
 
 
-def _judge_authcode_created(docket: Docket, subject: Subject) -> Judgment:
-    authorization = _named(docket, subject)
+def _judge_authcode_created(work: UnitOfWork, subject: Subject) -> Judgment:
+    authorization = _named(work, subject)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
-    if authorizations.knows_code(docket.vault, authorization, _given(subject.notification.auth_code)):
+    if authorizations.knows_code(work.vault, authorization, _given(subject.notification.auth_code)):
         return Judgment(Outcome.REDUNDANT, Reason.ALREADY_KNOWN, authorization)
     return _ask_machine(authorization, Event.AUTHCODE_CREATED)
 
 
-def _judge_token_created(docket: Docket, subject: Subject) -> Judgment:
-    authorization = _named(docket, subject)
+def _judge_token_created(work: UnitOfWork, subject: Subject) -> Judgment:
+    authorization = _named(work, subject)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
-    token = docket.token(*_given(subject.token_key))
+    token = work.token(*_given(subject.token_key))
     if token is not None and token.authorization_id == authorization.id:
         return Judgment(Outcome.REDUNDANT, Reason.ALREADY_KNOWN, authorization)
     judgment = _ask_machine(authorization, Event.TOKEN_CREATED)
@@ -70,11 +70,11 @@ def _judge_token_created(docket: Docket, subject: Subject) -> Judgment:
     return judgment
 
 
-def _judge_token_canceled(docket: Docket, subject: Subject) -> Judgment:
-    token = docket.token(*_given(subject.token_key))
+def _judge_token_canceled(work: UnitOfWork, subject: Subject) -> Judgment:
+    token = work.token(*_given(subject.token_key))
     if token is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_TOKEN)
-    authorization = docket.authorization_of(token)
+    authorization = work.authorization_of(token)
     if token.superseded_at is not None:
         return Judgment(Outcome.REDUNDANT, Reason.SUPERSEDED_TOKEN, authorization)
     if authorizations.is_canceled(authorization):
@@ -99,7 +99,7 @@ def _given(value: T | None) -> T:
     return value
 
 
-_JUDGES: dict[NotificationType, Callable[[Docket, Subject], Judgment]] = {
+_JUDGES: dict[NotificationType, Callable[[UnitOfWork, Subject], Judgment]] = {
     NotificationType.AUTHCODE_CREATED: _judge_authcode_created,
     NotificationType.TOKEN_CREATED: _judge_token_created,
     NotificationType.TOKEN_CANCELED: _judge_token_canceled,

@@ -25,7 +25,7 @@ from app.logs import failure
 from app.models import Authorization, InboxEntry
 from app.state_machine import Event
 from app.tokens import Grant
-from app.unit_of_work import Docket, KnownMeanwhileError, UnfinishedError, lay_out
+from app.unit_of_work import KnownMeanwhileError, UnfinishedError, UnitOfWork, lock_and_load
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _DECIDED_ANYHOW = frozenset({Reason.UNSUCCESSFUL_RESULT, Reason.SUPERSEDED_TOKEN
 
 
 class _Decide(Protocol):
-    def __call__(self, docket: Docket, entry: InboxEntry, *, now: datetime) -> Authorization | None: ...
+    def __call__(self, work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +95,25 @@ def process_together(
     came. That ends the transaction. Whatever breaks is raised, and nothing is committed: what was to be processed
     together is then processed each alone.
     """
-    docket = lay_out(connection, vault, cases, careful=False)
+    work = lock_and_load(connection, vault, cases, careful=False)
     settled = []
-    for draft, subject in docket.cases:
+    for draft, subject in work.cases:
         if subject is not None:
-            settled += _process(docket, draft, subject, now=now)[1:]
+            settled += _process(work, draft, subject, now=now)[1:]
             if draft.outcome == Outcome.PARKED:
-                docket.park(draft)
-    drafts = [case.entry for case in docket.cases]
-    repeated = Counter({kept.id: times[fingerprint] for fingerprint, kept in docket.known.items()})
+                work.park(draft)
+    drafts = [case.entry for case in work.cases]
+    repeated = Counter({kept.id: times[fingerprint] for fingerprint, kept in work.known.items()})
     stored, *_ = ask_last(
         connection,
         *inbox.store(drafts),
-        *docket.left_to_write(),
-        *docket.left_to_part(),
+        *work.pending_writes(),
+        *work.lock_releases(),
         *inbox.count(repeated, at=now),
     )
     inbox.number(drafts, stored)
-    beside = [Processed.of(entry) for entry in settled if entry not in docket.drafts]
-    return Together(docket.known, beside, docket.unfinished)
+    beside = [Processed.of(entry) for entry in settled if entry not in work.drafts]
+    return Together(work.known, beside, work.unfinished)
 
 
 def process(connection: Connection, vault: Vault, entry: InboxEntry, subject: Subject, *, now: datetime) -> Done:
@@ -124,10 +124,10 @@ def process(connection: Connection, vault: Vault, entry: InboxEntry, subject: Su
     """
 
     def work() -> Done:
-        docket = lay_out(connection, vault, [Case(entry, subject)], careful=True)
-        return _close(docket, _process(docket, entry, subject, now=now))
+        work = lock_and_load(connection, vault, [Case(entry, subject)], careful=True)
+        return _close(work, _process(work, entry, subject, now=now))
 
-    return _guarded(connection, entry, work)
+    return _in_savepoint(connection, entry, work)
 
 
 def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime) -> Done:
@@ -149,16 +149,16 @@ def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime
             _log.error("entry cannot be read", extra={"entry": entry.id, **failure(error)})
             return Done([Processed.of(entry)])
         cases = [] if isinstance(subject, MalformedNotificationError) else [Case(entry, subject)]
-        docket = lay_out(connection, vault, cases, careful=True, replayed=entry)
-        locked = docket.replayed
+        work = lock_and_load(connection, vault, cases, careful=True, replayed=entry)
+        locked = work.replayed
         if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
             # Somebody else has concluded it while its locks were awaited.
-            return _close(docket, [])
-        for authorization_id in docket.unfinished:
+            return _close(work, [])
+        for authorization_id in work.unfinished:
             raise UnfinishedError(authorization_id)
-        return _close(docket, _move(docket, locked, _decide_again(docket, locked, now=now), now=now))
+        return _close(work, _move(work, locked, _decide_again(work, locked, now=now), now=now))
 
-    return _guarded(connection, entry, work)
+    return _in_savepoint(connection, entry, work)
 
 
 def settle(session: Session, vault: Vault, authorization: Authorization, *, now: datetime) -> Done:
@@ -170,9 +170,9 @@ def settle(session: Session, vault: Vault, authorization: Authorization, *, now:
     # What is asked past the session must find what it has changed.
     session.flush()
     key = (authorization.client_id, authorization.auth_state)
-    docket = lay_out(session.connection(), vault, [], careful=True, named=[key])
-    moved = docket.authorization(*key)
-    return _close(docket, [] if moved is None else _settle(docket, moved, now=now))
+    work = lock_and_load(session.connection(), vault, [], careful=True, named=[key])
+    moved = work.authorization(*key)
+    return _close(work, [] if moved is None else _settle(work, moved, now=now))
 
 
 def resume(connection: Connection, vault: Vault, authorization_id: UUID, *, now: datetime) -> Done:
@@ -180,53 +180,53 @@ def resume(connection: Connection, vault: Vault, authorization_id: UUID, *, now:
     key = authorizations.key_of(connection, authorization_id)
     if key is None:
         return Done()
-    docket = lay_out(connection, vault, [], careful=True, named=[key])
-    authorization = docket.authorization(*key)
+    work = lock_and_load(connection, vault, [], careful=True, named=[key])
+    authorization = work.authorization(*key)
     if authorization is None or authorization.resume_after is None:
-        return _close(docket, [])
-    return _close(docket, _settle(docket, authorization, now=now))
+        return _close(work, [])
+    return _close(work, _settle(work, authorization, now=now))
 
 
-def _close(docket: Docket, done: list[InboxEntry]) -> Done:
-    docket.close()
-    return Done([Processed.of(entry) for entry in done], docket.unfinished)
+def _close(work: UnitOfWork, done: list[InboxEntry]) -> Done:
+    work.close()
+    return Done([Processed.of(entry) for entry in done], work.unfinished)
 
 
-def _process(docket: Docket, entry: InboxEntry, subject: Subject, *, now: datetime) -> list[InboxEntry]:
-    judgment = judge(docket, subject)
+def _process(work: UnitOfWork, entry: InboxEntry, subject: Subject, *, now: datetime) -> list[InboxEntry]:
+    judgment = judge(work, subject)
     authorization = judgment.authorization
     if authorization is None or authorization.resume_after is None or judgment.reason in _DECIDED_ANYHOW:
-        return _move(docket, entry, _carry_out(docket, entry, subject, judgment, now=now), now=now)
-    docket.wait_behind(entry, authorization)
+        return _move(work, entry, _carry_out(work, entry, subject, judgment, now=now), now=now)
+    work.wait_behind(entry, authorization)
     return [entry]
 
 
-def _move(docket: Docket, entry: InboxEntry, moved: Authorization | None, *, now: datetime) -> list[InboxEntry]:
+def _move(work: UnitOfWork, entry: InboxEntry, moved: Authorization | None, *, now: datetime) -> list[InboxEntry]:
     """Settle what waited for an authorization that an entry has moved to another state."""
-    return [entry] if moved is None else [entry, *_settle(docket, moved, now=now)]
+    return [entry] if moved is None else [entry, *_settle(work, moved, now=now)]
 
 
-def _settle(docket: Docket, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
+def _settle(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
     """Process what waits until nothing moves, or as much of it as is laid out.
 
     Always the first that can be decided is next, so that of two that contradict each other the earlier one wins,
     whenever they are settled.
     """
-    if docket.is_careful:
+    if work.is_careful:
         # Whatever breaks in writing what moved it is not the fault of what waited.
-        docket.write()
+        work.write()
         try:
             # Hardly ever does one break. All in one savepoint take a tenth of the time of one for each.
-            with docket.guarded():
-                return _settle_in_turn(docket, authorization, _decide_again, now=now)
+            with work.savepoint():
+                return _settle_in_turn(work, authorization, _decide_again, now=now)
         except Exception as error:
             if is_transient(error):
                 raise
-    return _settle_in_turn(docket, authorization, _settle_one if docket.is_careful else _decide_again, now=now)
+    return _settle_in_turn(work, authorization, _settle_one if work.is_careful else _decide_again, now=now)
 
 
 def _settle_in_turn(
-    docket: Docket, authorization: Authorization, decide: "_Decide", *, now: datetime
+    work: UnitOfWork, authorization: Authorization, decide: "_Decide", *, now: datetime
 ) -> list[InboxEntry]:
     """Decide one after another, and begin anew with the first each time that the authorization is in another state.
 
@@ -238,42 +238,42 @@ def _settle_in_turn(
     while is_anew:
         is_anew = False
         state = authorization.state
-        for entry in docket.waiting(authorization):
-            decide(docket, entry, now=now)
+        for entry in work.waiting(authorization):
+            decide(work, entry, now=now)
             if entry.outcome != Outcome.PARKED:
                 settled.append(entry)
             if authorization.state != state:
-                if not docket.begin_anew(authorization):
+                if not work.begin_anew(authorization):
                     return settled
                 is_anew = True
                 break
-    docket.come_to_the_end(authorization)
+    work.come_to_the_end(authorization)
     return settled
 
 
-def _settle_one(docket: Docket, entry: InboxEntry, *, now: datetime) -> Authorization | None:
+def _settle_one(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     try:
-        with docket.guarded():
-            return _decide_again(docket, entry, now=now)
+        with work.savepoint():
+            return _decide_again(work, entry, now=now)
     except Exception as error:
         if is_transient(error):
             raise
-        _fail(docket.connection, entry, error)
+        _fail(work.connection, entry, error)
         return None
 
 
-def _decide_again(docket: Docket, entry: InboxEntry, *, now: datetime) -> Authorization | None:
+def _decide_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     """Judge a stored entry anew, and write down how it ends."""
-    subject = _read_again(docket.vault, entry)
+    subject = _read_again(work.vault, entry)
     if isinstance(subject, MalformedNotificationError):
         if entry.type is not None:
             raise NoLongerUnderstoodError(entry.id, subject)
         # It was never understood: it was malformed before, or reading it broke. Now its fault can be named.
-        docket.conclude(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
+        work.conclude(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
         return None
     if (entry.type, entry.auth_state) != (subject.notification.type, subject.notification.auth_state):
-        inbox.relabel(docket.vault, entry, subject.notification)
-    return _carry_out(docket, entry, subject, judge(docket, subject), now=now)
+        inbox.relabel(work.vault, entry, subject.notification)
+    return _carry_out(work, entry, subject, judge(work, subject), now=now)
 
 
 def _read_again(vault: Vault, entry: InboxEntry) -> Subject | MalformedNotificationError:
@@ -284,24 +284,24 @@ def _read_again(vault: Vault, entry: InboxEntry) -> Subject | MalformedNotificat
 
 
 def _carry_out(
-    docket: Docket, entry: InboxEntry, subject: Subject, judgment: Judgment, *, now: datetime
+    work: UnitOfWork, entry: InboxEntry, subject: Subject, judgment: Judgment, *, now: datetime
 ) -> Authorization | None:
     """Write down how an entry ends, and move the authorization if that is how; return one that is in another state."""
     authorization, notification = judgment.authorization, subject.notification
-    docket.conclude(entry, judgment.outcome, judgment.reason, authorization)
+    work.conclude(entry, judgment.outcome, judgment.reason, authorization)
     if authorization is None:
         return None
     before = authorization.state
     if judgment.event is not None:
-        reason = _apply(docket, authorization, judgment.event, entry, notification, at=now)
-        docket.move(authorization, judgment.event, entry, at=now, reason=reason)
+        reason = _apply(work, authorization, judgment.event, entry, notification, at=now)
+        work.move(authorization, judgment.event, entry, at=now, reason=reason)
     if judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT}:
-        docket.learn_user(authorization, notification)
+        work.learn_user(authorization, notification)
     return authorization if authorization.state != before else None
 
 
 def _apply(
-    docket: Docket,
+    work: UnitOfWork,
     authorization: Authorization,
     event: Event,
     entry: InboxEntry,
@@ -313,14 +313,14 @@ def _apply(
     if event is Event.AUTHCODE_CREATED and notification.auth_code is not None:
         # However long it has waited here, its minute began with its first delivery.
         return authorizations.keep_auth_code(
-            docket.vault, authorization, notification.auth_code, received_at=entry.received_at, now=at
+            work.vault, authorization, notification.auth_code, received_at=entry.received_at, now=at
         )
     if event is Event.TOKEN_CREATED and notification.access_token is not None:
-        docket.make_known(authorization, Grant(notification.access_token), at=at)
+        work.make_known(authorization, Grant(notification.access_token), at=at)
     return None
 
 
-def _guarded(connection: Connection, entry: InboxEntry, work: Callable[[], Done]) -> Done:
+def _in_savepoint(connection: Connection, entry: InboxEntry, work: Callable[[], Done]) -> Done:
     """Do the work on one entry in a savepoint; when it breaks, give it up alone and say so in its outcome."""
     while True:
         try:

@@ -47,8 +47,8 @@ class UnfinishedError(Exception):
 
 
 @dataclass
-class Docket:
-    """What is laid out. What is changed in it is written by `write`, or by whoever asks what is `left_to_write`."""
+class UnitOfWork:
+    """What is laid out. What is changed in it is written by `write`, or by whoever asks what is `pending_writes`."""
 
     connection: Connection
     vault: Vault
@@ -279,7 +279,7 @@ class Docket:
             self._changed[authorization.id] = authorization
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
+    def savepoint(self) -> Iterator[None]:
         """Write what is done within, or, when that breaks and care is taken, take all of it back.
 
         What was done before must be written by then.
@@ -305,13 +305,13 @@ class Docket:
 
     def write(self) -> None:
         """Write what was changed."""
-        ask(self.connection, *self.left_to_write())
+        ask(self.connection, *self.pending_writes())
 
     def close(self) -> None:
         """Write what was changed last, and leave the places where nobody has to meet any more: all is said."""
-        ask(self.connection, *self.left_to_write(), *self.left_to_part())
+        ask(self.connection, *self.pending_writes(), *self.lock_releases())
 
-    def left_to_write(self) -> list[Request]:
+    def pending_writes(self) -> list[Request]:
         """Ask for what was changed to be written, and forget it: whoever takes it sends it, or takes all back."""
         requests = [
             *inbox.save(list(self._concluded.values())),
@@ -324,7 +324,7 @@ class Docket:
         self._forget_changes()
         return requests
 
-    def left_to_part(self) -> list[Request]:
+    def lock_releases(self) -> list[Request]:
         """Ask to leave the places where others wait."""
         return rendezvous.part(self._met)
 
@@ -332,7 +332,7 @@ class Docket:
         self._concluded, self._made_known, self._moves, self._changed = {}, [], [], {}
 
 
-def lay_out(
+def lock_and_load(
     connection: Connection,
     vault: Vault,
     cases: Sequence[Case],
@@ -340,22 +340,22 @@ def lay_out(
     careful: bool,
     named: Collection[AuthStateKey] = (),
     replayed: InboxEntry | None = None,
-) -> Docket:
+) -> UnitOfWork:
     """Lock and read what these cases are about, and what waits for it.
 
     A report names the authorization that it holds, whose parked entries are then resumed; a replay the entry that it
     is of. Raises `KnownMeanwhileError` and `TooManyParkedError` with locks held that only giving up the transaction, or
     a savepoint, releases.
     """
-    docket = Docket(
+    work = UnitOfWork(
         connection, vault, careful, cases, frozenset() if careful else frozenset(case.entry for case in cases)
     )
     states, keys = named_by(cases, named)
-    docket.lock_authorizations(states, keys)
-    if docket.known:
-        docket.cases = [case for case in cases if case.entry.fingerprint not in docket.known]
-        states, keys = named_by(docket.cases, named)
-    waiting = docket.meet(states, keys, named)
-    waiting += docket.meet_more(waiting)
-    docket.lock_waiting(waiting, replayed)
-    return docket
+    work.lock_authorizations(states, keys)
+    if work.known:
+        work.cases = [case for case in cases if case.entry.fingerprint not in work.known]
+        states, keys = named_by(work.cases, named)
+    waiting = work.meet(states, keys, named)
+    waiting += work.meet_more(waiting)
+    work.lock_waiting(waiting, replayed)
+    return work

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from app import authorizations, inbox, reports, unit_of_work as docket
+from app import authorizations, inbox, reports, unit_of_work as work
 from app.authorizations import Cause
 from app.database.messages import ask
 from app.models import InboxEntry
@@ -82,7 +82,7 @@ def test_what_is_early_is_passed_over_until_what_it_waits_for_comes(stage: Stage
 def test_no_statement_reads_or_locks_more_than_a_transaction_resumes(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docket, "RESUMED_AT_ONCE_MAX", 5)
+    monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 5)
     monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(50)])
     locked: list[int] = []
@@ -118,7 +118,7 @@ def test_while_there_is_a_rest_nothing_is_taken_for_a_drift(stage: Stage) -> Non
 
 def test_a_delivery_waits_behind_the_rest(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has come last, so that all that contradicts it is judged before it."""
-    monkeypatch.setattr(docket, "RESUMED_AT_ONCE_MAX", 1)
+    monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 1)
     park(
         stage, [authcode_created("s-1", "code-1"), authcode_created("s-1", "code-1b"), token_created("s-1", "token-1")]
     )
@@ -132,7 +132,7 @@ def test_a_delivery_waits_behind_the_rest(stage: Stage, monkeypatch: pytest.Monk
 
 
 def test_a_report_comes_after_the_rest(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docket, "RESUMED_AT_ONCE_MAX", 1)
+    monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 1)
     park(stage, [authcode_created("s-1", "code-1"), token_created("s-1", "token-1"), token_canceled("token-1")])
     found = consult_and_die(stage)
     assert not stage.report_canceled(found).changed
@@ -141,7 +141,7 @@ def test_a_report_comes_after_the_rest(stage: Stage, monkeypatch: pytest.MonkeyP
 
 
 def test_the_same_consult_again_does_not_wait_for_the_rest(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docket, "RESUMED_AT_ONCE_MAX", 1)
+    monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 1)
     monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(5)])
     stage.consult()
@@ -164,7 +164,7 @@ def test_a_batch_that_more_waits_for_than_a_transaction_resumes_is_taken_apart(
     for name in ("s-1", "s-2"):
         stage.consult(name)
         park(stage, [token_created(name, f"token-{number}-of-{name}") for number in range(4)])
-    monkeypatch.setattr(docket, "RESUMED_AT_ONCE_MAX", 6)
+    monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 6)
     kept = stage.notify_together([authcode_created(name, f"code-of-{name}").body() for name in ("s-1", "s-2")])
     assert {each.outcome for each in kept} == {"applied"}
     assert [stage.state(name) for name in ("s-1", "s-2")] == ["token_active"] * 2

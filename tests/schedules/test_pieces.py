@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings, strategies as st
 from typing_extensions import override
 
-from app import authorizations, unit_of_work as docket
+from app import authorizations, unit_of_work as work
 from app.resuming import Resumption
 from tests.integration.stage import Stage
 from tests.schedules.exploration import explore
@@ -78,7 +78,7 @@ class LiveInPieces(Live):
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many parked entries a transaction resumes. No thread resumes any: threads would leave it to chance when."""
     size: int = request.param
-    monkeypatch.setattr(docket, "RESUMED_AT_ONCE_MAX", size)
+    monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", size)
     monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
     return size
 
