@@ -11,13 +11,13 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from app import rendezvous
+from app import key_locks
 from app.database.contents import among
 from app.database.messages import Request, ask
 from app.database.rows import unwatched
 from app.database.sets import Among, Borrowed, Lookup, insertion, updating
+from app.key_locks import Key
 from app.models import AccessToken, Authorization, InboxEntry, Transition
-from app.rendezvous import Place
 from app.secret import Secret
 from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow, decide
 from app.tokens import TokenKey
@@ -233,10 +233,10 @@ def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authoriza
     statement = _by_auth_state(client_id, auth_state).with_for_update().execution_options(populate_existing=True)
     authorization = session.scalars(statement).one_or_none()
     if authorization is None:
-        place = [Place(client_id, "authState", auth_state)]
-        ask(session.connection(), *rendezvous.meet(place))
+        place = [Key(client_id, "authState", auth_state)]
+        ask(session.connection(), *key_locks.acquire(place))
         authorization = session.scalars(statement).one_or_none()
-        ask(session.connection(), *rendezvous.part(place))
+        ask(session.connection(), *key_locks.release(place))
     return authorization
 
 

@@ -305,7 +305,7 @@ class Transition(Base):
     at: Mapped[datetime]
 
 
-class Rendezvous(Base):
+class KeyLock(Base):
     """A place where whoever parks and whoever makes known must meet, for as long as something is unknown."""
 
     __tablename__ = "rendezvous"

@@ -7,12 +7,12 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import rendezvous
+from app import key_locks
 from app.database.messages import Request, ask
 from app.database.rows import unwatched
 from app.database.sets import Lookup, insertion
+from app.key_locks import Key
 from app.models import AccessToken, Authorization
-from app.rendezvous import Place
 from app.secret import Secret
 from app.vault import Vault
 
@@ -56,10 +56,10 @@ def find_or_meet(session: Session, client_id: str, token_index: bytes) -> Access
     """Find a token, or, while it is unknown, lock the rendezvous where whoever waits for it must come by."""
     token = find(session, client_id, token_index)
     if token is None:
-        place = [Place(client_id, "token", token_index)]
-        ask(session.connection(), *rendezvous.meet(place))
+        place = [Key(client_id, "token", token_index)]
+        ask(session.connection(), *key_locks.acquire(place))
         token = find(session, client_id, token_index)
-        ask(session.connection(), *rendezvous.part(place))
+        ask(session.connection(), *key_locks.release(place))
     return token
 
 

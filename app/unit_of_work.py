@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from app import authorizations, inbox, rendezvous, tokens
+from app import authorizations, inbox, key_locks, tokens
 from app.alipay.notification import Notification, NotificationType
 from app.authorizations import AuthStateKey, Cause
 from app.correlation import Case, named_by
@@ -71,7 +71,7 @@ class UnitOfWork:
     _horizons: dict[UUID, int] = field(default_factory=dict)
     #: Behind which entry each authorization had still to be resumed when it was laid out.
     _resumed_from: dict[UUID, int] = field(default_factory=dict)
-    _met: list[rendezvous.Place] = field(default_factory=list)
+    _key_locks: list[key_locks.Key] = field(default_factory=list)
     #: What is to be written: by the ids of what it is of, so that each is written once.
     _changed: dict[UUID, Authorization] = field(default_factory=dict)
     _concluded: dict[int, InboxEntry] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class UnitOfWork:
         if any(each.authorization_id not in self._authorizations for each in self._tokens.values()):
             raise KnownMeanwhileError
 
-    def meet(
+    def lock_keys(
         self, states: set[AuthStateKey], keys: set[TokenKey], resumed: Collection[AuthStateKey]
     ) -> list[InboxEntry]:
         """Hold the places of what nobody knows, and find, unlocked, what waits for any of this.
@@ -114,9 +114,9 @@ class UnitOfWork:
         if not states and not keys:
             return []
         unknown_states, unknown_keys = states - self._by_auth_state.keys(), keys - self._tokens.keys()
-        places = [rendezvous.Place(client_id, "authState", key) for client_id, key in unknown_states]
-        places += [rendezvous.Place(client_id, "token", key) for client_id, key in unknown_keys]
-        self._met += places
+        places = [key_locks.Key(client_id, "authState", key) for client_id, key in unknown_states]
+        places += [key_locks.Key(client_id, "token", key) for client_id, key in unknown_keys]
+        self._key_locks += places
         known_meanwhile = [*tokens.find_all(unknown_keys), *authorizations.known(unknown_states)]
         behind = [
             (*key, each.resume_after or 0)
@@ -124,7 +124,7 @@ class UnitOfWork:
             if each.resume_after is None or key in resumed
         ]
         waiting = inbox.waiting(behind, self._tokens.keys() | keys, limit=RESUMED_AT_ONCE_MAX + 1)
-        *met, found = ask(self.connection, *rendezvous.meet(places), *known_meanwhile, waiting)
+        *met, found = ask(self.connection, *key_locks.acquire(places), *known_meanwhile, waiting)
         if any(answer.rows for answer in met):
             raise KnownMeanwhileError
         return self._within_horizons(found.of(InboxEntry))
@@ -146,21 +146,21 @@ class UnitOfWork:
         horizon = None if authorization is None else self._horizons.get(authorization.id)
         return horizon is None or entry.id <= horizon
 
-    def meet_more(self, waiting: Sequence[InboxEntry]) -> list[InboxEntry]:
+    def lock_more_keys(self, waiting: Sequence[InboxEntry]) -> list[InboxEntry]:
         """Hold the places of tokens that what waits would make known, and find, unlocked, what waits for those."""
         more = {
             (each.client_id, each.token_index)
             for each in waiting
             if each.type == NotificationType.TOKEN_CREATED and each.token_index is not None
         }
-        more -= self._tokens.keys() | {(each.client_id, each.key) for each in self._met}
+        more -= self._tokens.keys() | {(each.client_id, each.key) for each in self._key_locks}
         if not more:
             return []
-        places = [rendezvous.Place(client_id, "token", key) for client_id, key in more]
-        self._met += places
+        places = [key_locks.Key(client_id, "token", key) for client_id, key in more]
+        self._key_locks += places
         _, known, found = ask(
             self.connection,
-            *rendezvous.meet(places),
+            *key_locks.acquire(places),
             *tokens.find_all(more),
             inbox.waiting([], more, limit=RESUMED_AT_ONCE_MAX + 1),
         )
@@ -326,7 +326,7 @@ class UnitOfWork:
 
     def lock_releases(self) -> list[Request]:
         """Ask to leave the places where others wait."""
-        return rendezvous.part(self._met)
+        return key_locks.release(self._key_locks)
 
     def _forget_changes(self) -> None:
         self._concluded, self._made_known, self._moves, self._changed = {}, [], [], {}
@@ -355,7 +355,7 @@ def lock_and_load(
     if work.known:
         work.cases = [case for case in cases if case.entry.fingerprint not in work.known]
         states, keys = named_by(work.cases, named)
-    waiting = work.meet(states, keys, named)
-    waiting += work.meet_more(waiting)
+    waiting = work.lock_keys(states, keys, named)
+    waiting += work.lock_more_keys(waiting)
     work.lock_waiting(waiting, replayed)
     return work

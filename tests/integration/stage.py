@@ -20,7 +20,7 @@ from app.alipay.keyring import Client, Keyring
 from app.database import Database
 from app.inbox import Arrival, Kept
 from app.inbox.upkeep import parked_by_reason
-from app.models import Authorization, InboxEntry, Rendezvous
+from app.models import Authorization, InboxEntry, KeyLock
 from app.processing import Processed
 from app.receiver import Receipt, Receiver
 from app.reports import AuthcodeReport, CanceledReport, Consult, Recorded, TokenReport
@@ -168,8 +168,8 @@ class Stage:
         """How every entry ended, in inbox sequence."""
         return [(entry.outcome, entry.reason) for entry in self.entries()]
 
-    def rendezvous(self) -> list[Rendezvous]:
-        return self.database.run(lambda session: list(session.scalars(select(Rendezvous))), read_only=True)
+    def key_locks(self) -> list[KeyLock]:
+        return self.database.run(lambda session: list(session.scalars(select(KeyLock))), read_only=True)
 
     def waiting(self) -> dict[str, int]:
         waiting = self.database.run(partial(parked_by_reason, now=datetime.now(UTC)), read_only=True)

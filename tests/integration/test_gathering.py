@@ -229,7 +229,7 @@ def test_a_whole_life_at_once_ends_as_one_after_another(stage: Stage, order: tup
     stage.notify_together([life[number].body() for number in order])
     assert [move[1] for move in stage.moves()] == ["consult", "authcode_created", "token_created", "token_canceled"]
     assert {entry.outcome for entry in stage.entries()} == {"applied"}
-    assert stage.rendezvous() == []
+    assert stage.key_locks() == []
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])

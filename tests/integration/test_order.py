@@ -56,7 +56,7 @@ def test_a_life_in_any_order_ends_canceled_with_the_same_history(stage: Stage, o
         (4, "token_canceled", "token_active", "canceled"),
     ]
     assert {outcome for outcome, _ in stage.outcomes()} == {"applied"}
-    assert stage.rendezvous() == []
+    assert stage.key_locks() == []
 
 
 @pytest.mark.parametrize("order", in_every_order(DIRECT), ids=order_id)

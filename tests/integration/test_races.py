@@ -57,7 +57,7 @@ def test_a_cancellation_at_the_instant_of_the_creation_always_ends_canceled(stag
             partial(stage.notify, token_canceled(f"token-{number}")),
         )
         assert stage.state(f"s-{number}") == "canceled"
-    assert (stage.waiting(), stage.rendezvous()) == ({}, [])
+    assert (stage.waiting(), stage.key_locks()) == ({}, [])
 
 
 def test_a_notification_at_the_instant_of_its_consult_is_never_left_behind(stage: Stage) -> None:
@@ -67,7 +67,7 @@ def test_a_notification_at_the_instant_of_its_consult_is_never_left_behind(stage
             partial(stage.notify, authcode_created(f"s-{number}", f"code-{number}")),
         )
         assert stage.state(f"s-{number}") == "authcode_issued"
-    assert (stage.waiting(), stage.rendezvous()) == ({}, [])
+    assert (stage.waiting(), stage.key_locks()) == ({}, [])
 
 
 def test_the_same_consult_from_many_connections_opens_one_authorization(stage: Stage) -> None:
@@ -89,7 +89,7 @@ def test_a_whole_life_at_one_instant_ends_canceled(stage: Stage) -> None:
             "token_created",
             "token_canceled",
         ]
-    assert (stage.waiting(), stage.rendezvous()) == ({}, [])
+    assert (stage.waiting(), stage.key_locks()) == ({}, [])
 
 
 def test_of_two_authorizations_that_claim_one_token_at_one_instant_one_gets_it(stage: Stage) -> None:
@@ -149,7 +149,7 @@ def test_a_cancellation_starts_over_when_its_token_becomes_known_while_it_waits(
         session.commit()
         assert canceling.result().outcome == "applied"
     assert stage.state() == "canceled"
-    assert stage.rendezvous() == []
+    assert stage.key_locks() == []
     stage.database.close()
 
 

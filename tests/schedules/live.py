@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, tokens
 from app.alipay.keyring import Client, Keyring
-from app.models import AccessToken, Authorization, InboxEntry, Rendezvous
+from app.models import AccessToken, Authorization, InboxEntry, KeyLock
 from app.report_errors import ReportRefusedError
 from app.reports import Consult
 from app.simulator.draft import Draft
@@ -183,7 +183,7 @@ class Live:
 
     def _needless_rendezvous(self, session: Session) -> Iterator[str]:
         """Whatever is known for good needs no place to meet any more."""
-        for row in session.scalars(select(Rendezvous).where(Rendezvous.client_id == self.client_id)):
+        for row in session.scalars(select(KeyLock).where(KeyLock.client_id == self.client_id)):
             is_known = (
                 authorizations.find(session, self.client_id, row.key.decode()) is not None
                 if row.kind == "authState"

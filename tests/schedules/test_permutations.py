@@ -62,7 +62,7 @@ def test_every_order_of_a_life_leaves_the_same_history_at_once(
     entries = stage.entries()
     assert {(entry.outcome, entry.deliveries) for entry in entries} == {("applied", 2)}
     assert len(entries) == len(orders) * len(notifications)
-    assert stage.rendezvous() == []
+    assert stage.key_locks() == []
 
 
 @pytest.mark.parametrize(("flow", "count"), [("auto_debit", 402), ("direct", 24)])

@@ -12,7 +12,7 @@ from app import authorizations, inbox, verification
 from app.alipay.notification import parse
 from app.database import ATTEMPTS_MAX
 from app.inbox import Outcome
-from app.models import Authorization, InboxEntry, Rendezvous
+from app.models import Authorization, InboxEntry, KeyLock
 from app.service import Service
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from tests.soak.ledger import Ledger, Said, said_by_draft, said_by_notification
@@ -141,7 +141,7 @@ def _unsent(ledgers: Sequence[Ledger], entries: dict[Said, list[Kept]]) -> list[
 
 def _needless_rendezvous(session: Session) -> list[str]:
     """Find places left over for an authorization that is known by now, where nobody needs to meet any more."""
-    rows = session.scalars(select(Rendezvous.key).where(Rendezvous.kind == "authState")).all()
+    rows = session.scalars(select(KeyLock.key).where(KeyLock.kind == "authState")).all()
     return [
         f"a place to meet is left for {key.decode()}"
         for key in rows

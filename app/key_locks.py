@@ -14,12 +14,12 @@ from sqlalchemy import delete
 from app.database.messages import Request
 from app.database.rows import unwatched
 from app.database.sets import Lookup, insertion
-from app.models import Rendezvous
+from app.models import KeyLock
 
 Kind = Literal["authState", "token"]
 
 
-class Place(NamedTuple):
+class Key(NamedTuple):
     """Where two must meet: what a client calls an authorization, or the blind index of a token."""
 
     client_id: str
@@ -31,27 +31,25 @@ class Place(NamedTuple):
         key = self.key.encode("utf-8", "surrogatepass") if isinstance(self.key, str) else self.key
         return self.client_id, self.kind, key
 
-    def row(self) -> Rendezvous:
+    def row(self) -> KeyLock:
         """Give the row that stands for it."""
         client_id, kind, key = self.stored()
-        return unwatched(Rendezvous)(client_id=client_id, kind=kind, key=key)
+        return unwatched(KeyLock)(client_id=client_id, kind=kind, key=key)
 
 
-def meet(places: Collection[Place]) -> list[Request]:
+def acquire(keys: Collection[Key]) -> list[Request]:
     """Ask to wait until nobody else is parking or making known any of these, and to keep others waiting until then.
 
     What was read before may be outdated afterwards: look again.
     """
-    # In one order, whoever meets: two who met the same places in another would wait for each other.
-    rows = [place.row() for place in sorted(places, key=Place.stored)]
+    # In one order, whoever meets: two who met the same keys in another would wait for each other.
+    rows = [each.row() for each in sorted(keys, key=Key.stored)]
     return [insertion(rows, otherwise="lock")] if rows else []
 
 
-def part(places: Collection[Place]) -> list[Request]:
+def release(keys: Collection[Key]) -> list[Request]:
     """Ask to remove the rows, which keeps others waiting until the transaction ends all the same."""
-    return [_PART(places=[place.stored() for place in places])] if places else []
+    return [_RELEASE(keys=[each.stored() for each in keys])] if keys else []
 
 
-_PART = Lookup(
-    lambda among: delete(Rendezvous).where(among("places", Rendezvous.client_id, Rendezvous.kind, Rendezvous.key))
-)
+_RELEASE = Lookup(lambda among: delete(KeyLock).where(among("keys", KeyLock.client_id, KeyLock.kind, KeyLock.key)))
