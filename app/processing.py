@@ -69,8 +69,8 @@ class Together:
 
     #: Those of them that were on record already, by fingerprint.
     known: dict[bytes, Kept]
-    #: The entries beside them that were settled.
-    settled: list[Processed]
+    #: The entries beside them that were resumed.
+    resumed: list[Processed]
     #: Authorizations for which more parked entries wait than one transaction resumes.
     unfinished: list[UUID]
 
@@ -96,10 +96,10 @@ def process_together(
     together is then processed each alone.
     """
     work = lock_and_load(connection, vault, cases, careful=False)
-    settled = []
+    resumed = []
     for draft, subject in work.cases:
         if subject is not None:
-            settled += _process(work, draft, subject, now=now)[1:]
+            resumed += _process(work, draft, subject, now=now)[1:]
             if draft.outcome == Outcome.PARKED:
                 work.park(draft)
     drafts = [case.entry for case in work.cases]
@@ -112,14 +112,14 @@ def process_together(
         *inbox.count(repeated, at=now),
     )
     inbox.number(drafts, stored)
-    beside = [Processed.of(entry) for entry in settled if entry not in work.drafts]
+    beside = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
     return Together(work.known, beside, work.unfinished)
 
 
 def process(connection: Connection, vault: Vault, entry: InboxEntry, subject: Subject, *, now: datetime) -> Done:
     """Process one entry that this transaction has just stored, and settle what that lets move.
 
-    Returns the entry first, then each one settled. A failure of ours ends as outcome `failed`; only the database's
+    Returns the entry first, then each one resumed. A failure of ours ends as outcome `failed`; only the database's
     troubles are raised.
     """
 
@@ -161,7 +161,7 @@ def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime
     return _in_savepoint(connection, entry, work)
 
 
-def settle(session: Session, vault: Vault, authorization: Authorization, *, now: datetime) -> Done:
+def resume_parked(session: Session, vault: Vault, authorization: Authorization, *, now: datetime) -> Done:
     """Process the parked entries that wait for an authorization that a report has moved, until nothing moves.
 
     From then on it may be otherwise on record than the session knows. Where more wait than one transaction resumes, the
@@ -172,7 +172,7 @@ def settle(session: Session, vault: Vault, authorization: Authorization, *, now:
     key = (authorization.client_id, authorization.auth_state)
     work = lock_and_load(session.connection(), vault, [], careful=True, named=[key])
     moved = work.authorization(*key)
-    return _close(work, [] if moved is None else _settle(work, moved, now=now))
+    return _close(work, [] if moved is None else _resume_parked(work, moved, now=now))
 
 
 def resume(connection: Connection, vault: Vault, authorization_id: UUID, *, now: datetime) -> Done:
@@ -184,7 +184,7 @@ def resume(connection: Connection, vault: Vault, authorization_id: UUID, *, now:
     authorization = work.authorization(*key)
     if authorization is None or authorization.resume_after is None:
         return _close(work, [])
-    return _close(work, _settle(work, authorization, now=now))
+    return _close(work, _resume_parked(work, authorization, now=now))
 
 
 def _close(work: UnitOfWork, done: list[InboxEntry]) -> Done:
@@ -203,14 +203,14 @@ def _process(work: UnitOfWork, entry: InboxEntry, subject: Subject, *, now: date
 
 def _move(work: UnitOfWork, entry: InboxEntry, moved: Authorization | None, *, now: datetime) -> list[InboxEntry]:
     """Settle what waited for an authorization that an entry has moved to another state."""
-    return [entry] if moved is None else [entry, *_settle(work, moved, now=now)]
+    return [entry] if moved is None else [entry, *_resume_parked(work, moved, now=now)]
 
 
-def _settle(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
+def _resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
     """Process what waits until nothing moves, or as much of it as is laid out.
 
     Always the first that can be decided is next, so that of two that contradict each other the earlier one wins,
-    whenever they are settled.
+    whenever they are resumed.
     """
     if work.is_careful:
         # Whatever breaks in writing what moved it is not the fault of what waited.
@@ -218,14 +218,14 @@ def _settle(work: UnitOfWork, authorization: Authorization, *, now: datetime) ->
         try:
             # Hardly ever does one break. All in one savepoint take a tenth of the time of one for each.
             with work.savepoint():
-                return _settle_in_turn(work, authorization, _decide_again, now=now)
+                return _resume_in_turn(work, authorization, _decide_again, now=now)
         except Exception as error:
             if is_transient(error):
                 raise
-    return _settle_in_turn(work, authorization, _settle_one if work.is_careful else _decide_again, now=now)
+    return _resume_in_turn(work, authorization, _resume_one if work.is_careful else _decide_again, now=now)
 
 
-def _settle_in_turn(
+def _resume_in_turn(
     work: UnitOfWork, authorization: Authorization, decide: "_Decide", *, now: datetime
 ) -> list[InboxEntry]:
     """Decide one after another, and begin anew with the first each time that the authorization is in another state.
@@ -233,7 +233,7 @@ def _settle_in_turn(
     What could not be decided can be only then: whether an event is early depends on the state alone, and a token
     becomes known with a new state. There are four states and no way back, so an entry is judged four times at most.
     """
-    settled: list[InboxEntry] = []
+    resumed: list[InboxEntry] = []
     is_anew = True
     while is_anew:
         is_anew = False
@@ -241,17 +241,17 @@ def _settle_in_turn(
         for entry in work.waiting(authorization):
             decide(work, entry, now=now)
             if entry.outcome != Outcome.PARKED:
-                settled.append(entry)
+                resumed.append(entry)
             if authorization.state != state:
                 if not work.begin_anew(authorization):
-                    return settled
+                    return resumed
                 is_anew = True
                 break
     work.come_to_the_end(authorization)
-    return settled
+    return resumed
 
 
-def _settle_one(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
+def _resume_one(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     try:
         with work.savepoint():
             return _decide_again(work, entry, now=now)

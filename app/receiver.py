@@ -44,7 +44,7 @@ _REPLAYS_AT_ONCE_MAX = 8
 #: A delivery is answered by then. What a replay would still take is left out: the entry is stored.
 _SECONDS_MAX = 4
 
-#: What is on record of a delivery, and what was settled with it.
+#: What is on record of a delivery, and what was resumed with it.
 Stored = tuple[Kept, list[Processed]]
 
 
@@ -109,7 +109,7 @@ class Receiver:
     def process(self, entry_id: int) -> list[Processed]:
         """Process a stored entry again that is not decided for good, and settle what that lets move.
 
-        Returns the entry first, then each one settled; an empty list where there is nothing to replay. Raises
+        Returns the entry first, then each one resumed; an empty list where there is nothing to replay. Raises
         `DatabaseUnavailableError`.
         """
         now = self._clock()
@@ -146,7 +146,7 @@ class Receiver:
             "key": by,
         }
         _log.info("report recorded", extra=fields)
-        _tell(recorded.settled)
+        _tell(recorded.resumed)
         self._resumption.go_on(recorded.unfinished)
         return recorded
 
@@ -171,7 +171,7 @@ class Receiver:
     def _keep_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
         """Store deliveries, and process those that are the first of their notification, in one transaction.
 
-        What was settled beside them is told with the first of them.
+        What was resumed beside them is told with the first of them.
         """
         try:
             return self._try_together(arrivals)
@@ -204,7 +204,7 @@ class Receiver:
                     arrival.attempts.append(Attempt(entry.sealed_body, is_first=entry is draft, counted_at=latest))
             raise
         self._resumption.go_on(done.unfinished)
-        ended = {each.entry_id: each for each in done.settled}
+        ended = {each.entry_id: each for each in done.resumed}
         kept = []
         for draft in drafts:
             if (on_record := done.known.get(draft.fingerprint)) is not None:
@@ -212,7 +212,7 @@ class Receiver:
             else:
                 entry = first[draft.fingerprint].entry
                 kept.append(Kept.of(entry, is_new=entry is draft))
-        return list(zip(kept, chain([done.settled], repeat([])), strict=False))
+        return list(zip(kept, chain([done.resumed], repeat([])), strict=False))
 
     def _keep_alone(self, arrival: Arrival) -> Stored:
         """Store a delivery that would not go with others, and process it whatever becomes of that.
@@ -245,13 +245,13 @@ class Receiver:
             client = self._keyring.client(arrival.delivery.client_id)
             self._answer(arrival, receipt, lambda: self._not_stored(arrival, error, client))
             return
-        kept, settled = served.result()
+        kept, resumed = served.result()
         if not _is_to_be_replayed(kept, arrival):
-            self._answer(arrival, receipt, lambda: self._stored(arrival, kept, settled))
+            self._answer(arrival, receipt, lambda: self._stored(arrival, kept, resumed))
             return
         # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
         replay = partial(self._replay_failed, kept, until=until)
-        self._replays.do(lambda: self._answer(arrival, receipt, lambda: self._stored(arrival, replay(), settled)))
+        self._replays.do(lambda: self._answer(arrival, receipt, lambda: self._stored(arrival, replay(), resumed)))
 
     def _answer(self, arrival: Arrival, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
         try:
@@ -304,7 +304,7 @@ class Receiver:
         )
         return Receipt(answer)
 
-    def _stored(self, arrival: Arrival, kept: Kept, settled: list[Processed]) -> Receipt:
+    def _stored(self, arrival: Arrival, kept: Kept, resumed: list[Processed]) -> Receipt:
         fields = {
             "entry": kept.id,
             "duplicate": not kept.is_new,
@@ -319,7 +319,7 @@ class Receiver:
             if kept.outcome is Outcome.PARKED and not inbox.can_be_consulted(auth_state):
                 _log.warning("parked for an authState that no consult can name", extra={"entry": kept.id})
             metrics.count_notification(None if notification is None else notification.type, kept.outcome)
-        _tell(settled)
+        _tell(resumed)
         client = self._keyring.client(arrival.delivery.client_id)
         if kept.outcome is not Outcome.MALFORMED:
             return Receipt(acknowledge(arrival.delivery, client, now=arrival.at), kept.id, kept.outcome, kept.reason)
@@ -344,9 +344,9 @@ def _is_to_be_replayed(kept: Kept, arrival: Arrival) -> bool:
     )
 
 
-def _as_ended(kept: Kept, settled: Processed | None) -> Kept:
-    """Say of an entry on record how it ended, where the same transaction has settled it."""
-    return kept if settled is None else replace(kept, outcome=settled.outcome, reason=settled.reason)
+def _as_ended(kept: Kept, resumed: Processed | None) -> Kept:
+    """Say of an entry on record how it ended, where the same transaction has resumed it."""
+    return kept if resumed is None else replace(kept, outcome=resumed.outcome, reason=resumed.reason)
 
 
 def _subject(draft: InboxEntry, arrival: Arrival) -> Subject | None:

@@ -14,7 +14,7 @@ from app import authorizations, inbox, tokens
 from app.alipay.keyring import Keyring, UnknownClientError
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization
-from app.processing import Done, Processed, settle
+from app.processing import Done, Processed, resume_parked
 from app.report_errors import (
     AlreadyCanceledError,
     AuthorizationNotFoundError,
@@ -103,7 +103,7 @@ class Recorded:
     created: bool = False
     #: Whether the authorization has had several codes.
     has_other_codes: bool = False
-    settled: list[Processed] = field(default_factory=list)
+    resumed: list[Processed] = field(default_factory=list)
     #: Authorizations for which more parked entries wait than one transaction resumes.
     unfinished: list[UUID] = field(default_factory=list)
 
@@ -134,12 +134,12 @@ def record(session: Session, vault: Vault, keyring: Keyring, report: Report, *, 
     if isinstance(report, TokenReport):
         changed |= authorizations.learn_user(vault, authorization, user_id=None, login_id=report.user_login_id)
     has_other_codes = authorizations.has_other_codes(authorization)
-    done = settle(session, vault, authorization, now=cause.at) if changed else Done()
+    done = resume_parked(session, vault, authorization, now=cause.at) if changed else Done()
     return Recorded(
         authorization.id,
         changed,
         has_other_codes=has_other_codes,
-        settled=done.processed,
+        resumed=done.processed,
         unfinished=done.unfinished,
     )
 
@@ -159,8 +159,8 @@ def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: C
         customer_belongs_to=consult.customer_belongs_to,
         cause=cause,
     )
-    done = settle(session, vault, authorization, now=cause.at)
-    return Recorded(authorization.id, changed=True, created=True, settled=done.processed, unfinished=done.unfinished)
+    done = resume_parked(session, vault, authorization, now=cause.at)
+    return Recorded(authorization.id, changed=True, created=True, resumed=done.processed, unfinished=done.unfinished)
 
 
 def _client_and_flow(keyring: Keyring, consult: Consult) -> tuple[str, Flow]:
@@ -191,8 +191,8 @@ def _record_consult_again(
     authorizations.correct_flow(session, authorization, consult.flow, cause=cause)
     # What was illegal in the flow that it never had may be legal in the one that it has.
     inbox.park_illegal(session.connection(), authorization.id)
-    done = settle(session, vault, authorization, now=cause.at)
-    return Recorded(authorization.id, changed=True, settled=done.processed, unfinished=done.unfinished)
+    done = resume_parked(session, vault, authorization, now=cause.at)
+    return Recorded(authorization.id, changed=True, resumed=done.processed, unfinished=done.unfinished)
 
 
 def _complete_consult(authorization: Authorization, consult: Consult, cause: Cause) -> bool:

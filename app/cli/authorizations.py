@@ -75,7 +75,7 @@ def tell_recorded(recorded: Recorded, auth_state: str) -> None:
     click.echo(f"{news}: {plain(auth_state)} is {look_up(state)}.")
     if recorded.has_other_codes:
         click.echo("There was another auth code too: the user agreed more than once.")
-    for done in recorded.settled:
+    for done in recorded.resumed:
         click.echo(f"Notification {done.entry_id} waited for this, and was {done.outcome}.")
 
 

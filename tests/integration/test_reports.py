@@ -1,4 +1,4 @@
-"""What the merchant reports: recorded once, refused where it contradicts, settled like a notification."""
+"""What the merchant reports: recorded once, refused where it contradicts, resumed like a notification."""
 
 from datetime import UTC, datetime
 from uuid import uuid4

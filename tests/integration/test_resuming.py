@@ -60,7 +60,7 @@ def test_a_consult_resumes_a_few_hundred_parked_entries_and_the_rest_follows_by_
     receiver = stage.receiver
     recorded = receiver.record(Consult("s-1", client_id=CLIENT_ID), cause="api")
     assert recorded.created
-    assert len(recorded.settled) == RESUMED_AT_ONCE_MAX
+    assert len(recorded.resumed) == RESUMED_AT_ONCE_MAX
     until(lambda: is_finished(stage))
     assert Counter(outcome for outcome, _ in stage.outcomes())["parked"] == 0
     assert stage.entries()[0].outcome == "applied"

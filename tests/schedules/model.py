@@ -128,7 +128,7 @@ class Model:
         if auth_state not in self.authorizations:
             known = Authorization(auth_state, flow or self.default_flow, user_ref, flow_was_said=flow is not None)
             self.authorizations[auth_state] = known
-            self._settle(known)
+            self._resume_parked(known)
             return "recorded"
         known = self.authorizations[auth_state]
         is_broken = (known.name,) in self.broken
@@ -152,7 +152,7 @@ class Model:
         for notification, entry in self.inbox.items():
             if entry.ending == ("rejected", "illegal_transition") and self._about(notification) is known:
                 entry.ending = "parked", "early"
-        self._settle(known)
+        self._resume_parked(known)
 
     def _report(self, authorization: Authorization, report: Words) -> str:
         """Record a report, which may say something known, something new, or a code that is known with a new token."""
@@ -177,7 +177,7 @@ class Model:
                 self._advance(authorization, "token_canceled")
         if (len(authorization.moves), authorization.other_codes) == before:
             return "known"
-        self._settle(authorization)
+        self._resume_parked(authorization)
         return "recorded"
 
     def _report_code(self, authorization: Authorization, code: str) -> None:
@@ -244,10 +244,10 @@ class Model:
                 self._advance(authorization, "token_created", token=token)
             case _:
                 self._advance(authorization, "token_canceled")
-        self._settle(authorization)
+        self._resume_parked(authorization)
         return True
 
-    def _settle(self, authorization: Authorization) -> None:
+    def _resume_parked(self, authorization: Authorization) -> None:
         """Process the first that can be decided of those that wait for it; a move settles the rest, from the start."""
         for notification, entry in self.inbox.items():
             is_waiting = entry.ending[0] == "parked" and self._about(notification) is authorization

@@ -1,4 +1,4 @@
-"""An entry that breaks while others are settled or replayed breaks alone, and leaves nothing of itself."""
+"""An entry that breaks while others are resumed or replayed breaks alone, and leaves nothing of itself."""
 
 from collections.abc import Callable
 from typing import Any
