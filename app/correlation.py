@@ -11,7 +11,7 @@ from app.tokens import TokenKey
 from app.vault import Vault
 
 
-class Subject(NamedTuple):
+class CorrelationKeys(NamedTuple):
     """A notification, the client it was sent for, and the blind index of the token that it names."""
 
     client_id: str
@@ -19,7 +19,7 @@ class Subject(NamedTuple):
     token_index: bytes | None
 
     @classmethod
-    def read(cls, vault: Vault, client_id: str, notification: Notification) -> "Subject":
+    def read(cls, vault: Vault, client_id: str, notification: Notification) -> "CorrelationKeys":
         """Make it of a notification that could be read."""
         return cls(client_id, notification, inbox.token_index(vault, client_id, notification))
 
@@ -35,14 +35,14 @@ class Subject(NamedTuple):
         return None if self.token_index is None else (self.client_id, self.token_index)
 
 
-class Case(NamedTuple):
+class PendingEntry(NamedTuple):
     """An entry to be judged, and what it is about, if that could be read."""
 
     entry: InboxEntry
-    subject: Subject | None
+    subject: CorrelationKeys | None
 
 
-def named_by(cases: Sequence[Case], named: Collection[AuthStateKey]) -> tuple[set[AuthStateKey], set[TokenKey]]:
+def named_by(cases: Sequence[PendingEntry], named: Collection[AuthStateKey]) -> tuple[set[AuthStateKey], set[TokenKey]]:
     """Collect by what these cases name authorizations, beside what is named already: authStates, and tokens."""
     subjects = [case.subject for case in cases if case.subject is not None]
     states = {state for subject in subjects if (state := subject.auth_state_key) is not None}

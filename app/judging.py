@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from app import authorizations
 from app.alipay.notification import NotificationType
-from app.correlation import Subject
+from app.correlation import CorrelationKeys
 from app.inbox import Outcome, Reason
 from app.models import Authorization
 from app.state_machine import Event, Verdict
@@ -30,7 +30,7 @@ class Judgment:
     event: Event | None = None
 
 
-def judge(work: UnitOfWork, subject: Subject) -> Judgment:
+def judge(work: UnitOfWork, subject: CorrelationKeys) -> Judgment:
     """Say how a notification ends as things stand, without changing any of them."""
     notification = subject.notification
     if not notification.known_type:
@@ -40,7 +40,7 @@ def judge(work: UnitOfWork, subject: Subject) -> Judgment:
     return _JUDGES[NotificationType(notification.type)](work, subject)
 
 
-def _named(work: UnitOfWork, subject: Subject) -> Authorization | None:
+def _named(work: UnitOfWork, subject: CorrelationKeys) -> Authorization | None:
     """Find the authorization that a notification names, by authState or by token."""
     if (key := subject.auth_state_key) is not None:
         return work.authorization(*key)
@@ -48,7 +48,7 @@ def _named(work: UnitOfWork, subject: Subject) -> Authorization | None:
     return None if token is None else work.authorization_of(token)
 
 
-def _judge_authcode_created(work: UnitOfWork, subject: Subject) -> Judgment:
+def _judge_authcode_created(work: UnitOfWork, subject: CorrelationKeys) -> Judgment:
     authorization = _named(work, subject)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
@@ -57,7 +57,7 @@ def _judge_authcode_created(work: UnitOfWork, subject: Subject) -> Judgment:
     return _ask_machine(authorization, Event.AUTHCODE_CREATED)
 
 
-def _judge_token_created(work: UnitOfWork, subject: Subject) -> Judgment:
+def _judge_token_created(work: UnitOfWork, subject: CorrelationKeys) -> Judgment:
     authorization = _named(work, subject)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
@@ -70,7 +70,7 @@ def _judge_token_created(work: UnitOfWork, subject: Subject) -> Judgment:
     return judgment
 
 
-def _judge_token_canceled(work: UnitOfWork, subject: Subject) -> Judgment:
+def _judge_token_canceled(work: UnitOfWork, subject: CorrelationKeys) -> Judgment:
     token = work.token(*_given(subject.token_key))
     if token is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_TOKEN)
@@ -99,7 +99,7 @@ def _given(value: T | None) -> T:
     return value
 
 
-_JUDGES: dict[NotificationType, Callable[[UnitOfWork, Subject], Judgment]] = {
+_JUDGES: dict[NotificationType, Callable[[UnitOfWork, CorrelationKeys], Judgment]] = {
     NotificationType.AUTHCODE_CREATED: _judge_authcode_created,
     NotificationType.TOKEN_CREATED: _judge_token_created,
     NotificationType.TOKEN_CANCELED: _judge_token_canceled,

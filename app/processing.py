@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, inbox
 from app.alipay.notification import MalformedNotificationError, Notification, parse
-from app.correlation import Case, Subject
+from app.correlation import CorrelationKeys, PendingEntry
 from app.database import is_transient
 from app.database.messages import ask, ask_last
-from app.inbox import REPLAYABLE_OUTCOMES, Kept, Outcome, Reason
+from app.inbox import REPLAYABLE_OUTCOMES, Outcome, Reason, StoredEntry
 from app.judging import Judgment, judge
 from app.logs import failure
 from app.models import Authorization, InboxEntry
@@ -64,11 +64,11 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
+class BatchResult:
     """What came of entries that were processed together."""
 
     #: Those of them that were on record already, by fingerprint.
-    known: dict[bytes, Kept]
+    known: dict[bytes, StoredEntry]
     #: The entries beside them that were resumed.
     resumed: list[Processed]
     #: Authorizations for which more parked entries wait than one transaction resumes.
@@ -87,8 +87,8 @@ class NoLongerUnderstoodError(Exception):
 
 
 def process_together(
-    connection: Connection, vault: Vault, cases: Sequence[Case], *, times: Counter[bytes], now: datetime
-) -> Together:
+    connection: Connection, vault: Vault, cases: Sequence[PendingEntry], *, times: Counter[bytes], now: datetime
+) -> BatchResult:
     """Process entries that are not stored yet, in this order, settle what that lets move, and store them as they ended.
 
     Those without a subject are only stored, and of those that are on record already it is counted how many `times` they
@@ -113,10 +113,12 @@ def process_together(
     )
     inbox.number(drafts, stored)
     beside = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
-    return Together(work.known, beside, work.unfinished)
+    return BatchResult(work.known, beside, work.unfinished)
 
 
-def process(connection: Connection, vault: Vault, entry: InboxEntry, subject: Subject, *, now: datetime) -> Done:
+def process(
+    connection: Connection, vault: Vault, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime
+) -> Done:
     """Process one entry that this transaction has just stored, and settle what that lets move.
 
     Returns the entry first, then each one resumed. A failure of ours ends as outcome `failed`; only the database's
@@ -124,7 +126,7 @@ def process(connection: Connection, vault: Vault, entry: InboxEntry, subject: Su
     """
 
     def work() -> Done:
-        work = lock_and_load(connection, vault, [Case(entry, subject)], careful=True)
+        work = lock_and_load(connection, vault, [PendingEntry(entry, subject)], careful=True)
         return _close(work, _process(work, entry, subject, now=now))
 
     return _in_savepoint(connection, entry, work)
@@ -148,7 +150,7 @@ def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime
             # It was never acknowledged, and must not be by ending failed: its duplicates are answered with 400 still.
             _log.error("entry cannot be read", extra={"entry": entry.id, **failure(error)})
             return Done([Processed.of(entry)])
-        cases = [] if isinstance(subject, MalformedNotificationError) else [Case(entry, subject)]
+        cases = [] if isinstance(subject, MalformedNotificationError) else [PendingEntry(entry, subject)]
         work = lock_and_load(connection, vault, cases, careful=True, replayed=entry)
         locked = work.replayed
         if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
@@ -192,7 +194,7 @@ def _close(work: UnitOfWork, done: list[InboxEntry]) -> Done:
     return Done([Processed.of(entry) for entry in done], work.unfinished)
 
 
-def _process(work: UnitOfWork, entry: InboxEntry, subject: Subject, *, now: datetime) -> list[InboxEntry]:
+def _process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> list[InboxEntry]:
     judgment = judge(work, subject)
     authorization = judgment.authorization
     if authorization is None or authorization.resume_after is None or judgment.reason in _DECIDED_ANYHOW:
@@ -276,15 +278,15 @@ def _decide_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Auth
     return _carry_out(work, entry, subject, judge(work, subject), now=now)
 
 
-def _read_again(vault: Vault, entry: InboxEntry) -> Subject | MalformedNotificationError:
+def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedNotificationError:
     try:
-        return Subject.read(vault, entry.client_id, parse(inbox.open_body(vault, entry)))
+        return CorrelationKeys.read(vault, entry.client_id, parse(inbox.open_body(vault, entry)))
     except MalformedNotificationError as malformed:
         return malformed
 
 
 def _carry_out(
-    work: UnitOfWork, entry: InboxEntry, subject: Subject, judgment: Judgment, *, now: datetime
+    work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, judgment: Judgment, *, now: datetime
 ) -> Authorization | None:
     """Write down how an entry ends, and move the authorization if that is how; return one that is in another state."""
     authorization, notification = judgment.authorization, subject.notification

@@ -24,11 +24,11 @@ from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.authorizations import Cause
-from app.correlation import Case, Subject
+from app.correlation import CorrelationKeys, PendingEntry
 from app.database import Database, seconds_left, within
 from app.group_commit.batches import Gathering
 from app.group_commit.workers import Crew, Promise
-from app.inbox import Arrival, Attempt, Kept, Outcome
+from app.inbox import Attempt, Outcome, StoredEntry, VerifiedDelivery
 from app.logs import failure
 from app.models import InboxEntry
 from app.processing import Done, Processed
@@ -45,7 +45,7 @@ _REPLAYS_AT_ONCE_MAX = 8
 _SECONDS_MAX = 4
 
 #: What is on record of a delivery, and what was resumed with it.
-Stored = tuple[Kept, list[Processed]]
+StoreResult = tuple[StoredEntry, list[Processed]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Receiver:
             receipt.set_result(self._not_authentic(delivery, refusal, now))
         else:
             metrics.LAST_VERIFIED.note(delivery.client_id, now.timestamp())
-            arrival = Arrival(delivery, inbox.read(delivery.body), now)
+            arrival = VerifiedDelivery(delivery, inbox.read(delivery.body), now)
             self._gathering.serve_later(arrival).add_done_callback(partial(self._conclude, arrival, receipt, until))
         return receipt
 
@@ -168,7 +168,7 @@ class Receiver:
         _tell(done.processed)
         return bool(done.unfinished)
 
-    def _keep_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
+    def _keep_together(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
         """Store deliveries, and process those that are the first of their notification, in one transaction.
 
         What was resumed beside them is told with the first of them.
@@ -179,12 +179,12 @@ class Receiver:
             # Another process was quicker with one of them, and is done with it by now.
             return self._try_together(arrivals)
 
-    def _try_together(self, arrivals: Sequence[Arrival]) -> list[Stored]:
+    def _try_together(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
         drafts = [inbox.draft(self._vault, each) for each in arrivals]
         times = Counter(draft.fingerprint for draft in drafts)
-        first: dict[bytes, Case] = {}
+        first: dict[bytes, PendingEntry] = {}
         for draft, arrival in zip(drafts, arrivals, strict=True):
-            first.setdefault(draft.fingerprint, Case(draft, _subject(draft, arrival)))
+            first.setdefault(draft.fingerprint, PendingEntry(draft, _subject(draft, arrival)))
         # One time for all that moves: no history runs backwards, in whatever order they are judged.
         latest = max(arrival.at for arrival in arrivals)
         for fingerprint, (draft, _) in first.items():
@@ -211,10 +211,10 @@ class Receiver:
                 kept.append(_as_ended(on_record, ended.get(on_record.id)))
             else:
                 entry = first[draft.fingerprint].entry
-                kept.append(Kept.of(entry, is_new=entry is draft))
+                kept.append(StoredEntry.of(entry, is_new=entry is draft))
         return list(zip(kept, chain([done.resumed], repeat([])), strict=False))
 
-    def _keep_alone(self, arrival: Arrival) -> Stored:
+    def _keep_alone(self, arrival: VerifiedDelivery) -> StoreResult:
         """Store a delivery that would not go with others, and process it whatever becomes of that.
 
         Raises `DatabaseUnavailableError`, at once where somebody holds a row that it needs.
@@ -223,7 +223,7 @@ class Receiver:
         subject = _subject(draft, arrival)
         this = Attempt(draft.sealed_body, is_first=True, counted_at=arrival.at)
 
-        def work(session: Session) -> tuple[Kept, Done]:
+        def work(session: Session) -> tuple[StoredEntry, Done]:
             connection = session.connection()
             entry, is_new = inbox.keep(connection, draft, arrival.attempts)
             done = Done()
@@ -232,13 +232,15 @@ class Receiver:
             is_new = is_new or any(each.is_first and each.sealed_body == entry.sealed_body for each in arrival.attempts)
             # Only the commit is left. Whatever becomes of that, another try finds it.
             arrival.attempts.append(this)
-            return Kept.of(entry, is_new=is_new), done
+            return StoredEntry.of(entry, is_new=is_new), done
 
         kept, done = self._database.run_briefly(work)
         self._resumption.go_on(done.unfinished)
         return kept, done.processed[1:]
 
-    def _conclude(self, arrival: Arrival, receipt: "Future[Receipt]", until: float, served: "Future[Stored]") -> None:
+    def _conclude(
+        self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", until: float, served: "Future[StoreResult]"
+    ) -> None:
         """Answer a delivery now that it is known what became of it."""
         if (error := served.exception()) is not None:
             # Whatever it is, nothing was stored, so nothing may be acknowledged.
@@ -253,14 +255,14 @@ class Receiver:
         replay = partial(self._replay_failed, kept, until=until)
         self._replays.do(lambda: self._answer(arrival, receipt, lambda: self._stored(arrival, replay(), resumed)))
 
-    def _answer(self, arrival: Arrival, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
+    def _answer(self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
         try:
             made = make()
         except BaseException as error:  # noqa: BLE001 -- whatever it is, somebody waits; and it may be our signature that fails
             made = self._not_stored(arrival, error, None)
         receipt.set_result(made)
 
-    def _replay_failed(self, kept: Kept, *, until: float) -> Kept:
+    def _replay_failed(self, kept: StoredEntry, *, until: float) -> StoredEntry:
         """Take a redelivery as the occasion to process an entry again; it is stored whatever comes of it."""
         if time.monotonic() > until:
             _log.warning("replay left out", extra={"entry": kept.id})
@@ -290,7 +292,7 @@ class Receiver:
         )
         return Receipt(answer)
 
-    def _not_stored(self, arrival: Arrival, error: BaseException, client: Client | None) -> Receipt:
+    def _not_stored(self, arrival: VerifiedDelivery, error: BaseException, client: Client | None) -> Receipt:
         fields = {"client_id": arrival.delivery.client_id, **failure(error), **arrival.delivery.origin.fields()}
         _log.error("delivery not stored", extra=fields)
         answer = refuse(
@@ -304,7 +306,7 @@ class Receiver:
         )
         return Receipt(answer)
 
-    def _stored(self, arrival: Arrival, kept: Kept, resumed: list[Processed]) -> Receipt:
+    def _stored(self, arrival: VerifiedDelivery, kept: StoredEntry, resumed: list[Processed]) -> Receipt:
         fields = {
             "entry": kept.id,
             "duplicate": not kept.is_new,
@@ -314,7 +316,7 @@ class Receiver:
         }
         _log.info("delivery stored", extra=fields)
         if kept.is_new:
-            notification = arrival.reading.notification
+            notification = arrival.parsed.notification
             auth_state = None if notification is None else notification.auth_state
             if kept.outcome is Outcome.PARKED and not inbox.can_be_consulted(auth_state):
                 _log.warning("parked for an authState that no consult can name", extra={"entry": kept.id})
@@ -335,23 +337,23 @@ class Receiver:
         return Receipt(answer, kept.id, kept.outcome, kept.reason)
 
 
-def _is_to_be_replayed(kept: Kept, arrival: Arrival) -> bool:
+def _is_to_be_replayed(kept: StoredEntry, arrival: VerifiedDelivery) -> bool:
     """Say whether a redelivery is the occasion to process its entry again: it failed, or can be understood by now."""
     if kept.is_new:
         return False
     return kept.outcome is Outcome.FAILED or (
-        kept.outcome is Outcome.MALFORMED and arrival.reading.notification is not None
+        kept.outcome is Outcome.MALFORMED and arrival.parsed.notification is not None
     )
 
 
-def _as_ended(kept: Kept, resumed: Processed | None) -> Kept:
+def _as_ended(kept: StoredEntry, resumed: Processed | None) -> StoredEntry:
     """Say of an entry on record how it ended, where the same transaction has resumed it."""
     return kept if resumed is None else replace(kept, outcome=resumed.outcome, reason=resumed.reason)
 
 
-def _subject(draft: InboxEntry, arrival: Arrival) -> Subject | None:
-    notification = arrival.reading.notification
-    return None if notification is None else Subject(draft.client_id, notification, draft.token_index)
+def _subject(draft: InboxEntry, arrival: VerifiedDelivery) -> CorrelationKeys | None:
+    notification = arrival.parsed.notification
+    return None if notification is None else CorrelationKeys(draft.client_id, notification, draft.token_index)
 
 
 def _tell(processed: list[Processed]) -> None:

@@ -17,9 +17,9 @@ from sqlalchemy.engine import Connection
 from app import authorizations, inbox, key_locks, tokens
 from app.alipay.notification import Notification, NotificationType
 from app.authorizations import AuthStateKey, Cause
-from app.correlation import Case, named_by
+from app.correlation import PendingEntry, named_by
 from app.database.messages import Request, ask
-from app.inbox import Kept, Outcome, Reason
+from app.inbox import Outcome, Reason, StoredEntry
 from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
@@ -55,11 +55,11 @@ class UnitOfWork:
     #: Whether each entry has a savepoint of its own, so that one that breaks takes nothing else with it.
     is_careful: bool
     #: What is to be judged. Unless care is taken, the entries are not stored yet, and come after all that are.
-    cases: Sequence[Case] = ()
+    cases: Sequence[PendingEntry] = ()
     #: Those entries.
     drafts: frozenset[InboxEntry] = frozenset()
     #: What was to be judged too, and is on record already, by fingerprint.
-    known: dict[bytes, Kept] = field(default_factory=dict)
+    known: dict[bytes, StoredEntry] = field(default_factory=dict)
     #: The stored entry that is judged again, as it is now that it is locked.
     replayed: InboxEntry | None = None
     _authorizations: dict[UUID, Authorization] = field(default_factory=dict)
@@ -335,7 +335,7 @@ class UnitOfWork:
 def lock_and_load(
     connection: Connection,
     vault: Vault,
-    cases: Sequence[Case],
+    cases: Sequence[PendingEntry],
     *,
     careful: bool,
     named: Collection[AuthStateKey] = (),

@@ -71,7 +71,7 @@ IS_CANCELLATION: ColumnElement[bool] = InboxEntry.type == literal_column(f"'{Not
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParseResult:
     """What could be read from a delivery's body: a notification, or what stands in the way."""
 
     notification: Notification | None
@@ -84,11 +84,11 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class VerifiedDelivery:
     """An authentic delivery, what could be read from it, and when it came."""
 
     delivery: Delivery
-    reading: Reading
+    parsed: ParseResult
     at: datetime
     #: Transactions that were to store or count this delivery, and of which nobody knows whether they were committed.
     attempts: list["Attempt"] = field(default_factory=list, compare=False)
@@ -111,7 +111,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredEntry:
     """What is on record of a delivery, and whether it is the first of its notification."""
 
     id: int
@@ -120,27 +120,27 @@ class Kept:
     reason: str | None
 
     @classmethod
-    def of(cls, entry: InboxEntry, *, is_new: bool) -> "Kept":
+    def of(cls, entry: InboxEntry, *, is_new: bool) -> "StoredEntry":
         """Say it of a stored entry."""
         return cls(entry.id, is_new, Outcome(entry.outcome), entry.reason)
 
 
-def read(body: bytes) -> Reading:
+def read(body: bytes) -> ParseResult:
     """Read a body without ever raising: an authentic delivery is kept whatever is in it."""
     try:
-        return Reading(parse(body))
+        return ParseResult(parse(body))
     except MalformedNotificationError as malformed:
-        return Reading(None, malformed=malformed, named=names(body))
+        return ParseResult(None, malformed=malformed, named=names(body))
     except Exception as error:  # noqa: BLE001 -- whatever it is, the delivery must still be stored
-        return Reading(None, error=error)
+        return ParseResult(None, error=error)
 
 
-def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
+def draft(vault: Vault, arrival: VerifiedDelivery) -> InboxEntry:
     """Make the entry of a delivery, which is not stored yet."""
-    delivery, notification = arrival.delivery, arrival.reading.notification
-    named: Notification | Named = notification or arrival.reading.named
+    delivery, notification = arrival.delivery, arrival.parsed.notification
+    named: Notification | Named = notification or arrival.parsed.named
     fingerprint = _fingerprint(vault, delivery, notification)
-    outcome, reason = _first_outcome(arrival.reading)
+    outcome, reason = _first_outcome(arrival.parsed)
     return unwatched(InboxEntry)(
         fingerprint=fingerprint,
         client_id=delivery.client_id,
@@ -160,9 +160,9 @@ def draft(vault: Vault, arrival: Arrival) -> InboxEntry:
     )
 
 
-def needed_by(arrival: Arrival) -> Hashable:
+def needed_by(arrival: VerifiedDelivery) -> Hashable:
     """Name what a delivery needs locked, as far as it says so itself: two that say the same wait for the same row."""
-    notification = arrival.reading.notification
+    notification = arrival.parsed.notification
     named = None if notification is None else notification.auth_state or notification.access_token
     return arrival.delivery.client_id, named or arrival.delivery.body
 
@@ -172,10 +172,10 @@ def known(drafts: Collection[InboxEntry]) -> list[Request]:
     return [_KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])] if drafts else []
 
 
-def read_known(answer: Answer) -> dict[bytes, Kept]:
+def read_known(answer: Answer) -> dict[bytes, StoredEntry]:
     """Read what is on record, by the fingerprints."""
     return {
-        fingerprint: Kept(entry_id, is_new=False, outcome=Outcome(outcome), reason=reason)
+        fingerprint: StoredEntry(entry_id, is_new=False, outcome=Outcome(outcome), reason=reason)
         for fingerprint, entry_id, outcome, reason in answer.rows
     }
 
@@ -240,12 +240,12 @@ _KNOWN = Lookup(
 _BY_FINGERPRINT = Lookup(lambda among: among.find(select(InboxEntry), "fingerprints", InboxEntry.fingerprint))
 
 
-def _first_outcome(reading: Reading) -> tuple[Outcome, str | None]:
+def _first_outcome(parsed: ParseResult) -> tuple[Outcome, str | None]:
     """Say what the entry is until it is processed: failed, so that it is replayed if nothing else happens to it."""
-    if reading.malformed is not None:
-        return Outcome.MALFORMED, f"{reading.malformed.field}: {reading.malformed.rule}"
-    if reading.error is not None:
-        return Outcome.FAILED, type(reading.error).__name__
+    if parsed.malformed is not None:
+        return Outcome.MALFORMED, f"{parsed.malformed.field}: {parsed.malformed.rule}"
+    if parsed.error is not None:
+        return Outcome.FAILED, type(parsed.error).__name__
     return Outcome.FAILED, "NotProcessed"
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from app import authorizations, documents, inbox
 from app.alipay.keyring import Client, Keyring
 from app.database import Database
-from app.inbox import Arrival, Kept
+from app.inbox import StoredEntry, VerifiedDelivery
 from app.inbox.upkeep import parked_by_reason
 from app.models import Authorization, InboxEntry, KeyLock
 from app.processing import Processed
@@ -78,7 +78,7 @@ class Stage:
 
     def notify_together(
         self, bodies: Sequence[bytes], *, client_id: str = CLIENT_ID, apart: timedelta = timedelta(0)
-    ) -> list[Kept]:
+    ) -> list[StoredEntry]:
         """Deliver what came, so far apart, while another was being served, so that it goes together, if that goes.
 
         What broke before is tried again after that, as with any redelivery.
@@ -86,7 +86,7 @@ class Stage:
         arrivals = []
         for body in bodies:
             delivery = a_signed_delivery(self.alipay_key, client_id=client_id, body=body)
-            arrivals.append(Arrival(delivery, inbox.read(body), self.clock.now))
+            arrivals.append(VerifiedDelivery(delivery, inbox.read(body), self.clock.now))
             self.clock.now += apart
         receiver = self.receiver
         try:

@@ -10,7 +10,7 @@ from tests.integration.stage import Stage
 TOGETHER = 32
 
 
-class Case(NamedTuple):
+class PendingEntry(NamedTuple):
     """The last of some deliveries, how it ends, and how many statements that takes, in how many messages."""
 
     deliveries: str
@@ -20,12 +20,12 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "a code": Case("code", "applied", 7, 3),
-    "a token": Case("code token", "applied", 11, 3),
-    "a cancellation": Case("code token cancellation", "applied", 7, 3),
-    "what comes too early": Case("cancellation", "parked", 8, 3),
-    "what something waits for": Case("code cancellation token", "applied", 13, 4),
-    "what was heard before": Case("code code", "applied", 4, 2),
+    "a code": PendingEntry("code", "applied", 7, 3),
+    "a token": PendingEntry("code token", "applied", 11, 3),
+    "a cancellation": PendingEntry("code token cancellation", "applied", 7, 3),
+    "what comes too early": PendingEntry("cancellation", "parked", 8, 3),
+    "what something waits for": PendingEntry("code cancellation token", "applied", 13, 4),
+    "what was heard before": PendingEntry("code code", "applied", 4, 2),
 }
 
 
@@ -42,7 +42,7 @@ def draft(kind: str, name: str) -> Draft:
 
 @pytest.mark.parametrize("number", [1, TOGETHER])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_any_number_of_deliveries_take_as_many_statements_as_one(stage: Stage, case: Case, number: int) -> None:
+def test_any_number_of_deliveries_take_as_many_statements_as_one(stage: Stage, case: PendingEntry, number: int) -> None:
     names = [f"s-{each}" for each in range(number)]
     for name in names:
         stage.consult(name)
