@@ -109,9 +109,9 @@ def process_together(
         *inbox.store(drafts),
         *work.pending_writes(),
         *work.lock_releases(),
-        *inbox.count(repeated, at=now),
+        *inbox.count_redeliveries(repeated, at=now),
     )
-    inbox.number(drafts, stored)
+    inbox.assign_ids(drafts, stored)
     beside = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
     return BatchResult(work.known, beside, work.unfinished)
 
@@ -271,10 +271,10 @@ def _decide_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Auth
         if entry.type is not None:
             raise NoLongerUnderstoodError(entry.id, subject)
         # It was never understood: it was malformed before, or reading it broke. Now its fault can be named.
-        work.conclude(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
+        work.set_outcome(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
         return None
     if (entry.type, entry.auth_state) != (subject.notification.type, subject.notification.auth_state):
-        inbox.relabel(work.vault, entry, subject.notification)
+        inbox.update_parsed_fields(work.vault, entry, subject.notification)
     return _carry_out(work, entry, subject, judge(work, subject), now=now)
 
 
@@ -290,7 +290,7 @@ def _carry_out(
 ) -> Authorization | None:
     """Write down how an entry ends, and move the authorization if that is how; return one that is in another state."""
     authorization, notification = judgment.authorization, subject.notification
-    work.conclude(entry, judgment.outcome, judgment.reason, authorization)
+    work.set_outcome(entry, judgment.outcome, judgment.reason, authorization)
     if authorization is None:
         return None
     before = authorization.state
@@ -350,5 +350,5 @@ def _give_up(connection: Connection, entry: InboxEntry, error: Exception) -> Don
 
 def _fail(connection: Connection, entry: InboxEntry, error: Exception) -> None:
     _log.error("processing failed", extra={"entry": entry.id, **failure(error)})
-    inbox.conclude(entry, Outcome.FAILED, type(error).__name__)
+    inbox.set_outcome(entry, Outcome.FAILED, type(error).__name__)
     ask(connection, *inbox.save([entry]))

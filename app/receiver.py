@@ -225,7 +225,7 @@ class Receiver:
 
         def work(session: Session) -> tuple[StoredEntry, Done]:
             connection = session.connection()
-            entry, is_new = inbox.keep(connection, draft, arrival.attempts)
+            entry, is_new = inbox.store_or_count(connection, draft, arrival.attempts)
             done = Done()
             if is_new and subject is not None:
                 done = processing.process(connection, self._vault, entry, subject, now=arrival.at)

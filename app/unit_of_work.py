@@ -228,7 +228,7 @@ class UnitOfWork:
 
     def wait_behind(self, entry: InboxEntry, authorization: Authorization) -> None:
         """Let an entry wait until those still to be resumed have been: it is then judged as if it came last."""
-        self.conclude(entry, Outcome.PARKED, Reason.EARLY, authorization)
+        self.set_outcome(entry, Outcome.PARKED, Reason.EARLY, authorization)
         # What was stored before its locks were awaited may have been passed over meanwhile.
         if entry not in self.drafts and entry.id <= (authorization.resume_after or 0):
             self._leave_off(authorization, entry.id - 1)
@@ -248,11 +248,11 @@ class UnitOfWork:
             authorization.resume_after = after
             self._changed[authorization.id] = authorization
 
-    def conclude(
+    def set_outcome(
         self, entry: InboxEntry, outcome: Outcome, reason: str | None = None, authorization: Authorization | None = None
     ) -> None:
         """Write down how an entry ended."""
-        inbox.conclude(entry, outcome, reason, authorization)
+        inbox.set_outcome(entry, outcome, reason, authorization)
         if entry not in self.drafts:
             self._concluded[entry.id] = entry
 

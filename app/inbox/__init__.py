@@ -191,14 +191,14 @@ def store(drafts: Sequence[InboxEntry]) -> list[Request]:
     return [insertion(ordered, returning=_NUMBER)] if ordered else []
 
 
-def number(drafts: Sequence[InboxEntry], answer: Answer) -> None:
+def assign_ids(drafts: Sequence[InboxEntry], answer: Answer) -> None:
     """Write into stored entries which number each was given."""
     ids = {row[0]: row[1] for row in answer.rows}
     for draft in drafts:
         draft.id = ids[draft.fingerprint]
 
 
-def keep(connection: Connection, draft: InboxEntry, attempts: Sequence[Attempt]) -> tuple[InboxEntry, bool]:
+def store_or_count(connection: Connection, draft: InboxEntry, attempts: Sequence[Attempt]) -> tuple[InboxEntry, bool]:
     """Store an entry, or find the one on record and count the delivery; return it and whether this has stored it.
 
     What one of the attempts has stored or counted already is found as that has left it.
@@ -209,11 +209,11 @@ def keep(connection: Connection, draft: InboxEntry, attempts: Sequence[Attempt])
     is_new = bool(stored.rows)
     is_counted = any(attempt.is_of(entry) for attempt in attempts)
     if not is_new and not is_counted:
-        ask(connection, *count(Counter([entry.id]), at=draft.received_at))
+        ask(connection, *count_redeliveries(Counter([entry.id]), at=draft.received_at))
     return entry, is_new
 
 
-def count(repeated: Counter[int], *, at: datetime) -> list[Request]:
+def count_redeliveries(repeated: Counter[int], *, at: datetime) -> list[Request]:
     """Ask to count deliveries that repeat entries. It locks those, and so comes last."""
     rows = [
         unwatched(InboxEntry)(id=entry_id, deliveries=times, last_received_at=at)
@@ -348,7 +348,7 @@ def can_be_consulted(auth_state: str | None) -> bool:
     return auth_state is None or _LONE_SURROGATE.search(auth_state) is None
 
 
-def conclude(
+def set_outcome(
     entry: InboxEntry, outcome: Outcome, reason: str | None = None, authorization: Authorization | None = None
 ) -> None:
     """Write down how an entry ended, and, before it moves, in which state it found the authorization it was about."""
@@ -357,7 +357,7 @@ def conclude(
     entry.authorization_id = authorization.id if authorization else None
 
 
-def relabel(vault: Vault, entry: InboxEntry, notification: Notification) -> None:
+def update_parsed_fields(vault: Vault, entry: InboxEntry, notification: Notification) -> None:
     """Write down what a replay could read and an earlier reading could not: a type that was unknown then."""
     entry.type = notification.type
     entry.auth_state = notification.auth_state
