@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from app import key_locks
 from app.database.contents import among
-from app.database.messages import Request, ask
+from app.database.pipeline import Statement, execute
 from app.database.rows import unwatched
 from app.database.sets import Among, Borrowed, Lookup, insertion, updating
 from app.key_locks import Key
@@ -61,7 +61,7 @@ class Cause:
 
 
 class IllegalAdvanceError(Exception):
-    """An event was to be applied that the machine does not allow: our fault, for callers ask the machine first."""
+    """An event was to be applied that the machine does not allow: our fault, for callers execute the machine first."""
 
     def __init__(self, state: str, event: Event) -> None:
         self.state = state
@@ -98,7 +98,7 @@ def begin(
     # Without a relationship between the two, the order of the inserts is ours to give.
     first = _transition(authorization, CONSULT, from_state=None, cause=cause)
     session.flush()
-    ask(session.connection(), insertion([first]))
+    execute(session.connection(), insertion([first]))
     return authorization
 
 
@@ -118,7 +118,7 @@ def correct_flow(session: Session, authorization: Authorization, flow: Flow, *, 
     authorization.flow = flow
     corrected = _transition(authorization, CONSULT, from_state=authorization.state, cause=cause, reason=reason)
     session.flush()
-    ask(session.connection(), insertion([corrected]))
+    execute(session.connection(), insertion([corrected]))
 
 
 def advance(
@@ -130,7 +130,7 @@ def advance(
     """
     transition = move(authorization, event, cause=cause, reason=reason)
     session.flush()
-    ask(session.connection(), insertion([transition]))
+    execute(session.connection(), insertion([transition]))
 
 
 def move(authorization: Authorization, event: Event, *, cause: Cause, reason: str | None = None) -> Transition:
@@ -188,12 +188,12 @@ def lock(session: Session, authorization_id: UUID) -> Authorization | None:
     return session.get(Authorization, authorization_id, populate_existing=True, with_for_update=True)
 
 
-def lock_all(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Request:
+def lock_all(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
     """Ask to lock the authorizations of these authStates and tokens, in one order for all, and what they then are."""
     return _LOCK(states=states, token_keys=token_keys)
 
 
-def tokens_named_and_current(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Request:
+def tokens_named_and_current(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
     """Ask for these tokens and for the current one of each of the authorizations, without locking them.
 
     Refreshes leave thousands behind in the course of years. Nothing waits for those: they were current once.
@@ -213,17 +213,17 @@ def unfinished(session: Session, *, limit: int) -> Sequence[UUID]:
     return session.scalars(select(Authorization.id).where(Authorization.resume_after.is_not(None)).limit(limit)).all()
 
 
-def known(states: Collection[AuthStateKey]) -> list[Request]:
+def known(states: Collection[AuthStateKey]) -> list[Statement]:
     """Ask which of these authStates are known."""
     return [_KNOWN(states=states)] if states else []
 
 
-def save(changed: Sequence[Authorization]) -> list[Request]:
+def save(changed: Sequence[Authorization]) -> list[Statement]:
     """Ask to write what a notification can change of authorizations."""
     return [updating(changed, _CHANGED_BY_NOTIFICATION)] if changed else []
 
 
-def record(moves: Sequence[Transition], fingerprints: Sequence[bytes]) -> list[Request]:
+def record(moves: Sequence[Transition], fingerprints: Sequence[bytes]) -> list[Statement]:
     """Ask to add moves to history, each because of the entry with this fingerprint, which is stored by then."""
     return [insertion(moves, borrowed=_NOTIFICATION_ID, keys=fingerprints)] if moves else []
 
@@ -234,9 +234,9 @@ def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authoriza
     authorization = session.scalars(statement).one_or_none()
     if authorization is None:
         place = [Key(client_id, "authState", auth_state)]
-        ask(session.connection(), *key_locks.acquire(place))
+        execute(session.connection(), *key_locks.acquire(place))
         authorization = session.scalars(statement).one_or_none()
-        ask(session.connection(), *key_locks.release(place))
+        execute(session.connection(), *key_locks.release(place))
     return authorization
 
 

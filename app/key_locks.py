@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from sqlalchemy import delete
 
-from app.database.messages import Request
+from app.database.pipeline import Statement
 from app.database.rows import unwatched
 from app.database.sets import Lookup, insertion
 from app.models import KeyLock
@@ -37,7 +37,7 @@ class Key(NamedTuple):
         return unwatched(KeyLock)(client_id=client_id, kind=kind, key=key)
 
 
-def acquire(keys: Collection[Key]) -> list[Request]:
+def acquire(keys: Collection[Key]) -> list[Statement]:
     """Ask to wait until nobody else is parking or making known any of these, and to keep others waiting until then.
 
     What was read before may be outdated afterwards: look again.
@@ -47,7 +47,7 @@ def acquire(keys: Collection[Key]) -> list[Request]:
     return [insertion(rows, otherwise="lock")] if rows else []
 
 
-def release(keys: Collection[Key]) -> list[Request]:
+def release(keys: Collection[Key]) -> list[Statement]:
     """Ask to remove the rows, which keeps others waiting until the transaction ends all the same."""
     return [_RELEASE(keys=[each.stored() for each in keys])] if keys else []
 

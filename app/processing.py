@@ -18,7 +18,7 @@ from app import authorizations, inbox
 from app.alipay.notification import MalformedNotificationError, Notification, parse
 from app.correlation import CorrelationKeys, PendingEntry
 from app.database import is_transient
-from app.database.messages import ask, ask_last
+from app.database.pipeline import execute, execute_and_commit
 from app.inbox import REPLAYABLE_OUTCOMES, Outcome, Reason, StoredEntry
 from app.judging import Judgment, judge
 from app.logs import failure
@@ -104,7 +104,7 @@ def process_together(
                 work.park(draft)
     drafts = [case.entry for case in work.cases]
     repeated = Counter({kept.id: times[fingerprint] for fingerprint, kept in work.known.items()})
-    stored, *_ = ask_last(
+    stored, *_ = execute_and_commit(
         connection,
         *inbox.store(drafts),
         *work.pending_writes(),
@@ -351,4 +351,4 @@ def _give_up(connection: Connection, entry: InboxEntry, error: Exception) -> Don
 def _fail(connection: Connection, entry: InboxEntry, error: Exception) -> None:
     _log.error("processing failed", extra={"entry": entry.id, **failure(error)})
     inbox.set_outcome(entry, Outcome.FAILED, type(error).__name__)
-    ask(connection, *inbox.save([entry]))
+    execute(connection, *inbox.save([entry]))

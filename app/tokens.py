@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import key_locks
-from app.database.messages import Request, ask
+from app.database.pipeline import Statement, execute
 from app.database.rows import unwatched
 from app.database.sets import Lookup, insertion
 from app.key_locks import Key
@@ -44,7 +44,7 @@ def find(session: Session, client_id: str, token_index: bytes) -> AccessToken | 
     return session.get(AccessToken, (client_id, token_index), populate_existing=True)
 
 
-def find_all(keys: Collection[TokenKey]) -> list[Request]:
+def find_all(keys: Collection[TokenKey]) -> list[Statement]:
     """Ask for these tokens, as they now are, without locking them."""
     return [_FIND(keys=keys)] if keys else []
 
@@ -57,9 +57,9 @@ def find_or_meet(session: Session, client_id: str, token_index: bytes) -> Access
     token = find(session, client_id, token_index)
     if token is None:
         place = [Key(client_id, "token", token_index)]
-        ask(session.connection(), *key_locks.acquire(place))
+        execute(session.connection(), *key_locks.acquire(place))
         token = find(session, client_id, token_index)
-        ask(session.connection(), *key_locks.release(place))
+        execute(session.connection(), *key_locks.release(place))
     return token
 
 
@@ -80,7 +80,7 @@ def make_known(session: Session, vault: Vault, authorization: Authorization, gra
         previous.superseded_at = at
         # There is never more than one current token, not even between two statements.
         session.flush()
-    ask(session.connection(), *store([make(vault, authorization, grant, at=at)]))
+    execute(session.connection(), *store([make(vault, authorization, grant, at=at)]))
 
 
 def make(vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime) -> AccessToken:
@@ -97,7 +97,7 @@ def make(vault: Vault, authorization: Authorization, grant: Grant, *, at: dateti
     return token
 
 
-def store(made: Sequence[AccessToken]) -> list[Request]:
+def store(made: Sequence[AccessToken]) -> list[Statement]:
     """Ask to store tokens."""
     return [insertion(made)] if made else []
 

@@ -18,7 +18,7 @@ from app import authorizations, inbox, key_locks, tokens
 from app.alipay.notification import Notification, NotificationType
 from app.authorizations import AuthStateKey, Cause
 from app.correlation import PendingEntry, named_by
-from app.database.messages import Request, ask
+from app.database.pipeline import Statement, execute
 from app.inbox import Outcome, Reason, StoredEntry
 from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
 from app.state_machine import Event
@@ -86,7 +86,7 @@ class UnitOfWork:
         What is not stored yet may be on record for all that: look for it on the way. Raises `KnownMeanwhileError` where
         a token has become known between the two.
         """
-        *known, locked, found = ask(
+        *known, locked, found = execute(
             self.connection,
             *inbox.known(self.drafts),
             authorizations.lock_all(states, keys),
@@ -124,7 +124,7 @@ class UnitOfWork:
             if each.resume_after is None or key in resumed
         ]
         waiting = inbox.waiting(behind, self._tokens.keys() | keys, limit=RESUMED_AT_ONCE_MAX + 1)
-        *met, found = ask(self.connection, *key_locks.acquire(places), *known_meanwhile, waiting)
+        *met, found = execute(self.connection, *key_locks.acquire(places), *known_meanwhile, waiting)
         if any(answer.rows for answer in met):
             raise KnownMeanwhileError
         return self._within_horizons(found.of(InboxEntry))
@@ -158,7 +158,7 @@ class UnitOfWork:
             return []
         places = [key_locks.Key(client_id, "token", key) for client_id, key in more]
         self._key_locks += places
-        _, known, found = ask(
+        _, known, found = execute(
             self.connection,
             *key_locks.acquire(places),
             *tokens.find_all(more),
@@ -305,13 +305,13 @@ class UnitOfWork:
 
     def write(self) -> None:
         """Write what was changed."""
-        ask(self.connection, *self.pending_writes())
+        execute(self.connection, *self.pending_writes())
 
     def close(self) -> None:
         """Write what was changed last, and leave the places where nobody has to meet any more: all is said."""
-        ask(self.connection, *self.pending_writes(), *self.lock_releases())
+        execute(self.connection, *self.pending_writes(), *self.lock_releases())
 
-    def pending_writes(self) -> list[Request]:
+    def pending_writes(self) -> list[Statement]:
         """Ask for what was changed to be written, and forget it: whoever takes it sends it, or takes all back."""
         requests = [
             *inbox.save(list(self._concluded.values())),
@@ -324,7 +324,7 @@ class UnitOfWork:
         self._forget_changes()
         return requests
 
-    def lock_releases(self) -> list[Request]:
+    def lock_releases(self) -> list[Statement]:
         """Ask to leave the places where others wait."""
         return key_locks.release(self._key_locks)
 

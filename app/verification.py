@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, tokens
 from app.alipay.notification import MalformedNotificationError, Notification, NotificationType, parse
-from app.database.messages import ask
+from app.database.pipeline import execute
 from app.inbox import Outcome, Reason
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.state_machine import INITIAL_STATE, AuthorizationState, Event, Flow, Verdict, decide
@@ -111,7 +111,7 @@ def _records(session: Session, rows: Sequence[Authorization]) -> list[Record]:
             records[entry.authorization_id].entries[entry.id] = entry
     # Each key by itself: what waits for others may be millions.
     states = [(client_id, auth_state, 0) for client_id, auth_state in by_state]
-    (waiting,) = ask(session.connection(), inbox.waiting(states, by_token, limit=_WAITING_MAX))
+    (waiting,) = execute(session.connection(), inbox.waiting(states, by_token, limit=_WAITING_MAX))
     for entry in waiting.of(InboxEntry):
         named = by_state.get((entry.client_id, entry.auth_state or ""))
         if entry.type == NotificationType.TOKEN_CANCELED and entry.token_index is not None:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.database.driver import Connection as DriverConnection
 from app.database.errors import is_of_the_connection
-from app.database.messages import send_in_pipelines
+from app.database.pipeline import enable_pipelines
 from app.database.reaching import Reach
 from app.database.requirements import require_postgresql, require_sqlite
 from app.database.transactions import READING, SESSION, STATEMENT_TIMEOUT_MS, WRITING
@@ -206,7 +206,7 @@ def _postgresql_engine(url: URL) -> Engine:
         pool_use_lifo=True,
     )
 
-    send_in_pipelines(engine)
+    enable_pipelines(engine)
     reach = Reach()
 
     @event.listens_for(engine, "do_connect")

@@ -38,7 +38,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, QueryableAttribute
 from sqlalchemy.types import TypeEngine
 
-from app.database.messages import Request
+from app.database.pipeline import Statement
 from app.database.rows import table_of
 
 Ts = TypeVarTuple("Ts")
@@ -157,9 +157,9 @@ class Lookup:
     def __init__(self, build: Callable[[Among], Executable]) -> None:
         self._built = cache(lambda dialect_name: (build(among := Among(dialect_name)), among))
 
-    def __call__(self, **keys: Collection[tuple[Any, ...]]) -> Request:
+    def __call__(self, **keys: Collection[tuple[Any, ...]]) -> Statement:
         """Ask for the rows of these keys, each a tuple."""
-        return Request(self._statement, lambda dialect: self._built(dialect.name)[1].parameters(dialect, keys))
+        return Statement(self._statement, lambda dialect: self._built(dialect.name)[1].parameters(dialect, keys))
 
     def _statement(self, dialect_name: str) -> Executable:
         return self._built(dialect_name)[0]
@@ -180,7 +180,7 @@ def insertion(
     otherwise: Otherwise = "refuse",
     borrowed: Borrowed | None = None,
     keys: Sequence[Any] = (),
-) -> Request:
+) -> Statement:
     """Ask to insert rows of one table, watched or not. What the database counts is left out.
 
     Otherwise, where a row is there already, the database refuses all, or locks it until the transaction ends, or leaves
@@ -191,7 +191,7 @@ def insertion(
     values = [[getattr(row, name) for name in names] for row in rows]
     if borrowed:
         values = [[*row, key] for row, key in zip(values, keys, strict=True)]
-    return Request(
+    return Statement(
         partial(
             _insert, table=table, fields=fields, returning=tuple(returning), otherwise=otherwise, borrowed=borrowed
         ),
@@ -199,7 +199,7 @@ def insertion(
     )
 
 
-def updating(rows: Sequence[DeclarativeBase], names: Sequence[str], *, adding: Sequence[str] = ()) -> Request:
+def updating(rows: Sequence[DeclarativeBase], names: Sequence[str], *, adding: Sequence[str] = ()) -> Statement:
     """Ask to write these columns of rows of one table, watched or not, found by their id.
 
     Other columns are `adding`: what the rows have is added to what the database has by then.
@@ -207,7 +207,7 @@ def updating(rows: Sequence[DeclarativeBase], names: Sequence[str], *, adding: S
     table = table_of(rows[0])
     fields = _updated(table, (*names, *adding))
     values = [[getattr(row, name) for name in ("id", *names, *adding)] for row in rows]
-    return Request(
+    return Statement(
         partial(_update, table=table, fields=fields, adding=frozenset(adding)),
         partial(_parameters, fields=fields, rows=values),
     )

@@ -22,7 +22,7 @@ from app.alipay.notification import (
     names,
     parse,
 )
-from app.database.messages import Answer, Request, ask
+from app.database.pipeline import Rows, Statement, execute
 from app.database.rows import unwatched
 from app.database.sets import Lookup, insertion, updating
 from app.models import Authorization, InboxEntry
@@ -167,12 +167,12 @@ def needed_by(arrival: VerifiedDelivery) -> Hashable:
     return arrival.delivery.client_id, named or arrival.delivery.body
 
 
-def known(drafts: Collection[InboxEntry]) -> list[Request]:
+def known(drafts: Collection[InboxEntry]) -> list[Statement]:
     """Ask which of these notifications are on record."""
     return [_KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])] if drafts else []
 
 
-def read_known(answer: Answer) -> dict[bytes, StoredEntry]:
+def read_known(answer: Rows) -> dict[bytes, StoredEntry]:
     """Read what is on record, by the fingerprints."""
     return {
         fingerprint: StoredEntry(entry_id, is_new=False, outcome=Outcome(outcome), reason=reason)
@@ -180,7 +180,7 @@ def read_known(answer: Answer) -> dict[bytes, StoredEntry]:
     }
 
 
-def store(drafts: Sequence[InboxEntry]) -> list[Request]:
+def store(drafts: Sequence[InboxEntry]) -> list[Statement]:
     """Ask to store entries of notifications that are not on record.
 
     The database refuses one that has come on record meanwhile (`sqlalchemy.exc.IntegrityError`): of many processes with
@@ -191,7 +191,7 @@ def store(drafts: Sequence[InboxEntry]) -> list[Request]:
     return [insertion(ordered, returning=_NUMBER)] if ordered else []
 
 
-def assign_ids(drafts: Sequence[InboxEntry], answer: Answer) -> None:
+def assign_ids(drafts: Sequence[InboxEntry], answer: Rows) -> None:
     """Write into stored entries which number each was given."""
     ids = {row[0]: row[1] for row in answer.rows}
     for draft in drafts:
@@ -204,16 +204,16 @@ def store_or_count(connection: Connection, draft: InboxEntry, attempts: Sequence
     What one of the attempts has stored or counted already is found as that has left it.
     """
     storing = insertion([draft], returning=_NUMBER, otherwise="leave")
-    stored, found = ask(connection, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
+    stored, found = execute(connection, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
     (entry,) = found.of(InboxEntry)
     is_new = bool(stored.rows)
     is_counted = any(attempt.is_of(entry) for attempt in attempts)
     if not is_new and not is_counted:
-        ask(connection, *count_redeliveries(Counter([entry.id]), at=draft.received_at))
+        execute(connection, *count_redeliveries(Counter([entry.id]), at=draft.received_at))
     return entry, is_new
 
 
-def count_redeliveries(repeated: Counter[int], *, at: datetime) -> list[Request]:
+def count_redeliveries(repeated: Counter[int], *, at: datetime) -> list[Statement]:
     """Ask to count deliveries that repeat entries. It locks those, and so comes last."""
     rows = [
         unwatched(InboxEntry)(id=entry_id, deliveries=times, last_received_at=at)
@@ -222,7 +222,7 @@ def count_redeliveries(repeated: Counter[int], *, at: datetime) -> list[Request]
     return [updating(rows, ("last_received_at",), adding=("deliveries",))] if rows else []
 
 
-def save(concluded: Sequence[InboxEntry]) -> list[Request]:
+def save(concluded: Sequence[InboxEntry]) -> list[Statement]:
     """Ask to write how stored entries ended, and what could be read of them only now."""
     return [updating(concluded, _CHANGED_BY_PROCESSING)] if concluded else []
 
@@ -281,7 +281,7 @@ def open_body(vault: Vault, entry: InboxEntry) -> bytes:
 
 def find(connection: Connection, entry_id: int) -> InboxEntry | None:
     """Find an entry, without locking it."""
-    (found,) = ask(connection, _FIND(ids=[(entry_id,)]))
+    (found,) = execute(connection, _FIND(ids=[(entry_id,)]))
     return next(iter(found.of(InboxEntry)), None)
 
 
@@ -289,11 +289,11 @@ def lock_all(connection: Connection, ids: Collection[int]) -> list[InboxEntry]:
     """Lock entries until the transaction ends, in inbox sequence, and read them as they now are."""
     if not ids:
         return []
-    (locked,) = ask(connection, _LOCK(ids=[(each,) for each in ids]))
+    (locked,) = execute(connection, _LOCK(ids=[(each,) for each in ids]))
     return locked.of(InboxEntry)
 
 
-def waiting(states: Collection[tuple[str, str, int]], keys: Collection[TokenKey], *, limit: int) -> Request:
+def waiting(states: Collection[tuple[str, str, int]], keys: Collection[TokenKey], *, limit: int) -> Statement:
     """Ask, unlocked, for parked entries: of each authState the first few behind a number, and cancellations of tokens.
 
     A token has no more than one cancellation that waits.

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, reports, unit_of_work as work
 from app.authorizations import Cause
-from app.database.messages import ask
+from app.database.pipeline import execute
 from app.models import InboxEntry
 from app.reports import Consult
 from app.resuming import Resumption
@@ -177,5 +177,5 @@ def test_a_delivery_reads_as_many_tokens_after_many_refreshes_as_after_one(stage
         stage.report_token(found, f"token-{number + 1}", replaces=f"token-{number}")
     with stage.database.engine.begin() as connection:
         named = authorizations.tokens_named_and_current({(CLIENT_ID, "s-1")}, set())
-        (answer,) = ask(connection, named)
+        (answer,) = execute(connection, named)
     assert len(answer.rows) == 1

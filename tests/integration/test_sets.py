@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import Engine, Executable, select, union_all
 
-from app.database.messages import ask
+from app.database.pipeline import execute
 from app.database.sets import Among, Lookup
 from app.models import Authorization
 from tests.integration.stage import a_stage
@@ -51,7 +51,7 @@ def found_at_once(engine: Engine, lookup: Lookup) -> list[list[str]]:
     def look(_: int) -> list[str]:
         start.wait()
         with engine.connect() as connection:
-            (found,) = ask(connection, lookup(one=[(CLIENT_ID, "s-1")], other=[]))
+            (found,) = execute(connection, lookup(one=[(CLIENT_ID, "s-1")], other=[]))
             return [each.auth_state for each in found.of(Authorization)]
 
     with ThreadPoolExecutor(THREADS) as pool:

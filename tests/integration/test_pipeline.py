@@ -10,7 +10,7 @@ from sqlalchemy import Executable, Integer, literal_column, select
 from sqlalchemy.exc import DBAPIError
 
 from app.database import Database, is_transient
-from app.database.messages import Request, ask
+from app.database.pipeline import Statement, execute
 
 GOOD = select(literal_column("1", Integer).label("one"))
 BAD = select(literal_column("1 / (CASE WHEN now() IS NULL THEN 1 ELSE 0 END)", Integer).label("one"))
@@ -52,7 +52,7 @@ def test_what_is_told_is_what_broke_and_not_what_was_left_undone(database: Datab
     statements = [GOOD] * 4
     statements[place] = BAD
     with database.engine.connect() as connection, pytest.raises(DBAPIError) as told:
-        ask(connection, *[a_request(each) for each in statements])
+        execute(connection, *[a_request(each) for each in statements])
     assert type(told.value.orig).__name__ == "DivisionByZero"
     assert not is_transient(told.value)
 
@@ -61,10 +61,10 @@ def test_a_connection_is_of_use_after_what_broke(database: Database) -> None:
     for _ in range(3):
         with database.engine.connect() as connection:
             with pytest.raises(DBAPIError):
-                ask(connection, a_request(GOOD), a_request(BAD), a_request(GOOD))
+                execute(connection, a_request(GOOD), a_request(BAD), a_request(GOOD))
             connection.rollback()
-            assert [answer.rows for answer in ask(connection, a_request(GOOD), a_request(GOOD))] == [[(1,)], [(1,)]]
+            assert [answer.rows for answer in execute(connection, a_request(GOOD), a_request(GOOD))] == [[(1,)], [(1,)]]
 
 
-def a_request(statement: Executable) -> Request:
-    return Request(lambda _: statement, lambda _: {})
+def a_request(statement: Executable) -> Statement:
+    return Statement(lambda _: statement, lambda _: {})

@@ -28,7 +28,7 @@ _COMMITS = "notifyauth_commits"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Statement:
     """A statement, and the rows that it is for."""
 
     #: Gives the statement for a kind of database, the same object each time.
@@ -37,7 +37,7 @@ class Request:
     parameters: Callable[[Dialect], Any]
 
 
-class Answer(NamedTuple):
+class Rows(NamedTuple):
     """What a request found."""
 
     names: Sequence[str]
@@ -49,12 +49,12 @@ class Answer(NamedTuple):
         return [make(**dict(zip(self.names, row, strict=True))) for row in self.rows]
 
 
-def ask(connection: Connection, *requests: Request) -> list[Answer]:
+def execute(connection: Connection, *requests: Statement) -> list[Rows]:
     """Ask in one message, and return what each request found."""
     return _send(connection, requests, commits=False) if requests else []
 
 
-def ask_last(connection: Connection, *requests: Request) -> list[Answer]:
+def execute_and_commit(connection: Connection, *requests: Statement) -> list[Rows]:
     """Ask in one message that ends the transaction with a commit, if the database takes that in one.
 
     Nothing may be asked in this transaction afterwards. Where the commit is no part of the message, it follows when the
@@ -63,18 +63,18 @@ def ask_last(connection: Connection, *requests: Request) -> list[Answer]:
     return _send(connection, requests, commits=True) if requests else []
 
 
-def _send(connection: Connection, requests: Sequence[Request], *, commits: bool) -> list[Answer]:
+def _send(connection: Connection, requests: Sequence[Statement], *, commits: bool) -> list[Rows]:
     if connection.dialect.name == "postgresql":
         return _send_together(connection, requests, commits=commits)
     return [_send_alone(connection, request) for request in requests]
 
 
-def _send_alone(connection: Connection, request: Request) -> Answer:
+def _send_alone(connection: Connection, request: Statement) -> Rows:
     parameters = request.parameters(connection.dialect)
     if not parameters:
-        return Answer((), ())
+        return Rows((), ())
     result = connection.execute(request.statement(connection.dialect.name), parameters)
-    return Answer(tuple(result.keys()), result.all()) if result.returns_rows else Answer((), ())
+    return Rows(tuple(result.keys()), result.all()) if result.returns_rows else Rows((), ())
 
 
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
@@ -88,15 +88,15 @@ class _Written(NamedTuple):
     #: The columns whose values are not yet what Python is to have, and what makes them so.
     readers: Sequence[tuple[int, Callable[[Any], Any]]]
 
-    def answer(self, cursor: "psycopg.Cursor[Any]") -> Answer:
+    def answer(self, cursor: "psycopg.Cursor[Any]") -> Rows:
         rows = cursor.fetchall() if self.names else []
         if not self.readers:
-            return Answer(self.names, rows)
+            return Rows(self.names, rows)
         read = [list(row) for row in rows]
         for row in read:
             for place, reader in self.readers:
                 row[place] = reader(row[place])
-        return Answer(self.names, read)
+        return Rows(self.names, read)
 
 
 class _Sent(NamedTuple):
@@ -118,7 +118,7 @@ def _written(statement: Executable, dialect: Dialect) -> _Written:
     )
 
 
-def _send_together(connection: Connection, requests: Sequence[Request], *, commits: bool) -> list[Answer]:
+def _send_together(connection: Connection, requests: Sequence[Statement], *, commits: bool) -> list[Rows]:
     dialect = connection.dialect
     message = []
     for request in requests:
@@ -130,7 +130,7 @@ def _send_together(connection: Connection, requests: Sequence[Request], *, commi
     return [each.written.answer(each.cursor) for each in message]
 
 
-def send_in_pipelines(engine: Engine) -> None:
+def enable_pipelines(engine: Engine) -> None:
     """Let an engine of PostgreSQL take several statements as one message."""
     event.listen(engine, "do_execute", _execute)
 
