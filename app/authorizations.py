@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from app import key_locks
+from app.database.bulk import CopiedColumn, KeyedStatement, KeyFilter, insertion, updating
 from app.database.contents import among
 from app.database.pipeline import Statement, execute
 from app.database.rows import unwatched
-from app.database.sets import Among, Borrowed, Lookup, insertion, updating
 from app.key_locks import Key
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.secret import Secret
@@ -179,7 +179,7 @@ def find_all(session: Session, auth_state: str) -> Sequence[Authorization]:
 
 def of_tokens(session: Session, keys: Sequence[TokenKey]) -> Sequence[Authorization]:
     """Find the authorizations that these tokens are of, current or superseded."""
-    theirs = select(AccessToken.authorization_id).where(among((AccessToken.client_id, AccessToken.token_index), keys))
+    theirs = select(AccessToken.authorization_id).where(keys_in((AccessToken.client_id, AccessToken.token_index), keys))
     return session.scalars(select(Authorization).where(Authorization.id.in_(theirs)).order_by(Authorization.id)).all()
 
 
@@ -225,7 +225,7 @@ def save(changed: Sequence[Authorization]) -> list[Statement]:
 
 def record(moves: Sequence[Transition], fingerprints: Sequence[bytes]) -> list[Statement]:
     """Ask to add moves to history, each because of the entry with this fingerprint, which is stored by then."""
-    return [insertion(moves, borrowed=_NOTIFICATION_ID, keys=fingerprints)] if moves else []
+    return [insertion(moves, copied=_NOTIFICATION_ID, keys=fingerprints)] if moves else []
 
 
 def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authorization | None:
@@ -244,30 +244,34 @@ def _by_auth_state(client_id: str, auth_state: str) -> Select[Authorization]:
     return select(Authorization).where(Authorization.client_id == client_id, Authorization.auth_state == auth_state)
 
 
-def _named(among: Among) -> CompoundSelect[UUID]:
+def _named(keys_in: KeyFilter) -> CompoundSelect[UUID]:
     return union_all(
-        among.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state),
-        among.find(select(AccessToken.authorization_id), "token_keys", AccessToken.client_id, AccessToken.token_index),
+        keys_in.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state),
+        keys_in.find(
+            select(AccessToken.authorization_id), "token_keys", AccessToken.client_id, AccessToken.token_index
+        ),
     )
 
 
-_LOCK = Lookup(
-    lambda among: (
-        select(Authorization).where(Authorization.id.in_(_named(among))).order_by(Authorization.id).with_for_update()
+_LOCK = KeyedStatement(
+    lambda keys_in: (
+        select(Authorization).where(Authorization.id.in_(_named(keys_in))).order_by(Authorization.id).with_for_update()
     )
 )
-_TOKENS = Lookup(
-    lambda among: union_all(
-        among.find(select(AccessToken), "token_keys", AccessToken.client_id, AccessToken.token_index),
-        among.found_by(
-            select(AccessToken).where(AccessToken.superseded_at.is_(None)), AccessToken.authorization_id, _named(among)
+_TOKENS = KeyedStatement(
+    lambda keys_in: union_all(
+        keys_in.find(select(AccessToken), "token_keys", AccessToken.client_id, AccessToken.token_index),
+        keys_in.found_by(
+            select(AccessToken).where(AccessToken.superseded_at.is_(None)),
+            AccessToken.authorization_id,
+            _named(keys_in),
         ),
     )
 )
-_KNOWN = Lookup(
-    lambda among: among.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state)
+_KNOWN = KeyedStatement(
+    lambda keys_in: keys_in.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state)
 )
-_NOTIFICATION_ID = Borrowed("notification_id", of=InboxEntry.id, key=InboxEntry.fingerprint)
+_NOTIFICATION_ID = CopiedColumn("notification_id", of=InboxEntry.id, key=InboxEntry.fingerprint)
 _CHANGED_BY_NOTIFICATION = (
     "state",
     "version",

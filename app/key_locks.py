@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 
 from sqlalchemy import delete
 
+from app.database.bulk import KeyedStatement, insertion
 from app.database.pipeline import Statement
 from app.database.rows import unwatched
-from app.database.sets import Lookup, insertion
 from app.models import KeyLock
 
 Kind = Literal["authState", "token"]
@@ -44,7 +44,7 @@ def acquire(keys: Collection[Key]) -> list[Statement]:
     """
     # In one order, whoever meets: two who met the same keys in another would wait for each other.
     rows = [each.row() for each in sorted(keys, key=Key.stored)]
-    return [insertion(rows, otherwise="lock")] if rows else []
+    return [insertion(rows, on_conflict="lock")] if rows else []
 
 
 def release(keys: Collection[Key]) -> list[Statement]:
@@ -52,4 +52,6 @@ def release(keys: Collection[Key]) -> list[Statement]:
     return [_RELEASE(keys=[each.stored() for each in keys])] if keys else []
 
 
-_RELEASE = Lookup(lambda among: delete(KeyLock).where(among("keys", KeyLock.client_id, KeyLock.kind, KeyLock.key)))
+_RELEASE = KeyedStatement(
+    lambda keys_in: delete(KeyLock).where(keys_in("keys", KeyLock.client_id, KeyLock.kind, KeyLock.key))
+)

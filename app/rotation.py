@@ -8,7 +8,7 @@ from sqlalchemy import LargeBinary, Row, func, inspect, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app import authorizations, inbox, tokens
-from app.database.contents import among, estimated_rows
+from app.database.contents import estimated_rows, keys_in
 from app.models import AccessToken, Authorization, Base, InboxEntry, IndexKey
 from app.vault import INDEX_KEY_PLACE, Vault
 
@@ -96,7 +96,7 @@ def rows_of(session: Session, drawer: Drawer, wanted: Sequence[Key]) -> Sequence
     if not wanted:
         return []
     keys = _primary_key(drawer.model)
-    return session.scalars(select(drawer.model).where(among(keys, wanted)).order_by(*keys)).all()
+    return session.scalars(select(drawer.model).where(keys_in(keys, wanted)).order_by(*keys)).all()
 
 
 def _reseal(

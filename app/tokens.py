@@ -8,9 +8,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import key_locks
+from app.database.bulk import KeyedStatement, insertion
 from app.database.pipeline import Statement, execute
 from app.database.rows import unwatched
-from app.database.sets import Lookup, insertion
 from app.key_locks import Key
 from app.models import AccessToken, Authorization
 from app.secret import Secret
@@ -49,7 +49,9 @@ def find_all(keys: Collection[TokenKey]) -> list[Statement]:
     return [_FIND(keys=keys)] if keys else []
 
 
-_FIND = Lookup(lambda among: among.find(select(AccessToken), "keys", AccessToken.client_id, AccessToken.token_index))
+_FIND = KeyedStatement(
+    lambda keys_in: keys_in.find(select(AccessToken), "keys", AccessToken.client_id, AccessToken.token_index)
+)
 
 
 def find_or_meet(session: Session, client_id: str, token_index: bytes) -> AccessToken | None:

@@ -22,9 +22,9 @@ from app.alipay.notification import (
     names,
     parse,
 )
+from app.database.bulk import KeyedStatement, insertion, updating
 from app.database.pipeline import Rows, Statement, execute
 from app.database.rows import unwatched
-from app.database.sets import Lookup, insertion, updating
 from app.models import Authorization, InboxEntry
 from app.tokens import TokenKey
 from app.vault import Vault
@@ -203,7 +203,7 @@ def store_or_count(connection: Connection, draft: InboxEntry, attempts: Sequence
 
     What one of the attempts has stored or counted already is found as that has left it.
     """
-    storing = insertion([draft], returning=_NUMBER, otherwise="leave")
+    storing = insertion([draft], returning=_NUMBER, on_conflict="leave")
     stored, found = execute(connection, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
     (entry,) = found.of(InboxEntry)
     is_new = bool(stored.rows)
@@ -230,14 +230,16 @@ def save(concluded: Sequence[InboxEntry]) -> list[Statement]:
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = (InboxEntry.fingerprint, InboxEntry.id)
 _CHANGED_BY_PROCESSING = ("outcome", "reason", "found_state", "authorization_id", "type", "auth_state", "token_index")
-_KNOWN = Lookup(
-    lambda among: among.find(
+_KNOWN = KeyedStatement(
+    lambda keys_in: keys_in.find(
         select(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason),
         "fingerprints",
         InboxEntry.fingerprint,
     )
 )
-_BY_FINGERPRINT = Lookup(lambda among: among.find(select(InboxEntry), "fingerprints", InboxEntry.fingerprint))
+_BY_FINGERPRINT = KeyedStatement(
+    lambda keys_in: keys_in.find(select(InboxEntry), "fingerprints", InboxEntry.fingerprint)
+)
 
 
 def _first_outcome(parsed: ParseResult) -> tuple[Outcome, str | None]:
@@ -301,17 +303,17 @@ def waiting(states: Collection[tuple[str, str, int]], keys: Collection[TokenKey]
     return _waiting(limit)(states=states, keys=keys)
 
 
-_FIND = Lookup(lambda among: among.find(select(InboxEntry), "ids", InboxEntry.id))
-_LOCK = Lookup(
-    lambda among: select(InboxEntry).where(among("ids", InboxEntry.id)).order_by(InboxEntry.id).with_for_update()
+_FIND = KeyedStatement(lambda keys_in: keys_in.find(select(InboxEntry), "ids", InboxEntry.id))
+_LOCK = KeyedStatement(
+    lambda keys_in: select(InboxEntry).where(keys_in("ids", InboxEntry.id)).order_by(InboxEntry.id).with_for_update()
 )
 
 
 @cache
-def _waiting(limit: int) -> Lookup:
-    return Lookup(
-        lambda among: union_all(
-            among.first(
+def _waiting(limit: int) -> KeyedStatement:
+    return KeyedStatement(
+        lambda keys_in: union_all(
+            keys_in.first(
                 select(InboxEntry).where(IS_PARKED).order_by(InboxEntry.id),
                 limit,
                 "states",
@@ -319,7 +321,7 @@ def _waiting(limit: int) -> Lookup:
                 InboxEntry.auth_state,
                 after=InboxEntry.id,
             ),
-            among.find(
+            keys_in.find(
                 # A creation that names the same token is about another authorization.
                 select(InboxEntry).where(IS_PARKED, IS_CANCELLATION),
                 "keys",

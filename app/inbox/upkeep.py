@@ -94,9 +94,9 @@ def of_tokens(session: Session, keys: Sequence[TokenKey], *, limit: int) -> Sequ
     One that was applied made its token known, or ended it, and is found by the authorization of the token.
     """
     its_authorizations = select(AccessToken.authorization_id).where(
-        among((AccessToken.client_id, AccessToken.token_index), keys)
+        keys_in((AccessToken.client_id, AccessToken.token_index), keys)
     )
-    names_it = among((InboxEntry.client_id, InboxEntry.token_index), keys)
+    names_it = keys_in((InboxEntry.client_id, InboxEntry.token_index), keys)
     indexes = [token_index for _, token_index in keys]
     ids = union(
         select(InboxEntry.id).where(InboxEntry.authorization_id.in_(its_authorizations), names_it),

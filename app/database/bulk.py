@@ -43,7 +43,7 @@ from app.database.rows import table_of
 
 Ts = TypeVarTuple("Ts")
 
-Otherwise = Literal["refuse", "lock", "leave"]
+OnConflict = Literal["refuse", "lock", "leave"]
 
 #: The parameter that carries all rows.
 _ROWS = "rows"
@@ -53,7 +53,7 @@ _KEY = "row_key"
 _AFTER = "after"
 
 
-class Among:
+class KeyFilter:
     """Narrows statements to the rows with given keys, and knows how each parameter is to be given."""
 
     def __init__(self, dialect_name: str) -> None:
@@ -151,11 +151,11 @@ class Among:
         return {name: _json(fields, keys[name], dialect) for name, fields in self._fields.items()}
 
 
-class Lookup:
+class KeyedStatement:
     """A statement for the rows with given keys, whatever it does with them, made once for each kind of database."""
 
-    def __init__(self, build: Callable[[Among], Executable]) -> None:
-        self._built = cache(lambda dialect_name: (build(among := Among(dialect_name)), among))
+    def __init__(self, build: Callable[[KeyFilter], Executable]) -> None:
+        self._built = cache(lambda dialect_name: (build(keys_in := KeyFilter(dialect_name)), keys_in))
 
     def __call__(self, **keys: Collection[tuple[Any, ...]]) -> Statement:
         """Ask for the rows of these keys, each a tuple."""
@@ -165,7 +165,7 @@ class Lookup:
         return self._built(dialect_name)[0]
 
 
-class Borrowed(NamedTuple):
+class CopiedColumn(NamedTuple):
     """A value of rows to be inserted that another table has: which column of theirs, and where it is, by which key."""
 
     name: str
@@ -177,23 +177,23 @@ def insertion(
     rows: Sequence[DeclarativeBase],
     *,
     returning: Sequence[QueryableAttribute[Any]] = (),
-    otherwise: Otherwise = "refuse",
-    borrowed: Borrowed | None = None,
+    on_conflict: OnConflict = "refuse",
+    copied: CopiedColumn | None = None,
     keys: Sequence[Any] = (),
 ) -> Statement:
     """Ask to insert rows of one table, watched or not. What the database counts is left out.
 
     Otherwise, where a row is there already, the database refuses all, or locks it until the transaction ends, or leaves
-    it as it is. What is borrowed is looked up as each row is inserted, by a key for each.
+    it as it is. What is copied is looked up as each row is inserted, by a key for each.
     """
     table = table_of(rows[0])
-    names, fields = _inserted(table, borrowed)
+    names, fields = _inserted(table, copied)
     values = [[getattr(row, name) for name in names] for row in rows]
-    if borrowed:
+    if copied:
         values = [[*row, key] for row, key in zip(values, keys, strict=True)]
     return Statement(
         partial(
-            _insert, table=table, fields=fields, returning=tuple(returning), otherwise=otherwise, borrowed=borrowed
+            _insert, table=table, fields=fields, returning=tuple(returning), on_conflict=on_conflict, copied=copied
         ),
         partial(_parameters, fields=fields, rows=values),
     )
@@ -224,11 +224,11 @@ def _fields(columns: Iterable[ColumnElement[Any] | QueryableAttribute[Any]]) -> 
 
 
 @cache
-def _inserted(table: Table, borrowed: Borrowed | None) -> tuple[Sequence[str], _Fields]:
+def _inserted(table: Table, copied: CopiedColumn | None) -> tuple[Sequence[str], _Fields]:
     """Name the columns that rows are inserted with, and all that is given for that."""
-    left_out = borrowed.name if borrowed else None
+    left_out = copied.name if copied else None
     columns = [each for each in table.columns if each.identity is None and each.key != left_out]
-    key = ((_KEY, borrowed.key.type),) if borrowed else ()
+    key = ((_KEY, copied.key.type),) if copied else ()
     return [each.key for each in columns], (*_fields(columns), *key)
 
 
@@ -244,22 +244,22 @@ def _insert(
     table: Table,
     fields: _Fields,
     returning: Sequence[Any],
-    otherwise: Otherwise,
-    borrowed: Borrowed | None,
+    on_conflict: OnConflict,
+    copied: CopiedColumn | None,
 ) -> Insert:
     given = _given(dialect_name, fields)
-    if borrowed:
-        found = select(borrowed.of).where(borrowed.key == given.pop(_KEY)).scalar_subquery()
-        given[borrowed.name] = found
+    if copied:
+        found = select(copied.of).where(copied.key == given.pop(_KEY)).scalar_subquery()
+        given[copied.name] = found
     # The dialects have no type in common that knows ON CONFLICT.
     statement: Any = (
         postgresql.insert(table).from_select(list(given), select(*given.values()))
         if dialect_name == "postgresql"
         else sqlite.insert(table).values(given)
     )
-    if otherwise == "leave":
+    if on_conflict == "leave":
         statement = statement.on_conflict_do_nothing()
-    if otherwise == "lock":
+    if on_conflict == "lock":
         # Setting a column to itself locks a row that is there already; DO NOTHING would not wait for it.
         key = list(table.primary_key)
         statement = statement.on_conflict_do_update(index_elements=key, set_={key[0]: statement.excluded[key[0].key]})

@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import Engine, Executable, select, union_all
 
+from app.database.bulk import KeyedStatement, KeyFilter
 from app.database.pipeline import execute
-from app.database.sets import Among, Lookup
 from app.models import Authorization
 from tests.integration.stage import a_stage
 from tests.unit.alipay.wire import CLIENT_ID
@@ -31,20 +31,20 @@ def restless_threads() -> Iterator[None]:
 def test_threads_that_are_the_first_to_look_find_the_same(database_url: str, alipay_key: RSAPrivateKey) -> None:
     stage = a_stage(database_url, alipay_key)
     stage.consult("s-1")
-    found = [names for _ in range(15) for names in found_at_once(stage.database.engine, Lookup(by_auth_state))]
+    found = [names for _ in range(15) for names in found_at_once(stage.database.engine, KeyedStatement(by_auth_state))]
     stage.database.close()
     assert found == [["s-1"]] * len(found)
 
 
-def by_auth_state(among: Among) -> Executable:
+def by_auth_state(keys_in: KeyFilter) -> Executable:
     one, other = (
-        among.find(select(Authorization), name, Authorization.client_id, Authorization.auth_state)
+        keys_in.find(select(Authorization), name, Authorization.client_id, Authorization.auth_state)
         for name in ("one", "other")
     )
     return union_all(one, other)
 
 
-def found_at_once(engine: Engine, lookup: Lookup) -> list[list[str]]:
+def found_at_once(engine: Engine, lookup: KeyedStatement) -> list[list[str]]:
     engine.clear_compiled_cache()
     start = Barrier(THREADS)
 
