@@ -208,13 +208,13 @@ def folder_of_its_own(places: Iterable[Path]) -> Iterator[Path | None]:
 def _made_in(place: Path) -> tuple[Path, int] | None:
     try:
         place.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-        gate = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        breaker = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            if os.fstat(gate).st_uid != os.geteuid():
+            if os.fstat(breaker).st_uid != os.geteuid():
                 # In a folder for temporary files anybody may have made it.
                 return None
             # One at a time: a folder is locked before another service can take it for one that was left behind.
-            fcntl.flock(gate, fcntl.LOCK_EX)
+            fcntl.flock(breaker, fcntl.LOCK_EX)
             for left in place.iterdir():
                 with suppress(OSError):
                     _remove_if_left(left)
@@ -224,7 +224,7 @@ def _made_in(place: Path) -> tuple[Path, int] | None:
             # A file too, or a full disk would be found out later.
             (folder / "0.lock").write_bytes(b"")
         finally:
-            os.close(gate)
+            os.close(breaker)
     except OSError:
         return None
     return folder, descriptor

@@ -76,7 +76,7 @@ class Receiver:
         self._freshness = freshness
         self._clock = clock
         self._gathering = Gathering(
-            self._keep_together, self._keep_alone, key=inbox.needed_by, is_in_vain=database.is_in_vain
+            self._keep_together, self._keep_alone, key=inbox.needed_by, is_unavailable=database.is_unavailable
         )
         self._replays = Crew("replay", threads_max=_REPLAYS_AT_ONCE_MAX)
         self._resumption = Resumption(self._resume)

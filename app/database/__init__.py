@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError, TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.database import condition
+from app.database.circuit_breaker import CircuitBreaker
 from app.database.driver import CommitNotConfirmedError
 from app.database.engines import (
     POOL_SIZE,
@@ -30,7 +31,6 @@ from app.database.engines import (
     read_only_options,
 )
 from app.database.errors import DatabaseUnavailableError, UnfitDatabaseError, is_transient, name_of
-from app.database.gate import Gate
 from app.database.patience import seconds_left, until_free, within
 
 __all__ = [
@@ -69,7 +69,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
         # What only reads gets by where writers wait: another's lock, a full disk.
-        self._gates = {read_only: Gate(inside_max=_INSIDE_MAX) for read_only in (False, True)}
+        self._breakers = {read_only: CircuitBreaker(inside_max=_INSIDE_MAX) for read_only in (False, True)}
         self.share_between(POOL_SIZE)
 
     def share_between(self, threads: int) -> None:
@@ -100,7 +100,7 @@ class Database:
         Raises `DatabaseUnavailableError`, which says whether that was so.
         """
         engine = self.engine.execution_options(**read_only_options()) if read_only else self.engine
-        with self._gates[read_only].passage(), _limited(seconds_max) as started:
+        with self._breakers[read_only].admit(), _limited(seconds_max) as started:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
                     with Session(engine, expire_on_commit=False) as session, session.begin():
@@ -122,7 +122,7 @@ class Database:
         No row's lock is waited for longer than transactions of ours hold one. Raises `DatabaseUnavailableError` where
         the database was waited for in vain.
         """
-        with self._gates[False].passage(), _limited(REQUEST_SECONDS_MAX) as started:
+        with self._breakers[False].admit(), _limited(REQUEST_SECONDS_MAX) as started:
             try:
                 with self.engine.begin() as connection:
                     return work(connection)
@@ -132,9 +132,9 @@ class Database:
                     raise unavailable from error
                 raise
 
-    def is_in_vain(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Say whether others wait for the database in vain, so that it is no use to join them."""
-        return self._gates[False].turns_away()
+        return self._breakers[False].is_open()
 
     def is_there(self) -> bool:
         """Say whether there is anything to connect to: an SQLite file is made by `flask db upgrade` alone."""
@@ -160,7 +160,7 @@ class Database:
 
     def _ask(self, question: Callable[[Engine], T]) -> T:
         # Beside what only reads: no answer may wait for those who write.
-        with self._gates[True].passage(), _limited(REQUEST_SECONDS_MAX):
+        with self._breakers[True].admit(), _limited(REQUEST_SECONDS_MAX):
             try:
                 return question(self.engine)
             except (SQLAlchemyError, DriverError, SqliteError) as error:

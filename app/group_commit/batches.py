@@ -44,12 +44,12 @@ class Gathering(Generic[T, R]):
         alone: Callable[[T], R],
         *,
         key: Callable[[T], Hashable],
-        is_in_vain: Callable[[], bool],
+        is_unavailable: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._together = together
         self._key = key
-        self._is_in_vain = is_in_vain
+        self._is_in_vain = is_unavailable
         self._clock = clock
         self._lock = threading.Lock()
         self._is_led = False
@@ -82,11 +82,11 @@ class Gathering(Generic[T, R]):
             return place.served
         with self._lock:
             is_led, self._is_led = self._is_led, True
-            in_vain = is_led and self._is_in_vain()
-            if not in_vain:
+            has_failed = is_led and self._is_in_vain()
+            if not has_failed:
                 self._waiting.append(place)
-        if in_vain:
-            place.fail(DatabaseUnavailableError("OthersWaitInVain"))
+        if has_failed:
+            place.fail(DatabaseUnavailableError("CircuitOpen"))
         elif not is_led:
             self._lead(place)
         return place.served

@@ -23,7 +23,7 @@ def serve(numbers):
     time.sleep(0.3)
     return numbers
 
-gathering = Gathering(serve, int, key=str, is_in_vain=bool)
+gathering = Gathering(serve, int, key=str, is_unavailable=bool)
 threading.Thread(target=gathering.serve, args=(0,)).start()
 entered.wait()
 for number in (1, 2, 3):

@@ -24,7 +24,7 @@ class Counter:
     """Serves numbers, but only while its door is open, and remembers who came with whom."""
 
     error: BaseException | None = None
-    is_in_vain: bool = False
+    is_unavailable: bool = False
     together: list[list[int]] = field(default_factory=list)
     alone: list[int] = field(default_factory=list)
     #: Who has served them, in that order.
@@ -51,7 +51,7 @@ def a_gathering(counter: Counter) -> Gathering[int, str]:
         counter.serve_together,
         counter.serve_alone,
         key=str,
-        is_in_vain=lambda: counter.is_in_vain,
+        is_unavailable=lambda: counter.is_unavailable,
         clock=lambda: counter.time,
     )
 
@@ -129,7 +129,7 @@ def test_whoever_leads_is_held_for_no_more_than_one_batch(pool: ThreadPoolExecut
         (first_door if 0 in numbers else second_door).wait(timeout=10)
         return numbers
 
-    gathering: Gathering[int, int] = Gathering(serve_slowly, int, key=str, is_in_vain=bool)
+    gathering: Gathering[int, int] = Gathering(serve_slowly, int, key=str, is_unavailable=bool)
     leader = pool.submit(gathering.serve, 0)
     entered.acquire()
     others = [gathering.serve_later(number) for number in (1, 2)]
@@ -229,7 +229,7 @@ def test_whoever_is_called_back_may_come_again(pool: ThreadPoolExecutor, counter
 
 def test_too_few_results_are_none(pool: ThreadPoolExecutor) -> None:
     gathering: Gathering[int, str] = Gathering(
-        lambda numbers: ["…"] * (len(numbers) - 1), lambda number: f"{number} alone", key=str, is_in_vain=bool
+        lambda numbers: ["…"] * (len(numbers) - 1), lambda number: f"{number} alone", key=str, is_unavailable=bool
     )
     assert gathering.serve(1) == "1 alone"
     assert pool.submit(gathering.serve, 2).result(timeout=10) == "2 alone"
@@ -250,14 +250,14 @@ def test_no_more_than_a_few_are_served_alone_at_once(pool: ThreadPoolExecutor) -
             inside[0] -= 1
         return number
 
-    gathering = Gathering(fall_apart, serve_slowly, key=str, is_in_vain=bool)
+    gathering = Gathering(fall_apart, serve_slowly, key=str, is_unavailable=bool)
     assert list(pool.map(gathering.serve, range(CROWD))) == list(range(CROWD))
     assert most[0] <= ALONE_AT_ONCE_MAX
 
 
 def test_nobody_joins_those_who_wait_in_vain(pool: ThreadPoolExecutor, counter: Counter) -> None:
     gathering = a_gathering(counter)
-    counter.is_in_vain = True
+    counter.is_unavailable = True
     # Somebody has to find out whether that is still so.
     first = pool.submit(gathering.serve, 1)
     until(lambda: bool(counter.together))
@@ -298,7 +298,7 @@ def test_what_serving_alone_raises_is_raised() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        Gathering(break_down, refuse, key=str, is_in_vain=bool).serve(1)
+        Gathering(break_down, refuse, key=str, is_unavailable=bool).serve(1)
 
 
 def test_what_needs_the_same_as_one_that_waits_alone_does_not_go_with_others(pool: ThreadPoolExecutor) -> None:
@@ -317,7 +317,7 @@ def test_what_needs_the_same_as_one_that_waits_alone_does_not_go_with_others(poo
         return f"{number} alone"
 
     gathering = Gathering(
-        fall_apart_over_a_held_row, wait_for_the_row, key=lambda number: str(number % 10), is_in_vain=bool
+        fall_apart_over_a_held_row, wait_for_the_row, key=lambda number: str(number % 10), is_unavailable=bool
     )
     stuck = [pool.submit(gathering.serve, 10)]
     until(lambda: together == [[10]])

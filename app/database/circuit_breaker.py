@@ -14,10 +14,10 @@ from app.database.errors import DatabaseUnavailableError
 #: Whoever failed after less than this was told at once, and held nobody up.
 _LONG_S = 1.0
 #: One that waits in vain may have met a lock of its own; two in a row, with nobody getting through, is trouble for all.
-_IN_VAIN_MAX = 2
+_FAILURES_MAX = 2
 
 
-class Gate:
+class CircuitBreaker:
     """Turns away at once whoever could only wait. Safe to share between threads."""
 
     def __init__(self, *, inside_max: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,15 +26,15 @@ class Gate:
         self._clock = clock
         self._lock = threading.Lock()
         self._inside = 0
-        self._in_vain = 0
+        self._failures = 0
 
-    def turns_away(self) -> bool:
+    def is_open(self) -> bool:
         """Say whether whoever came now would be turned away, since those inside wait in vain."""
         with self._lock:
-            return self._inside > 0 and self._in_vain >= _IN_VAIN_MAX
+            return self._inside > 0 and self._failures >= _FAILURES_MAX
 
     @contextmanager
-    def passage(self) -> Iterator[None]:
+    def admit(self) -> Iterator[None]:
         """Let one piece of work in, and learn from how it goes.
 
         Once those inside have waited in vain, one at a time is let in, which finds out whether that is still so: there
@@ -42,24 +42,24 @@ class Gate:
         """
         self._enter()
         started = self._clock()
-        in_vain = False
+        has_failed = False
         try:
             yield
         except DatabaseUnavailableError as error:
-            in_vain = not error.is_of_one_row and self._clock() - started >= _LONG_S
+            has_failed = not error.is_of_one_row and self._clock() - started >= _LONG_S
             raise
         finally:
-            self._leave(in_vain=in_vain)
+            self._leave(has_failed=has_failed)
 
     def _enter(self) -> None:
         with self._lock:
             if self._inside >= self._inside_max:
                 raise DatabaseUnavailableError("QueueFull")
-            if self._inside and self._in_vain >= _IN_VAIN_MAX:
-                raise DatabaseUnavailableError("OthersWaitInVain")
+            if self._inside and self._failures >= _FAILURES_MAX:
+                raise DatabaseUnavailableError("CircuitOpen")
             self._inside += 1
 
-    def _leave(self, *, in_vain: bool) -> None:
+    def _leave(self, *, has_failed: bool) -> None:
         with self._lock:
             self._inside -= 1
-            self._in_vain = self._in_vain + 1 if in_vain else 0
+            self._failures = self._failures + 1 if has_failed else 0

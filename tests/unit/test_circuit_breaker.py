@@ -1,0 +1,108 @@
+"""Who could only wait for the database is turned away, and only then."""
+
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from app.database.circuit_breaker import CircuitBreaker
+from app.database.errors import DatabaseUnavailableError
+
+INSIDE_MAX = 3
+
+
+class Clock:
+    """Stands still until somebody waits."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker(inside_max=INSIDE_MAX, clock=clock)
+
+
+def wait_in_vain(
+    breaker: CircuitBreaker, clock: Clock, *, seconds: float = 2, cause: str = "ConnectionTimeout"
+) -> None:
+    with suppress(DatabaseUnavailableError), breaker.admit():
+        clock.now += seconds
+        raise DatabaseUnavailableError(cause)
+
+
+def lets_in(breaker: CircuitBreaker) -> bool:
+    try:
+        with breaker.admit():
+            return True
+    except DatabaseUnavailableError:
+        return False
+
+
+def lets_several_in(breaker: CircuitBreaker) -> bool:
+    with breaker.admit():
+        return lets_in(breaker)
+
+
+def test_as_many_as_there_are_places_are_let_in(breaker: CircuitBreaker) -> None:
+    with ExitStack() as inside:
+        for _ in range(INSIDE_MAX):
+            inside.enter_context(breaker.admit())
+        with pytest.raises(DatabaseUnavailableError, match="QueueFull"), breaker.admit():
+            pass
+    assert lets_in(breaker)
+
+
+def test_one_that_waited_in_vain_closes_nothing(breaker: CircuitBreaker, clock: Clock) -> None:
+    wait_in_vain(breaker, clock)
+    assert lets_several_in(breaker)
+    wait_in_vain(breaker, clock)
+    assert lets_several_in(breaker)
+
+
+def test_after_two_in_a_row_that_waited_in_vain_one_at_a_time_finds_out(breaker: CircuitBreaker, clock: Clock) -> None:
+    wait_in_vain(breaker, clock)
+    wait_in_vain(breaker, clock)
+    with breaker.admit():
+        with pytest.raises(DatabaseUnavailableError, match="CircuitOpen"), breaker.admit():
+            pass
+        assert not lets_in(breaker)
+    assert lets_several_in(breaker)
+
+
+def test_who_finds_out_that_nothing_has_changed_keeps_the_others_out(breaker: CircuitBreaker, clock: Clock) -> None:
+    for _ in range(3):
+        wait_in_vain(breaker, clock)
+    with breaker.admit():
+        assert not lets_in(breaker)
+
+
+def test_trouble_that_is_told_at_once_closes_nothing(breaker: CircuitBreaker, clock: Clock) -> None:
+    """As of a port that nobody listens at: it holds nobody up, and the first that gets through again is served."""
+    for _ in range(5):
+        wait_in_vain(breaker, clock, seconds=0.01)
+    assert lets_several_in(breaker)
+
+
+def test_an_error_of_the_work_is_no_trouble_of_the_database(breaker: CircuitBreaker, clock: Clock) -> None:
+    wait_in_vain(breaker, clock)
+    with suppress(ValueError), breaker.admit():
+        clock.now += 2
+        raise ValueError
+    wait_in_vain(breaker, clock)
+    assert lets_several_in(breaker)
+
+
+def test_a_row_that_somebody_locked_keeps_nobody_out_who_does_not_need_it(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    for _ in range(5):
+        wait_in_vain(breaker, clock, cause="LockNotAvailable")
+    with breaker.admit():
+        assert lets_in(breaker)
