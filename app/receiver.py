@@ -234,7 +234,7 @@ class Receiver:
             arrival.attempts.append(this)
             return StoredEntry.of(entry, is_new=is_new), done
 
-        kept, done = self._database.run_briefly(work)
+        kept, done = self._database.run_unless_locked(work)
         self._resumption.go_on(done.unfinished)
         return kept, done.processed[1:]
 

@@ -98,9 +98,9 @@ class Service:
         return self._receiver
 
     @cached_property
-    def forgetful_settings(self) -> dict[str, str]:
+    def unsafe_durability_settings(self) -> dict[str, str]:
         """Under which settings of the database what is acknowledged may be gone after a power cut; logged once."""
-        found = self.database.forgetful_settings()
+        found = self.database.unsafe_durability_settings()
         for name, value in found.items():
             _log.warning("the database may forget what is acknowledged", extra={"setting": name, "value": value})
         return found
@@ -120,7 +120,7 @@ class Service:
             _log.warning(
                 "every account of the machine may read the database", extra={"path": self.settings.sqlite_file}
             )
-        _ = self.keyring, self.has_suitable_pool, self.receiver, self.forgetful_settings
+        _ = self.keyring, self.has_suitable_pool, self.receiver, self.unsafe_durability_settings
         if (reason := self.database.why_not_writable()) is not None:
             # It may be written to again while the service runs.
             _log.warning("the database takes nothing", extra={"reason": reason})
@@ -156,7 +156,7 @@ class Service:
             # Here too: a service may have started while the database was away.
             _ = self.has_suitable_pool
             found["migrated"] = self._check_database()
-            _ = self.forgetful_settings
+            _ = self.unsafe_durability_settings
             if (reason := self.database.why_not_writable()) is not None:
                 found["database"] = reason
             elif self.database.run(waits_for_standby, read_only=True):

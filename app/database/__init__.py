@@ -25,13 +25,13 @@ from app.database.driver import CommitNotConfirmedError
 from app.database.engines import (
     POOL_SIZE,
     allow_seconds,
-    forgetful_settings,
     is_there,
     make_engine,
     read_only_options,
+    unsafe_durability_settings,
 )
 from app.database.errors import DatabaseUnavailableError, UnfitDatabaseError, is_transient, name_of
-from app.database.patience import seconds_left, until_free, within
+from app.database.retry import retry_while_locked, seconds_left, within
 
 __all__ = [
     "Database",
@@ -40,8 +40,8 @@ __all__ = [
     "insert",
     "is_transient",
     "name_of",
+    "retry_while_locked",
     "seconds_left",
-    "until_free",
     "within",
 ]
 
@@ -90,9 +90,11 @@ class Database:
         # What only reads waits for no row: somebody holds a whole table, for a moment, and nobody could make use of the
         # place of another.
         waiting = None if read_only else self._waiting
-        return until_free(lambda: self.run_briefly(work, read_only=read_only, seconds_max=seconds_max), waiting=waiting)
+        return retry_while_locked(
+            lambda: self.run_unless_locked(work, read_only=read_only, seconds_max=seconds_max), waiting=waiting
+        )
 
-    def run_briefly(
+    def run_unless_locked(
         self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
     ) -> T:
         """Do `work` as `run` does, but give up where somebody holds a row that it needs.
@@ -140,12 +142,12 @@ class Database:
         """Say whether there is anything to connect to: an SQLite file is made by `flask db upgrade` alone."""
         return is_there(self.engine.url)
 
-    def forgetful_settings(self) -> dict[str, str]:
+    def unsafe_durability_settings(self) -> dict[str, str]:
         """Name the settings, with their values, under which what was committed may be gone after a power cut.
 
         Raises `DatabaseUnavailableError`.
         """
-        return self.run(lambda session: forgetful_settings(session.connection()), read_only=True)
+        return self.run(lambda session: unsafe_durability_settings(session.connection()), read_only=True)
 
     def why_not_writable(self) -> str | None:
         """Say why nothing can be written, if so: it is read-only, or a standby. Raises `DatabaseUnavailableError`."""

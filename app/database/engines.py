@@ -79,7 +79,7 @@ def allow_seconds(connection: Connection, seconds_max: float) -> None:
             connection.exec_driver_sql(f"SET LOCAL {setting} = {round(seconds_max * 1000)}")
 
 
-def forgetful_settings(connection: Connection) -> dict[str, str]:
+def unsafe_durability_settings(connection: Connection) -> dict[str, str]:
     """Name the settings, with their values, under which what was committed may be gone after a power cut."""
     name = connection.dialect.name
     if name == "sqlite":

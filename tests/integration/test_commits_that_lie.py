@@ -182,10 +182,10 @@ def test_commits_that_do_not_wait_for_a_standby_that_is_named_do_not_last(url: s
     name = admin.info.dbname
     admin.execute(f"ALTER DATABASE {name} SET synchronous_commit = local")
     database = Database(url)
-    assert "synchronous_commit" not in database.forgetful_settings()
+    assert "synchronous_commit" not in database.unsafe_durability_settings()
     set_standby(admin, "nobody")
     try:
-        assert database.forgetful_settings()["synchronous_commit"] == "local"
+        assert database.unsafe_durability_settings()["synchronous_commit"] == "local"
     finally:
         set_standby(admin, "")
     database.close()

@@ -382,13 +382,13 @@ def test_a_server_that_is_set_to_forget_is_said_to_be_at_the_start(
 
 
 def test_sqlite_is_set_to_remember(on_sqlite: Stage) -> None:
-    assert on_sqlite.database.forgetful_settings() == {}
+    assert on_sqlite.database.unsafe_durability_settings() == {}
 
 
 def test_a_file_system_that_refuses_the_journal_is_said_to(tmp_path: Path) -> None:
     """SQLite's own stand-in for one without shared memory, as network file systems are."""
     database = Database(f"sqlite:///file:{tmp_path}/new.db?vfs=unix-dotfile&uri=true")
-    assert database.forgetful_settings() == {"journal_mode": "delete"}
+    assert database.unsafe_durability_settings() == {"journal_mode": "delete"}
     database.close()
 
 

@@ -19,7 +19,7 @@ _SECONDS_MAX = 2
 _PAUSE = (0.3, 0.7)
 
 
-def until_free(work: Callable[[], T], *, waiting: threading.Semaphore | None) -> T:
+def retry_while_locked(work: Callable[[], T], *, waiting: threading.Semaphore | None) -> T:
     """Do `work`, again and again while it needs a row that somebody holds and there is a place to wait for it.
 
     Raises `DatabaseUnavailableError`: at once where it has another cause or all places are taken, and after about two

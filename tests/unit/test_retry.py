@@ -5,7 +5,7 @@ from threading import Semaphore
 
 import pytest
 
-from app.database import DatabaseUnavailableError, until_free, within
+from app.database import DatabaseUnavailableError, retry_while_locked, within
 
 HELD = DatabaseUnavailableError("LockNotAvailable")
 
@@ -34,27 +34,27 @@ class World:
 
 def test_what_nobody_holds_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=0)
-    assert until_free(world.work, waiting=Semaphore(1)) == "done"
+    assert retry_while_locked(world.work, waiting=Semaphore(1)) == "done"
     assert world.tries == [0]
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.3, 1.0, 1.5])
 def test_what_becomes_free_is_done_soon_after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     world = World(monkeypatch, held_for=seconds)
-    assert until_free(world.work, waiting=Semaphore(1)) == "done"
+    assert retry_while_locked(world.work, waiting=Semaphore(1)) == "done"
     assert seconds <= world.now < 2 * seconds + 0.2
 
 
 def test_who_waits_is_away_for_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=1.9)
-    until_free(world.work, waiting=Semaphore(1))
+    retry_while_locked(world.work, waiting=Semaphore(1))
     assert 3 < len(world.tries) < 9
 
 
 def test_what_does_not_become_free_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=60)
     with pytest.raises(DatabaseUnavailableError) as given_up:
-        until_free(world.work, waiting=Semaphore(1))
+        retry_while_locked(world.work, waiting=Semaphore(1))
     assert given_up.value is HELD
     assert 2 <= world.now < 4
 
@@ -63,7 +63,7 @@ def test_what_does_not_become_free_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 def test_whatever_else_goes_wrong_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     world = World(monkeypatch, held_for=60, error=error)
     with pytest.raises(type(error)) as raised:
-        until_free(world.work, waiting=Semaphore(1))
+        retry_while_locked(world.work, waiting=Semaphore(1))
     assert raised.value is error
     assert world.tries == [0]
 
@@ -71,18 +71,18 @@ def test_whatever_else_goes_wrong_is_not_waited_for(monkeypatch: pytest.MonkeyPa
 def test_who_finds_no_place_to_wait_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=60)
     with pytest.raises(DatabaseUnavailableError):
-        until_free(world.work, waiting=Semaphore(0))
+        retry_while_locked(world.work, waiting=Semaphore(0))
     assert world.tries == [0]
 
 
 def test_a_place_to_wait_is_left_again(monkeypatch: pytest.MonkeyPatch) -> None:
     places = Semaphore(1)
-    until_free(World(monkeypatch, held_for=1).work, waiting=places)
+    retry_while_locked(World(monkeypatch, held_for=1).work, waiting=places)
     assert places.acquire(blocking=False)
 
 
 def test_nobody_waits_longer_than_whoever_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=60)
     with pytest.raises(DatabaseUnavailableError), within(0.5):
-        until_free(world.work, waiting=Semaphore(1))
+        retry_while_locked(world.work, waiting=Semaphore(1))
     assert world.now < 1
