@@ -65,11 +65,11 @@ _SAME_FOR_ALL: WSGIEnvironment = {
 Response = tuple[int, list[tuple[str, str]], bytes]
 
 
-class Later(ABC):
+class Deferred(ABC):
     """What an application returns whose answer is not known yet. Whoever just reads it, as any server may, waits."""
 
     @abstractmethod
-    def when_known(self, tell: Callable[[], None]) -> None:
+    def add_done_callback(self, tell: Callable[[], None]) -> None:
         """Call this once the answer can be read without waiting: now, or later and from any thread."""
 
     @abstractmethod
@@ -293,8 +293,8 @@ def _call_and_tell(application: WSGIApplication, environ: WSGIEnvironment, tell:
     call = _Call(environ)
     pieces = call.begin(application)
     try:
-        if isinstance(pieces, Later):
-            pieces.when_known(lambda: tell(call.read(pieces)))
+        if isinstance(pieces, Deferred):
+            pieces.add_done_callback(lambda: tell(call.read(pieces)))
             return
     except BaseException as error:  # noqa: BLE001 -- as below
         pieces = call.fail(error)

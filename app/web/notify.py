@@ -15,8 +15,8 @@ from app.logs import failure
 from app.receiver import Receipt
 from app.rsgi import RECEIVED
 from app.service import Service
+from app.web.deferred import DeferredResponse
 from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body
-from app.web.late import LateResponse
 from app.web.origin import origin
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def _notify() -> Response:
         _log.error("delivery not received", extra={**failure(error), **origin().fields()})
         answer = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "UNKNOWN_EXCEPTION", "Send it again.", result_status="U")
     else:
-        return LateResponse(receipt, lambda response: _fill(response, receipt.result().answer, received))
+        return DeferredResponse(receipt, lambda response: _fill(response, receipt.result().answer, received))
     response = Response()
     _fill(response, answer, received)
     return response

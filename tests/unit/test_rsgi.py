@@ -11,7 +11,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from typing_extensions import override
 
-from app.rsgi import BODY_CHUNKS_MAX, REFUSAL, WAITING_PER_THREAD_MAX, Door, Later
+from app.rsgi import BODY_CHUNKS_MAX, REFUSAL, WAITING_PER_THREAD_MAX, Deferred, Door
 from app.server.connections import Connections
 
 SCOPE: Any = SimpleNamespace(
@@ -52,7 +52,7 @@ NUMBER = 200
 
 
 @dataclass
-class Answer(Later):
+class Answer(Deferred):
     """An answer that is known once it is told to be."""
 
     start: StartResponse
@@ -60,7 +60,7 @@ class Answer(Later):
     told: list[Callable[[], None]] = field(default_factory=list)
 
     @override
-    def when_known(self, tell: Callable[[], None]) -> None:
+    def add_done_callback(self, tell: Callable[[], None]) -> None:
         self.told.append(tell)
 
     @override

@@ -8,7 +8,7 @@ import pytest
 from flask import Flask, Response
 from werkzeug.test import Client, TestResponse
 
-from app.web.late import LateResponse
+from app.web.deferred import DeferredResponse
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def app(future: "Future[bytes]") -> Flask:
 
     @app.get("/")
     def late() -> Response:
-        return LateResponse(future, fill)
+        return DeferredResponse(future, fill)
 
     @app.after_request
     def mark(response: Response) -> Response:

@@ -9,10 +9,10 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from flask import Response
 from typing_extensions import override
 
-from app.rsgi import Later
+from app.rsgi import Deferred
 
 
-class LateResponse(Response):
+class DeferredResponse(Response):
     """A response that is filled in by whoever reads it, which waits for a future.
 
     The framework is through with the request by then. What it has added to the headers stays; of the status and the
@@ -35,13 +35,13 @@ class LateResponse(Response):
 
 
 @dataclass
-class _Pieces(Later):
-    response: LateResponse
+class _Pieces(Deferred):
+    response: DeferredResponse
     environ: WSGIEnvironment
     start_response: StartResponse
 
     @override
-    def when_known(self, tell: Callable[[], None]) -> None:
+    def add_done_callback(self, tell: Callable[[], None]) -> None:
         self.response.future.add_done_callback(lambda _: tell())
 
     @override
