@@ -13,7 +13,7 @@ from app.alipay.delivery import Delivery
 from app.alipay.keyring import Keyring
 from app.alipay.signature import NotAuthenticError, verify
 from app.config import DEFAULT_NOTIFY_PATH
-from app.rsgi import Door
+from app.rsgi import RsgiToWsgi
 
 empty = Flask("empty", static_folder=None)
 verifying = Flask("verifying", static_folder=None)
@@ -48,5 +48,5 @@ def acknowledge_authentic() -> Response:
 
 _THREADS = int(os.environ["BENCH_THREADS"])
 
-empty_door = Door(empty, _THREADS)
-verifying_door = Door(verifying, _THREADS)
+empty_door = RsgiToWsgi(empty, _THREADS)
+verifying_door = RsgiToWsgi(verifying, _THREADS)

@@ -21,8 +21,8 @@ from app.config import SettingError, Settings, read_settings
 from app.counters import folder_of_its_own
 from app.database import DatabaseUnavailableError
 from app.logs import failure
-from app.rsgi import HEAD_BYTES_MAX, Door
 from app.server.connections import Connections
+from app.server.rsgi_to_wsgi import HEAD_BYTES_MAX, RsgiToWsgi
 from app.service import Service
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: i
         raise UsageProblem(str(error)) from None
     with _shared_counters(settings):
         logs.include_everything(*logs.SERVERS)
-        supervisor.serve_until_told_to_stop(partial(_door, threads, port))
+        supervisor.serve_until_told_to_stop(partial(_make_bridge, threads, port))
 
 
 def _problem(instance_path: Path) -> str | None:
@@ -125,7 +125,7 @@ def _problem(instance_path: Path) -> str | None:
     return None
 
 
-def _door(threads: int, port: int) -> Door:
+def _make_bridge(threads: int, port: int) -> RsgiToWsgi:
     """Make what a worker serves. Importing the application opens and checks it."""
     application = import_module("app.wsgi").application
     application.extensions["notifyauth"].database.share_between(threads)
@@ -135,7 +135,7 @@ def _door(threads: int, port: int) -> Door:
     gc.set_threshold(_UNCOLLECTED_MAX)
     connections = Connections(port, _CONNECTIONS_MAX)
     connections.watch()
-    return Door(application, threads, at_once=frozenset({"/healthz"}), connections=connections)
+    return RsgiToWsgi(application, threads, inline_paths=frozenset({"/healthz"}), connections=connections)
 
 
 @contextmanager

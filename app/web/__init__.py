@@ -8,7 +8,7 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from app.config import Settings
 from app.database import within
-from app.rsgi import RECEIVED, REFUSAL
+from app.server.rsgi_to_wsgi import RECEIVED, REJECT_STATUS
 from app.web import api, health, notify, openapi, origin, problems
 
 #: Alipay, and a merchant's own service, hear from us by then, whatever the database does: waiting for a thread counts.
@@ -47,7 +47,7 @@ def _end(_error: BaseException | None) -> None:
 
 def _refuse() -> None:
     """Refuse for the server, which knows what the application cannot: that a body is late, or a queue is full."""
-    if (status := request.environ.get(REFUSAL)) is not None:
+    if (status := request.environ.get(REJECT_STATUS)) is not None:
         abort(status)
 
 

@@ -29,7 +29,7 @@ from app.reports import (
     USER_REF_CHARACTERS_MAX,
     WALLET_CHARACTERS_MAX,
 )
-from app.rsgi import announced_length
+from app.server.rsgi_to_wsgi import announced_length
 from app.state_machine import AuthorizationState
 from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body
 from app.web.problems import ProblemError

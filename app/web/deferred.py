@@ -9,7 +9,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from flask import Response
 from typing_extensions import override
 
-from app.rsgi import Deferred
+from app.server.rsgi_to_wsgi import Deferred
 
 
 class DeferredResponse(Response):

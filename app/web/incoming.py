@@ -3,7 +3,7 @@
 from flask import request
 
 from app.alipay.delivery import BODY_BYTES_MAX
-from app.rsgi import announced_length
+from app.server.rsgi_to_wsgi import announced_length
 
 
 class BodyTooLargeError(Exception):

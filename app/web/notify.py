@@ -13,7 +13,7 @@ from app.alipay.acknowledgement import Answer, refuse
 from app.alipay.delivery import Delivery
 from app.logs import failure
 from app.receiver import Receipt
-from app.rsgi import RECEIVED
+from app.server.rsgi_to_wsgi import RECEIVED
 from app.service import Service
 from app.web.deferred import DeferredResponse
 from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body

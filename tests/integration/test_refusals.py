@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 from werkzeug.test import TestResponse
 
-from app.rsgi import REFUSAL
+from app.server.rsgi_to_wsgi import REJECT_STATUS
 from app.simulator.draft import authcode_created
 from app.simulator.sender import headers_of
 from tests.builders import a_genuine_delivery
@@ -81,7 +81,7 @@ def test_what_the_server_refuses_is_counted_and_logged(
     door: Door, log: pytest.LogCaptureFixture, status: int, path: str, where: str
 ) -> None:
     before = figure(door, "notifyauth_refused_requests_total", status=str(status), where=where)
-    assert send(door, path, environ={REFUSAL: status}).status_code == status
+    assert send(door, path, environ={REJECT_STATUS: status}).status_code == status
     line = logged(log, "request refused")
     assert (line["status"], line["path"]) == (status, path)
     assert figure(door, "notifyauth_refused_requests_total", status=str(status), where=where) - before == 1

@@ -11,8 +11,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from typing_extensions import override
 
-from app.rsgi import BODY_CHUNKS_MAX, REFUSAL, WAITING_PER_THREAD_MAX, Deferred, Door
 from app.server.connections import Connections
+from app.server.rsgi_to_wsgi import BODY_CHUNKS_MAX, REJECT_STATUS, WAITING_PER_THREAD_MAX, Deferred, RsgiToWsgi
 
 SCOPE: Any = SimpleNamespace(
     server="127.0.0.1:8000", client="127.0.0.1:9", method="POST", path="/", query_string="", scheme="http"
@@ -35,7 +35,7 @@ class Protocol:
         self.statuses.append(status)
 
 
-async def ask(door: Door, path: str = "/") -> int:
+async def ask(door: RsgiToWsgi, path: str = "/") -> int:
     protocol: Any = Protocol()
     scope: Any = SimpleNamespace(**vars(SCOPE) | {"path": path})
     await asyncio.wait_for(door(scope, protocol), timeout=10)
@@ -109,7 +109,7 @@ def test_whoever_waits_for_an_answer_that_is_not_known_keeps_no_thread() -> None
     application = LateApplication()
 
     async def ask_meanwhile() -> list[int]:
-        door = Door(application, threads=1)
+        door = RsgiToWsgi(application, threads=1)
         late = [asyncio.create_task(ask(door, "/late")) for _ in range(2)]
         await application.has(2)
         meanwhile = await ask(door)
@@ -125,7 +125,7 @@ def test_many_answers_at_once_wake_the_loop_once() -> None:
     application = LateApplication()
 
     async def know_all_at_once() -> None:
-        door, loop = Door(application, threads=1), asyncio.get_running_loop()
+        door, loop = RsgiToWsgi(application, threads=1), asyncio.get_running_loop()
         assert isinstance(loop, CountingLoop)
         late = [asyncio.create_task(ask(door, "/late")) for _ in range(10)]
         await application.has(10)
@@ -146,7 +146,7 @@ def test_no_answer_is_lost_between_threads_and_the_loop() -> None:
     application = LateApplication()
 
     async def come_and_go() -> list[int]:
-        door = Door(application, threads=4)
+        door = RsgiToWsgi(application, threads=4)
         late = []
         for number in range(NUMBER):
             late.append(asyncio.create_task(ask(door, "/late")))
@@ -165,7 +165,7 @@ def test_a_late_answer_that_breaks_is_one_that_was_broken(error: BaseException) 
     application = LateApplication(error=error)
 
     async def ask_and_break() -> int:
-        door = Door(application, threads=1)
+        door = RsgiToWsgi(application, threads=1)
         late = asyncio.create_task(ask(door, "/late"))
         await application.has(1)
         application.answers[0].become_known()
@@ -178,7 +178,7 @@ def test_an_answer_after_the_sender_gave_up_harms_nobody() -> None:
     application = LateApplication()
 
     async def give_up() -> list[int]:
-        door = Door(application, threads=1)
+        door = RsgiToWsgi(application, threads=1)
         late = [asyncio.create_task(ask(door, "/late")) for _ in range(2)]
         await application.has(2)
         late[0].cancel()
@@ -194,7 +194,7 @@ def test_an_answer_after_the_loop_has_ended_harms_nobody() -> None:
     application = LateApplication()
 
     async def end() -> None:
-        door = Door(application, threads=1)
+        door = RsgiToWsgi(application, threads=1)
         late = asyncio.create_task(ask(door, "/late"))
         await application.has(1)
         door.__rsgi_del__(asyncio.get_running_loop())
@@ -209,7 +209,7 @@ def test_a_thread_outlives_whatever_the_application_raises() -> None:
         raise Panic
 
     async def ask_three_times() -> list[int]:
-        door = Door(application, threads=1)
+        door = RsgiToWsgi(application, threads=1)
         return [await ask(door) for _ in range(3)]
 
     assert asyncio.run(ask_three_times()) == [500, 500, 500]
@@ -220,7 +220,7 @@ def test_past_a_bounded_queue_the_application_is_only_asked_to_refuse() -> None:
     refused: list[int] = []
 
     def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        status = environ.get(REFUSAL)
+        status = environ.get(REJECT_STATUS)
         if status is None:
             is_over.wait(timeout=10)
         else:
@@ -229,7 +229,7 @@ def test_past_a_bounded_queue_the_application_is_only_asked_to_refuse() -> None:
         return [b""]
 
     async def crowd() -> list[int]:
-        door = Door(application, threads=1)
+        door = RsgiToWsgi(application, threads=1)
         callers = [asyncio.create_task(ask(door)) for _ in range(WAITING_PER_THREAD_MAX + 10)]
         # Whoever finds the queue full is answered while the one thread is still at its first request.
         while len(refused) < 9:  # noqa: ASYNC110 -- what is waited for happens in this very loop
@@ -252,7 +252,7 @@ def test_a_path_that_waits_for_nothing_does_not_wait_for_a_thread() -> None:
         return [b""]
 
     async def ask_while_every_thread_waits() -> list[int]:
-        door = Door(application, threads=1, at_once=frozenset({"/healthz"}))
+        door = RsgiToWsgi(application, threads=1, inline_paths=frozenset({"/healthz"}))
         stuck = asyncio.create_task(ask(door))
         await asyncio.sleep(0.05)
         alive = await ask(door, "/healthz")
@@ -270,7 +270,7 @@ def test_the_threads_end_with_the_server() -> None:
 
     async def serve_and_end() -> None:
         before = threading.active_count()
-        door = Door(application, threads=3)
+        door = RsgiToWsgi(application, threads=3)
         assert await ask(door) == 200
         door.__rsgi_del__(asyncio.get_running_loop())
         assert threading.active_count() == before
@@ -284,13 +284,13 @@ def test_a_body_in_very_many_pieces_is_refused_after_the_first_of_them(pieces: i
 
     def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         taken.append(len(environ["wsgi.input"].read()))
-        start(f"{environ.get(REFUSAL, 200)} …", [])
+        start(f"{environ.get(REJECT_STATUS, 200)} …", [])
         return [b""]
 
     async def send() -> int:
         protocol: Any = Protocol((b"x",) * pieces)
         scope: Any = SimpleNamespace(**vars(SCOPE) | {"headers": {}})
-        await Door(application, threads=1)(scope, protocol)
+        await RsgiToWsgi(application, threads=1)(scope, protocol)
         (status,) = protocol.statuses
         return int(status)
 
@@ -315,5 +315,5 @@ def test_connections_are_told_of_every_request_and_of_its_end() -> None:
         start("200 OK", [])
         return [b""]
 
-    assert asyncio.run(ask(Door(application, threads=1, connections=Told(port=1, places=1)))) == 200
+    assert asyncio.run(ask(RsgiToWsgi(application, threads=1, connections=Told(port=1, places=1)))) == 200
     assert told == [("begins", SCOPE.client), ("is answered", SCOPE.client), ("ends", SCOPE.client)]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 #: Where the application finds the status with which it is to refuse a request, unread and with nothing done.
-REFUSAL = "notifyauth.refusal"
+REJECT_STATUS = "notifyauth.refusal"
 #: Where it finds when the request was whole, by the clock of `time.perf_counter`: waiting for a thread takes time too.
 RECEIVED = "notifyauth.received"
 
@@ -78,7 +78,7 @@ class Deferred(ABC):
 
 
 @dataclass(slots=True)
-class _Outbox:
+class _ResponseQueue:
     """Takes answers from threads to the loop, which is woken once for all that are there.
 
     Waking it is a system call, and those who shared a transaction are answered one right after the other.
@@ -109,7 +109,7 @@ class _Outbox:
 
 
 @dataclass(slots=True)
-class _Work:
+class _Task:
     """A request that is whole, and what its sender waits on."""
 
     environ: WSGIEnvironment
@@ -122,20 +122,20 @@ class _Work:
 
 
 @dataclass
-class Door:
+class RsgiToWsgi:
     """What granian calls for every request, on its event loop."""
 
     application: WSGIApplication
     threads: int
     #: Paths that wait for nothing, and so need not wait for a thread either.
-    at_once: frozenset[str] = frozenset()
+    inline_paths: frozenset[str] = frozenset()
     #: Told of every request, so that it can tell an idle connection from one whose head does not end.
     connections: Connections | None = None
     #: Whether every answer ends its connection, so that none is open when the server stops.
     is_draining: bool = False
-    _outbox: _Outbox = field(default_factory=_Outbox)
+    _outbox: _ResponseQueue = field(default_factory=_ResponseQueue)
     #: `None` ends a thread.
-    _works: "SimpleQueue[_Work | None]" = field(default_factory=SimpleQueue)
+    _works: "SimpleQueue[_Task | None]" = field(default_factory=SimpleQueue)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -178,8 +178,8 @@ class Door:
         except TimeoutError:
             response = self._refused(environ, HTTPStatus.REQUEST_TIMEOUT)
         else:
-            at_once = scope.path in self.at_once
-            response = _call(self.application, environ) if at_once else await self._answered(environ)
+            inline_paths = scope.path in self.inline_paths
+            response = _call(self.application, environ) if inline_paths else await self._answered(environ)
         status, headers, body = response
         if self.is_draining:
             headers = [*headers, ("Connection", "close")]
@@ -189,14 +189,14 @@ class Door:
         if self._works.qsize() >= self.threads * WAITING_PER_THREAD_MAX:
             return self._refused(environ, HTTPStatus.SERVICE_UNAVAILABLE)
         environ[RECEIVED] = time.perf_counter()
-        work = _Work(environ, asyncio.get_running_loop().create_future())
+        work = _Task(environ, asyncio.get_running_loop().create_future())
         self._works.put(work)
         return await work.answered
 
     def _refused(self, environ: WSGIEnvironment, status: HTTPStatus) -> Response:
         """Let the application say it in its own words. It touches nothing for that, so the loop can do it itself."""
         status_code, headers, body = _call(
-            self.application, environ | {REFUSAL: status, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}
+            self.application, environ | {REJECT_STATUS: status, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}
         )
         # What else comes over this connection would be the rest of a body.
         return status_code, [*headers, ("Connection", "close")], body
