@@ -28,7 +28,7 @@ def init_app(app: Flask, settings: Settings) -> None:
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(openapi.blueprint)
-    notify.open_door(app, settings.notify_path)
+    notify.add_endpoint(app, settings.notify_path)
     problems.init_app(app, settings.notify_path)
 
 

@@ -22,8 +22,8 @@ from app.service import Service
 from app.state_machine import AuthorizationState, Flow
 from app.tokens import Grant
 from app.web.bearer import require_key, require_token_key
-from app.web.bodies import AuthcodeBody, CanceledBody, ConsultBody, TokenBody, read_body, read_query
 from app.web.problems import ProblemError
+from app.web.request_models import AuthcodeBody, CanceledBody, ConsultBody, TokenBody, read_body, read_query
 
 _log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from app.receiver import Receipt
 from app.server.rsgi_to_wsgi import RECEIVED
 from app.service import Service
 from app.web.deferred import DeferredResponse
-from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body
 from app.web.origin import origin
+from app.web.request_body import BodyIncompleteError, BodyTooLargeError, exact_body
 
 _log = logging.getLogger(__name__)
 
 
-def open_door(app: Flask, path: str) -> None:
+def add_endpoint(app: Flask, path: str) -> None:
     """Listen for notifications at this path, and at no other: what is signed is the path to the letter."""
 
     def require_exact_path() -> None:

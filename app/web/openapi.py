@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.service import Service
-from app.web import answers, bodies
+from app.web import request_models, response_models
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -39,23 +39,23 @@ class Operation:
 
 def operations(notify_path: str) -> list[Operation]:
     """List what the service answers; a test compares it with the routes."""
-    whole = {200: answers.AuthorizationDocument}
+    whole = {200: response_models.AuthorizationDocument}
     report = (400, 401, 404, 409, 413, 422, 503)
     return [
         Operation(
             "post",
             "/v1/authorizations",
             "Register a consult",
-            {201: answers.AuthorizationDocument, 200: answers.AuthorizationDocument},
-            body=bodies.ConsultBody,
+            {201: response_models.AuthorizationDocument, 200: response_models.AuthorizationDocument},
+            body=request_models.ConsultBody,
             problems=(400, 401, 409, 413, 422, 503),
         ),
         Operation(
             "get",
             "/v1/authorizations",
             "List authorizations, newest first",
-            {200: answers.Page},
-            query=bodies.ListQuery,
+            {200: response_models.Page},
+            query=request_models.ListQuery,
             problems=(401, 422, 503),
         ),
         Operation("get", _ID, "Show an authorization", whole, problems=(401, 404, 503)),
@@ -63,7 +63,7 @@ def operations(notify_path: str) -> list[Operation]:
             "get",
             f"{_ID}/authcode",
             "Read the auth code, within its minute",
-            {200: answers.AuthcodeDocument},
+            {200: response_models.AuthcodeDocument},
             problems=(401, 403, 404, 409, 503),
         ),
         Operation(
@@ -71,39 +71,43 @@ def operations(notify_path: str) -> list[Operation]:
             f"{_ID}/authcode",
             "Report the auth code of the redirect",
             whole,
-            body=bodies.AuthcodeBody,
+            body=request_models.AuthcodeBody,
             problems=report,
         ),
         Operation(
             "get",
             f"{_ID}/token",
             "Read the token of an active authorization",
-            {200: answers.TokenDocument},
+            {200: response_models.TokenDocument},
             problems=(401, 403, 404, 409, 503),
         ),
         Operation(
             "post",
             f"{_ID}/tokens",
             "Report the token of applyToken, or of a refresh",
-            {200: answers.TokenReportDocument},
-            body=bodies.TokenBody,
+            {200: response_models.TokenReportDocument},
+            body=request_models.TokenBody,
             problems=report,
         ),
-        Operation("post", f"{_ID}/canceled", "Report a revoke", whole, body=bodies.CanceledBody, problems=report),
+        Operation(
+            "post", f"{_ID}/canceled", "Report a revoke", whole, body=request_models.CanceledBody, problems=report
+        ),
         Operation(
             "post",
             notify_path,
             "Receive a notification of Alipay's",
-            dict.fromkeys((200, 400, 401, 413, 503), answers.NotificationAnswer),
+            dict.fromkeys((200, 400, 401, 413, 503), response_models.NotificationAnswer),
             needs_key=False,
             tags=("alipay",),
         ),
-        Operation("get", "/healthz", "Is it alive?", {200: answers.Alive}, needs_key=False, tags=("operation",)),
+        Operation(
+            "get", "/healthz", "Is it alive?", {200: response_models.Alive}, needs_key=False, tags=("operation",)
+        ),
         Operation(
             "get",
             "/readyz",
             "Can it work?",
-            {200: answers.Readiness, 503: answers.Readiness},
+            {200: response_models.Readiness, 503: response_models.Readiness},
             needs_key=False,
             tags=("operation",),
         ),
@@ -196,7 +200,7 @@ def _answer(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
 
 
 def _problem(status: int) -> dict[str, Any]:
-    content = {"application/problem+json": {"schema": _reference(answers.Problem)}}
+    content = {"application/problem+json": {"schema": _reference(response_models.Problem)}}
     return {"description": HTTPStatus(status).phrase, "content": content}
 
 
@@ -207,7 +211,7 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 def _schemas(listed: list[Operation]) -> dict[str, Any]:
     taken = {operation.body for operation in listed if operation.body is not None}
     given = {each for operation in listed for each in operation.answers.values() if each is not None}
-    models = sorted(taken | given | {answers.Problem}, key=lambda model: model.__name__)
+    models = sorted(taken | given | {response_models.Problem}, key=lambda model: model.__name__)
     _, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )

@@ -31,8 +31,8 @@ from app.reports import (
 )
 from app.server.rsgi_to_wsgi import announced_length
 from app.state_machine import AuthorizationState
-from app.web.incoming import BodyIncompleteError, BodyTooLargeError, exact_body
 from app.web.problems import ProblemError
+from app.web.request_body import BodyIncompleteError, BodyTooLargeError, exact_body
 
 B = TypeVar("B", bound="Body")
 
