@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, metrics, processing, reports
-from app.alipay.acknowledgement import Answer, acknowledge, refuse
+from app.alipay.acknowledgement import NotifyResponse, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
@@ -52,7 +52,7 @@ StoreResult = tuple[StoredEntry, list[Processed]]
 class Receipt:
     """What became of one delivery. Only an authentic one that was stored has an entry."""
 
-    answer: Answer
+    answer: NotifyResponse
     entry_id: int | None = None
     outcome: Outcome | None = None
     reason: str | None = None
@@ -82,7 +82,7 @@ class Receiver:
         self._resumption = Resumption(self._resume)
 
     def receive(self, delivery: Delivery) -> Receipt:
-        """Answer one delivery as `receive_later` does, and wait for it."""
+        """NotifyResponse one delivery as `receive_later` does, and wait for it."""
         return self.receive_later(delivery).result()
 
     def receive_later(self, delivery: Delivery) -> "Future[Receipt]":
@@ -241,7 +241,7 @@ class Receiver:
     def _conclude(
         self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", until: float, served: "Future[StoreResult]"
     ) -> None:
-        """Answer a delivery now that it is known what became of it."""
+        """NotifyResponse a delivery now that it is known what became of it."""
         if (error := served.exception()) is not None:
             # Whatever it is, nothing was stored, so nothing may be acknowledged.
             client = self._keyring.client(arrival.delivery.client_id)

@@ -1,4 +1,4 @@
-"""Answer a delivery: the acknowledgement that stops redelivery, or a refusal of the same shape."""
+"""NotifyResponse a delivery: the acknowledgement that stops redelivery, or a refusal of the same shape."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ _ECHO_CHARACTERS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NotifyResponse:
     """An HTTP answer as values; the doors only copy it out. The result is what its body says."""
 
     status: int
@@ -36,7 +36,7 @@ class Answer:
     result_status: str
 
 
-def acknowledge(delivery: Delivery, client: Client | None, *, now: datetime) -> Answer:
+def acknowledge(delivery: Delivery, client: Client | None, *, now: datetime) -> NotifyResponse:
     """Say that the notification is stored, so that Alipay never sends it again.
 
     Signed when the client's private key is known: Antom does not ask for it, the sibling network Alipay+ does.
@@ -55,7 +55,7 @@ def refuse(
     message: str,
     client: Client | None,
     now: datetime,
-) -> Answer:
+) -> NotifyResponse:
     """Say why there is no acknowledgement; Alipay sends again on its schedule.
 
     Only an authentic delivery comes with its client, and is answered signed: a stranger shall not choose what we sign.
@@ -91,7 +91,7 @@ def _answer(
     body: bytes,
     result_code: str,
     result_status: str,
-) -> Answer:
+) -> NotifyResponse:
     response_time = now.astimezone(UTC).isoformat(timespec="seconds")
     headers = {"Content-Type": "application/json", "response-time": response_time}
     # A stranger's header is echoed as it came or not at all: a control character could begin a header of its own.
@@ -100,7 +100,7 @@ def _answer(
     if client is not None and client.merchant_private_key is not None:
         key = client.merchant_private_key
         headers["signature"] = _signature(key, delivery.method, delivery.uri, client.client_id, response_time, body)
-    return Answer(status, MappingProxyType(headers), body, result_code, result_status)
+    return NotifyResponse(status, MappingProxyType(headers), body, result_code, result_status)
 
 
 def _is_plain(text: str) -> bool:

@@ -30,8 +30,8 @@ from app.simulator.player import Performance, Player
 from app.simulator.scenarios import SCENARIOS, Scenario
 from app.simulator.sender import (
     REDELIVERY_DELAYS,
-    Answer,
     Sender,
+    ServiceResponse,
     Signer,
     UnusableUrlError,
     deliver,
@@ -242,7 +242,7 @@ def send(
         raise click.exceptions.Exit(1)
 
 
-def _shown(answer: Answer) -> str:
+def _shown(answer: ServiceResponse) -> str:
     """Show an answer, and what it says to people where it is no acknowledgement."""
     return str(answer) if answer.acknowledged or not answer.message else f"{answer}: {answer.message}"
 

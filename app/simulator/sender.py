@@ -99,7 +99,7 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServiceResponse:
     """What came back from one attempt: a status and a body, or an error of the network."""
 
     status: int | None = None
@@ -160,14 +160,14 @@ class Sender:
         #: Neither repeats nor follows: a repetition is a redelivery, and those have their own schedule.
         self._http = urllib3.PoolManager(retries=False, timeout=_TIMEOUT)
 
-    def send(self, delivery: Delivery) -> Answer:
+    def send(self, delivery: Delivery) -> ServiceResponse:
         """Make one attempt. A failure of the network is an answer too: the next attempt follows."""
         try:
             response = self._http.request("POST", self.url, body=delivery.body, headers=headers_of(delivery))
         except urllib3.exceptions.HTTPError as error:
             # Without where it happened, which urllib3 says first: that is known here.
-            return Answer(error=str(error.__cause__ or error))
-        return Answer(status=response.status, body=response.data)
+            return ServiceResponse(error=str(error.__cause__ or error))
+        return ServiceResponse(status=response.status, body=response.data)
 
     def __enter__(self) -> Self:
         return self
@@ -182,7 +182,7 @@ def deliver(
     *,
     sleep: Callable[[timedelta], None],
     delays: tuple[timedelta, ...] = REDELIVERY_DELAYS,
-) -> Iterator[Answer]:
+) -> Iterator[ServiceResponse]:
     """Send one notification until it is acknowledged or the schedule ends, and give the answer of each attempt.
 
     `sign_attempt` is asked before every attempt: whether Alipay signs a redelivery anew is documented nowhere, so

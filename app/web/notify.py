@@ -9,7 +9,7 @@ from http import HTTPStatus
 from flask import Flask, Response, abort, current_app, request
 
 from app import metrics
-from app.alipay.acknowledgement import Answer, refuse
+from app.alipay.acknowledgement import NotifyResponse, refuse
 from app.alipay.delivery import Delivery
 from app.logs import failure
 from app.receiver import Receipt
@@ -73,7 +73,7 @@ def _delivery(public_path: str, body: bytes) -> Delivery:
     )
 
 
-def refusal(status: HTTPStatus, result_code: str, message: str, *, result_status: str = "F") -> Answer:
+def refusal(status: HTTPStatus, result_code: str, message: str, *, result_status: str = "F") -> NotifyResponse:
     """Refuse a request that never became a delivery, in the words of the protocol and unsigned."""
     return refuse(
         _delivery(request.path, b""),
@@ -86,7 +86,7 @@ def refusal(status: HTTPStatus, result_code: str, message: str, *, result_status
     )
 
 
-def _fill(response: Response, answer: Answer, received: float) -> None:
+def _fill(response: Response, answer: NotifyResponse, received: float) -> None:
     """Copy an answer out, and count it."""
     metrics.DELIVERIES.inc(answer.status)
     if answer.status >= HTTPStatus.BAD_REQUEST:

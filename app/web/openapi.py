@@ -96,7 +96,7 @@ def operations(notify_path: str) -> list[Operation]:
             "post",
             notify_path,
             "Receive a notification of Alipay's",
-            dict.fromkeys((200, 400, 401, 413, 503), response_models.NotificationAnswer),
+            dict.fromkeys((200, 400, 401, 413, 503), response_models.NotificationResponse),
             needs_key=False,
             tags=("alipay",),
         ),

@@ -9,13 +9,13 @@ from pydantic.alias_generators import to_camel
 from app.state_machine import AuthorizationState, Flow
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """What is given. It has no field but those described."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
 
-class Move(Answer):
+class Move(ResponseModel):
     """One recorded transition."""
 
     sequence: int
@@ -32,7 +32,7 @@ class Move(Answer):
     at: datetime
 
 
-class LinkedNotification(Answer):
+class LinkedNotification(ResponseModel):
     """A notification that was about this authorization, whatever came of it."""
 
     id: str
@@ -43,7 +43,7 @@ class LinkedNotification(Answer):
     received_at: datetime
 
 
-class Summary(Answer):
+class Summary(ResponseModel):
     """An authorization as it is listed."""
 
     id: str
@@ -72,14 +72,14 @@ class TokenReportDocument(AuthorizationDocument):
     replaced_another: bool
 
 
-class Page(Answer):
+class Page(ResponseModel):
     """A page of a listing; the next one is asked for with `cursor`."""
 
     authorizations: list[Summary]
     next_cursor: str | None
 
 
-class AuthcodeDocument(Answer):
+class AuthcodeDocument(ResponseModel):
     """What applyToken needs, within its minute."""
 
     auth_code: str
@@ -88,7 +88,7 @@ class AuthcodeDocument(Answer):
     replaced_another: bool
 
 
-class TokenDocument(Answer):
+class TokenDocument(ResponseModel):
     """What a payment and a refresh need."""
 
     access_token: str
@@ -97,14 +97,14 @@ class TokenDocument(Answer):
     refresh_token_expiry_time: datetime | None
 
 
-class FieldError(Answer):
+class FieldError(ResponseModel):
     """What is wrong with a field."""
 
     field: str
     message: str
 
 
-class Problem(Answer):
+class Problem(ResponseModel):
     """A problem document (RFC 9457)."""
 
     type: str
@@ -115,20 +115,20 @@ class Problem(Answer):
     errors: list[FieldError] = []
 
 
-class Alive(Answer):
+class Alive(ResponseModel):
     """The process answers. Nothing else was looked at."""
 
     status: Literal["ok"]
 
 
-class Readiness(Answer):
+class Readiness(ResponseModel):
     """Whether the service can do its work, and what stands in the way; tables of a newer release do not."""
 
     status: Literal["ready", "not ready"]
     checks: dict[str, str]
 
 
-class Result(Answer):
+class Result(ResponseModel):
     """What the protocol says about a request."""
 
     result_code: str
@@ -136,7 +136,7 @@ class Result(Answer):
     result_message: str
 
 
-class NotificationAnswer(Answer):
+class NotificationResponse(ResponseModel):
     """The acknowledgement, or a refusal of the same form."""
 
     result: Result

@@ -10,7 +10,7 @@ from typing_extensions import override
 from app.alipay.delivery import Delivery
 from app.receiver import Receiver
 from app.simulator.draft import token_created
-from app.simulator.sender import REDELIVERY_DELAYS, Answer, Sender, deliver
+from app.simulator.sender import REDELIVERY_DELAYS, Sender, ServiceResponse, deliver
 from tests.integration.stage import NOON, Clock, Stage
 from tests.unit.alipay.wire import a_signed_delivery
 
@@ -34,11 +34,11 @@ class LocalSender(Sender):
         self.outages = outages
 
     @override
-    def send(self, delivery: Delivery) -> Answer:
+    def send(self, delivery: Delivery) -> ServiceResponse:
         if is_down(self.clock.now - NOON, self.outages):
-            return Answer(error="nobody there")
+            return ServiceResponse(error="nobody there")
         answer = self.receiver.receive(delivery).answer
-        return Answer(answer.status, answer.body)
+        return ServiceResponse(answer.status, answer.body)
 
 
 def is_down(moment: timedelta, outages: list[Outage]) -> bool:
@@ -52,7 +52,7 @@ def redeliver(
     *,
     freshness: timedelta | None = None,
     signs_anew: bool = False,
-) -> list[Answer]:
+) -> list[ServiceResponse]:
     """Play one notification on the whole schedule, and give the answers."""
     clock = Clock()
     receiver = Receiver(stage.database, stage.keyring, stage.vault, freshness=freshness, clock=clock)

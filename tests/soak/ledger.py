@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from app.alipay.notification import Notification
 from app.simulator.draft import Draft
-from app.simulator.sender import Answer
+from app.simulator.sender import ServiceResponse
 from tests.soak.lives import Life
 
 #: What makes two notifications the same: type, authState, code or token.
@@ -47,7 +47,7 @@ class Ledger:
         with self._lock:
             self.sent.setdefault(said_by_draft(draft), Sent()).attempts += 1
 
-    def answer(self, draft: Draft, answer: Answer) -> None:
+    def answer(self, draft: Draft, answer: ServiceResponse) -> None:
         """Note what came back."""
         with self._lock:
             self.answers[_words(answer)] += 1
@@ -72,5 +72,5 @@ def said_by_notification(notification: Notification) -> Said:
     return notification.type, notification.auth_state, None if value is None else value.reveal()
 
 
-def _words(answer: Answer) -> str:
+def _words(answer: ServiceResponse) -> str:
     return "no answer" if answer.status is None else str(answer)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from app.alipay.acknowledgement import ACKNOWLEDGEMENT, Answer, acknowledge, is_acknowledgement, refuse
+from app.alipay.acknowledgement import ACKNOWLEDGEMENT, NotifyResponse, acknowledge, is_acknowledgement, refuse
 from app.alipay.keyring import Client
 from app.alipay.signature import verify
 from tests.unit.alipay.wire import CLIENT_ID, URI, a_delivery, a_keyring
@@ -26,7 +26,7 @@ def client_without_a_private_key(alipay_key: RSAPrivateKey) -> Client:
     return Client(CLIENT_ID, "auto_debit", {1: (alipay_key.public_key(),)})
 
 
-def verify_answer(answer: Answer, merchant_key: RSAPrivateKey) -> None:
+def verify_answer(answer: NotifyResponse, merchant_key: RSAPrivateKey) -> None:
     """Verify as Alipay would: the request's method, URI and client id with the answer's time and body."""
     delivery = a_delivery(
         client_id=answer.headers["client-id"],
@@ -106,7 +106,7 @@ def test_refusal_has_the_same_shape(client: Client, merchant_key: RSAPrivateKey)
     verify_answer(answer, merchant_key)
 
 
-def a_refusal(client_id: str) -> Answer:
+def a_refusal(client_id: str) -> NotifyResponse:
     return refuse(
         a_delivery(client_id=client_id),
         status=401,

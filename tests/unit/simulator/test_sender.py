@@ -10,7 +10,7 @@ from app.alipay.delivery import Delivery
 from app.alipay.keyring import Keyring
 from app.alipay.signature import verify
 from app.simulator.draft import token_canceled
-from app.simulator.sender import Answer, Result, Sender, Signer, UnusableUrlError, deliver, epoch_milliseconds
+from app.simulator.sender import Result, Sender, ServiceResponse, Signer, UnusableUrlError, deliver, epoch_milliseconds
 from tests.unit.simulator.endpoint import ACKNOWLEDGED, OUTAGE, Answered, Endpoint
 
 BODY = token_canceled("t-1", reason="不再需要").body()
@@ -147,12 +147,12 @@ def test_redelivery_repeats_the_first_signature_if_asked_to(
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"1", b'{"result": "S"}', b'{"result": {}}', b"[" * 100_000])
 def test_answer_without_a_result_is_told_as_it_is(body: bytes) -> None:
-    assert Answer(status=502, body=body).result is None
-    assert str(Answer(status=502, body=body)) == "502 without a result"
+    assert ServiceResponse(status=502, body=body).result is None
+    assert str(ServiceResponse(status=502, body=body)) == "502 without a result"
 
 
 def test_answer_with_a_result_is_told_by_it() -> None:
-    answer = Answer(status=400, body=b'{"result": {"resultStatus": "F", "resultCode": "PARAM_ILLEGAL"}}')
+    answer = ServiceResponse(status=400, body=b'{"result": {"resultStatus": "F", "resultCode": "PARAM_ILLEGAL"}}')
     assert answer.result == Result(400, "F", "PARAM_ILLEGAL")
     assert str(answer) == "400 F PARAM_ILLEGAL"
 
