@@ -43,9 +43,9 @@ _CODE_INDEX_BYTES = 32
 #: A user who goes back and agrees again has a few; this many are no user, and take 2 KiB of a row. The oldest go first.
 OTHER_CODES_MAX = 64
 
-CODE_PLACE = "authorizations.sealed_auth_code"
-LOGIN_ID_PLACE = "authorizations.sealed_login_id"
-CANCEL_REASON_PLACE = "authorizations.sealed_cancel_reason"
+CODE_COLUMN = "authorizations.sealed_auth_code"
+LOGIN_ID_COLUMN = "authorizations.sealed_login_id"
+CANCEL_REASON_COLUMN = "authorizations.sealed_cancel_reason"
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +326,7 @@ def auth_code(vault: Vault, authorization: Authorization) -> Secret | None:
     """
     if authorization.sealed_auth_code is None:
         return None
-    return Secret(vault.open_text(authorization.sealed_auth_code, place=CODE_PLACE, row=authorization.id.bytes))
+    return Secret(vault.open_text(authorization.sealed_auth_code, column=CODE_COLUMN, row_key=authorization.id.bytes))
 
 
 def knows_code(vault: Vault, authorization: Authorization, code: Secret) -> bool:
@@ -366,7 +366,7 @@ def keep_auth_code(
         return OLDER_THAN_THE_CODE
     if other is not None:
         remember_code(vault, authorization, other)
-    authorization.sealed_auth_code = vault.seal(code.reveal(), place=CODE_PLACE, row=authorization.id.bytes)
+    authorization.sealed_auth_code = vault.seal(code.reveal(), column=CODE_COLUMN, row_key=authorization.id.bytes)
     authorization.auth_code_received_at = received_at
     return None if other is None else REPLACED_A_CODE
 
@@ -394,7 +394,7 @@ def learn_user(vault: Vault, authorization: Authorization, *, user_id: str | Non
         learned = True
     if login_id is not None and authorization.sealed_login_id is None:
         row = authorization.id.bytes
-        authorization.sealed_login_id = vault.seal(login_id.reveal(), place=LOGIN_ID_PLACE, row=row)
+        authorization.sealed_login_id = vault.seal(login_id.reveal(), column=LOGIN_ID_COLUMN, row_key=row)
         learned = True
     return learned
 
@@ -402,7 +402,7 @@ def learn_user(vault: Vault, authorization: Authorization, *, user_id: str | Non
 def keep_cancel_reason(vault: Vault, authorization: Authorization, reason: Secret) -> None:
     """Keep why the merchant revoked, in its own words: they may name a person."""
     row = authorization.id.bytes
-    authorization.sealed_cancel_reason = vault.seal(reason.reveal(), place=CANCEL_REASON_PLACE, row=row)
+    authorization.sealed_cancel_reason = vault.seal(reason.reveal(), column=CANCEL_REASON_COLUMN, row_key=row)
 
 
 def is_canceled(authorization: Authorization) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from app import authorizations, inbox, tokens
 from app.database.contents import estimated_rows, keys_in
 from app.models import AccessToken, Authorization, Base, InboxEntry, IndexKey
-from app.vault import INDEX_KEY_PLACE, Vault
+from app.vault import INDEX_KEY_COLUMN, Vault
 
 #: A re-sealed batch holds its row locks, and SQLite's only one, for a tenth of a second.
 BATCH_SIZE_MAX = 100
@@ -21,7 +21,7 @@ Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Drawer:
+class SealedColumn:
     """A column of sealed values, and which row each is sealed for."""
 
     column: InstrumentedAttribute[Any]
@@ -36,14 +36,14 @@ class Drawer:
 
 #: Every column that holds sealed values; a test compares it with the models.
 DRAWERS = (
-    Drawer(Authorization.sealed_auth_code, authorizations.CODE_PLACE, lambda row: row.id.bytes),
-    Drawer(Authorization.sealed_login_id, authorizations.LOGIN_ID_PLACE, lambda row: row.id.bytes),
-    Drawer(Authorization.sealed_cancel_reason, authorizations.CANCEL_REASON_PLACE, lambda row: row.id.bytes),
-    Drawer(AccessToken.sealed_access_token, tokens.ACCESS_TOKEN_PLACE, lambda row: row.token_index),
-    Drawer(AccessToken.sealed_refresh_token, tokens.REFRESH_TOKEN_PLACE, lambda row: row.token_index),
-    Drawer(InboxEntry.sealed_body, inbox.BODY_PLACE, lambda row: row.fingerprint),
+    SealedColumn(Authorization.sealed_auth_code, authorizations.CODE_COLUMN, lambda row: row.id.bytes),
+    SealedColumn(Authorization.sealed_login_id, authorizations.LOGIN_ID_COLUMN, lambda row: row.id.bytes),
+    SealedColumn(Authorization.sealed_cancel_reason, authorizations.CANCEL_REASON_COLUMN, lambda row: row.id.bytes),
+    SealedColumn(AccessToken.sealed_access_token, tokens.ACCESS_TOKEN_COLUMN, lambda row: row.token_index),
+    SealedColumn(AccessToken.sealed_refresh_token, tokens.REFRESH_TOKEN_COLUMN, lambda row: row.token_index),
+    SealedColumn(InboxEntry.sealed_body, inbox.BODY_COLUMN, lambda row: row.fingerprint),
     # The last: as long as it opens only under the old key, that key is still known to be needed.
-    Drawer(IndexKey.sealed_key, INDEX_KEY_PLACE, lambda row: row.id.to_bytes()),
+    SealedColumn(IndexKey.sealed_key, INDEX_KEY_COLUMN, lambda row: row.id.to_bytes()),
 )
 
 
@@ -62,7 +62,7 @@ class Resealed:
 def reseal_batch(
     session: Session,
     vault: Vault,
-    drawer: Drawer,
+    drawer: SealedColumn,
     *,
     after: Key | None,
     limit: int = BATCH_SIZE_MAX,
@@ -91,7 +91,7 @@ def reseal_batch(
     return Resealed(count, len(seen), _key_of(seen[-1], keys) if seen else None)
 
 
-def rows_of(session: Session, drawer: Drawer, wanted: Sequence[Key]) -> Sequence[Base]:
+def rows_of(session: Session, drawer: SealedColumn, wanted: Sequence[Key]) -> Sequence[Base]:
     """Read the rows with these keys, in their order."""
     if not wanted:
         return []
@@ -100,12 +100,12 @@ def rows_of(session: Session, drawer: Drawer, wanted: Sequence[Key]) -> Sequence
 
 
 def _reseal(
-    session: Session, vault: Vault, drawer: Drawer, keys: Sequence[InstrumentedAttribute[Any]], row: Base
+    session: Session, vault: Vault, drawer: SealedColumn, keys: Sequence[InstrumentedAttribute[Any]], row: Base
 ) -> int:
     """Seal the value of one row again, unless somebody else has written it; return how many that were."""
     old = getattr(row, drawer.column.key)
-    plain = vault.open_bytes(old, place=drawer.place, row=drawer.row(row))
-    fresh = vault.seal(plain, place=drawer.place, row=drawer.row(row))
+    plain = vault.open_bytes(old, place=drawer.place, row_key=drawer.row(row))
+    fresh = vault.seal(plain, place=drawer.place, row_key=drawer.row(row))
     same = [column == value for column, value in zip(keys, _key_of(row, keys), strict=True)]
     replaced = session.execute(
         update(drawer.model).where(*same, drawer.column == old).values({drawer.column.key: fresh}).returning(keys[0]),

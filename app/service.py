@@ -24,7 +24,7 @@ from app.preflight import (
 )
 from app.receiver import Receiver
 from app.resuming import keep_looking
-from app.vault import INDEX_KEY_PLACE, Sealer, Vault, VaultError, new_index_key
+from app.vault import INDEX_KEY_COLUMN, Sealer, Vault, VaultError, new_index_key
 
 _log = logging.getLogger(__name__)
 
@@ -183,13 +183,13 @@ class Service:
     def _made_index_key(self, session: Session) -> bytes:
         """Make the index key; of several processes at once all get the same one."""
         row = INDEX_KEY_ID.to_bytes()
-        fresh = self.sealer.seal(new_index_key(), place=INDEX_KEY_PLACE, row=row)
+        fresh = self.sealer.seal(new_index_key(), column=INDEX_KEY_COLUMN, row_key=row)
         session.execute(insert(session, IndexKey).values(id=INDEX_KEY_ID, sealed_key=fresh).on_conflict_do_nothing())
         return session.scalars(_FIND_INDEX_KEY).one()
 
     def _opened(self, sealed: bytes) -> bytes:
         try:
-            return self.sealer.open(sealed, place=INDEX_KEY_PLACE, row=INDEX_KEY_ID.to_bytes())
+            return self.sealer.open(sealed, column=INDEX_KEY_COLUMN, row_key=INDEX_KEY_ID.to_bytes())
         except VaultError as error:
             raise WrongVaultKeyError(error) from None
 

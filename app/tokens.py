@@ -16,8 +16,8 @@ from app.models import AccessToken, Authorization
 from app.secret import Secret
 from app.vault import Vault
 
-ACCESS_TOKEN_PLACE = "access_tokens.sealed_access_token"  # noqa: S105 -- a column, not a password
-REFRESH_TOKEN_PLACE = "access_tokens.sealed_refresh_token"  # noqa: S105 -- a column, not a password
+ACCESS_TOKEN_COLUMN = "access_tokens.sealed_access_token"  # noqa: S105 -- a column, not a password
+REFRESH_TOKEN_COLUMN = "access_tokens.sealed_refresh_token"  # noqa: S105 -- a column, not a password
 
 
 #: What finds a token: client id and blind index.
@@ -92,7 +92,7 @@ def make(vault: Vault, authorization: Authorization, grant: Grant, *, at: dateti
         client_id=authorization.client_id,
         token_index=token_index,
         authorization_id=authorization.id,
-        sealed_access_token=vault.seal(grant.access_token.reveal(), place=ACCESS_TOKEN_PLACE, row=token_index),
+        sealed_access_token=vault.seal(grant.access_token.reveal(), column=ACCESS_TOKEN_COLUMN, row_key=token_index),
         created_at=at,
     )
     complete(vault, token, grant)
@@ -117,7 +117,7 @@ def complete(vault: Vault, token: AccessToken, grant: Grant) -> bool:
             changed = True
     if grant.refresh_token is not None and grant.refresh_token != reveal_refresh_token(vault, token):
         plain = grant.refresh_token.reveal()
-        token.sealed_refresh_token = vault.seal(plain, place=REFRESH_TOKEN_PLACE, row=token.token_index)
+        token.sealed_refresh_token = vault.seal(plain, column=REFRESH_TOKEN_COLUMN, row_key=token.token_index)
         changed = True
     return changed
 
@@ -137,7 +137,7 @@ def reveal(vault: Vault, token: AccessToken) -> Secret:
 
     Raises `VaultError` where it does not open.
     """
-    return Secret(vault.open_text(token.sealed_access_token, place=ACCESS_TOKEN_PLACE, row=token.token_index))
+    return Secret(vault.open_text(token.sealed_access_token, column=ACCESS_TOKEN_COLUMN, row_key=token.token_index))
 
 
 def reveal_refresh_token(vault: Vault, token: AccessToken) -> Secret | None:
@@ -147,4 +147,4 @@ def reveal_refresh_token(vault: Vault, token: AccessToken) -> Secret | None:
     """
     if token.sealed_refresh_token is None:
         return None
-    return Secret(vault.open_text(token.sealed_refresh_token, place=REFRESH_TOKEN_PLACE, row=token.token_index))
+    return Secret(vault.open_text(token.sealed_refresh_token, column=REFRESH_TOKEN_COLUMN, row_key=token.token_index))

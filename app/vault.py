@@ -1,7 +1,7 @@
 """Keep secrets sealed at rest, and find them again without opening them.
 
 A sealed value is AES-256-GCM under the first of a list of keys and opens under any of them, so a new key can be put
-first at any time. Which row and column a value belongs to is authenticated with it: a value copied elsewhere does not
+first at any time. Which row_key and column a value belongs to is authenticated with it: a value copied elsewhere does not
 open. What must be found by value is indexed blind, by HMAC-SHA-256 under one index key that never changes.
 """
 
@@ -23,7 +23,7 @@ _HEAD_BYTES = len(_LAYOUT) + _KEY_ID_BYTES
 #: As many bytes as the hash has: HMAC gains nothing from more.
 INDEX_KEY_BYTES = 32
 #: Where the index key itself lies sealed, under a vault key like everything else.
-INDEX_KEY_PLACE = "index_key.sealed_key"
+INDEX_KEY_COLUMN = "index_key.sealed_key"
 
 
 class VaultError(Exception):
@@ -39,11 +39,11 @@ class UnknownVaultKeyError(VaultError):
 
 
 class SealBrokenError(VaultError):
-    """A sealed value was changed, or moved here from another row."""
+    """A sealed value was changed, or moved here from another row_key."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
-        super().__init__(f"A sealed value in {place} was changed or belongs to another row.")
+    def __init__(self, column: str) -> None:
+        self.column = column
+        super().__init__(f"A sealed value in {column} was changed or belongs to another row_key.")
 
 
 class Sealer:
@@ -58,17 +58,17 @@ class Sealer:
         """The ids of the keys, the sealing one first; they say nothing of the keys."""
         return [key_id.hex() for key_id in self._ciphers]
 
-    def seal(self, plain: bytes, *, place: str, row: bytes) -> bytes:
-        """Seal `plain` for one place, `table.column`, of one row."""
+    def seal(self, plain: bytes, *, column: str, row_key: bytes) -> bytes:
+        """Seal `plain` for one column, `table.column`, of one row_key."""
         head = _LAYOUT + self._first_id
         nonce = os.urandom(_NONCE_BYTES)
-        return head + nonce + self._ciphers[self._first_id].encrypt(nonce, plain, _associated(head, place, row))
+        return head + nonce + self._ciphers[self._first_id].encrypt(nonce, plain, _associated(head, column, row_key))
 
-    def open(self, sealed: bytes, *, place: str, row: bytes) -> bytes:
-        """Open what was sealed for this place of this row.
+    def open(self, sealed: bytes, *, column: str, row_key: bytes) -> bytes:
+        """Open what was sealed for this column of this row_key.
 
         Raises `UnknownVaultKeyError` where it was sealed under a key that is not there, and `SealBrokenError` where it
-        was changed or sealed for another place.
+        was changed or sealed for another column.
         """
         head, nonce, box = (
             sealed[:_HEAD_BYTES],
@@ -76,14 +76,14 @@ class Sealer:
             sealed[_HEAD_BYTES + _NONCE_BYTES :],
         )
         if not head.startswith(_LAYOUT) or len(nonce) < _NONCE_BYTES:
-            raise SealBrokenError(place)
+            raise SealBrokenError(column)
         cipher = self._ciphers.get(head[len(_LAYOUT) :])
         if cipher is None:
             raise UnknownVaultKeyError(head[len(_LAYOUT) :].hex())
         try:
-            return cipher.decrypt(nonce, box, _associated(head, place, row))
+            return cipher.decrypt(nonce, box, _associated(head, column, row_key))
         except InvalidTag:
-            raise SealBrokenError(place) from None
+            raise SealBrokenError(column) from None
 
     @property
     def sealing_prefix(self) -> bytes:
@@ -98,25 +98,25 @@ class Vault:
         self.sealer = sealer
         self._index_key = index_key
 
-    def seal(self, plain: str | bytes, *, place: str, row: bytes) -> bytes:
-        """Seal a text, or the bytes of a body, for one place of one row."""
+    def seal(self, plain: str | bytes, *, column: str, row_key: bytes) -> bytes:
+        """Seal a text, or the bytes of a body, for one column of one row_key."""
         # A stranger's text may hold a lone surrogate, which strict UTF-8 refuses.
         encoded = plain.encode("utf-8", "surrogatepass") if isinstance(plain, str) else plain
-        return self.sealer.seal(encoded, place=place, row=row)
+        return self.sealer.seal(encoded, column=column, row_key=row_key)
 
-    def open_text(self, sealed: bytes, *, place: str, row: bytes) -> str:
+    def open_text(self, sealed: bytes, *, column: str, row_key: bytes) -> str:
         """Open a sealed text.
 
         Raises `VaultError` where it does not open.
         """
-        return self.sealer.open(sealed, place=place, row=row).decode("utf-8", "surrogatepass")
+        return self.sealer.open(sealed, column=column, row_key=row_key).decode("utf-8", "surrogatepass")
 
-    def open_bytes(self, sealed: bytes, *, place: str, row: bytes) -> bytes:
+    def open_bytes(self, sealed: bytes, *, column: str, row_key: bytes) -> bytes:
         """Open sealed bytes.
 
         Raises `VaultError` where they do not open.
         """
-        return self.sealer.open(sealed, place=place, row=row)
+        return self.sealer.open(sealed, column=column, row_key=row_key)
 
     def blind_index(self, kind: str, *parts: str | bytes) -> bytes:
         """Make 32 bytes that are the same for the same parts, and say nothing of them to who lacks the index key.
@@ -135,8 +135,8 @@ def _key_id(key: bytes) -> bytes:
     return hashlib.sha256(b"notifyauth vault key id\x00" + key).digest()[:_KEY_ID_BYTES]
 
 
-def _associated(head: bytes, place: str, row: bytes) -> bytes:
-    return head + _framed(place, row)
+def _associated(head: bytes, column: str, row_key: bytes) -> bytes:
+    return head + _framed(column, row_key)
 
 
 def _framed(*parts: str | bytes) -> bytes:

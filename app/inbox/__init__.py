@@ -29,7 +29,7 @@ from app.models import Authorization, InboxEntry
 from app.tokens import TokenKey
 from app.vault import Vault
 
-BODY_PLACE = "inbox.sealed_body"
+BODY_COLUMN = "inbox.sealed_body"
 
 
 class Outcome(StrEnum):
@@ -148,7 +148,7 @@ def draft(vault: Vault, arrival: VerifiedDelivery) -> InboxEntry:
         type=notification.type if notification else None,
         auth_state=named.auth_state,
         token_index=token_index(vault, delivery.client_id, named),
-        sealed_body=vault.seal(delivery.body, place=BODY_PLACE, row=fingerprint),
+        sealed_body=vault.seal(delivery.body, column=BODY_COLUMN, row_key=fingerprint),
         uri=delivery.uri,
         request_time=delivery.request_time,
         signature=delivery.signature,
@@ -278,7 +278,7 @@ def open_body(vault: Vault, entry: InboxEntry) -> bytes:
 
     Raises `VaultError` where they do not open.
     """
-    return vault.open_bytes(entry.sealed_body, place=BODY_PLACE, row=entry.fingerprint)
+    return vault.open_bytes(entry.sealed_body, column=BODY_COLUMN, row_key=entry.fingerprint)
 
 
 def find(connection: Connection, entry_id: int) -> InboxEntry | None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app import create_app
-from app.authorizations import LOGIN_ID_PLACE
+from app.authorizations import LOGIN_ID_COLUMN
 from app.models import Authorization
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.builders import an_environ
@@ -161,7 +161,7 @@ def test_the_login_id_of_an_answer_is_kept_sealed(door: Door) -> None:
     def login_id(session: Session) -> str:
         row = session.get_one(Authorization, UUID(authorization["id"]))
         assert row.sealed_login_id is not None
-        return door.service.vault.open_text(row.sealed_login_id, place=LOGIN_ID_PLACE, row=row.id.bytes)
+        return door.service.vault.open_text(row.sealed_login_id, column=LOGIN_ID_COLUMN, row_key=row.id.bytes)
 
     assert door.service.database.run(login_id, read_only=True) == ANSWER["userLoginId"]
 

@@ -24,7 +24,7 @@ from app.config import new_vault_key
 from app.database import DatabaseUnavailableError
 from app.inbox import Outcome
 from app.models import InboxEntry
-from app.rotation import DRAWERS, Drawer
+from app.rotation import DRAWERS, SealedColumn
 from app.service import Service
 from app.simulator.draft import Draft, authcode_created, token_created
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
@@ -92,7 +92,7 @@ class Instance:
         """Seal everything again under this instance's first key, as `flask keys reseal` does, in small batches."""
         return sum(self._reseal(drawer) for drawer in DRAWERS)
 
-    def _reseal(self, drawer: Drawer) -> int:
+    def _reseal(self, drawer: SealedColumn) -> int:
         count, after = 0, None
         while True:
             batch = partial(rotation.reseal_batch, vault=self.service.vault, drawer=drawer, after=after)

@@ -26,7 +26,7 @@ from app.service import INDEX_KEY_ID, Service
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from app.simulator.keys import MERCHANT_KEY_NAME
 from app.simulator.sender import headers_of
-from app.vault import INDEX_KEY_PLACE
+from app.vault import INDEX_KEY_COLUMN
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 from tests.conftest import migrate
 from tests.integration.door import AUTHORIZATIONS, NOTIFY_PATH, Door
@@ -234,7 +234,7 @@ def keys_of(service: Service, keyring: Path) -> dict[str, bytes]:
     return {
         "old vault key": base64.b64decode(OLD),
         "new vault key": base64.b64decode(NEW),
-        "index key": service.sealer.open(sealed, place=INDEX_KEY_PLACE, row=bytes([INDEX_KEY_ID])),
+        "index key": service.sealer.open(sealed, column=INDEX_KEY_COLUMN, row_key=bytes([INDEX_KEY_ID])),
         # One line of a PEM file, and not the first: that is the same in every key.
         "private key": private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())[384:432],
     }

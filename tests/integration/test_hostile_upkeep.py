@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from app import create_app
-from app.inbox import BODY_PLACE, Outcome
+from app.inbox import BODY_COLUMN, Outcome
 from app.models import InboxEntry
 from app.rotation import BATCH_SIZE_MAX
 from app.service import Service
@@ -45,7 +45,7 @@ def fill(shell: Shell, count: int, *, outcome: Outcome) -> None:
         return {
             "fingerprint": fingerprint,
             "client_id": SANDBOX_CLIENT_ID,
-            "sealed_body": shell.service.vault.seal(body, place=BODY_PLACE, row=fingerprint),
+            "sealed_body": shell.service.vault.seal(body, column=BODY_COLUMN, row_key=fingerprint),
             "uri": "/",
             "request_time": "1",
             "signature": "",

@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, rotation, tokens
 from app.models import Base, IndexKey
-from app.rotation import DRAWERS, Drawer
+from app.rotation import DRAWERS, SealedColumn
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_created
-from app.vault import INDEX_KEY_PLACE, SealBrokenError, Sealer, UnknownVaultKeyError, Vault, new_index_key
+from app.vault import INDEX_KEY_COLUMN, SealBrokenError, Sealer, UnknownVaultKeyError, Vault, new_index_key
 from tests.integration.stage import Stage
 
 OLD, NEW = os.urandom(32), os.urandom(32)
@@ -96,7 +96,7 @@ def test_a_value_under_a_key_that_is_gone_stops_the_resealing(stage: Stage) -> N
 class Box:
     """One sealed value where it lies."""
 
-    drawer: Drawer
+    drawer: SealedColumn
     key: Sequence[Any]
     row: bytes
     sealed: bytes
@@ -132,7 +132,7 @@ def two_lives(stage: Stage) -> None:
         stage.notify(json.dumps(said).encode())
         stage.report_token(authorization_id, f"token-{life}", refresh_token=Secret(f"refresh-{life}"))
         stage.report_canceled(authorization_id, f"reason of {life}")
-    index_key = IndexKey(id=1, sealed_key=stage.vault.seal(INDEX_KEY, place=INDEX_KEY_PLACE, row=b"\x01"))
+    index_key = IndexKey(id=1, sealed_key=stage.vault.seal(INDEX_KEY, column=INDEX_KEY_COLUMN, row_key=b"\x01"))
     stage.database.run(lambda session: session.add(index_key))
 
 
@@ -140,14 +140,14 @@ def test_a_sealed_value_opens_in_no_other_row_no_other_column_and_no_other_table
     two_lives(stage)
     found = stage.database.run(boxes)
     assert Counter(box.drawer.place for box in found) == {drawer.place: 2 for drawer in DRAWERS[:-1]} | {
-        INDEX_KEY_PLACE: 1
+        INDEX_KEY_COLUMN: 1
     }
     for mine, other in product(found, found):
         if mine is other:
-            assert stage.vault.open_bytes(mine.sealed, place=mine.drawer.place, row=mine.row)
+            assert stage.vault.open_bytes(mine.sealed, place=mine.drawer.place, row_key=mine.row)
         else:
             with pytest.raises(SealBrokenError):
-                stage.vault.open_bytes(mine.sealed, place=other.drawer.place, row=other.row)
+                stage.vault.open_bytes(mine.sealed, place=other.drawer.place, row_key=other.row)
 
 
 def test_a_sealed_value_that_somebody_moved_in_the_database_is_noticed(stage: Stage) -> None:
