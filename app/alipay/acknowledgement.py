@@ -109,5 +109,5 @@ def _is_plain(text: str) -> bool:
 
 @functools.lru_cache(maxsize=_SIGNATURES_KEPT_MAX)
 def _signature(key: RSAPrivateKey, method: str, uri: str, client_id: str, response_time: str, body: bytes) -> str:
-    """Sign an answer, once for all that are the same: a signature costs thirty times a verification."""
+    """Sign an answer, once for all that are the same: a signature costs thirty times a consistency."""
     return sign(key, method=method, uri=uri, client_id=client_id, time=response_time, body=body)

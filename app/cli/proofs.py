@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 from sqlalchemy.orm import Session
 
-from app import authorizations as found, diagrams, verification
+from app import authorizations as found, consistency, diagrams
 from app.cli import options
 from app.cli.authorizations import authorizations, find_one, which
 from app.cli.errors import Refusal
@@ -17,20 +17,20 @@ from app.cli.groups import look_up, the_service
 from app.cli.pace import do_piece
 from app.cli.progress import bar
 from app.cli.tables import plain
+from app.consistency import Inconsistency
 from app.database.contents import estimated_rows
 from app.diagrams import Drawing, Knock, Step, graphviz, mermaid
 from app.inbox.upkeep import of_authorization
 from app.maintenance import record_run
 from app.models import Authorization
 from app.state_machine import AuthorizationState
-from app.verification import Drift
 
 
 class DriftFoundError(Refusal):
     """What is on record does not all follow from the stored notifications and reports."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(f"{count} {'drift' if count == 1 else 'drifts'} found.")
+        super().__init__(f"{count} {'drift' if count == 1 else 'inconsistencies'} found.")
 
 
 @authorizations.command()
@@ -72,33 +72,33 @@ def verify(name: str | None, client_id: str | None) -> None:
 
     Names every drift, and ends with 1 if there is one.
     """
-    count = drifts = 0
+    count = inconsistencies = 0
     for looked_at, found_drifts in _verified_one(name, client_id) if name is not None else _verified_all():
         count += looked_at
-        drifts += len(found_drifts)
+        inconsistencies += len(found_drifts)
         for drift in found_drifts:
             click.echo(f"{plain(drift.auth_state)} of {plain(drift.client_id)}: {plain(drift.what)}.")
-    if drifts:
-        raise DriftFoundError(drifts)
+    if inconsistencies:
+        raise DriftFoundError(inconsistencies)
     if name is None:
         the_service().database.run(partial(record_run, name="verify", at=datetime.now(UTC)))
     follow = "1 authorization follows" if count == 1 else f"{count} authorizations follow"
     click.echo(f"{follow} from what is stored.")
 
 
-def _verified_one(name: str, client_id: str | None) -> Iterator[tuple[int, Sequence[Drift]]]:
+def _verified_one(name: str, client_id: str | None) -> Iterator[tuple[int, Sequence[Inconsistency]]]:
     vault = the_service().vault
-    yield 1, look_up(lambda session: verification.verify(session, vault, [find_one(session, name, client_id)]))
+    yield 1, look_up(lambda session: consistency.verify(session, vault, [find_one(session, name, client_id)]))
 
 
-def _verified_all() -> Iterator[tuple[int, Sequence[Drift]]]:
+def _verified_all() -> Iterator[tuple[int, Sequence[Inconsistency]]]:
     """Verify batch by batch, each in a snapshot of its own: others may work meanwhile."""
     vault = the_service().vault
     after: UUID | None = None
     with bar("Verifying", look_up(_estimate)) as progress:
         while True:
-            batch = do_piece(partial(look_up, partial(verification.verify_batch, vault=vault, after=after)))
-            yield batch.count, batch.drifts
+            batch = do_piece(partial(look_up, partial(consistency.verify_batch, vault=vault, after=after)))
+            yield batch.count, batch.inconsistencies
             progress.update(batch.count)
             if batch.up_to is None:
                 return

@@ -8,7 +8,7 @@ from app.report_errors import AlreadyCanceledError, ConsultContradictedError, Fl
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.door import AUTHORIZATIONS, Door, problem
 from tests.integration.stage import Stage, a_stage
-from tests.integration.test_verification import drifts
+from tests.integration.test_consistency import inconsistencies
 from tests.unit.alipay.wire import CLIENT_ID
 
 
@@ -26,7 +26,7 @@ def test_an_unsaid_flow_is_corrected_on_record_and_what_was_parked_is_resumed(st
     assert (corrected["cause"], corrected["reason"]) == ("api", "flow corrected from auto_debit to direct")
     assert stage.outcomes() == [("applied", None)]
     assert stage.document()["flow"] == "direct"
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 def test_a_code_that_was_illegal_in_a_flow_nobody_named_is_taken_once_the_flow_is_corrected(
@@ -41,7 +41,7 @@ def test_a_code_that_was_illegal_in_a_flow_nobody_named_is_taken_once_the_flow_i
     assert stage.auth_code("s-1") == "code-1"
     stage.notify(token_created("s-1", "token-1"))
     assert stage.state() == "token_active"
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
     stage.database.close()
 
 

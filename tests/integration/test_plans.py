@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import BigInteger, LargeBinary, Uuid, inspect
 
-from app import authorizations, inbox, rotation, verification
+from app import authorizations, consistency, inbox, rotation
 from app.database import contents
 from app.inbox import upkeep
 from app.models import Authorization, Base, EscapedText, InboxEntry
@@ -105,7 +105,7 @@ def look(stage: Stage) -> None:
         key = tuple(LAST[type(column.type)] for column in inspect(drawer.model).primary_key)
         run(partial(rotation.rows_of, drawer=drawer, wanted=[key, key]))
         run(partial(rotation.reseal_batch, vault=stage.vault, drawer=drawer, after=key))
-    run(lambda session: verification.verify_batch(session, stage.vault, limit=20))
+    run(lambda session: consistency.verify_batch(session, stage.vault, limit=20))
 
 
 def test_no_statement_reads_a_growing_table_whole_on_postgresql(filled: Stage) -> None:

@@ -18,7 +18,7 @@ from app.resuming import Resumption
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from app.unit_of_work import RESUMED_AT_ONCE_MAX
 from tests.integration.stage import NOON, Stage
-from tests.integration.test_verification import drifts
+from tests.integration.test_consistency import inconsistencies
 from tests.unit.alipay.wire import CLIENT_ID
 
 #: Takes three transactions.
@@ -64,7 +64,7 @@ def test_a_consult_resumes_a_few_hundred_parked_entries_and_the_rest_follows_by_
     until(lambda: is_finished(stage))
     assert Counter(outcome for outcome, _ in stage.outcomes())["parked"] == 0
     assert stage.entries()[0].outcome == "applied"
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 def test_what_is_early_is_passed_over_until_what_it_waits_for_comes(stage: Stage) -> None:
@@ -76,7 +76,7 @@ def test_what_is_early_is_passed_over_until_what_it_waits_for_comes(stage: Stage
     until(lambda: is_finished(stage))
     assert [move[1] for move in stage.moves()] == ["consult", "authcode_created", "token_created", "token_canceled"]
     assert Counter(outcome for outcome, _ in stage.outcomes()) == {"applied": 3, "rejected": MANY - 1}
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 def test_no_statement_reads_or_locks_more_than_a_transaction_resumes(
@@ -113,7 +113,7 @@ def test_while_there_is_a_rest_nothing_is_taken_for_a_drift(stage: Stage) -> Non
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(MANY)])
     consult_and_die(stage)
     assert not is_finished(stage)
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 def test_a_delivery_waits_behind_the_rest(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

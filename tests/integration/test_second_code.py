@@ -7,7 +7,7 @@ import pytest
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.door import Door
 from tests.integration.stage import Stage
-from tests.integration.test_verification import drifts
+from tests.integration.test_consistency import inconsistencies
 
 SECOND = timedelta(seconds=1)
 
@@ -32,7 +32,7 @@ def test_another_code_takes_the_older_ones_place(stage: Stage, first_by: str, se
         (3, "authcode_created", "authcode_issued", "authcode_issued"),
     ]
     assert reasons(stage) == [None, None, "took the place of another code"]
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 @pytest.mark.parametrize("first_by", ["notification", "report"])
@@ -55,7 +55,7 @@ def test_a_replaced_code_that_comes_again_is_no_news(stage: Stage, first_by: str
     assert stage.moves() == before
     assert stage.auth_code() == "code-2"
     assert {entry.outcome for entry in stage.entries()} <= {"applied", "redundant"}
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 @pytest.mark.parametrize("codes", [("code-1", "code-2"), ("code-2", "code-1")])
@@ -67,7 +67,7 @@ def test_of_codes_that_are_processed_together_the_one_that_came_last_is_given_ou
     stage.notify_together([authcode_created("s-1", code).body() for code in codes], apart=SECOND)
     assert stage.auth_code() == codes[-1]
     assert len(stage.moves()) == 3
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 @pytest.mark.parametrize("codes", [("code-1", "code-2"), ("code-2", "code-1")])
@@ -93,7 +93,7 @@ def test_a_code_that_is_replayed_late_does_not_take_the_newer_ones_place(stage: 
     assert stage.notify(authcode_created("s-1", "code-1")).outcome == "applied"
     assert stage.auth_code() == "code-2"
     assert reasons(stage)[-1] == "older than the code on record, which stays"
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 def test_a_code_that_was_held_up_for_seconds_does_not_take_the_newer_ones_place(stage: Stage) -> None:
@@ -119,7 +119,7 @@ def test_very_many_codes_are_forgotten_from_the_first_and_nothing_breaks(stage: 
     for number in range(70):
         stage.report_authcode(authorization_id, f"code-{number}")
     assert not stage.report_authcode(authorization_id, "code-6").changed
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 # --- tokens ---
@@ -133,7 +133,7 @@ def test_a_token_of_another_code_than_the_one_on_record_is_recorded_with_its_cod
         *("consult", "authcode_created", "authcode_created", "token_created")
     ]
     assert stage.notify(authcode_created("s-1", "code-2")).reason == "already_known"
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 def test_a_token_of_a_replaced_code_is_recorded_and_the_history_says_so(stage: Stage) -> None:
@@ -143,7 +143,7 @@ def test_a_token_of_a_replaced_code_is_recorded_and_the_history_says_so(stage: S
     stage.report_token(authorization_id, "token-1", auth_code="code-1")
     assert stage.state() == "token_active"
     assert reasons(stage)[-1] == "exchanged for another code than the one on record"
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 def test_a_known_token_is_not_refused_for_a_code_that_nobody_has_heard_of(stage: Stage) -> None:
@@ -158,7 +158,7 @@ def test_a_known_token_is_not_refused_for_a_code_that_nobody_has_heard_of(stage:
         assert not stage.report_token(authorization_id, "token-1", auth_code=code).changed
     assert stage.moves() == before
     assert stage.notify(authcode_created("s-1", "code-3")).reason == "already_known"
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 def test_a_token_in_the_direct_flow_is_not_refused_for_a_code(stage: Stage) -> None:
@@ -167,7 +167,7 @@ def test_a_token_in_the_direct_flow_is_not_refused_for_a_code(stage: Stage) -> N
     assert stage.moves()[1:] == [(2, "token_created", "consulted", "token_active")]
     assert not recorded.has_other_codes
     assert stage.auth_code() is None
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 def test_a_canceled_authorization_takes_no_new_token_whatever_its_code(stage: Stage) -> None:

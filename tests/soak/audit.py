@@ -8,7 +8,7 @@ from itertools import pairwise
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import authorizations, inbox, verification
+from app import authorizations, consistency, inbox
 from app.alipay.notification import parse
 from app.database import ATTEMPTS_MAX
 from app.inbox import Outcome
@@ -110,7 +110,7 @@ def _wrong_lives(session: Session, *, service: Service, batch: Sequence[Life]) -
     names = [life.auth_state for life in batch]
     rows = session.scalars(select(Authorization).where(Authorization.auth_state.in_(names))).all()
     known = {row.auth_state: row for row in rows}
-    wrong = [f"{drift.auth_state}: {drift.what}" for drift in verification.verify(session, service.vault, rows)]
+    wrong = [f"{drift.auth_state}: {drift.what}" for drift in consistency.verify(session, service.vault, rows)]
     for life in batch:
         row = known.get(life.auth_state)
         if (row is not None) != life.is_consulted:

@@ -43,7 +43,7 @@ _OUTCOMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class Inconsistency:
     """Something on record that does not follow from the rest."""
 
     authorization_id: UUID
@@ -59,7 +59,7 @@ class Verified:
 
     #: How many authorizations were looked at.
     count: int
-    drifts: list[Drift]
+    inconsistencies: list[Inconsistency]
     #: The last one looked at; `None` when there is nothing further.
     up_to: UUID | None
 
@@ -84,10 +84,10 @@ def verify_batch(session: Session, vault: Vault, *, after: UUID | None = None, l
     return Verified(len(rows), verify(session, vault, rows), rows[-1].id if rows else None)
 
 
-def verify(session: Session, vault: Vault, rows: Sequence[Authorization]) -> list[Drift]:
+def verify(session: Session, vault: Vault, rows: Sequence[Authorization]) -> list[Inconsistency]:
     """Name every drift of these authorizations."""
     return [
-        Drift(record.authorization.id, record.authorization.client_id, record.authorization.auth_state, what)
+        Inconsistency(record.authorization.id, record.authorization.client_id, record.authorization.auth_state, what)
         for record in _records(session, rows)
         for what in _drifts(vault, record)
     ]
@@ -122,9 +122,9 @@ def _records(session: Session, rows: Sequence[Authorization]) -> list[Record]:
 
 
 def _drifts(vault: Vault, record: Record) -> Iterator[str]:
-    yield from _drifts_of_history(record)
-    yield from _drifts_of_tokens(record)
-    yield from _drifts_of_moves(record)
+    yield from _inconsistencies_of_history(record)
+    yield from _inconsistencies_of_tokens(record)
+    yield from _inconsistencies_of_moves(record)
     for entry in sorted(record.entries.values(), key=lambda entry: entry.id):
         # What broke, and what an operator dismissed, does not follow from anything.
         if entry.outcome in {Outcome.FAILED, Outcome.DISMISSED}:
@@ -143,7 +143,7 @@ def _drifts(vault: Vault, record: Record) -> Iterator[str]:
             yield f"entry {entry.id} is {entry.outcome}, but {notification.type} would now be {wanted}"
 
 
-def _drifts_of_history(record: Record) -> Iterator[str]:
+def _inconsistencies_of_history(record: Record) -> Iterator[str]:
     """Fold the events of the history through the machine, and compare with what it says of itself."""
     authorization = record.authorization
     state: AuthorizationState | None = None
@@ -173,7 +173,7 @@ def _after(state: AuthorizationState | None, event: str, flow: Flow) -> Authoriz
     return decide(state, Event(event), flow).next_state if event in set(Event) else None
 
 
-def _drifts_of_tokens(record: Record) -> Iterator[str]:
+def _inconsistencies_of_tokens(record: Record) -> Iterator[str]:
     """Compare the tokens and the code with the moves that must have brought them."""
     events = [move.event for move in record.transitions]
     current = [token for token in record.tokens.values() if token.superseded_at is None]
@@ -191,7 +191,7 @@ def _drifts_of_tokens(record: Record) -> Iterator[str]:
         yield f"{codes} auth codes are known, but the history has {issued} of them"
 
 
-def _drifts_of_moves(record: Record) -> Iterator[str]:
+def _inconsistencies_of_moves(record: Record) -> Iterator[str]:
     """Compare each transition with the entry that caused it, as long as that is kept, and the other way about."""
     causes: dict[int, list[Transition]] = defaultdict(list)
     for move in record.transitions:

@@ -5,19 +5,19 @@ from functools import partial
 import pytest
 from sqlalchemy import text
 
-from app import verification
+from app import consistency
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage
 
 
-def drifts(stage: Stage, *, limit: int = 200) -> list[str]:
+def inconsistencies(stage: Stage, *, limit: int = 200) -> list[str]:
     """Verify everything, batch by batch."""
     found: list[str] = []
     after = None
     while True:
-        verify = partial(verification.verify_batch, vault=stage.vault, after=after, limit=limit)
+        verify = partial(consistency.verify_batch, vault=stage.vault, after=after, limit=limit)
         batch = stage.database.run(verify, read_only=True)
-        found += [drift.what for drift in batch.drifts]
+        found += [drift.what for drift in batch.inconsistencies]
         if batch.up_to is None:
             return found
         after = batch.up_to
@@ -44,13 +44,13 @@ def play(stage: Stage) -> None:
 def test_an_eventful_life_has_no_drift(stage: Stage, limit: int) -> None:
     play(stage)
     assert stage.state("s-1") == "canceled"
-    assert drifts(stage, limit=limit) == []
+    assert inconsistencies(stage, limit=limit) == []
 
 
 def test_transitions_of_purged_entries_are_taken_as_given(stage: Stage) -> None:
     play(stage)
     execute(stage, "DELETE FROM inbox WHERE outcome = 'applied'")
-    assert drifts(stage) == []
+    assert inconsistencies(stage) == []
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_tampering_is_named(stage: Stage, tampering: str, named: str) -> None:
     stage.notify(token_created("s-1", "token-1"))
     stage.notify(token_canceled("token-1"))
     execute(stage, tampering)
-    assert any(named in drift for drift in drifts(stage)), drifts(stage)
+    assert any(named in drift for drift in inconsistencies(stage)), inconsistencies(stage)
 
 
 def test_a_notification_that_was_left_parked_is_named(stage: Stage) -> None:
@@ -91,7 +91,7 @@ def test_a_notification_that_was_left_parked_is_named(stage: Stage) -> None:
         "UPDATE authorizations SET state = 'token_active', version = 3",
     ):
         execute(stage, statement)
-    assert drifts(stage) == ["entry 1 is parked, but TOKEN_CANCELED would now be applied"]
+    assert inconsistencies(stage) == ["entry 1 is parked, but TOKEN_CANCELED would now be applied"]
 
 
 def execute(stage: Stage, statement: str) -> None:
