@@ -10,7 +10,7 @@ from flask import Flask
 from app import cli, logs, metrics, web
 from app.cli.errors import bad_settings_end_the_shell
 from app.config import Settings, read_settings
-from app.service import Service
+from app.wiring import Service
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from app.config import SettingError
 from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
 from app.preflight import NotMigratedError, OutdatedReleaseError
 from app.report_errors import ClientNotInKeyringError, ClientNotNamedError, ReportRefusedError
-from app.service import Service, WrongVaultKeyError
 from app.vault import VaultError
+from app.wiring import Service, WrongVaultKeyError
 
 #: Exit codes that scripts rely on.
 REFUSED = 1

@@ -16,7 +16,7 @@ from app.alipay.keyring import KeyringError
 from app.cli.errors import SERVICE, plain_errors
 from app.database.contents import distinct_values
 from app.models import Authorization
-from app.service import Service
+from app.wiring import Service
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from app.database import DatabaseUnavailableError
 from app.logs import failure
 from app.server.connections import Connections
 from app.server.rsgi_to_wsgi import HEAD_BYTES_MAX, RsgiToWsgi
-from app.service import Service
+from app.wiring import Service
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: i
     # Until there are workers that could be replaced, there is nothing to read anew.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with plain_errors():
-        the_service().check()
+        the_service().open_all()
     the_service().database.close()
     settings = the_service().settings
     if not settings.api_keys:
@@ -112,7 +112,7 @@ def _problem(instance_path: Path) -> str | None:
             try:
                 # A database that is away is waited for by the workers, and keeps nobody from another keyring.
                 with suppress(DatabaseUnavailableError):
-                    service.check()
+                    service.open_all()
             finally:
                 service.database.close()
     except SettingError as error:

@@ -18,12 +18,12 @@ from app.models import Authorization
 from app.report_errors import AuthorizationNotFoundError
 from app.reports import AuthcodeReport, CanceledReport, Consult, Recorded, Report, TokenReport
 from app.secret import Secret
-from app.service import Service
 from app.state_machine import AuthorizationState, Flow
 from app.tokens import Grant
 from app.web.bearer import require_key, require_token_key
 from app.web.problems import ProblemError
 from app.web.request_models import AuthcodeBody, CanceledBody, ConsultBody, TokenBody, read_body, read_query
+from app.wiring import Service
 
 _log = logging.getLogger(__name__)
 

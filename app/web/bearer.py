@@ -8,8 +8,8 @@ from flask import current_app, g, request
 
 from app.config import Settings
 from app.secret import Secret
-from app.service import Service
 from app.web.problems import ProblemError
+from app.wiring import Service
 
 
 def require_key() -> None:

@@ -20,8 +20,8 @@ from app.alipay.keyring import KeyringError
 from app.database import DatabaseUnavailableError
 from app.inbox.upkeep import Waiting, failed_count, parked_by_reason
 from app.maintenance import last_runs
-from app.service import Service, is_ready
 from app.web.bearer import require_metrics_key
+from app.wiring import Service, is_ready
 
 blueprint = Blueprint("health", __name__)
 

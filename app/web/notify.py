@@ -14,10 +14,10 @@ from app.alipay.delivery import Delivery
 from app.logs import failure
 from app.receiver import Receipt
 from app.server.rsgi_to_wsgi import RECEIVED
-from app.service import Service
 from app.web.deferred import DeferredResponse
 from app.web.origin import origin
 from app.web.request_body import BodyIncompleteError, BodyTooLargeError, exact_body
+from app.wiring import Service
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from flask import Blueprint, Response, current_app
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.service import Service
 from app.web import request_models, response_models
+from app.wiring import Service
 
 blueprint = Blueprint("openapi", __name__)
 

@@ -7,8 +7,8 @@ from http import HTTPStatus
 from flask import current_app, g, request
 
 from app import metrics
-from app.service import Service
 from app.web.origin import origin
+from app.wiring import Service
 
 _log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from flask import Flask
 from jsonschema import Draft202012Validator, FormatChecker
 from werkzeug.test import TestResponse
 
-from app.service import Service
 from app.simulator.draft import Draft
 from app.simulator.sender import headers_of
+from app.wiring import Service
 from tests.builders import a_genuine_delivery
 
 API_KEY = "an-api-key"

@@ -15,9 +15,9 @@ import click.testing
 from flask import Flask
 
 from app.receiver import Receiver
-from app.service import Service
 from app.simulator.draft import Draft
 from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.wiring import Service
 from tests.builders import a_genuine_delivery
 from tests.conftest import ROOT
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from app import create_app
 from app.alipay.keyring import Keyring, fingerprint, load_private_key
 from app.config import DEFAULT_NOTIFY_PATH, VAULT_KEY_BYTES, new_vault_key
-from app.service import Service
 from app.simulator.draft import authcode_created
 from app.simulator.keys import SANDBOX_CLIENT_ID, make_sandbox
 from app.simulator.sender import Signer
+from app.wiring import Service
 from tests.builders import an_environ
 from tests.integration.shell import Shell
 

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from app.database import Database, DatabaseUnavailableError
 from app.receiver import Receipt
-from app.service import Service
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from app.wiring import Service
 from tests.conftest import migrate
 from tests.integration.stage import Stage, a_stage
 from tests.integration.test_service import some_settings

@@ -20,8 +20,8 @@ from app import create_app, metrics
 from app.database import Database, DatabaseUnavailableError
 from app.database.engines import POOL_SIZE
 from app.receiver import Receipt
-from app.service import Service
 from app.simulator.draft import authcode_created, token_canceled
+from app.wiring import Service
 from tests.acceptance.server import a_free_port
 from tests.builders import an_environ
 from tests.integration.network import Network, a_network_to
@@ -371,8 +371,8 @@ def test_a_server_that_is_set_to_forget_is_said_to_be_at_the_start(
     app = create_app(an_environ(postgresql_url, keyring))
     logging.getLogger("app").addHandler(caplog.handler)
     service: Service = app.extensions["notifyauth"]
-    service.check()
-    service.check()
+    service.open_all()
+    service.open_all()
     logging.getLogger("app").removeHandler(caplog.handler)
     service.database.close()
     warned = [vars(record) for record in caplog.records if record.message == FORGETFUL]

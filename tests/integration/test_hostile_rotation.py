@@ -25,10 +25,10 @@ from app.database import DatabaseUnavailableError
 from app.inbox import Outcome
 from app.models import InboxEntry
 from app.rotation import DRAWERS, SealedColumn
-from app.service import Service
 from app.simulator.draft import Draft, authcode_created, token_created
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.simulator.sender import Signer, headers_of
+from app.wiring import Service
 from tests.builders import an_environ
 from tests.integration.door import API_KEY, AUTHORIZATIONS, NOTIFY_PATH
 
@@ -159,7 +159,7 @@ def start(database_url: str, keyring: Path) -> Iterator[Callable[..., Instance]]
         app = create_app(an_environ(database_url, keyring, **settings))
         instance = Instance(name, app, alipay)
         started.append(instance)
-        instance.service.check()
+        instance.service.open_all()
         return instance
 
     yield start

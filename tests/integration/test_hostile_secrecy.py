@@ -22,11 +22,11 @@ from app.alipay.keyring import load_private_key
 from app.config import new_vault_key
 from app.logs import FieldFormatter
 from app.models import IndexKey
-from app.service import INDEX_KEY_ID, Service
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from app.simulator.keys import MERCHANT_KEY_NAME
 from app.simulator.sender import headers_of
 from app.vault import INDEX_KEY_COLUMN
+from app.wiring import INDEX_KEY_ID, Service
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 from tests.conftest import migrate
 from tests.integration.door import AUTHORIZATIONS, NOTIFY_PATH, Door

@@ -17,9 +17,9 @@ from app import create_app
 from app.inbox import BODY_COLUMN, Outcome
 from app.models import InboxEntry
 from app.rotation import BATCH_SIZE_MAX
-from app.service import Service
 from app.simulator.draft import authcode_created
 from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.wiring import Service
 from tests.builders import an_environ
 from tests.integration.shell import Shell
 

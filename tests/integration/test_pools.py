@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import URL, make_url
 
 from app.database.condition import LosesStatementsError
-from app.service import Service
 from app.simulator.draft import authcode_created
 from app.simulator.keys import make_sandbox
+from app.wiring import Service
 from tests.conftest import migrate
 from tests.integration.stage import Stage, a_stage
 from tests.integration.test_service import some_settings
@@ -130,7 +130,7 @@ def test_a_pool_that_loses_prepared_statements_is_found_at_the_start(
         make_sandbox(settings.keyring_path)
         service = Service(settings)
         with pytest.raises(LosesStatementsError, match="prepare_threshold=none"):
-            service.check()
+            service.open_all()
         assert "prepare_threshold=none" in service.ready()["database"]
         service.database.close()
 

@@ -15,8 +15,8 @@ from sqlalchemy import URL, make_url, text
 from app.database import DatabaseUnavailableError
 from app.models import REVISION
 from app.preflight import MissingPrivilegesError, NoSchemaError, OutdatedReleaseError
-from app.service import Service, is_ready
 from app.simulator.keys import make_sandbox
+from app.wiring import Service, is_ready
 from tests.builders import an_environ
 from tests.conftest import migrate
 from tests.integration.shell import run_flask
@@ -127,7 +127,7 @@ def test_a_role_that_may_not_do_what_the_service_does_is_told_what_to_grant(clus
         )
         with a_service(of_role(url), tmp_path) as service:
             with pytest.raises(MissingPrivilegesError, match=f"GRANT DELETE, INSERT ON inbox TO {ROLE}"):
-                service.check()
+                service.open_all()
             assert not is_ready(service.ready())
             # History is only ever added to, so nobody need be able to change it.
             granted(
@@ -135,7 +135,7 @@ def test_a_role_that_may_not_do_what_the_service_does_is_told_what_to_grant(clus
                 f"GRANT INSERT, DELETE ON inbox TO {ROLE}",
                 f"REVOKE UPDATE, DELETE ON transitions, index_key FROM {ROLE}",
             )
-            service.check()
+            service.open_all()
             assert service.ready() == ALL_OK
 
 
@@ -144,7 +144,7 @@ def test_a_role_that_may_not_look_into_the_schema_is_not_told_to_migrate(cluster
         migrate(address(url).replace("postgresql:", "postgresql+psycopg:"))
         granted(url, "REVOKE USAGE ON SCHEMA public FROM PUBLIC")
         with a_service(of_role(url), tmp_path) as service, pytest.raises(NoSchemaError, match="GRANT USAGE"):
-            service.check()
+            service.open_all()
 
 
 # --- what cannot be connected to ---
@@ -184,7 +184,7 @@ def test_what_a_wrong_url_leads_to_is_said_in_the_databases_words(
 def at_revision(url: str, revision: str, folder: Path) -> Iterator[Service]:
     """A service on a database that says to be at this revision."""
     with a_service(url, folder) as service:
-        service.check()
+        service.open_all()
         statement = text("UPDATE alembic_version SET version_num = :revision")
         service.database.run(lambda session: session.execute(statement, {"revision": revision}))
     with a_service(url, folder) as service:
@@ -200,7 +200,7 @@ def test_a_database_that_a_later_release_has_upgraded_is_worked_on(database_url:
     old.database.run(lambda session: session.execute(statement))
     old.database.run(lambda session: session.execute(text("ALTER TABLE inbox ADD COLUMN told_at INTEGER")))
     for service in (old, Service(settings)):
-        service.check()
+        service.open_all()
         checks = service.ready()
         assert checks == ALL_OK | {"migrated": "newer (9001)"}
         assert is_ready(checks)
@@ -281,7 +281,7 @@ def test_the_files_of_sqlite_are_their_owners_whatever_the_umask(
     result = run_flask("db", "upgrade", environ=an_environ(url, keyring))
     assert result.returncode == 0
     with a_service(url, tmp_path) as service:
-        service.check()
+        service.open_all()
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("notifyauth.db*")}
         assert modes == dict.fromkeys(("notifyauth.db", "notifyauth.db-wal", "notifyauth.db-shm"), 0o600)
 
@@ -290,7 +290,7 @@ def test_a_file_that_everybody_may_read_is_taken_from_them_at_the_start(sqlite_u
     file = Path(make_url(sqlite_url).database or "")
     file.chmod(0o644)
     with a_service(sqlite_url, tmp_path) as service:
-        service.check()
+        service.open_all()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     # Whom an operator has let in stays.
     file.chmod(0o640)
@@ -308,7 +308,7 @@ def test_commits_that_wait_for_a_standby_are_noticed(cluster: Cluster, tmp_path:
         migrate(address(url).replace("postgresql:", "postgresql+psycopg:"))
         granted(url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {ROLE}")
         with a_service(url if privileged else of_role(url), tmp_path) as service:
-            service.check()
+            service.open_all()
             assert service.ready() == ALL_OK
             granted(cluster.url, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
             try:
@@ -334,7 +334,7 @@ def test_a_commit_that_waits_is_noticed_by_a_role_that_may_not_see_which_standby
         )
         with a_service(of_role(url), tmp_path) as service:
             try:
-                service.check()
+                service.open_all()
                 wait_until_connected(cluster)
                 granted(cluster.url, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
                 with pytest.raises(DatabaseUnavailableError, match="no answer in time"):

@@ -13,8 +13,8 @@ from app.alipay.notification import parse
 from app.database import ATTEMPTS_MAX
 from app.inbox import Outcome
 from app.models import Authorization, InboxEntry, KeyLock
-from app.service import Service
 from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.wiring import Service
 from tests.soak.ledger import Ledger, Said, said_by_draft, said_by_notification
 from tests.soak.lives import Life
 

@@ -16,9 +16,9 @@ from sqlalchemy import make_url
 
 from app import create_app
 from app.alipay.keyring import load_private_key
-from app.service import Service
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, make_sandbox
 from app.simulator.sender import Signer
+from app.wiring import Service
 from tests.builders import an_environ
 from tests.conftest import migrate
 from tests.postgres import Cluster, running_cluster

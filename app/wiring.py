@@ -114,7 +114,7 @@ class Service:
         self.database.check_pool()
         return True
 
-    def check(self) -> None:
+    def open_all(self) -> None:
         """Make every part now. Raises what they raise: a service that starts is one that can work."""
         if self.settings.sqlite_file is not None and not tighten(self.settings.sqlite_file):
             _log.warning(

@@ -12,8 +12,8 @@ from app.alipay.keyring import KeyringError
 from app.config import Settings, new_vault_key, read_settings
 from app.models import IndexKey
 from app.preflight import NotMigratedError
-from app.service import Service, WrongVaultKeyError
 from app.simulator.keys import make_sandbox
+from app.wiring import Service, WrongVaultKeyError
 
 ALL_OK = {"database": "ok", "migrated": "ok", "vault": "ok"}
 
@@ -39,7 +39,7 @@ def service(settings: Settings) -> Iterator[Service]:
 
 
 def test_a_service_with_everything_in_place_is_ready(service: Service) -> None:
-    service.check()
+    service.open_all()
     assert service.ready() == ALL_OK
 
 
@@ -55,7 +55,7 @@ def test_of_several_that_start_first_all_get_the_same_index_key(settings: Settin
 
 
 def test_a_wrong_vault_key_is_found_at_start_and_in_readiness(service: Service) -> None:
-    service.check()
+    service.open_all()
     wrong = Service(replace(service.settings, vault_keys=(b"w" * 32,)))
     with pytest.raises(WrongVaultKeyError, match="FLASK_VAULT_KEYS"):
         wrong.check()
@@ -76,7 +76,7 @@ def test_a_database_without_tables_is_found_at_start_and_in_readiness(
 def test_a_database_of_an_older_version_is_named(service: Service) -> None:
     service.database.run(lambda session: session.execute(text("UPDATE alembic_version SET version_num = '0000'")))
     with pytest.raises(NotMigratedError, match="0000"):
-        service.check()
+        service.open_all()
 
 
 def test_a_database_that_is_away_is_not_ready(tmp_path: Path) -> None:
@@ -89,5 +89,5 @@ def test_a_database_that_is_away_is_not_ready(tmp_path: Path) -> None:
 def test_a_missing_keyring_is_found_at_start(settings: Settings) -> None:
     service = Service(settings)
     with pytest.raises(KeyringError, match=r"keyring\.toml"):
-        service.check()
+        service.open_all()
     service.database.close()
