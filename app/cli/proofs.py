@@ -19,7 +19,7 @@ from app.cli.progress import bar
 from app.cli.tables import plain
 from app.consistency import Inconsistency
 from app.database.contents import estimated_rows
-from app.diagrams import Drawing, Knock, Step, graphviz, mermaid
+from app.diagrams import Drawing, Step, WithoutEffect, graphviz, mermaid
 from app.inbox.upkeep import of_authorization
 from app.maintenance import record_run
 from app.models import Authorization
@@ -39,7 +39,7 @@ class DriftFoundError(Refusal):
 @click.option("--format", "kind", type=click.Choice(["mermaid", "svg", "png"]), default="mermaid", show_default=True)
 @click.option("-o", "--output", type=click.File("wb"), default="-", metavar="FILE", help="By default the terminal.")
 def diagram(name: str, client_id: str | None, kind: Literal["mermaid", "svg", "png"], output: BinaryIO) -> None:
-    """Draw an authorization: where it is, the way it came, and which notifications knocked in vain."""
+    """Draw an authorization: where it is, the way it came, and which notifications had no effect."""
     drawing = look_up(partial(_drawing, name=name, client_id=client_id))
     if kind == "png" and output.isatty():
         message = "A PNG is no text: name a file with -o."
@@ -53,11 +53,13 @@ def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
         Step(move.sequence, move.event, _state(move.from_state), AuthorizationState(move.to_state), move.cause, move.at)
         for move in found.history(session, authorization.id)
     ]
-    knocks = [
-        Knock(entry.type, entry.outcome, entry.reason, entry.received_at, entry.deliveries, _state(entry.found_state))
+    without_effect = [
+        WithoutEffect(
+            entry.type, entry.outcome, entry.reason, entry.received_at, entry.deliveries, _state(entry.found_state)
+        )
         for entry in of_authorization(session, authorization)
     ]
-    return diagrams.authorization(authorization.current_state, authorization.current_flow, history, knocks)
+    return diagrams.authorization(authorization.current_state, authorization.current_flow, history, without_effect)
 
 
 def _state(name: str | None) -> AuthorizationState | None:

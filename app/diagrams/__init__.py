@@ -52,7 +52,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Knock:
+class WithoutEffect:
     """A notification that was not let in: parked, rejected or failed. Its type is whatever a stranger wrote."""
 
     type: str | None
@@ -88,7 +88,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Who knocked at a state, or before there was one."""
+    """What came at a state, or before there was one, and had no effect."""
 
     state: AuthorizationState | None
     lines: tuple[str, ...]
@@ -117,9 +117,9 @@ def lifecycle() -> Drawing:
 
 
 def authorization(
-    state: AuthorizationState, flow: Flow, history: Sequence[Step], knocks: Sequence[Knock] = ()
+    state: AuthorizationState, flow: Flow, history: Sequence[Step], without_effect: Sequence[WithoutEffect] = ()
 ) -> Drawing:
-    """Draw one authorization: where it is, the way it came, the ways it did not take, and who knocked in vain."""
+    """Draw one authorization: where it is, the way it came, the ways it did not take, and what had no effect."""
     visited = {state for step in history for state in (step.from_state, step.to_state)}
     ahead = reachable(INITIAL_STATE, flow)
     nodes = [
@@ -130,7 +130,7 @@ def authorization(
             is_current=each is state,
         )
         for each in AuthorizationState
-        if each in visited | ahead | {state} | {knock.state for knock in knocks}
+        if each in visited | ahead | {state} | {each.state for each in without_effect}
     ]
     taken: dict[tuple[AuthorizationState | None, str, AuthorizationState], list[Step]] = {
         (None, START, INITIAL_STATE): [],
@@ -143,7 +143,7 @@ def authorization(
         Edge(start, end, _some([_moved(step) for step in steps]) or (event,), is_taken=bool(steps))
         for (start, event, end), steps in taken.items()
     ]
-    return Drawing(nodes, edges, _notes(knocks), direction="TB")
+    return Drawing(nodes, edges, _notes(without_effect), direction="TB")
 
 
 def transitions(flow: Flow | None = None) -> list[tuple[AuthorizationState, Event, AuthorizationState, str]]:
@@ -171,11 +171,11 @@ def _is_final(state: AuthorizationState) -> bool:
     return any(each.id == state.value and each.final for each in AuthorizationMachine.states)
 
 
-def _notes(knocks: Sequence[Knock]) -> list[Note]:
+def _notes(without_effect: Sequence[WithoutEffect]) -> list[Note]:
     """Gather the notifications that changed nothing and are still of interest, by the state they found."""
-    refused = [knock for knock in knocks if knock.outcome not in {"applied", "redundant"}]
+    refused = [each for each in without_effect if each.outcome not in {"applied", "redundant"}]
     lines = {
-        state: _some([_knocked(knock) for knock in refused if knock.state is state])
+        state: _some([_described(each) for each in refused if each.state is state])
         for state in (None, *AuthorizationState)
     }
     return [Note(state, lines[state]) for state in lines if lines[state]]
@@ -186,13 +186,13 @@ def _moved(step: Step) -> tuple[str, str]:
     return f"{step.sequence}: {step.event}", f"{_short(step.at)} ({step.cause})"
 
 
-def _knocked(knock: Knock) -> tuple[str, str]:
-    kind = knock.type or "unreadable"
+def _described(each: WithoutEffect) -> tuple[str, str]:
+    kind = each.type or "unreadable"
     if len(kind) > _TYPE_LENGTH_MAX:
         kind = f"{kind[: _TYPE_LENGTH_MAX - 1]}…"
-    times = f" × {knock.deliveries}" if knock.deliveries > 1 else ""
-    reason = f" ({knock.reason})" if knock.reason else ""
-    return f"{kind}{times}", f"{knock.outcome}{reason} {_short(knock.at)}"
+    times = f" × {each.deliveries}" if each.deliveries > 1 else ""
+    reason = f" ({each.reason})" if each.reason else ""
+    return f"{kind}{times}", f"{each.outcome}{reason} {_short(each.at)}"
 
 
 def _short(time: datetime) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from app import diagrams
 from app.cli.diagrams import FOLDER, pictures
-from app.diagrams import Knock, Step, graphviz, mermaid
+from app.diagrams import Step, WithoutEffect, graphviz, mermaid
 from app.state_machine import AuthorizationState as State, Event, Flow
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -51,12 +51,14 @@ def test_the_current_state_stands_out() -> None:
 
 
 def test_who_knocked_in_vain_is_noted_at_the_state_that_was_found() -> None:
-    knocks = [
-        Knock("AUTHCODE_CREATED", "applied", None, NOON, state=State.CONSULTED),
-        Knock("AUTHCODE_CREATED", "rejected", "illegal_transition", NOON, 3, State.AUTHCODE_ISSUED),
-        Knock("TOKEN_CREATED", "parked", "early", NOON, 1, State.CONSULTED),
+    without_effect = [
+        WithoutEffect("AUTHCODE_CREATED", "applied", None, NOON, state=State.CONSULTED),
+        WithoutEffect("AUTHCODE_CREATED", "rejected", "illegal_transition", NOON, 3, State.AUTHCODE_ISSUED),
+        WithoutEffect("TOKEN_CREATED", "parked", "early", NOON, 1, State.CONSULTED),
     ]
-    text = mermaid.flowchart(diagrams.authorization(State.AUTHCODE_ISSUED, Flow.AUTO_DEBIT, [CONSULT, CODE], knocks))
+    text = mermaid.flowchart(
+        diagrams.authorization(State.AUTHCODE_ISSUED, Flow.AUTO_DEBIT, [CONSULT, CODE], without_effect)
+    )
     notes = re.findall(r'note\d+\["(.*)"\] -.- (\w+)', text)
     assert [(note.split("<br/>")[0], state) for note, state in notes] == [
         ("TOKEN_CREATED", "consulted"),
@@ -66,10 +68,10 @@ def test_who_knocked_in_vain_is_noted_at_the_state_that_was_found() -> None:
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_a_strangers_words_stay_within_their_note(words: str) -> None:
-    knocks = [Knock(words, "parked", "unknown_type", NOON, state=State.CONSULTED)]
-    drawing = diagrams.authorization(State.CONSULTED, Flow.DIRECT, [CONSULT], knocks)
+    without_effect = [WithoutEffect(words, "parked", "unknown_type", NOON, state=State.CONSULTED)]
+    drawing = diagrams.authorization(State.CONSULTED, Flow.DIRECT, [CONSULT], without_effect)
     plain = diagrams.authorization(
-        State.CONSULTED, Flow.DIRECT, [CONSULT], [Knock("X", "parked", "unknown_type", NOON)]
+        State.CONSULTED, Flow.DIRECT, [CONSULT], [WithoutEffect("X", "parked", "unknown_type", NOON)]
     )
     assert mermaid.flowchart(drawing).count("\n") == mermaid.flowchart(plain).count("\n")
     (label,) = re.findall(r'note0\["(.*)"\] -.- consulted', mermaid.flowchart(drawing))
@@ -78,8 +80,8 @@ def test_a_strangers_words_stay_within_their_note(words: str) -> None:
 
 
 def test_any_words_make_a_well_formed_picture() -> None:
-    knocks = [Knock(words, "parked", "unknown_type", NOON, state=State.CONSULTED) for words in HOSTILE]
-    svg = graphviz.picture(diagrams.authorization(State.CONSULTED, Flow.DIRECT, [CONSULT], knocks), "svg")
+    without_effect = [WithoutEffect(words, "parked", "unknown_type", NOON, state=State.CONSULTED) for words in HOSTILE]
+    svg = graphviz.picture(diagrams.authorization(State.CONSULTED, Flow.DIRECT, [CONSULT], without_effect), "svg")
     texts = [element.text or "" for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]  # noqa: S314 -- a picture of our own
     assert any("<b>&amp;" in text for text in texts)
     assert any('"]; drop' in text for text in texts)
