@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from app import create_app
 from app.simulator.keys import make_sandbox
 from tests.builders import an_environ
-from tests.integration.door import API_KEY, Door
+from tests.integration.http_client import API_KEY, HttpClient
 from tests.integration.shell import Shell
 from tests.integration.stage import Stage, a_stage
 
@@ -54,9 +54,9 @@ def shell(database_url: str, keyring: Path) -> Iterator[Shell]:
 
 
 @pytest.fixture
-def door(database_url: str, keyring: Path) -> Iterator[Door]:
+def http(database_url: str, keyring: Path) -> Iterator[HttpClient]:
     """Everybody who calls over HTTP; the test runs once on each kind of database."""
     environ = an_environ(database_url, keyring, FLASK_API_KEYS=f"shop={API_KEY}")
-    door = Door(create_app(environ), keyring)
-    yield door
-    door.service.database.close()
+    http = HttpClient(create_app(environ), keyring)
+    yield http
+    http.service.database.close()

@@ -13,7 +13,7 @@ from app.authorizations import LOGIN_ID_COLUMN
 from app.models import Authorization
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.builders import an_environ
-from tests.integration.door import API_KEY, AUTHORIZATIONS, Door, problem
+from tests.integration.http_client import API_KEY, AUTHORIZATIONS, HttpClient, problem
 
 TOKEN = {
     "accessToken": "token-1",
@@ -40,12 +40,12 @@ ANSWER = {
 # --- consult ---
 
 
-def test_a_consult_is_created_once(door: Door) -> None:
+def test_a_consult_is_created_once(http: HttpClient) -> None:
     body = {"authState": "s-1", "userRef": "u-1", "customerBelongsTo": "GCASH", "flow": "direct"}
-    first, again = door.post(AUTHORIZATIONS, body), door.post(AUTHORIZATIONS, body)
+    first, again = http.post(AUTHORIZATIONS, body), http.post(AUTHORIZATIONS, body)
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.get_json() == again.get_json()
-    assert first.headers["Location"] == door.at(first.get_json())
+    assert first.headers["Location"] == http.at(first.get_json())
     document = first.get_json()
     assert {name: document[name] for name in body} == body
     assert (document["state"], document["userId"], document["notifications"]) == ("consulted", None, [])
@@ -54,22 +54,22 @@ def test_a_consult_is_created_once(door: Door) -> None:
     ]
 
 
-def test_a_contradicting_consult_is_refused(door: Door) -> None:
-    door.consult(userRef="u-1")
-    refused = door.post(AUTHORIZATIONS, {"authState": "s-1", "userRef": "u-2"})
+def test_a_contradicting_consult_is_refused(http: HttpClient) -> None:
+    http.consult(userRef="u-1")
+    refused = http.post(AUTHORIZATIONS, {"authState": "s-1", "userRef": "u-2"})
     assert problem(refused) == (409, "contradiction")
     assert "userRef" in refused.get_json()["detail"]
 
 
-def test_a_consult_for_a_client_that_is_not_in_the_keyring_is_refused(door: Door) -> None:
-    refused = door.post(AUTHORIZATIONS, {"authState": "s-1", "clientId": "STRANGER"})
+def test_a_consult_for_a_client_that_is_not_in_the_keyring_is_refused(http: HttpClient) -> None:
+    refused = http.post(AUTHORIZATIONS, {"authState": "s-1", "clientId": "STRANGER"})
     assert problem(refused) == (422, "client-not-in-keyring")
 
 
 @pytest.mark.parametrize("auth_state", ["用户 👤", "nul \0", "x" * 256, " blanks ", "[red]"])
-def test_any_text_may_name_an_authorization(door: Door, auth_state: str) -> None:
-    assert door.consult(auth_state)["authState"] == auth_state
-    listed = door.app.test_client().get(
+def test_any_text_may_name_an_authorization(http: HttpClient, auth_state: str) -> None:
+    assert http.consult(auth_state)["authState"] == auth_state
+    listed = http.app.test_client().get(
         AUTHORIZATIONS, query_string={"authState": auth_state}, headers={"Authorization": f"Bearer {API_KEY}"}
     )
     assert [each["authState"] for each in listed.get_json()["authorizations"]] == [auth_state]
@@ -78,15 +78,15 @@ def test_any_text_may_name_an_authorization(door: Door, auth_state: str) -> None
 # --- reports and readings ---
 
 
-def test_a_whole_life_by_reports(door: Door) -> None:
-    authorization = door.consult()
+def test_a_whole_life_by_reports(http: HttpClient) -> None:
+    authorization = http.consult()
     assert (
-        door.post(door.at(authorization, "authcode"), {"authCode": "code-1"}).get_json()["state"] == "authcode_issued"
+        http.post(http.at(authorization, "authcode"), {"authCode": "code-1"}).get_json()["state"] == "authcode_issued"
     )
-    code = door.get(door.at(authorization, "authcode"))
+    code = http.get(http.at(authorization, "authcode"))
     assert code.get_json()["authCode"] == "code-1"
-    assert door.post(door.at(authorization, "tokens"), TOKEN).get_json()["state"] == "token_active"
-    token = door.get(door.at(authorization, "token"))
+    assert http.post(http.at(authorization, "tokens"), TOKEN).get_json()["state"] == "token_active"
+    token = http.get(http.at(authorization, "token"))
     assert token.get_json() == {
         "accessToken": "token-1",
         "accessTokenExpiryTime": "2087-06-06T04:12:12.000Z",
@@ -94,9 +94,9 @@ def test_a_whole_life_by_reports(door: Door) -> None:
         "refreshTokenExpiryTime": "2088-06-06T04:12:12.000Z",
     }
     refreshed = {"accessToken": "token-2", "replaces": "token-1"}
-    assert door.post(door.at(authorization, "tokens"), refreshed).status_code == 200
-    assert door.get(door.at(authorization, "token")).get_json()["accessToken"] == "token-2"
-    canceled = door.post(door.at(authorization, "canceled"), {"reason": "asked by phone"})
+    assert http.post(http.at(authorization, "tokens"), refreshed).status_code == 200
+    assert http.get(http.at(authorization, "token")).get_json()["accessToken"] == "token-2"
+    canceled = http.post(http.at(authorization, "canceled"), {"reason": "asked by phone"})
     assert canceled.get_json()["state"] == "canceled"
     assert [move["event"] for move in canceled.get_json()["history"]] == [
         "consult",
@@ -111,12 +111,14 @@ def test_a_whole_life_by_reports(door: Door) -> None:
 @pytest.mark.parametrize(
     ("report", "body"), [("authcode", {"authCode": "code-1"}), ("tokens", TOKEN), ("canceled", {"reason": "enough"})]
 )
-def test_the_same_report_again_answers_200_and_changes_nothing(door: Door, report: str, body: dict[str, str]) -> None:
-    authorization = door.consult()
+def test_the_same_report_again_answers_200_and_changes_nothing(
+    http: HttpClient, report: str, body: dict[str, str]
+) -> None:
+    authorization = http.consult()
     if report == "canceled":
-        door.post(door.at(authorization, "tokens"), TOKEN)
-    first = door.post(door.at(authorization, report), body)
-    again = door.post(door.at(authorization, report), body)
+        http.post(http.at(authorization, "tokens"), TOKEN)
+    first = http.post(http.at(authorization, report), body)
+    again = http.post(http.at(authorization, report), body)
     assert (first.status_code, again.status_code) == (200, 200)
     assert first.get_json() == again.get_json()
 
@@ -134,19 +136,19 @@ def test_the_same_report_again_answers_200_and_changes_nothing(door: Door, repor
         ("+002087-06-06T12:12:12Z", "2087-06-06T12:12:12.000Z"),
     ],
 )
-def test_times_are_given_in_utc(door: Door, told: str, given: str) -> None:
-    authorization = door.consult()
+def test_times_are_given_in_utc(http: HttpClient, told: str, given: str) -> None:
+    authorization = http.consult()
     report = TOKEN | {"accessTokenExpiryTime": told}
-    assert [door.post(door.at(authorization, "tokens"), report).status_code for _ in range(2)] == [200, 200]
-    assert door.get(door.at(authorization, "token")).get_json()["accessTokenExpiryTime"] == given
+    assert [http.post(http.at(authorization, "tokens"), report).status_code for _ in range(2)] == [200, 200]
+    assert http.get(http.at(authorization, "token")).get_json()["accessTokenExpiryTime"] == given
 
 
-def test_an_answer_of_apply_token_is_taken_as_it_came_and_again(door: Door) -> None:
-    authorization = door.consult("s-1", flow="direct")
-    first, again = (door.post(door.at(authorization, "tokens"), ANSWER) for _ in range(2))
+def test_an_answer_of_apply_token_is_taken_as_it_came_and_again(http: HttpClient) -> None:
+    authorization = http.consult("s-1", flow="direct")
+    first, again = (http.post(http.at(authorization, "tokens"), ANSWER) for _ in range(2))
     assert (first.status_code, again.status_code) == (200, 200)
     assert first.get_json() == again.get_json()
-    assert door.get(door.at(authorization, "token")).get_json() == {
+    assert http.get(http.at(authorization, "token")).get_json() == {
         "accessToken": "token-1",
         "accessTokenExpiryTime": "9999-12-31T23:59:59.000Z",
         "refreshToken": None,
@@ -154,56 +156,56 @@ def test_an_answer_of_apply_token_is_taken_as_it_came_and_again(door: Door) -> N
     }
 
 
-def test_the_login_id_of_an_answer_is_kept_sealed(door: Door) -> None:
-    authorization = door.consult("s-1", flow="direct")
-    assert str(ANSWER["userLoginId"]) not in door.post(door.at(authorization, "tokens"), ANSWER).text
+def test_the_login_id_of_an_answer_is_kept_sealed(http: HttpClient) -> None:
+    authorization = http.consult("s-1", flow="direct")
+    assert str(ANSWER["userLoginId"]) not in http.post(http.at(authorization, "tokens"), ANSWER).text
 
     def login_id(session: Session) -> str:
         row = session.get_one(Authorization, UUID(authorization["id"]))
         assert row.sealed_login_id is not None
-        return door.service.vault.open_text(row.sealed_login_id, column=LOGIN_ID_COLUMN, row_key=row.id.bytes)
+        return http.service.vault.open_text(row.sealed_login_id, column=LOGIN_ID_COLUMN, row_key=row.id.bytes)
 
-    assert door.service.database.run(login_id, read_only=True) == ANSWER["userLoginId"]
+    assert http.service.database.run(login_id, read_only=True) == ANSWER["userLoginId"]
 
 
 @pytest.mark.parametrize("login_id", ["", "x" * 65, 7, None, {}])
-def test_a_bad_login_id_is_no_reason_to_refuse_a_token(door: Door, login_id: object) -> None:
-    authorization = door.consult("s-1", flow="direct")
-    assert door.post(door.at(authorization, "tokens"), ANSWER | {"userLoginId": login_id}).status_code == 200
+def test_a_bad_login_id_is_no_reason_to_refuse_a_token(http: HttpClient, login_id: object) -> None:
+    authorization = http.consult("s-1", flow="direct")
+    assert http.post(http.at(authorization, "tokens"), ANSWER | {"userLoginId": login_id}).status_code == 200
 
 
-def test_an_optional_field_that_is_empty_is_absent(door: Door) -> None:
+def test_an_optional_field_that_is_empty_is_absent(http: HttpClient) -> None:
     consult = {"authState": "s-1", "clientId": "", "flow": "", "userRef": "", "customerBelongsTo": ""}
-    authorization = door.post(AUTHORIZATIONS, consult).get_json()
+    authorization = http.post(AUTHORIZATIONS, consult).get_json()
     assert (authorization["userRef"], authorization["customerBelongsTo"]) == (None, None)
     report = {"accessToken": "token-1", "accessTokenExpiryTime": "", "authCode": "code-1", "replaces": ""}
-    assert door.post(door.at(authorization, "tokens"), report).get_json()["state"] == "token_active"
-    assert door.post(door.at(authorization, "canceled"), {"reason": ""}).get_json()["state"] == "canceled"
+    assert http.post(http.at(authorization, "tokens"), report).get_json()["state"] == "token_active"
+    assert http.post(http.at(authorization, "canceled"), {"reason": ""}).get_json()["state"] == "canceled"
 
 
-def test_a_token_can_be_read_until_it_expires(door: Door) -> None:
-    authorization = door.consult()
-    door.post(door.at(authorization, "tokens"), TOKEN | {"accessTokenExpiryTime": "2026-01-01T00:00:00Z"})
-    refused = door.get(door.at(authorization, "token"))
+def test_a_token_can_be_read_until_it_expires(http: HttpClient) -> None:
+    authorization = http.consult()
+    http.post(http.at(authorization, "tokens"), TOKEN | {"accessTokenExpiryTime": "2026-01-01T00:00:00Z"})
+    refused = http.get(http.at(authorization, "token"))
     assert problem(refused) == (409, "token-expired")
     assert "2026-01-01T00:00:00.000Z" in refused.get_json()["detail"]
     assert not any(secret in refused.text for secret in ("token-1", "refresh-1"))
     refresh = {"accessToken": "token-2", "replaces": "token-1", "accessTokenExpiryTime": "2087-01-01T00:00:00Z"}
-    door.post(door.at(authorization, "tokens"), refresh)
-    assert door.get(door.at(authorization, "token")).get_json()["accessToken"] == "token-2"
+    http.post(http.at(authorization, "tokens"), refresh)
+    assert http.get(http.at(authorization, "token")).get_json()["accessToken"] == "token-2"
 
 
-def test_a_revoke_may_be_reported_without_a_body(door: Door) -> None:
-    authorization = door.consult()
-    door.post(door.at(authorization, "tokens"), TOKEN)
-    assert door.post(door.at(authorization, "canceled")).get_json()["state"] == "canceled"
+def test_a_revoke_may_be_reported_without_a_body(http: HttpClient) -> None:
+    authorization = http.consult()
+    http.post(http.at(authorization, "tokens"), TOKEN)
+    assert http.post(http.at(authorization, "canceled")).get_json()["state"] == "canceled"
 
 
-def test_notifications_show_in_the_document(door: Door) -> None:
-    authorization = door.consult()
+def test_notifications_show_in_the_document(http: HttpClient) -> None:
+    authorization = http.consult()
     for notification in (authcode_created("s-1", "code-1"), token_created("s-1", "token-1"), token_canceled("token-1")):
-        door.notify(notification)
-    document = door.get(door.at(authorization)).get_json()
+        http.notify(notification)
+    document = http.get(http.at(authorization)).get_json()
     assert [(each["type"], each["outcome"]) for each in document["notifications"]] == [
         ("AUTHCODE_CREATED", "applied"),
         ("TOKEN_CREATED", "applied"),
@@ -224,41 +226,43 @@ def test_notifications_show_in_the_document(door: Door) -> None:
     ],
 )
 def test_what_a_consulted_authorization_cannot_take_is_a_conflict(
-    door: Door, report: str, body: dict[str, str], code: str
+    http: HttpClient, report: str, body: dict[str, str], code: str
 ) -> None:
-    assert problem(door.post(door.at(door.consult(), report), body)) == (409, code)
+    assert problem(http.post(http.at(http.consult(), report), body)) == (409, code)
 
 
-def test_another_code_or_token_is_a_conflict(door: Door) -> None:
-    authorization = door.consult()
-    door.post(door.at(authorization, "tokens"), TOKEN)
-    assert problem(door.post(door.at(authorization, "authcode"), {"authCode": "code-2"})) == (409, "illegal-transition")
-    another = door.post(door.at(authorization, "tokens"), {"accessToken": "token-2"})
+def test_another_code_or_token_is_a_conflict(http: HttpClient) -> None:
+    authorization = http.consult()
+    http.post(http.at(authorization, "tokens"), TOKEN)
+    assert problem(http.post(http.at(authorization, "authcode"), {"authCode": "code-2"})) == (409, "illegal-transition")
+    another = http.post(http.at(authorization, "tokens"), {"accessToken": "token-2"})
     assert problem(another) == (409, "illegal-transition")
-    later = door.post(door.at(authorization, "tokens"), TOKEN | {"refreshToken": "refresh-2"})
+    later = http.post(http.at(authorization, "tokens"), TOKEN | {"refreshToken": "refresh-2"})
     assert problem(later) == (409, "contradiction")
 
 
-def test_there_is_no_token_to_read_unless_one_is_active(door: Door) -> None:
-    authorization = door.consult()
-    assert problem(door.get(door.at(authorization, "authcode"))) == (409, "no-authcode")
-    assert problem(door.get(door.at(authorization, "token"))) == (409, "no-active-token")
-    door.post(door.at(authorization, "tokens"), TOKEN)
-    door.post(door.at(authorization, "canceled"))
-    assert problem(door.get(door.at(authorization, "token"))) == (409, "no-active-token")
+def test_there_is_no_token_to_read_unless_one_is_active(http: HttpClient) -> None:
+    authorization = http.consult()
+    assert problem(http.get(http.at(authorization, "authcode"))) == (409, "no-authcode")
+    assert problem(http.get(http.at(authorization, "token"))) == (409, "no-active-token")
+    http.post(http.at(authorization, "tokens"), TOKEN)
+    http.post(http.at(authorization, "canceled"))
+    assert problem(http.get(http.at(authorization, "token"))) == (409, "no-active-token")
 
 
 # --- secrets leave by two doors only ---
 
 
-def test_a_secret_is_given_out_uncached_and_the_reading_is_logged(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    authorization = door.consult()
-    door.post(door.at(authorization, "tokens"), TOKEN)
+def test_a_secret_is_given_out_uncached_and_the_reading_is_logged(
+    http: HttpClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    authorization = http.consult()
+    http.post(http.at(authorization, "tokens"), TOKEN)
     logger = logging.getLogger("app")
     logger.addHandler(caplog.handler)
     try:
         for what in ("authcode", "token"):
-            assert door.get(door.at(authorization, what)).headers["Cache-Control"] == "no-store"
+            assert http.get(http.at(authorization, what)).headers["Cache-Control"] == "no-store"
     finally:
         logger.removeHandler(caplog.handler)
     read = [record for record in caplog.records if record.message == "secret read"]
@@ -272,10 +276,10 @@ def test_a_secret_is_given_out_uncached_and_the_reading_is_logged(door: Door, ca
 
 def test_only_token_keys_may_read_secrets_where_there_are_some(sqlite_url: str, keyring: Path) -> None:
     keys = {"FLASK_API_KEYS": f"shop={API_KEY}", "FLASK_TOKEN_KEYS": "billing=another"}
-    door = Door(create_app(an_environ(sqlite_url, keyring, **keys)), keyring)
-    authorization = door.consult()
-    door.post(door.at(authorization, "tokens"), TOKEN)
+    http = HttpClient(create_app(an_environ(sqlite_url, keyring, **keys)), keyring)
+    authorization = http.consult()
+    http.post(http.at(authorization, "tokens"), TOKEN)
     for what in ("authcode", "token"):
-        assert problem(door.get(door.at(authorization, what))) == (403, "forbidden")
-        assert door.get(door.at(authorization, what), key="another").status_code == 200
-    door.service.database.close()
+        assert problem(http.get(http.at(authorization, what))) == (403, "forbidden")
+        assert http.get(http.at(authorization, what), key="another").status_code == 200
+    http.service.database.close()

@@ -2,41 +2,41 @@
 
 import pytest
 
-from tests.integration.door import AUTHORIZATIONS, Door, problem
+from tests.integration.http_client import AUTHORIZATIONS, HttpClient, problem
 
 
-def test_pages_follow_each_other_newest_first_without_a_gap(door: Door) -> None:
-    made = [door.consult(f"s-{number}")["authState"] for number in range(7)]
-    pages = [door.get(f"{AUTHORIZATIONS}?limit=3").get_json()]
+def test_pages_follow_each_other_newest_first_without_a_gap(http: HttpClient) -> None:
+    made = [http.consult(f"s-{number}")["authState"] for number in range(7)]
+    pages = [http.get(f"{AUTHORIZATIONS}?limit=3").get_json()]
     while (cursor := pages[-1]["nextCursor"]) is not None:
-        pages.append(door.get(f"{AUTHORIZATIONS}?limit=3&cursor={cursor}").get_json())
+        pages.append(http.get(f"{AUTHORIZATIONS}?limit=3&cursor={cursor}").get_json())
     assert [len(page["authorizations"]) for page in pages] == [3, 3, 1]
     assert [each["authState"] for page in pages for each in page["authorizations"]] == made[::-1]
     assert "history" not in pages[0]["authorizations"][0]
 
 
-def test_the_last_page_may_be_full(door: Door) -> None:
+def test_the_last_page_may_be_full(http: HttpClient) -> None:
     for number in range(2):
-        door.consult(f"s-{number}")
-    assert door.get(f"{AUTHORIZATIONS}?limit=2").get_json()["nextCursor"] is None
+        http.consult(f"s-{number}")
+    assert http.get(f"{AUTHORIZATIONS}?limit=2").get_json()["nextCursor"] is None
 
 
-def test_what_comes_in_between_two_pages_disturbs_neither(door: Door) -> None:
+def test_what_comes_in_between_two_pages_disturbs_neither(http: HttpClient) -> None:
     for number in range(4):
-        door.consult(f"s-{number}")
-    first = door.get(f"{AUTHORIZATIONS}?limit=2").get_json()
-    door.consult("s-new")
-    second = door.get(f"{AUTHORIZATIONS}?limit=2&cursor={first['nextCursor']}").get_json()
+        http.consult(f"s-{number}")
+    first = http.get(f"{AUTHORIZATIONS}?limit=2").get_json()
+    http.consult("s-new")
+    second = http.get(f"{AUTHORIZATIONS}?limit=2&cursor={first['nextCursor']}").get_json()
     assert [each["authState"] for each in second["authorizations"]] == ["s-1", "s-0"]
 
 
-def test_a_listing_narrows_by_what_is_asked_for(door: Door) -> None:
-    door.consult("s-1", userRef="u-1")
-    door.consult("s-2", userRef="u-1")
-    door.post(door.at(door.consult("s-3", userRef="u-2"), "authcode"), {"authCode": "code-1"})
+def test_a_listing_narrows_by_what_is_asked_for(http: HttpClient) -> None:
+    http.consult("s-1", userRef="u-1")
+    http.consult("s-2", userRef="u-1")
+    http.post(http.at(http.consult("s-3", userRef="u-2"), "authcode"), {"authCode": "code-1"})
 
     def listed(query: str) -> list[str]:
-        return [each["authState"] for each in door.get(f"{AUTHORIZATIONS}?{query}").get_json()["authorizations"]]
+        return [each["authState"] for each in http.get(f"{AUTHORIZATIONS}?{query}").get_json()["authorizations"]]
 
     assert listed("userRef=u-1") == ["s-2", "s-1"]
     assert listed("state=authcode_issued") == ["s-3"]
@@ -59,7 +59,7 @@ def test_a_listing_narrows_by_what_is_asked_for(door: Door) -> None:
         ("state=canceled&state=consulted", "state"),
     ],
 )
-def test_a_query_of_another_form_is_refused(door: Door, query: str, wrong: str) -> None:
-    refused = door.get(f"{AUTHORIZATIONS}?{query}")
+def test_a_query_of_another_form_is_refused(http: HttpClient, query: str, wrong: str) -> None:
+    refused = http.get(f"{AUTHORIZATIONS}?{query}")
     assert problem(refused) == (422, "invalid")
     assert [each["field"] for each in refused.get_json()["errors"]] == [wrong]

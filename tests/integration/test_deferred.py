@@ -18,7 +18,7 @@ def future() -> "Future[bytes]":
 
 @pytest.fixture
 def app(future: "Future[bytes]") -> Flask:
-    """An application with one door, whose answer is what the future says."""
+    """An application with one http, whose answer is what the future says."""
     app = Flask("late", static_folder=None)
 
     def fill(response: Response) -> None:

@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from app.report_errors import AlreadyCanceledError, ConsultContradictedError, FlowFollowedError
 from app.simulator.draft import authcode_created, token_canceled, token_created
-from tests.integration.door import AUTHORIZATIONS, Door, problem
+from tests.integration.http_client import AUTHORIZATIONS, HttpClient, problem
 from tests.integration.stage import Stage, a_stage
 from tests.integration.test_consistency import inconsistencies
 from tests.unit.alipay.wire import CLIENT_ID
@@ -110,17 +110,17 @@ def test_a_consult_for_what_is_canceled_is_refused_even_if_it_is_the_same(stage:
     assert stage.document() == before
 
 
-def test_a_consult_for_what_is_canceled_is_409_and_asks_for_a_new_auth_state(door: Door) -> None:
-    door.consult(flow="direct")
-    door.notify(token_created("s-1", "token-1"))
-    door.notify(token_canceled("token-1"))
-    refused = door.post(AUTHORIZATIONS, {"authState": "s-1", "flow": "direct"})
+def test_a_consult_for_what_is_canceled_is_409_and_asks_for_a_new_auth_state(http: HttpClient) -> None:
+    http.consult(flow="direct")
+    http.notify(token_created("s-1", "token-1"))
+    http.notify(token_canceled("token-1"))
+    refused = http.post(AUTHORIZATIONS, {"authState": "s-1", "flow": "direct"})
     assert problem(refused) == (409, "canceled")
     assert "new authState" in refused.get_json()["detail"]
 
 
-def test_a_first_consult_that_leads_straight_to_canceled_is_created(door: Door) -> None:
-    door.notify(token_canceled("token-1"))
-    door.notify(token_created("s-1", "token-1"))
-    created = door.post(AUTHORIZATIONS, {"authState": "s-1", "flow": "direct"})
+def test_a_first_consult_that_leads_straight_to_canceled_is_created(http: HttpClient) -> None:
+    http.notify(token_canceled("token-1"))
+    http.notify(token_created("s-1", "token-1"))
+    created = http.post(AUTHORIZATIONS, {"authState": "s-1", "flow": "direct"})
     assert (created.status_code, created.get_json()["state"]) == (201, "canceled")

@@ -21,13 +21,13 @@ from app.models import InboxEntry
 from app.simulator.draft import authcode_created, token_canceled
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from tests.builders import a_genuine_delivery, an_environ
-from tests.integration.door import API_KEY, NOTIFY_PATH, Door
+from tests.integration.http_client import API_KEY, NOTIFY_PATH, HttpClient
 from tests.integration.shell import Shell
 
 
-def figures(door: Door) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def figures(http: HttpClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample of the metrics page, by name and labels."""
-    page = door.get("/metrics").text
+    page = http.get("/metrics").text
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(page)
@@ -35,54 +35,54 @@ def figures(door: Door) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     }
 
 
-def figure(door: Door, name: str, **labels: str) -> float:
-    return figures(door).get((name, frozenset(labels.items())), 0)
+def figure(http: HttpClient, name: str, **labels: str) -> float:
+    return figures(http).get((name, frozenset(labels.items())), 0)
 
 
 def test_the_process_is_alive_whatever_the_database_does(keyring: Path) -> None:
-    door = Door(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring)), keyring)
-    assert door.get("/healthz", key=None).get_json() == {"status": "ok"}
-    unready = door.get("/readyz", key=None)
+    http = HttpClient(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring)), keyring)
+    assert http.get("/healthz", key=None).get_json() == {"status": "ok"}
+    unready = http.get("/readyz", key=None)
     assert (unready.status_code, unready.get_json()["checks"]["database"].split(":")[0]) == (503, "unreachable")
 
 
-def test_a_service_with_everything_in_place_is_ready(door: Door) -> None:
-    ready = door.get("/readyz", key=None)
+def test_a_service_with_everything_in_place_is_ready(http: HttpClient) -> None:
+    ready = http.get("/readyz", key=None)
     assert (ready.status_code, ready.get_json()["status"]) == (200, "ready")
 
 
-def test_a_database_of_another_version_is_not_ready(door: Door) -> None:
-    _ = door.service.vault
-    door.service.database.run(lambda session: session.execute(text("UPDATE alembic_version SET version_num = 'x'")))
-    unready = door.get("/readyz", key=None)
+def test_a_database_of_another_version_is_not_ready(http: HttpClient) -> None:
+    _ = http.service.vault
+    http.service.database.run(lambda session: session.execute(text("UPDATE alembic_version SET version_num = 'x'")))
+    unready = http.get("/readyz", key=None)
     assert unready.get_json()["checks"]["migrated"] == "run flask db upgrade"
 
 
-def test_a_wrong_vault_key_is_not_ready(door: Door, database_url: str, keyring: Path) -> None:
-    _ = door.service.vault
-    wrong = Door(create_app(an_environ(database_url, keyring)), keyring)
+def test_a_wrong_vault_key_is_not_ready(http: HttpClient, database_url: str, keyring: Path) -> None:
+    _ = http.service.vault
+    wrong = HttpClient(create_app(an_environ(database_url, keyring)), keyring)
     unready = wrong.get("/readyz", key=None)
     assert (unready.status_code, unready.get_json()["checks"]["vault"]) == (503, "does not open")
     wrong.service.database.close()
 
 
-def test_figures_are_for_who_has_a_key_unless_they_are_open(door: Door, sqlite_url: str, keyring: Path) -> None:
-    assert door.get("/metrics", key=None).status_code == 401
-    assert door.get("/metrics").status_code == 200
-    opened = Door(create_app(an_environ(sqlite_url, keyring, FLASK_METRICS_OPEN="1")), keyring)
+def test_figures_are_for_who_has_a_key_unless_they_are_open(http: HttpClient, sqlite_url: str, keyring: Path) -> None:
+    assert http.get("/metrics", key=None).status_code == 401
+    assert http.get("/metrics").status_code == 200
+    opened = HttpClient(create_app(an_environ(sqlite_url, keyring, FLASK_METRICS_OPEN="1")), keyring)
     assert opened.get("/metrics", key=None).status_code == 200
     opened.service.database.close()
 
 
-def test_deliveries_and_outcomes_are_counted(door: Door) -> None:
-    before = figures(door)
-    door.consult()
-    door.notify(authcode_created("s-1", "code-1"))
-    door.notify(authcode_created("s-1", "code-1"))
-    door.notify(b"{}")
+def test_deliveries_and_outcomes_are_counted(http: HttpClient) -> None:
+    before = figures(http)
+    http.consult()
+    http.notify(authcode_created("s-1", "code-1"))
+    http.notify(authcode_created("s-1", "code-1"))
+    http.notify(b"{}")
 
     def gained(name: str, **labels: str) -> float:
-        return figure(door, name, **labels) - before.get((name, frozenset(labels.items())), 0)
+        return figure(http, name, **labels) - before.get((name, frozenset(labels.items())), 0)
 
     assert gained("notifyauth_deliveries_total", status="200") == 2
     assert gained("notifyauth_deliveries_total", status="400") == 1
@@ -91,18 +91,18 @@ def test_deliveries_and_outcomes_are_counted(door: Door) -> None:
     assert gained("notifyauth_delivery_seconds_count") == 3
 
 
-def test_a_strangers_client_id_is_no_label(door: Door) -> None:
-    before = figure(door, "notifyauth_signature_failures_total", client_id="unknown", cause="unknown_client")
+def test_a_strangers_client_id_is_no_label(http: HttpClient) -> None:
+    before = figure(http, "notifyauth_signature_failures_total", client_id="unknown", cause="unknown_client")
     for number in range(3):
-        door.app.test_client().post(NOTIFY_PATH, data=b"{}", headers={"client-id": f"stranger-{number}"})
-    after = figure(door, "notifyauth_signature_failures_total", client_id="unknown", cause="unknown_client")
+        http.app.test_client().post(NOTIFY_PATH, data=b"{}", headers={"client-id": f"stranger-{number}"})
+    after = figure(http, "notifyauth_signature_failures_total", client_id="unknown", cause="unknown_client")
     assert after - before == 3
-    assert "stranger" not in door.get("/metrics").text
+    assert "stranger" not in http.get("/metrics").text
 
 
-def test_every_series_is_there_before_its_first_event(door: Door) -> None:
+def test_every_series_is_there_before_its_first_event(http: HttpClient) -> None:
     """What appeared with its first event would have no increase that an alert could see."""
-    there = set(figures(door))
+    there = set(figures(http))
     for status in ("200", "400", "401", "503"):
         assert ("notifyauth_deliveries_total", frozenset({("status", status)})) in there
     for kind, outcome in product((*NotificationType, "other"), Outcome):
@@ -131,7 +131,7 @@ def test_every_series_is_there_before_its_first_event(door: Door) -> None:
 
 def test_a_key_of_the_figures_reads_them_and_nothing_else(database_url: str, keyring: Path) -> None:
     environ = an_environ(database_url, keyring, FLASK_API_KEYS="shop=k-1", FLASK_METRICS_KEYS="shop=k-2,other=k-3")
-    scraped = Door(create_app(environ), keyring)
+    scraped = HttpClient(create_app(environ), keyring)
     assert [scraped.get("/metrics", key=key).status_code for key in ("k-1", "k-2", "k-3", "k-4")] == [
         200,
         200,
@@ -142,40 +142,40 @@ def test_a_key_of_the_figures_reads_them_and_nothing_else(database_url: str, key
     scraped.service.database.close()
 
 
-def test_failed_entries_are_shown_until_they_are_repaired(door: Door) -> None:
-    door.consult()
-    door.notify(authcode_created("s-1", "code-1"))
-    assert figure(door, "notifyauth_failed_entries") == 0
-    set_outcome(door, "failed")
-    assert figure(door, "notifyauth_failed_entries") == 1
+def test_failed_entries_are_shown_until_they_are_repaired(http: HttpClient) -> None:
+    http.consult()
+    http.notify(authcode_created("s-1", "code-1"))
+    assert figure(http, "notifyauth_failed_entries") == 0
+    set_outcome(http, "failed")
+    assert figure(http, "notifyauth_failed_entries") == 1
 
 
-def set_outcome(door: Door, outcome: str) -> None:
-    door.service.database.run(lambda session: session.execute(update(InboxEntry).values(outcome=outcome)))
+def set_outcome(http: HttpClient, outcome: str) -> None:
+    http.service.database.run(lambda session: session.execute(update(InboxEntry).values(outcome=outcome)))
 
 
-def test_one_old_parked_entry_hides_no_other(door: Door) -> None:
+def test_one_old_parked_entry_hides_no_other(http: HttpClient) -> None:
     now = datetime.now(UTC)
     for number, age in enumerate([timedelta(days=30), timedelta(minutes=30), timedelta(seconds=0)]):
-        door.notify(token_canceled(f"token-{number}"))
+        http.notify(token_canceled(f"token-{number}"))
         newest = update(InboxEntry).where(InboxEntry.received_at >= now).values(received_at=now - age)
-        door.service.database.run(partial(Session.execute, statement=newest))
+        http.service.database.run(partial(Session.execute, statement=newest))
     ages = ("1m", "10m", "1h", "1d")
     assert [
-        figure(door, "notifyauth_parked_entries_by_age", reason="unknown_token", older_than=age) for age in ages
+        figure(http, "notifyauth_parked_entries_by_age", reason="unknown_token", older_than=age) for age in ages
     ] == [2, 2, 1, 1]
-    set_outcome(door, "dismissed")
-    assert figure(door, "notifyauth_parked_entries", reason="unknown_token") == 0
-    assert figure(door, "notifyauth_parked_oldest_seconds", reason="unknown_token") == 0
+    set_outcome(http, "dismissed")
+    assert figure(http, "notifyauth_parked_entries", reason="unknown_token") == 0
+    assert figure(http, "notifyauth_parked_oldest_seconds", reason="unknown_token") == 0
 
 
-def test_it_is_shown_when_a_client_was_last_heard(door: Door) -> None:
+def test_it_is_shown_when_a_client_was_last_heard(http: HttpClient) -> None:
     before = time.time()
-    door.notify(b"{}")
-    heard = figure(door, "notifyauth_last_verified_timestamp_seconds", client_id=SANDBOX_CLIENT_ID)
+    http.notify(b"{}")
+    heard = figure(http, "notifyauth_last_verified_timestamp_seconds", client_id=SANDBOX_CLIENT_ID)
     assert before <= heard <= time.time()
-    door.app.test_client().post(NOTIFY_PATH, data=b"{}", headers={"client-id": SANDBOX_CLIENT_ID})
-    assert figure(door, "notifyauth_last_verified_timestamp_seconds", client_id=SANDBOX_CLIENT_ID) == heard
+    http.app.test_client().post(NOTIFY_PATH, data=b"{}", headers={"client-id": SANDBOX_CLIENT_ID})
+    assert figure(http, "notifyauth_last_verified_timestamp_seconds", client_id=SANDBOX_CLIENT_ID) == heard
 
 
 @pytest.mark.parametrize(
@@ -186,39 +186,39 @@ def test_it_is_shown_when_a_client_was_last_heard(door: Door) -> None:
         ("verify", ("authorizations", "verify")),
     ],
 )
-def test_it_is_shown_when_maintenance_last_succeeded(door: Door, name: str, command: tuple[str, ...]) -> None:
-    assert figure(door, "notifyauth_last_run_timestamp_seconds", maintenance=name) == 0
+def test_it_is_shown_when_maintenance_last_succeeded(http: HttpClient, name: str, command: tuple[str, ...]) -> None:
+    assert figure(http, "notifyauth_last_run_timestamp_seconds", maintenance=name) == 0
     for _ in range(2):
         before = time.time()
-        Shell(door.app, door.keyring).ask(*command)
-        assert before - 1 <= figure(door, "notifyauth_last_run_timestamp_seconds", maintenance=name) <= time.time()
+        Shell(http.app, http.keyring).ask(*command)
+        assert before - 1 <= figure(http, "notifyauth_last_run_timestamp_seconds", maintenance=name) <= time.time()
 
 
-def test_a_purge_that_is_refused_is_no_run(door: Door) -> None:
-    assert Shell(door.app, door.keyring).run("inbox", "purge", "--older-than", "1h").exit_code == 1
-    assert figure(door, "notifyauth_last_run_timestamp_seconds", maintenance="purge") == 0
+def test_a_purge_that_is_refused_is_no_run(http: HttpClient) -> None:
+    assert Shell(http.app, http.keyring).run("inbox", "purge", "--older-than", "1h").exit_code == 1
+    assert figure(http, "notifyauth_last_run_timestamp_seconds", maintenance="purge") == 0
 
 
-def test_parked_entries_are_shown_by_reason_with_the_age_of_the_oldest(door: Door) -> None:
-    door.notify(token_canceled("token-1"))
-    door.notify(token_canceled("token-2"))
-    door.notify(authcode_created("s-9", "code-1"))
+def test_parked_entries_are_shown_by_reason_with_the_age_of_the_oldest(http: HttpClient) -> None:
+    http.notify(token_canceled("token-1"))
+    http.notify(token_canceled("token-2"))
+    http.notify(authcode_created("s-9", "code-1"))
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     oldest = update(InboxEntry).where(InboxEntry.type == "TOKEN_CANCELED").values(received_at=an_hour_ago)
-    door.service.database.run(lambda session: session.execute(oldest))
-    assert figure(door, "notifyauth_parked_entries", reason="unknown_token") == 2
-    assert figure(door, "notifyauth_parked_entries", reason="unknown_auth_state") == 1
-    assert 3600 <= figure(door, "notifyauth_parked_oldest_seconds", reason="unknown_token") < 3700
+    http.service.database.run(lambda session: session.execute(oldest))
+    assert figure(http, "notifyauth_parked_entries", reason="unknown_token") == 2
+    assert figure(http, "notifyauth_parked_entries", reason="unknown_auth_state") == 1
+    assert 3600 <= figure(http, "notifyauth_parked_oldest_seconds", reason="unknown_token") < 3700
 
 
 def test_figures_are_given_while_the_database_is_away(keyring: Path) -> None:
     environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring, FLASK_API_KEYS=API_KEY)
-    page = Door(create_app(environ), keyring).get("/metrics")
+    page = HttpClient(create_app(environ), keyring).get("/metrics")
     assert page.status_code == 200
     assert re.search(r"^notifyauth_deliveries_total", page.text, re.MULTILINE) or "notifyauth_deliveries" in page.text
 
 
-def test_no_secret_is_in_the_figures(door: Door) -> None:
-    delivery = a_genuine_delivery(door.keyring, token_canceled("token-5f1c"))
-    door.notify(delivery.body)
-    assert "token-5f1c" not in door.get("/metrics").text
+def test_no_secret_is_in_the_figures(http: HttpClient) -> None:
+    delivery = a_genuine_delivery(http.keyring, token_canceled("token-5f1c"))
+    http.notify(delivery.body)
+    assert "token-5f1c" not in http.get("/metrics").text

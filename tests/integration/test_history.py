@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from app.documents import timestamp
 from app.simulator.draft import authcode_created, token_canceled, token_created
-from tests.integration.door import AUTHORIZATIONS, Door
+from tests.integration.http_client import AUTHORIZATIONS, HttpClient
 from tests.integration.stage import NOON, Stage
 
 
@@ -15,20 +15,20 @@ def said(move: dict[str, Any]) -> tuple[Any, ...]:
     return move["cause"], move["by"], move["reason"]
 
 
-def test_a_report_over_http_is_on_record_with_the_name_of_its_key(door: Door) -> None:
-    authorization = door.consult()
-    door.post(door.at(authorization, "tokens"), {"accessToken": "token-1", "authCode": "code-1"})
-    door.post(door.at(authorization, "canceled"), {"reason": "Jane Doe asked us to"})
-    document = door.get(door.at(authorization)).get_json()
+def test_a_report_over_http_is_on_record_with_the_name_of_its_key(http: HttpClient) -> None:
+    authorization = http.consult()
+    http.post(http.at(authorization, "tokens"), {"accessToken": "token-1", "authCode": "code-1"})
+    http.post(http.at(authorization, "canceled"), {"reason": "Jane Doe asked us to"})
+    document = http.get(http.at(authorization)).get_json()
     assert [said(move) for move in document["history"]] == [("api", "shop", None)] * 4
     # The reason of a revoke may name a person, and stays sealed.
     assert "Jane" not in str(document)
 
 
-def test_nobody_reports_a_notification(door: Door) -> None:
-    authorization = door.consult()
-    door.notify(authcode_created("s-1", "code-1"))
-    moves = door.get(door.at(authorization)).get_json()["history"]
+def test_nobody_reports_a_notification(http: HttpClient) -> None:
+    authorization = http.consult()
+    http.notify(authcode_created("s-1", "code-1"))
+    moves = http.get(http.at(authorization)).get_json()["history"]
     assert said(moves[1]) == ("notification", None, None)
 
 
@@ -61,8 +61,8 @@ def test_what_an_older_release_recorded_was_learned_when_it_was_recorded(stage: 
     assert move["learnedAt"] == move["at"] == timestamp(NOON)
 
 
-def test_the_history_over_http_is_that_of_the_contract(door: Door) -> None:
-    created = door.post(AUTHORIZATIONS, {"authState": "s-1"}).get_json()
+def test_the_history_over_http_is_that_of_the_contract(http: HttpClient) -> None:
+    created = http.post(AUTHORIZATIONS, {"authState": "s-1"}).get_json()
     assert list(created["history"][0]) == [
         *("sequence", "event", "from", "to", "cause", "by", "reason", "notificationId", "learnedAt", "at")
     ]

@@ -18,7 +18,7 @@ from app.alipay.delivery import Delivery
 from app.models import Base
 from app.simulator.draft import authcode_created
 from tests.builders import a_genuine_delivery, an_environ
-from tests.integration.door import API_KEY, NOTIFY_PATH, Door
+from tests.integration.http_client import API_KEY, NOTIFY_PATH, HttpClient
 
 #: What a server may answer to what is no delivery of Alipay's: nobody's, no such path, not so, not with this method.
 REFUSALS = {401, 404, 405, 400}
@@ -35,7 +35,7 @@ def each_bit_flipped(text: str) -> Iterator[str]:
         yield flipped.decode("latin-1")
 
 
-def arrive(door: Door, delivery: Delivery) -> TestResponse:
+def arrive(http: HttpClient, delivery: Delivery) -> TestResponse:
     """Hand a delivery to the application as a server does: the path decoded, all else byte by byte (PEP 3333)."""
     path, _, query = delivery.uri.partition("?")
     environ = {
@@ -48,12 +48,12 @@ def arrive(door: Door, delivery: Delivery) -> TestResponse:
         "CONTENT_LENGTH": str(len(delivery.body)),
         "wsgi.input": io.BytesIO(delivery.body),
     }
-    return door.app.test_client().open(NOTIFY_PATH, environ_overrides=environ)
+    return http.app.test_client().open(NOTIFY_PATH, environ_overrides=environ)
 
 
-def everything_in(door: Door) -> dict[str, list[dict[str, Any]]]:
+def everything_in(http: HttpClient) -> dict[str, list[dict[str, Any]]]:
     """Every row of every table."""
-    with door.service.database.engine.connect() as connection:
+    with http.service.database.engine.connect() as connection:
         return {
             name: [row._asdict() for row in connection.execute(text(f"SELECT * FROM {name}"))]  # noqa: S608 -- names of ours
             for name in Base.metadata.tables
@@ -61,18 +61,18 @@ def everything_in(door: Door) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def door(sqlite_url: str, keyring: Path) -> Iterator[Door]:
+def http(sqlite_url: str, keyring: Path) -> Iterator[HttpClient]:
     """A service on the quicker of the databases: what is refused here never comes to one."""
-    door = Door(create_app(an_environ(sqlite_url, keyring, FLASK_API_KEYS=API_KEY)), keyring)
-    yield door
-    door.service.database.close()
+    http = HttpClient(create_app(an_environ(sqlite_url, keyring, FLASK_API_KEYS=API_KEY)), keyring)
+    yield http
+    http.service.database.close()
 
 
 @pytest.fixture
-def genuine(door: Door) -> Delivery:
+def genuine(http: HttpClient) -> Delivery:
     """A genuine delivery to a path with a query, which has not arrived, for an authorization that waits for it."""
-    door.consult("s-1")
-    return a_genuine_delivery(door.keyring, GENUINE, uri=f"{NOTIFY_PATH}?tenant=a%2Fb")
+    http.consult("s-1")
+    return a_genuine_delivery(http.keyring, GENUINE, uri=f"{NOTIFY_PATH}?tenant=a%2Fb")
 
 
 def changed(delivery: Delivery, part: str, value: str) -> Delivery:
@@ -82,20 +82,20 @@ def changed(delivery: Delivery, part: str, value: str) -> Delivery:
 
 @pytest.mark.parametrize("part", ["method", "uri", "client_id", "request_time", "body"])
 def test_a_delivery_with_any_bit_flipped_is_refused_and_leaves_nothing_behind(
-    door: Door, genuine: Delivery, part: str
+    http: HttpClient, genuine: Delivery, part: str
 ) -> None:
-    before = everything_in(door)
+    before = everything_in(http)
     whole = genuine.body.decode("latin-1") if part == "body" else getattr(genuine, part)
     let_in = {}
     for flipped in each_bit_flipped(whole):
-        answer = arrive(door, changed(genuine, part, flipped))
+        answer = arrive(http, changed(genuine, part, flipped))
         if answer.status_code not in REFUSALS:
             let_in[flipped] = answer.status
     assert let_in == {}
-    assert everything_in(door) == before
+    assert everything_in(http) == before
     # It was genuine: without a flipped bit it is let in, and leaves something behind.
-    assert arrive(door, genuine).status_code == HTTPStatus.OK
-    assert everything_in(door) != before
+    assert arrive(http, genuine).status_code == HTTPStatus.OK
+    assert everything_in(http) != before
 
 
 def spelled_out(header: str) -> str:
@@ -105,27 +105,27 @@ def spelled_out(header: str) -> str:
 
 
 def test_a_signature_with_any_bit_flipped_is_refused_unless_it_is_the_same_signature(
-    door: Door, genuine: Delivery
+    http: HttpClient, genuine: Delivery
 ) -> None:
     """What passes is the genuine delivery, spelled otherwise: the bytes of its signature are not one bit different."""
-    before = everything_in(door)
+    before = everything_in(http)
     spelled_otherwise = []
     for flipped in each_bit_flipped(genuine.signature):
         if spelled_out(flipped) == genuine.signature:
             spelled_otherwise.append(flipped)
         else:
-            assert arrive(door, changed(genuine, "signature", flipped)).status_code in REFUSALS, flipped
-    assert everything_in(door) == before
+            assert arrive(http, changed(genuine, "signature", flipped)).status_code in REFUSALS, flipped
+    assert everything_in(http) == before
     for flipped in spelled_otherwise:
-        assert arrive(door, changed(genuine, "signature", flipped)).status_code == HTTPStatus.OK
-    assert [row["deliveries"] for row in everything_in(door)["inbox"]] == [len(spelled_otherwise)]
+        assert arrive(http, changed(genuine, "signature", flipped)).status_code == HTTPStatus.OK
+    assert [row["deliveries"] for row in everything_in(http)["inbox"]] == [len(spelled_otherwise)]
 
 
 @pytest.mark.parametrize("method", ["post", "Post", "poST", "get"])
-def test_a_method_in_small_letters_is_another_method(door: Door, genuine: Delivery, method: str) -> None:
-    answer = arrive(door, changed(genuine, "method", method))
+def test_a_method_in_small_letters_is_another_method(http: HttpClient, genuine: Delivery, method: str) -> None:
+    answer = arrive(http, changed(genuine, "method", method))
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
-    assert door.get("/v1/authorizations").get_json()["authorizations"][0]["state"] == "consulted"
-    client = door.app.test_client()
+    assert http.get("/v1/authorizations").get_json()["authorizations"][0]["state"] == "consulted"
+    client = http.app.test_client()
     elsewhere = client.get("/v1/authorizations", environ_overrides={"REQUEST_METHOD": "get"})
     assert (elsewhere.status_code, elsewhere.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")

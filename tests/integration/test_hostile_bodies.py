@@ -18,7 +18,7 @@ from app.models import InboxEntry
 from app.simulator.draft import authcode_created
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.simulator.sender import Signer, headers_of
-from tests.integration.door import NOTIFY_PATH, Door
+from tests.integration.http_client import NOTIFY_PATH, HttpClient
 from tests.integration.shell import Shell
 
 #: Any text a JSON string can hold, NUL and lone surrogates keys_in it.
@@ -125,25 +125,25 @@ def last_received(session: Session) -> InboxEntry | None:
 @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=BODIES, query=LATIN, request_time=LATIN.filter(bool))
 def test_whatever_is_signed_is_answered_and_kept_and_shown_again(
-    door: Door, alipay: Signer, troubles: Troubles, body: bytes, query: str, request_time: str
+    http: HttpClient, alipay: Signer, troubles: Troubles, body: bytes, query: str, request_time: str
 ) -> None:
     uri = f"{NOTIFY_PATH}?{query}" if query else NOTIFY_PATH
     delivery = alipay.sign(body, uri=uri, request_time=request_time)
     headers = dict(headers_of(delivery))
-    answer = door.app.test_client().post(
+    answer = http.app.test_client().post(
         NOTIFY_PATH, data=body, headers=headers, environ_overrides={"QUERY_STRING": query}
     )
     assert answer.status_code in ({413} if len(body) > BODY_BYTES_MAX else {200, 400})
     assert troubles.records == []
     if answer.status_code == 413:
         return
-    entry = door.service.database.run(last_received, read_only=True)
+    entry = http.service.database.run(last_received, read_only=True)
     assert entry is not None
     assert (entry.outcome == "malformed") == (answer.status_code == 400)
     if entry.deliveries == 1:
-        assert inbox.open_body(door.service.vault, entry) == body
+        assert inbox.open_body(http.service.vault, entry) == body
         assert (entry.uri, entry.request_time) == (uri, request_time)
-    shell = Shell(door.app, door.keyring)
+    shell = Shell(http.app, http.keyring)
     assert f"{entry.outcome}: " in shell.ask("inbox", "show", str(entry.id))
     document = shell.json("inbox", "show", str(entry.id))
     assert (document["authState"], document["type"]) == (entry.auth_state, entry.type)

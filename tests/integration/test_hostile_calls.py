@@ -14,7 +14,7 @@ from app import create_app
 from app.reports import CLIENT_ID_CHARACTERS_MAX
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from tests.builders import an_environ
-from tests.integration.door import API_KEY, Door
+from tests.integration.http_client import API_KEY, HttpClient
 
 UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -40,23 +40,23 @@ KEY = {"Authorization": f"Bearer {API_KEY}"}
 
 
 @pytest.fixture
-def door(postgresql_url: str, keyring: Path) -> Iterator[Door]:
+def http(postgresql_url: str, keyring: Path) -> Iterator[HttpClient]:
     """A service on the stricter of the databases, which refuses what the other one stores."""
-    door = Door(create_app(an_environ(postgresql_url, keyring, FLASK_API_KEYS=API_KEY)), keyring)
-    yield door
-    door.service.database.close()
+    http = HttpClient(create_app(an_environ(postgresql_url, keyring, FLASK_API_KEYS=API_KEY)), keyring)
+    yield http
+    http.service.database.close()
 
 
 @pytest.fixture
-def known(door: Door) -> list[str]:
+def known(http: HttpClient) -> list[str]:
     """The ids of authorizations in every state."""
-    documents = [door.consult(f"s-{number}") for number in range(4)]
+    documents = [http.consult(f"s-{number}") for number in range(4)]
     for number, document in enumerate(documents):
         token = {"accessToken": f"token-{number}", "authCode": f"code-{number}"}
         reports = [("authcode", {"authCode": f"code-{number}"}), ("tokens", token), ("canceled", {})]
         for report, body in reports[:number]:
-            assert door.post(door.at(document, report), body).status_code == 200
-    anywhere.app = door.app
+            assert http.post(http.at(document, report), body).status_code == 200
+    anywhere.app = http.app
     return [document["id"] for document in documents]
 
 

@@ -10,22 +10,22 @@ import pytest
 
 from app import create_app
 from tests.builders import an_environ
-from tests.integration.door import AUTHORIZATIONS, Door
+from tests.integration.http_client import AUTHORIZATIONS, HttpClient
 
 KEYS = {"first": "a-key-of-the-shop", "second": "another", "third": "x" * 300}
 
 
-def a_door(url: str, keyring: Path, keys: dict[str, str]) -> Door:
+def a_door(url: str, keyring: Path, keys: dict[str, str]) -> HttpClient:
     named = ",".join(f"{name}={key}" for name, key in keys.items())
-    return Door(create_app(an_environ(url, keyring, FLASK_API_KEYS=named)), keyring)
+    return HttpClient(create_app(an_environ(url, keyring, FLASK_API_KEYS=named)), keyring)
 
 
 @pytest.fixture
-def savepoint(sqlite_url: str, keyring: Path) -> Iterator[Door]:
+def savepoint(sqlite_url: str, keyring: Path) -> Iterator[HttpClient]:
     """A service with several keys."""
-    door = a_door(sqlite_url, keyring, KEYS)
-    yield door
-    door.service.database.close()
+    http = a_door(sqlite_url, keyring, KEYS)
+    yield http
+    http.service.database.close()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize("presented", [*KEYS.values(), "", "a", "a-key-of-the-shoq", "x" * 299, "x" * 4000])
 def test_every_key_is_compared_whichever_is_presented_and_always_as_32_bytes(
-    savepoint: Door, compared: list[tuple[bytes, bytes]], presented: str
+    savepoint: HttpClient, compared: list[tuple[bytes, bytes]], presented: str
 ) -> None:
     answer = savepoint.get(AUTHORIZATIONS, key=presented)
     assert answer.status_code == (200 if presented in KEYS.values() else 401)
@@ -54,7 +54,7 @@ def test_every_key_is_compared_whichever_is_presented_and_always_as_32_bytes(
     assert not any(key.encode()[:4] in first + second for first, second in compared for key in KEYS.values())
 
 
-def test_every_wrong_key_is_refused_in_the_same_words(savepoint: Door) -> None:
+def test_every_wrong_key_is_refused_in_the_same_words(savepoint: HttpClient) -> None:
     wrong = ["", "a", "a-key-of-the-shoq", "a-key-of-the-shop ", "x" * 299, "\xff", "A-KEY-OF-THE-SHOP"]
     answers = [savepoint.get(AUTHORIZATIONS, key=key) for key in wrong]
     # A blank at the end of a header belongs to the header and not to the key.
@@ -68,10 +68,10 @@ def test_a_guess_that_is_right_but_for_its_end_takes_no_longer_than_one_that_is_
 ) -> None:
     """A thousand long keys that begin alike make whatever one comparison gives away a thousand times larger."""
     alike = "k" * 4000
-    door = a_door(sqlite_url, keyring, {f"key-{number}": f"{alike}{number:04}" for number in range(1000)})
+    http = a_door(sqlite_url, keyring, {f"key-{number}": f"{alike}{number:04}" for number in range(1000)})
     guesses = {"near": alike + "none", "far": "j" + alike[1:] + "none"}
     took: dict[str, list[float]] = {name: [] for name in guesses}
-    client = door.app.test_client()
+    client = http.app.test_client()
     # In turn, so that whatever else the machine does falls on both.
     for _ in range(40):
         for name, guess in guesses.items():
@@ -81,4 +81,4 @@ def test_a_guess_that_is_right_but_for_its_end_takes_no_longer_than_one_that_is_
             assert answer.status_code == 401
     near, far = (statistics.median(each) for each in took.values())
     assert near == pytest.approx(far, rel=0.25), (near, far)
-    door.service.database.close()
+    http.service.database.close()

@@ -30,7 +30,7 @@ from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.simulator.sender import Signer, headers_of
 from app.wiring import Service
 from tests.builders import an_environ
-from tests.integration.door import API_KEY, AUTHORIZATIONS, NOTIFY_PATH
+from tests.integration.http_client import API_KEY, AUTHORIZATIONS, NOTIFY_PATH
 
 OLD, NEW = new_vault_key(), new_vault_key()
 #: Enough for the readers to come back to each while it is sealed again, and again.

@@ -29,7 +29,7 @@ from app.vault import INDEX_KEY_COLUMN
 from app.wiring import INDEX_KEY_ID, Service
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 from tests.conftest import migrate
-from tests.integration.door import AUTHORIZATIONS, NOTIFY_PATH, Door
+from tests.integration.http_client import AUTHORIZATIONS, NOTIFY_PATH, HttpClient
 from tests.integration.shell import Shell
 from tests.postgres import SERVER_SETTINGS, running_cluster
 
@@ -116,17 +116,17 @@ def log() -> Iterator[io.StringIO]:
 class Play:
     """Brings every secret in by every way, and keeps all that was answered without being asked for a secret."""
 
-    door: Door
+    http: HttpClient
     shell: Shell
     said: list[str]
 
     def post(self, path: str, body: object, *, status: int) -> None:
-        answer = self.door.post(path, body, key=SECRETS["API key"])
+        answer = self.http.post(path, body, key=SECRETS["API key"])
         assert answer.status_code == status, answer.text
         self.said.append(answer.text)
 
     def notify(self, notification: Draft | bytes, *, status: int = 200) -> None:
-        answer = self.door.notify(notification)
+        answer = self.http.notify(notification)
         assert answer.status_code == status, answer.text
         self.said += [answer.text, str(answer.headers)]
 
@@ -136,12 +136,12 @@ class Play:
 
     def everything(self) -> None:
         key = SECRETS["API key"]
-        consulted = self.door.call("POST", AUTHORIZATIONS, {"authState": PLAIN, "userRef": "u-1"}, key=key).get_json()
+        consulted = self.http.call("POST", AUTHORIZATIONS, {"authState": PLAIN, "userRef": "u-1"}, key=key).get_json()
         at = f"{AUTHORIZATIONS}/{consulted['id']}"
         self.what_alipay_says()
         self.what_the_merchant_says(at)
         for what in ("authcode", "token"):
-            given = self.door.get(f"{at}/{what}", key=key)
+            given = self.http.get(f"{at}/{what}", key=key)
             assert SECRETS["code" if what == "authcode" else "token after a refresh"] in given.text
         self.post(f"{at}/canceled", {"reason": SECRETS["words"]}, status=200)
         self.what_strangers_say()
@@ -172,16 +172,16 @@ class Play:
 
     def what_strangers_say(self) -> None:
         """Forged deliveries and guessed keys, with secrets that somebody has got hold of."""
-        forged = a_genuine_delivery(self.door.keyring, token_canceled(SECRETS["token after a refresh"]))
+        forged = a_genuine_delivery(self.http.keyring, token_canceled(SECRETS["token after a refresh"]))
         headers = dict(headers_of(replace(forged, client_id=SECRETS["token"])))
-        refused = self.door.app.test_client().post(NOTIFY_PATH, data=forged.body, headers=headers)
+        refused = self.http.app.test_client().post(NOTIFY_PATH, data=forged.body, headers=headers)
         assert refused.status_code == 401
-        guessed = self.door.get(AUTHORIZATIONS, key=SECRETS["guessed API key"])
+        guessed = self.http.get(AUTHORIZATIONS, key=SECRETS["guessed API key"])
         assert guessed.status_code == 401
         self.said += [refused.text, guessed.text]
 
     def look_at_the_figures(self) -> None:
-        self.said.append(self.door.get("/metrics", key=SECRETS["API key"]).text)
+        self.said.append(self.http.get("/metrics", key=SECRETS["API key"]).text)
 
     def what_an_operator_asks(self) -> None:
         entries = self.shell.json("inbox", "list")
@@ -196,7 +196,7 @@ class Play:
             "keys reseal",
         ):
             self.ask(*command.split())
-        again = a_genuine_delivery(self.door.keyring, token_canceled(SECRETS["token after a refresh"]))
+        again = a_genuine_delivery(self.http.keyring, token_canceled(SECRETS["token after a refresh"]))
         self.ask("inbox", "deliver", "-", stdin=a_raw_request(again))
         self.ask("authorizations", "record", "token", PLAIN, stdin=f"{SECRETS['token of somebody else']}\n\n\n")
         self.ask("authorizations", "record", "authcode", PLAIN, stdin=f"{SECRETS['code of the redirect']}\n")
@@ -204,11 +204,11 @@ class Play:
     def while_the_database_refuses(self) -> None:
         """What cannot be stored is an error of the database too, which quotes a statement with its parameters."""
         rename = "ALTER TABLE {} RENAME TO {}".format
-        with self.door.service.database.engine.begin() as connection:
+        with self.http.service.database.engine.begin() as connection:
             connection.exec_driver_sql(rename("inbox", "away"))
         self.notify(authcode_created(PLAIN, SECRETS["code"]), status=503)
         self.ask("inbox", "list")
-        with self.door.service.database.engine.begin() as connection:
+        with self.http.service.database.engine.begin() as connection:
             connection.exec_driver_sql(rename("away", "inbox"))
 
 
@@ -240,9 +240,9 @@ def keys_of(service: Service, keyring: Path) -> dict[str, bytes]:
     }
 
 
-def an_app(ground: Ground, keyring: Path, vault_keys: Sequence[str]) -> Door:
+def an_app(ground: Ground, keyring: Path, vault_keys: Sequence[str]) -> HttpClient:
     settings = {"FLASK_API_KEYS": f"shop={SECRETS['API key']}", "FLASK_VAULT_KEYS": ",".join(vault_keys)}
-    return Door(create_app(an_environ(ground.url, keyring, **settings)), keyring)
+    return HttpClient(create_app(an_environ(ground.url, keyring, **settings)), keyring)
 
 
 @pytest.mark.parametrize("before", [b"", b"\x01", b"\x01\x02", b"abc"])
@@ -258,17 +258,17 @@ def test_no_byte_anywhere_is_of_a_secret(ground: Ground, keyring: Path, log: io.
     places: dict[str, bytes] = {}
     secrets = {name: text.encode() for name, text in SECRETS.items()}
     for vault_keys in ([OLD], [NEW, OLD]):
-        door = an_app(ground, keyring, vault_keys)
-        play = Play(door, Shell(door.app, keyring), said)
+        http = an_app(ground, keyring, vault_keys)
+        play = Play(http, Shell(http.app, keyring), said)
         if vault_keys == [OLD]:
             play.everything()
         play.while_the_database_refuses()
         play.what_an_operator_asks()
         play.look_at_the_figures()
-        secrets |= keys_of(door.service, keyring)
+        secrets |= keys_of(http.service, keyring)
         # While it runs: SQLite takes its write-ahead log away when the last one leaves.
         places |= {f"{path} under {len(vault_keys)} keys": path.read_bytes() for path in ground.files()}
-        door.service.database.close()
+        http.service.database.close()
     places |= {"our log": log.getvalue().encode(), "what was said": "\n".join(said).encode()}
     assert {place: found for place, content in places.items() if (found := found_in(content, secrets))} == {}
     # It was searched where things are: what is no secret is found there.

@@ -16,19 +16,19 @@ from app.database.condition import READ_ONLY, STANDBY
 from app.simulator.draft import authcode_created
 from tests.builders import an_environ
 from tests.conftest import migrate
-from tests.integration.door import API_KEY, Door
+from tests.integration.http_client import API_KEY, HttpClient
 from tests.integration.stage import Stage
 from tests.postgres import SERVER_SETTINGS, running_cluster
 
 
 @pytest.fixture
-def door_to_postgresql(postgresql_url: str, keyring: Path) -> Iterator[Door]:
+def door_to_postgresql(postgresql_url: str, keyring: Path) -> Iterator[HttpClient]:
     """A service on PostgreSQL, of which each connection has read before."""
-    door = Door(create_app(an_environ(postgresql_url, keyring, FLASK_API_KEYS=f"shop={API_KEY}")), keyring)
-    door.consult()
-    assert door.get("/readyz", key=None).status_code == 200
-    yield door
-    door.service.database.close()
+    http = HttpClient(create_app(an_environ(postgresql_url, keyring, FLASK_API_KEYS=f"shop={API_KEY}")), keyring)
+    http.consult()
+    assert http.get("/readyz", key=None).status_code == 200
+    yield http
+    http.service.database.close()
 
 
 @contextmanager
@@ -45,43 +45,43 @@ def frozen(url: str) -> Iterator[None]:
         owner.execute(f"ALTER DATABASE {owner.info.dbname} RESET default_transaction_read_only")
 
 
-def test_a_frozen_database_is_not_written_to(door_to_postgresql: Door, postgresql_url: str) -> None:
-    door = door_to_postgresql
+def test_a_frozen_database_is_not_written_to(door_to_postgresql: HttpClient, postgresql_url: str) -> None:
+    http = door_to_postgresql
     with frozen(postgresql_url):
         for number in range(8):
             # Each connection has had its first transaction that only reads.
-            assert door.get("/v1/authorizations").status_code == 200
-            assert door.notify(authcode_created("s-1", f"code-{number}")).status_code == 503
-        assert door.post("/v1/authorizations", {"authState": "s-2"}).status_code == 503
-        unready = door.get("/readyz", key=None)
+            assert http.get("/v1/authorizations").status_code == 200
+            assert http.notify(authcode_created("s-1", f"code-{number}")).status_code == 503
+        assert http.post("/v1/authorizations", {"authState": "s-2"}).status_code == 503
+        unready = http.get("/readyz", key=None)
         assert (unready.status_code, unready.get_json()["checks"]["database"]) == (503, READ_ONLY)
-        assert door.get("/v1/authorizations").get_json()["authorizations"][0]["state"] == "consulted"
-    assert door.get("/readyz", key=None).status_code == 200
-    assert door.notify(authcode_created("s-1", "code-0")).status_code == 200
-    assert door.post("/v1/authorizations", {"authState": "s-2"}).status_code == 201
+        assert http.get("/v1/authorizations").get_json()["authorizations"][0]["state"] == "consulted"
+    assert http.get("/readyz", key=None).status_code == 200
+    assert http.notify(authcode_created("s-1", "code-0")).status_code == 200
+    assert http.post("/v1/authorizations", {"authState": "s-2"}).status_code == 201
 
 
 def test_a_standby_is_not_ready_and_its_reports_come_again(keyring: Path) -> None:
     with running_cluster(SERVER_SETTINGS) as cluster:
         url = cluster.url.render_as_string(hide_password=False)
         migrate(url)
-        door = Door(create_app(an_environ(url, keyring, FLASK_API_KEYS=f"shop={API_KEY}")), keyring)
-        door.consult()
-        door.service.database.close()
+        http = HttpClient(create_app(an_environ(url, keyring, FLASK_API_KEYS=f"shop={API_KEY}")), keyring)
+        http.consult()
+        http.service.database.close()
         process_id = cluster.process_id()
         (cluster.folder / "data" / "standby.signal").touch()
         os.kill(process_id, signal.SIGINT)
         cluster.start_again()
-        assert door.post("/v1/authorizations", {"authState": "s-2"}).status_code == 503
-        assert door.notify(authcode_created("s-1", "code-1")).status_code == 503
-        unready = door.get("/readyz", key=None)
+        assert http.post("/v1/authorizations", {"authState": "s-2"}).status_code == 503
+        assert http.notify(authcode_created("s-1", "code-1")).status_code == 503
+        unready = http.get("/readyz", key=None)
         assert (unready.status_code, unready.get_json()["checks"]["database"]) == (503, STANDBY)
-        assert door.get("/v1/authorizations").status_code == 200
+        assert http.get("/v1/authorizations").status_code == 200
         with psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as owner:
             owner.execute("SELECT pg_promote()")
-        assert door.get("/readyz", key=None).status_code == 200
-        assert door.notify(authcode_created("s-1", "code-1")).status_code == 200
-        door.service.database.close()
+        assert http.get("/readyz", key=None).status_code == 200
+        assert http.notify(authcode_created("s-1", "code-1")).status_code == 200
+        http.service.database.close()
 
 
 def test_a_file_that_may_not_be_written_is_not_ready(sqlite_url: str) -> None:

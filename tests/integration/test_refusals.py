@@ -11,7 +11,7 @@ from app.server.rsgi_to_wsgi import REJECT_STATUS
 from app.simulator.draft import authcode_created
 from app.simulator.sender import headers_of
 from tests.builders import a_genuine_delivery
-from tests.integration.door import AUTHORIZATIONS, NOTIFY_PATH, Door
+from tests.integration.http_client import AUTHORIZATIONS, NOTIFY_PATH, HttpClient
 from tests.integration.test_health import figure
 
 CODE = authcode_created("s-1", "code-1")
@@ -33,11 +33,11 @@ def logged(log: pytest.LogCaptureFixture, message: str) -> dict[str, object]:
 
 
 def send(
-    door: Door, path: str, *, method: str = "POST", environ: Mapping[str, object] = MappingProxyType({})
+    http: HttpClient, path: str, *, method: str = "POST", environ: Mapping[str, object] = MappingProxyType({})
 ) -> TestResponse:
     """Send a genuine notification to some path."""
-    delivery = a_genuine_delivery(door.keyring, CODE)
-    return door.app.test_client().open(
+    delivery = a_genuine_delivery(http.keyring, CODE)
+    return http.app.test_client().open(
         "/",
         method=method,
         data=delivery.body,
@@ -61,30 +61,30 @@ def send(
     ],
 )
 def test_a_refused_request_is_counted_and_logged(
-    door: Door, log: pytest.LogCaptureFixture, method: str, path: str, key: str, status: int, where: str
+    http: HttpClient, log: pytest.LogCaptureFixture, method: str, path: str, key: str, status: int, where: str
 ) -> None:
-    before = figure(door, "notifyauth_refused_requests_total", status=str(status), where=where)
+    before = figure(http, "notifyauth_refused_requests_total", status=str(status), where=where)
     log.clear()
-    answer = door.call(method, path, key=key, headers={"X-Forwarded-For": "203.0.113.9"})
+    answer = http.call(method, path, key=key, headers={"X-Forwarded-For": "203.0.113.9"})
     assert answer.status_code == status
     line = logged(log, "request refused")
     assert (line["status"], line["method"], line["path"]) == (status, method, path.partition("?")[0])
     assert (line["address"], line["forwarded_for"]) == ("127.0.0.1", "203.0.113.9")
     assert line["request_id"] == answer.headers["X-Request-Id"]
-    assert figure(door, "notifyauth_refused_requests_total", status=str(status), where=where) - before == 1
+    assert figure(http, "notifyauth_refused_requests_total", status=str(status), where=where) - before == 1
     assert "wrong" not in str(line)
 
 
 @pytest.mark.parametrize("status", [408, 413, 431, 503])
 @pytest.mark.parametrize(("path", "where"), [(NOTIFY_PATH, "notify"), (AUTHORIZATIONS, "api")])
 def test_what_the_server_refuses_is_counted_and_logged(
-    door: Door, log: pytest.LogCaptureFixture, status: int, path: str, where: str
+    http: HttpClient, log: pytest.LogCaptureFixture, status: int, path: str, where: str
 ) -> None:
-    before = figure(door, "notifyauth_refused_requests_total", status=str(status), where=where)
-    assert send(door, path, environ={REJECT_STATUS: status}).status_code == status
+    before = figure(http, "notifyauth_refused_requests_total", status=str(status), where=where)
+    assert send(http, path, environ={REJECT_STATUS: status}).status_code == status
     line = logged(log, "request refused")
     assert (line["status"], line["path"]) == (status, path)
-    assert figure(door, "notifyauth_refused_requests_total", status=str(status), where=where) - before == 1
+    assert figure(http, "notifyauth_refused_requests_total", status=str(status), where=where) - before == 1
 
 
 @pytest.mark.parametrize(
@@ -92,43 +92,45 @@ def test_what_the_server_refuses_is_counted_and_logged(
     [(f"{NOTIFY_PATH}/", 404), ("/", 404), (f"/{NOTIFY_PATH}", 404), ("/healthz", 405), (f"/v1{NOTIFY_PATH}", 404)],
 )
 def test_a_notification_that_finds_no_one_home_is_seen(
-    door: Door, log: pytest.LogCaptureFixture, path: str, status: int
+    http: HttpClient, log: pytest.LogCaptureFixture, path: str, status: int
 ) -> None:
-    before = figure(door, "notifyauth_misdirected_deliveries_total", status=str(status))
-    assert send(door, path).status_code == status
+    before = figure(http, "notifyauth_misdirected_deliveries_total", status=str(status))
+    assert send(http, path).status_code == status
     line = logged(log, "notification sent to where none is received")
     assert (line["asked"], line["listens_at"]) == (path, NOTIFY_PATH)
     assert (line["levelname"], line["address"]) == ("WARNING", "127.0.0.1")
-    assert figure(door, "notifyauth_misdirected_deliveries_total", status=str(status)) - before == 1
+    assert figure(http, "notifyauth_misdirected_deliveries_total", status=str(status)) - before == 1
 
 
-def test_a_long_path_is_logged_in_part(door: Door, log: pytest.LogCaptureFixture) -> None:
-    send(door, "/" + "x" * 5000)
+def test_a_long_path_is_logged_in_part(http: HttpClient, log: pytest.LogCaptureFixture) -> None:
+    send(http, "/" + "x" * 5000)
     assert len(str(logged(log, "notification sent to where none is received")["asked"])) == 256
 
 
 @pytest.mark.parametrize("brought", ["4bf92f3577b34da6", "Root=1-67891233-abcdef", "a" * 128])
-def test_a_well_formed_request_id_is_kept(door: Door, brought: str) -> None:
-    assert door.get("/healthz", headers={"X-Request-Id": brought}).headers["X-Request-Id"] == brought
+def test_a_well_formed_request_id_is_kept(http: HttpClient, brought: str) -> None:
+    assert http.get("/healthz", headers={"X-Request-Id": brought}).headers["X-Request-Id"] == brought
 
 
 @pytest.mark.parametrize("brought", ["", "a b", "a" * 129, '"', "ä", "a;b", "<script>"])
-def test_another_request_id_is_replaced_by_ours(door: Door, brought: str) -> None:
-    answers = [door.get("/healthz", headers={"X-Request-Id": brought}).headers["X-Request-Id"] for _ in range(2)]
+def test_another_request_id_is_replaced_by_ours(http: HttpClient, brought: str) -> None:
+    answers = [http.get("/healthz", headers={"X-Request-Id": brought}).headers["X-Request-Id"] for _ in range(2)]
     assert brought not in answers
     assert len({*answers}) == 2
     assert all(len(each) == 16 for each in answers)
 
 
-def test_a_delivery_is_logged_under_the_id_that_its_answer_carries(door: Door, log: pytest.LogCaptureFixture) -> None:
-    stored = door.notify(CODE)
+def test_a_delivery_is_logged_under_the_id_that_its_answer_carries(
+    http: HttpClient, log: pytest.LogCaptureFixture
+) -> None:
+    stored = http.notify(CODE)
     assert logged(log, "delivery stored")["request_id"] == stored.headers["X-Request-Id"]
-    refused = door.app.test_client().post(NOTIFY_PATH, data=b"{}", headers={"client-id": "stranger"})
+    refused = http.app.test_client().post(NOTIFY_PATH, data=b"{}", headers={"client-id": "stranger"})
     line = logged(log, "delivery refused")
     assert (line["request_id"], line["address"]) == (refused.headers["X-Request-Id"], "127.0.0.1")
 
 
-def test_a_report_is_logged_with_the_name_of_the_key(door: Door, log: pytest.LogCaptureFixture) -> None:
-    door.consult()
+def test_a_report_is_logged_with_the_name_of_the_key(http: HttpClient, log: pytest.LogCaptureFixture) -> None:
+    http.consult()
     line = logged(log, "report recorded")
     assert (line["report"], line["key"], line["cause"]) == ("consult", "shop", "api")

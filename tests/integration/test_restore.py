@@ -15,7 +15,7 @@ from sqlalchemy import URL, make_url
 from app import create_app
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from tests.builders import an_environ
-from tests.integration.door import API_KEY, AUTHORIZATIONS, Door, problem
+from tests.integration.http_client import API_KEY, AUTHORIZATIONS, HttpClient, problem
 from tests.integration.shell import Shell
 
 Restore = Callable[[], None]
@@ -25,28 +25,28 @@ Restore = Callable[[], None]
 class Town:
     """Alipay, a merchant and an operator, around one service."""
 
-    door: Door
+    http: HttpClient
     shell: Shell
     database: URL
 
     def consult(self, auth_state: str, **said: str) -> None:
-        self.door.consult(auth_state, **said)
+        self.http.consult(auth_state, **said)
 
     def report(self, auth_state: str, what: str, **said: str) -> int:
-        response = self.door.post(self.door.at(self.authorization(auth_state), what), said)
+        response = self.http.post(self.http.at(self.authorization(auth_state), what), said)
         return response.status_code
 
     def notify(self, *drafts: Draft) -> None:
-        assert {self.door.notify(draft).status_code for draft in drafts} == {200}
+        assert {self.http.notify(draft).status_code for draft in drafts} == {200}
 
     def authorization(self, auth_state: str) -> dict[str, Any]:
-        (found,) = self.door.get(f"{AUTHORIZATIONS}?authState={auth_state}").get_json()["authorizations"]
-        document: dict[str, Any] = self.door.get(self.door.at(found)).get_json()
+        (found,) = self.http.get(f"{AUTHORIZATIONS}?authState={auth_state}").get_json()["authorizations"]
+        document: dict[str, Any] = self.http.get(self.http.at(found)).get_json()
         return document
 
     def lives(self) -> dict[str, list[tuple[str, str]]]:
         """What happened to every authorization, and where that led."""
-        listed = self.door.get(AUTHORIZATIONS).get_json()["authorizations"]
+        listed = self.http.get(AUTHORIZATIONS).get_json()["authorizations"]
         documents = [self.authorization(each["authState"]) for each in listed]
         return {each["authState"]: [(move["event"], move["to"]) for move in each["history"]] for each in documents}
 
@@ -91,7 +91,7 @@ def postgresql_backup(database: URL) -> Iterator[Restore]:
 def town(database_url: str, keyring: Path) -> Iterator[Town]:
     """A town of the test's own; the test runs once on each kind of database."""
     app = create_app(an_environ(database_url, keyring, FLASK_API_KEYS=f"shop={API_KEY}"))
-    town = Town(Door(app, keyring), Shell(app, keyring), make_url(database_url))
+    town = Town(HttpClient(app, keyring), Shell(app, keyring), make_url(database_url))
     yield town
     town.shell.service.database.close()
 
@@ -167,15 +167,15 @@ def test_after_a_restore_reports_come_before_notifications(town: Town) -> None:
         after_the_backup(town)
         restore()
         town.notify(token_canceled("token-refreshed"))
-        path = town.door.at(town.authorization("refreshed"), "tokens")
-        refused = town.door.post(path, {"accessToken": "token-2", "replaces": "token-refreshed"})
+        path = town.http.at(town.authorization("refreshed"), "tokens")
+        refused = town.http.post(path, {"accessToken": "token-2", "replaces": "token-refreshed"})
         assert problem(refused) == (409, "illegal-transition")
 
 
 def test_an_authorization_has_another_id_once_it_was_lost(town: Town) -> None:
     """Its old id leads nowhere, rather than to somebody else's."""
     with town.backup() as restore:
-        lost = town.door.consult("new")
+        lost = town.http.consult("new")
         restore()
-        assert town.door.get(town.door.at(lost)).status_code == 404
-        assert town.door.consult("new")["id"] != lost["id"]
+        assert town.http.get(town.http.at(lost)).status_code == 404
+        assert town.http.consult("new")["id"] != lost["id"]

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from app.simulator.draft import authcode_created, token_canceled, token_created
-from tests.integration.door import Door
+from tests.integration.http_client import HttpClient
 from tests.integration.stage import Stage
 from tests.integration.test_consistency import inconsistencies
 
@@ -183,29 +183,29 @@ def test_a_canceled_authorization_takes_no_new_token_whatever_its_code(stage: St
 # --- over HTTP ---
 
 
-def test_the_code_that_is_given_out_says_whether_it_replaced_another(door: Door) -> None:
-    authorization = door.consult()
-    door.notify(authcode_created("s-1", "code-1"))
-    first = door.get(door.at(authorization, "authcode")).get_json()
-    door.notify(authcode_created("s-1", "code-2"))
-    second = door.get(door.at(authorization, "authcode")).get_json()
+def test_the_code_that_is_given_out_says_whether_it_replaced_another(http: HttpClient) -> None:
+    authorization = http.consult()
+    http.notify(authcode_created("s-1", "code-1"))
+    first = http.get(http.at(authorization, "authcode")).get_json()
+    http.notify(authcode_created("s-1", "code-2"))
+    second = http.get(http.at(authorization, "authcode")).get_json()
     assert (first["authCode"], first["replacedAnother"]) == ("code-1", False)
     assert (second["authCode"], second["replacedAnother"]) == ("code-2", True)
     assert second["receivedAt"] > first["receivedAt"]
 
 
-def test_a_token_reported_with_another_code_is_200_and_says_that_another_was_there(door: Door) -> None:
-    authorization = door.consult()
-    door.notify(authcode_created("s-1", "code-1"))
+def test_a_token_reported_with_another_code_is_200_and_says_that_another_was_there(http: HttpClient) -> None:
+    authorization = http.consult()
+    http.notify(authcode_created("s-1", "code-1"))
     report = {"accessToken": "token-1", "authCode": "code-2"}
     for _ in range(2):
-        answer = door.post(door.at(authorization, "tokens"), report)
+        answer = http.post(http.at(authorization, "tokens"), report)
         assert (answer.status_code, answer.get_json()["replacedAnother"]) == (200, True)
         assert answer.get_json()["state"] == "token_active"
 
 
-def test_a_token_reported_with_the_code_on_record_says_that_no_other_was_there(door: Door) -> None:
-    authorization = door.consult()
-    door.notify(authcode_created("s-1", "code-1"))
-    answer = door.post(door.at(authorization, "tokens"), {"accessToken": "token-1", "authCode": "code-1"})
+def test_a_token_reported_with_the_code_on_record_says_that_no_other_was_there(http: HttpClient) -> None:
+    authorization = http.consult()
+    http.notify(authcode_created("s-1", "code-1"))
+    answer = http.post(http.at(authorization, "tokens"), {"accessToken": "token-1", "authCode": "code-1"})
     assert (answer.status_code, answer.get_json()["replacedAnother"]) == (200, False)

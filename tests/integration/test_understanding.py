@@ -9,7 +9,7 @@ from app import inbox
 from app.alipay.json_text import NESTING_MAX
 from app.models import InboxEntry
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
-from tests.integration.door import Door
+from tests.integration.http_client import HttpClient
 from tests.integration.shell import Shell
 from tests.integration.stage import Stage
 
@@ -160,18 +160,18 @@ def test_process_takes_malformed_entries_by_id_and_by_outcome_and_not_unasked(sh
 # --- at the endpoint ---
 
 
-def test_a_byte_order_mark_before_a_notification_is_passed_over(door: Door) -> None:
-    door.consult("s-1")
-    assert door.notify(BYTE_ORDER_MARK + authcode_created("s-1", "code-1").body()).status_code == 200
-    assert door.consult("s-1")["state"] == "authcode_issued"
+def test_a_byte_order_mark_before_a_notification_is_passed_over(http: HttpClient) -> None:
+    http.consult("s-1")
+    assert http.notify(BYTE_ORDER_MARK + authcode_created("s-1", "code-1").body()).status_code == 200
+    assert http.consult("s-1")["state"] == "authcode_issued"
 
 
-def test_a_notification_of_another_family_is_told_so_and_kept(door: Door) -> None:
+def test_a_notification_of_another_family_is_told_so_and_kept(http: HttpClient) -> None:
     body = json.dumps({"notifyType": "PAYMENT_RESULT", "result": {"resultStatus": "S"}}).encode()
-    answer = door.notify(body)
+    answer = http.notify(body)
     assert answer.status_code == 400
     said = answer.get_json()["result"]
     assert said["resultCode"] == "PARAM_ILLEGAL"
     assert "notifyType is PAYMENT_RESULT: this is a notification of another family" in said["resultMessage"]
-    shell = Shell(door.app, door.keyring)
+    shell = Shell(http.app, http.keyring)
     assert "notifyType is PAYMENT_RESULT" in shell.ask("inbox", "show", "1")

@@ -43,16 +43,16 @@ def wait_for(crew_name: str, *, threads: int) -> None:
 
 
 def test_no_more_than_a_bounded_number_work_at_once_and_none_stays() -> None:
-    crew, door, done = Crew("bounded", threads_max=2), threading.Event(), list[int]()
+    crew, http, done = Crew("bounded", threads_max=2), threading.Event(), list[int]()
 
     def work(number: int) -> None:
-        door.wait(timeout=10)
+        http.wait(timeout=10)
         done.append(number)
 
     for number in range(10):
         crew.do(partial(work, number))
     wait_for("bounded", threads=2)
-    door.set()
+    http.set()
     wait_for("bounded", threads=0)
     assert sorted(done) == list(range(10))
 

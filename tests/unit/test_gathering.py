@@ -21,7 +21,7 @@ class Panic(BaseException):
 
 @dataclass
 class Counter:
-    """Serves numbers, but only while its door is open, and remembers who came with whom."""
+    """Serves numbers, but only while its http is open, and remembers who came with whom."""
 
     error: BaseException | None = None
     is_unavailable: bool = False
@@ -29,13 +29,13 @@ class Counter:
     alone: list[int] = field(default_factory=list)
     #: Who has served them, in that order.
     threads: list[str] = field(default_factory=list)
-    door: threading.Event = field(default_factory=threading.Event)
+    http: threading.Event = field(default_factory=threading.Event)
     time: float = 0
 
     def serve_together(self, numbers: Sequence[int]) -> list[str]:
         self.together.append(list(numbers))
         self.threads.append(threading.current_thread().name)
-        self.door.wait()
+        self.http.wait()
         if self.error is not None and 0 in numbers:
             raise self.error
         return [f"{number} together" for number in numbers]
@@ -66,7 +66,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def counter() -> Iterator[Counter]:
     counter = Counter()
     yield counter
-    counter.door.set()
+    counter.http.set()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -87,12 +87,12 @@ def come(
     for number in numbers[1:]:
         others.append(pool.submit(gathering.serve, number))
         until(lambda: gathering.waiting() == len(others))
-    counter.door.set()
+    counter.http.set()
     return [first, *others]
 
 
 def test_nobody_waits_for_company(counter: Counter) -> None:
-    counter.door.set()
+    counter.http.set()
     gathering = a_gathering(counter)
     assert [gathering.serve(number) for number in (1, 2)] == ["1 together", "2 together"]
     assert counter.together == [[1], [2]]
@@ -111,12 +111,12 @@ def test_whoever_waits_keeps_no_thread(pool: ThreadPoolExecutor, counter: Counte
     until(lambda: bool(counter.together))
     waiting = [gathering.serve_later(number) for number in range(1, CROWD)]
     assert not any(each.done() or each.cancel() for each in waiting)
-    counter.door.set()
+    counter.http.set()
     assert {each.result(timeout=10) for each in [first, *waiting]} == {f"{number} together" for number in range(CROWD)}
 
 
 def test_one_that_comes_alone_is_served_by_its_own_thread(counter: Counter) -> None:
-    counter.door.set()
+    counter.http.set()
     assert a_gathering(counter).serve_later(1).done()
     assert counter.threads == [threading.current_thread().name]
 
@@ -155,7 +155,7 @@ def test_what_breaks_together_is_served_alone(pool: ThreadPoolExecutor, counter:
 
 
 def test_what_breaks_is_served_alone_elsewhere_than_in_its_callers_thread(counter: Counter) -> None:
-    counter.door.set()
+    counter.http.set()
     counter.error = ValueError("broken")
     assert a_gathering(counter).serve(0) == "0 alone"
     assert counter.threads == [threading.current_thread().name, "single"]
@@ -190,7 +190,7 @@ def test_whoever_has_waited_too_long_is_told_instead_of_served(pool: ThreadPoolE
     late = gathering.serve_later(1)
     counter.time += 5
     in_time = gathering.serve_later(2)
-    counter.door.set()
+    counter.http.set()
     with pytest.raises(DatabaseUnavailableError) as told:
         late.result(timeout=10)
     assert told.value.cause == "QueueFull"
@@ -210,7 +210,7 @@ def test_a_failure_of_one_that_is_called_back_harms_nobody(
     until(lambda: bool(counter.together))
     served = [gathering.serve_later(number) for number in (1, 2, 3)]
     served[0].add_done_callback(fail)
-    counter.door.set()
+    counter.http.set()
     assert [each.result(timeout=10) for each in [first, *served]] == [f"{number} together" for number in range(4)]
     assert gathering.serve(5) == "5 together"
 
@@ -221,7 +221,7 @@ def test_whoever_is_called_back_may_come_again(pool: ThreadPoolExecutor, counter
     first = pool.submit(gathering.serve, 0)
     until(lambda: bool(counter.together))
     gathering.serve_later(1).add_done_callback(lambda _: again.append(gathering.serve_later(2)))
-    counter.door.set()
+    counter.http.set()
     assert first.result(timeout=10) == "0 together"
     until(lambda: bool(again))
     assert again[0].result(timeout=10) == "2 together"
@@ -263,7 +263,7 @@ def test_nobody_joins_those_who_wait_in_vain(pool: ThreadPoolExecutor, counter: 
     until(lambda: bool(counter.together))
     with pytest.raises(DatabaseUnavailableError):
         gathering.serve(2)
-    counter.door.set()
+    counter.http.set()
     assert first.result(timeout=10) == "1 together"
 
 

@@ -22,7 +22,7 @@ AUTHORIZATIONS = "/v1/authorizations"
 
 
 @dataclass
-class Door:
+class HttpClient:
     """Calls the doors of one application."""
 
     app: Flask
