@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from app import key_locks
 from app.database.bulk import CopiedColumn, KeyedStatement, KeyFilter, insertion, updating
-from app.database.contents import among
+from app.database.contents import keys_in
 from app.database.pipeline import Statement, execute
 from app.database.rows import unwatched
 from app.key_locks import Key

@@ -104,8 +104,8 @@ def _reseal(
 ) -> int:
     """Seal the value of one row again, unless somebody else has written it; return how many that were."""
     old = getattr(row, drawer.column.key)
-    plain = vault.open_bytes(old, place=drawer.place, row_key=drawer.row(row))
-    fresh = vault.seal(plain, place=drawer.place, row_key=drawer.row(row))
+    plain = vault.open_bytes(old, column=drawer.place, row_key=drawer.row(row))
+    fresh = vault.seal(plain, column=drawer.place, row_key=drawer.row(row))
     same = [column == value for column, value in zip(keys, _key_of(row, keys), strict=True)]
     replaced = session.execute(
         update(drawer.model).where(*same, drawer.column == old).values({drawer.column.key: fresh}).returning(keys[0]),

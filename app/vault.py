@@ -1,7 +1,7 @@
 """Keep secrets sealed at rest, and find them again without opening them.
 
 A sealed value is AES-256-GCM under the first of a list of keys and opens under any of them, so a new key can be put
-first at any time. Which row_key and column a value belongs to is authenticated with it: a value copied elsewhere does not
+first at any time. Which row and column a value belongs to is authenticated with it: a value copied elsewhere does not
 open. What must be found by value is indexed blind, by HMAC-SHA-256 under one index key that never changes.
 """
 
@@ -39,11 +39,11 @@ class UnknownVaultKeyError(VaultError):
 
 
 class SealBrokenError(VaultError):
-    """A sealed value was changed, or moved here from another row_key."""
+    """A sealed value was changed, or moved here from another row."""
 
     def __init__(self, column: str) -> None:
         self.column = column
-        super().__init__(f"A sealed value in {column} was changed or belongs to another row_key.")
+        super().__init__(f"A sealed value in {column} was changed or belongs to another row.")
 
 
 class Sealer:
@@ -59,13 +59,13 @@ class Sealer:
         return [key_id.hex() for key_id in self._ciphers]
 
     def seal(self, plain: bytes, *, column: str, row_key: bytes) -> bytes:
-        """Seal `plain` for one column, `table.column`, of one row_key."""
+        """Seal `plain` for one column, `table.column`, of one row."""
         head = _LAYOUT + self._first_id
         nonce = os.urandom(_NONCE_BYTES)
         return head + nonce + self._ciphers[self._first_id].encrypt(nonce, plain, _associated(head, column, row_key))
 
     def open(self, sealed: bytes, *, column: str, row_key: bytes) -> bytes:
-        """Open what was sealed for this column of this row_key.
+        """Open what was sealed for this column of this row.
 
         Raises `UnknownVaultKeyError` where it was sealed under a key that is not there, and `SealBrokenError` where it
         was changed or sealed for another column.
@@ -99,7 +99,7 @@ class Vault:
         self._index_key = index_key
 
     def seal(self, plain: str | bytes, *, column: str, row_key: bytes) -> bytes:
-        """Seal a text, or the bytes of a body, for one column of one row_key."""
+        """Seal a text, or the bytes of a body, for one column of one row."""
         # A stranger's text may hold a lone surrogate, which strict UTF-8 refuses.
         encoded = plain.encode("utf-8", "surrogatepass") if isinstance(plain, str) else plain
         return self.sealer.seal(encoded, column=column, row_key=row_key)

@@ -13,7 +13,7 @@ from app.alipay.delivery import Delivery
 from app.alipay.keyring import Keyring
 from app.alipay.signature import NotAuthenticError, verify
 from app.config import DEFAULT_NOTIFY_PATH
-from app.rsgi import RsgiToWsgi
+from app.server.rsgi_to_wsgi import RsgiToWsgi
 
 empty = Flask("empty", static_folder=None)
 verifying = Flask("verifying", static_folder=None)

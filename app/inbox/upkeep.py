@@ -8,7 +8,7 @@ from itertools import chain
 from sqlalchemy import delete, func, literal, select, tuple_, union, union_all
 from sqlalchemy.orm import Session
 
-from app.database.contents import among
+from app.database.contents import keys_in
 from app.inbox import (
     IS_NOT_APPLIED,
     IS_PARKED,

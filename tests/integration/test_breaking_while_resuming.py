@@ -7,8 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
 
-from app import authorizations, tokens
-from app.receiver import processing
+from app import authorizations, processing, tokens
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage, a_stage

@@ -20,7 +20,7 @@ from app.wiring import Service, is_ready
 from tests.builders import an_environ
 from tests.conftest import migrate
 from tests.integration.shell import run_flask
-from tests.integration.test_service import ALL_OK, some_settings
+from tests.integration.test_wiring import ALL_OK, some_settings
 from tests.postgres import Cluster, running_cluster
 
 ROLE = "notifyauth_app"
@@ -195,7 +195,7 @@ def test_a_database_that_a_later_release_has_upgraded_is_worked_on(database_url:
     settings = some_settings(database_url, tmp_path)
     make_sandbox(settings.keyring_path)
     old = Service(settings)
-    old.check()
+    old.open_all()
     statement = text("UPDATE alembic_version SET version_num = '9001'")
     old.database.run(lambda session: session.execute(statement))
     old.database.run(lambda session: session.execute(text("ALTER TABLE inbox ADD COLUMN told_at INTEGER")))
@@ -219,12 +219,12 @@ def test_a_database_that_has_lost_what_this_release_needs_is_refused(
     settings = some_settings(database_url, tmp_path)
     make_sandbox(settings.keyring_path)
     old = Service(settings)
-    old.check()
+    old.open_all()
     old.database.run(lambda session: session.execute(text("UPDATE alembic_version SET version_num = '9002'")))
     old.database.run(lambda session: session.execute(text(change)))
     new = Service(settings)
     with pytest.raises(OutdatedReleaseError, match="9002"):
-        new.check()
+        new.open_all()
     new.database.close()
     checks = old.ready()
     assert checks["migrated"] == "too new (9002): install a newer release"

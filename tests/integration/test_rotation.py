@@ -144,10 +144,10 @@ def test_a_sealed_value_opens_in_no_other_row_no_other_column_and_no_other_table
     }
     for mine, other in product(found, found):
         if mine is other:
-            assert stage.vault.open_bytes(mine.sealed, place=mine.drawer.place, row_key=mine.row)
+            assert stage.vault.open_bytes(mine.sealed, column=mine.drawer.place, row_key=mine.row)
         else:
             with pytest.raises(SealBrokenError):
-                stage.vault.open_bytes(mine.sealed, place=other.drawer.place, row_key=other.row)
+                stage.vault.open_bytes(mine.sealed, column=other.drawer.place, row_key=other.row)
 
 
 def test_a_sealed_value_that_somebody_moved_in_the_database_is_noticed(stage: Stage) -> None:

@@ -27,7 +27,7 @@ def store_as_an_older_release(stage: Stage, entry_id: int | None, body: bytes, *
 
     def work(session: Session) -> None:
         entry = session.get_one(InboxEntry, entry_id)
-        sealed = stage.vault.seal(body, place=inbox.BODY_COLUMN, row_key=entry.fingerprint)
+        sealed = stage.vault.seal(body, column=inbox.BODY_COLUMN, row_key=entry.fingerprint)
         session.execute(update(InboxEntry).where(InboxEntry.id == entry_id).values(sealed_body=sealed, **values))
 
     stage.database.run(work)
@@ -41,7 +41,7 @@ def store_as_malformed(stage: Stage, body: bytes) -> int:
 
     def work(session: Session) -> None:
         fingerprint = stage.vault.blind_index("fingerprint of bytes", receipt_client(session, receipt.entry_id), body)
-        sealed = stage.vault.seal(body, place=inbox.BODY_COLUMN, row_key=fingerprint)
+        sealed = stage.vault.seal(body, column=inbox.BODY_COLUMN, row_key=fingerprint)
         session.execute(
             update(InboxEntry)
             .where(InboxEntry.id == receipt.entry_id)

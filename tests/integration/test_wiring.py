@@ -58,7 +58,7 @@ def test_a_wrong_vault_key_is_found_at_start_and_in_readiness(service: Service) 
     service.open_all()
     wrong = Service(replace(service.settings, vault_keys=(b"w" * 32,)))
     with pytest.raises(WrongVaultKeyError, match="FLASK_VAULT_KEYS"):
-        wrong.check()
+        wrong.open_all()
     assert wrong.ready() == ALL_OK | {"vault": "does not open"}
     wrong.database.close()
 
