@@ -187,7 +187,10 @@ def test_a_database_that_takes_too_long_is_not_waited_for(afar: Stage, network: 
     """Each message comes back within every timeout, but there are several of them."""
     with network.slow(0.7):
         assert refused_in_time(afar)
-    assert works_again(afar)
+    # The commit may have been on its way: whether or not it was, the redelivery finds or makes the one effect.
+    assert afar.notify(CODE).outcome == "applied"
+    assert [each.outcome for each in afar.entries()] == ["applied"]
+    assert len(afar.moves()) == 2
 
 
 def test_a_service_that_started_without_its_database_works_once_it_is_there(

@@ -142,7 +142,7 @@ class Play:
         self.what_the_merchant_says(at)
         for what in ("authcode", "token"):
             given = self.http.get(f"{at}/{what}", key=key)
-            assert SECRETS["code" if what == "authcode" else "token after a refresh"] in given.text
+            assert SECRETS["code of the redirect" if what == "authcode" else "token after a refresh"] in given.text
         self.post(f"{at}/canceled", {"reason": SECRETS["words"]}, status=200)
         self.what_strangers_say()
 
@@ -166,7 +166,8 @@ class Play:
         self.post(f"{at}/tokens", token | {"accessTokenExpiryTime": SECRETS["words"]}, status=422)
         self.post(f"{at}/tokens", {"accessToken": SECRETS["token"] * 20}, status=422)
         self.post(f"{at}/authcode", {"authCode": [SECRETS["code"]], "userRef": SECRETS["login id"]}, status=422)
-        self.post(f"{at}/authcode", {"authCode": SECRETS["code of the redirect"]}, status=409)
+        self.post(f"{at}/authcode", {"authCode": SECRETS["code of the redirect"]}, status=200)
+        self.post(f"{at}/authcode", {"authCode": SECRETS["words"]}, status=409)
         refreshed = {"accessToken": SECRETS["token after a refresh"], "replaces": SECRETS["token"]}
         self.post(f"{at}/tokens", refreshed, status=200)
 
