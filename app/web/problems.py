@@ -33,7 +33,7 @@ TITLES = {
     "client-not-named": "No client named",
     "client-not-in-keyring": "No such client",
     "canceled": "Canceled for good",
-    "contradiction": "OnConflict than what is on record",
+    "contradiction": "Otherwise than what is on record",
     "early": "Not legal yet",
     "illegal-transition": "Not legal",
     "no-authcode": "No auth code on record",
