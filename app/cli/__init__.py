@@ -1,9 +1,7 @@
-"""The doors from the shell: `flask …`."""
+"""Commands: `flask …`. A command is in the file of its name, in the folder of its group if that has one."""
 
 from flask import Flask
 
-# What adds a command to a group of another module is imported for that.
-from app.cli import proofs as proofs, records as records, upkeep as upkeep
 from app.cli.authorizations import authorizations
 from app.cli.db import db
 from app.cli.diagrams import diagrams

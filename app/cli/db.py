@@ -10,8 +10,9 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy.exc import DBAPIError
 from typing_extensions import override
 
+from app.cli.command_group import CommandGroup
+from app.cli.current_service import the_service
 from app.cli.errors import Refusal, UsageProblem
-from app.cli.groups import Commands, the_service
 from app.config import make_private_folder
 from app.database import name_of
 from app.models import REVISION
@@ -25,7 +26,7 @@ PROJECT = Path(__file__).parent.parent.parent
 #: The revisions before and after a migration; `None` is a database without tables.
 Moved = tuple[str | None, str | None]
 
-db = Commands("db", help="Migrate the database.")
+db = CommandGroup("db", help="Migrate the database.")
 
 
 class MayNotMigrateError(UsageProblem):

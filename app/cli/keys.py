@@ -9,14 +9,14 @@ import click
 from app import rotation
 from app.alipay.keyring import Client, fingerprint
 from app.cli import options
-from app.cli.groups import Commands, look_up, the_service
-from app.cli.pace import do_piece
-from app.cli.progress import bar
+from app.cli.command_group import CommandGroup
+from app.cli.current_service import look_up, the_service
+from app.cli.long_running import progress_bar, run_step
 from app.cli.tables import print_facts, print_json, print_table
 from app.config import new_vault_key as make_vault_key
 from app.maintenance import record_run
 
-keys = Commands("keys", help="See whose signatures are believed, and change the vault key.")
+keys = CommandGroup("keys", help="See whose signatures are believed, and change the vault key.")
 
 
 @keys.command()
@@ -88,11 +88,11 @@ def reseal() -> None:
     """Seal again, under the first vault key, all that was sealed under another. The service may go on working."""
     vault, database = the_service().vault, the_service().database
     resealed = 0
-    with bar("Resealing", look_up(rotation.rows_to_look_at)) as progress:
+    with progress_bar("Resealing", look_up(rotation.rows_to_look_at)) as progress:
         for drawer in rotation.DRAWERS:
             after: rotation.Key | None = None
             while True:
-                batch = do_piece(
+                batch = run_step(
                     partial(database.run, partial(rotation.reseal_batch, vault=vault, drawer=drawer, after=after))
                 )
                 resealed += batch.count

@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 
 from app import logs, metrics
+from app.cli.current_service import the_service
 from app.cli.errors import UsageProblem, plain_errors
-from app.cli.groups import the_service
 from app.config import SettingError, Settings, read_settings
 from app.counters import folder_of_its_own
 from app.database import DatabaseUnavailableError

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import update
 
 from app import create_app
-from app.cli.groups import operating_user
-from app.cli.records import SECRET_CHARACTERS_MAX
+from app.cli.current_service import operating_user
+from app.cli.stdin import SECRET_CHARACTERS_MAX
 from app.models import InboxEntry
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.simulator.keys import SANDBOX_CLIENT_ID

@@ -8,8 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app import rotation
-from app.cli.groups import LOOK_UP_SECONDS_MAX, look_up
-from app.cli.pace import do_piece
+from app.cli.current_service import LOOK_UP_SECONDS_MAX, look_up
+from app.cli.long_running import run_step
 from app.database import DatabaseUnavailableError
 from app.inbox import OPEN_OUTCOMES, upkeep
 from app.models import Authorization
@@ -72,5 +72,5 @@ def test_a_piece_that_the_database_was_in_trouble_for_is_done_again(
         return "done"
 
     with shell.app.app_context(), click.Context(click.Command("test")):
-        assert do_piece(piece) == "done"
+        assert run_step(piece) == "done"
     assert capsys.readouterr().err == "The database is unavailable (LockNotAvailable). Trying again.\n"

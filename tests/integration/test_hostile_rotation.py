@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 
 from app import create_app, rotation
 from app.alipay.keyring import load_private_key
-from app.cli.pace import leaving_room
+from app.cli.long_running import sharing_the_write_lock
 from app.config import new_vault_key
 from app.database import DatabaseUnavailableError
 from app.inbox import Outcome
@@ -96,7 +96,7 @@ class Instance:
         count, after = 0, None
         while True:
             batch = partial(rotation.reseal_batch, vault=self.service.vault, drawer=drawer, after=after)
-            with self.app.app_context(), leaving_room(), suppress(DatabaseUnavailableError):
+            with self.app.app_context(), sharing_the_write_lock(), suppress(DatabaseUnavailableError):
                 done = self.service.database.run(partial(batch, limit=BATCH_SIZE))
                 count, after = count + done.count, done.up_to
                 if after is None:

@@ -1,32 +1,23 @@
-"""Record what the merchant learned itself, with its secrets from stdin: `flask authorizations record`."""
+"""`flask authorizations record`: report a code, a token or a revoke. Secrets come from stdin."""
 
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import click
+from flask.cli import AppGroup
 from typing_extensions import override
 
-from app.alipay.json_text import UnreadableJsonError, json_text
-from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX
-from app.alipay.token_answer import is_success, read_login_id, read_time, slip_for
+from app.alipay.token_answer import read_login_id, read_time
 from app.cli import options
-from app.cli.authorizations import authorizations, find_one, tell_recorded, which
-from app.cli.errors import UsageProblem
-from app.cli.groups import look_up, operating_user, the_service
-from app.cli.tables import plain
+from app.cli.authorizations.finding import find_one, name_argument
+from app.cli.authorizations.reporting import record_and_print
+from app.cli.current_service import look_up
+from app.cli.stdin import Question, StdinError, ask
 from app.reports import REASON_CHARACTERS_MAX, AuthcodeReport, CanceledReport, Report, TokenReport
 from app.secret import Secret
 from app.tokens import Grant
-
-#: Every secret there is has at most this many characters.
-SECRET_CHARACTERS_MAX = ACCESS_TOKEN_CHARACTERS_MAX
-#: Four secrets and two times, with every character escaped, take less.
-_STDIN_BYTES_MAX = 16 * 1024
 
 #: The three commands read alike.
 _FORMAT = """\b
@@ -35,16 +26,6 @@ Secrets are read from stdin, never from the command line, where others see them:
   or a JSON object with {names}.
 On a terminal they are asked for and not shown.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One thing that stdin can tell: its name in JSON, and what a person is asked at a terminal."""
-
-    name: str
-    prompt: str
-    characters_max: int = SECRET_CHARACTERS_MAX
-
 
 _AUTH_CODE = Question("authCode", "Auth code")
 _REASON = Question("reason", "Reason", REASON_CHARACTERS_MAX)
@@ -61,13 +42,6 @@ _GRANT_FIELDS = """accessToken, and where there is one:
     refreshToken, accessTokenExpiryTime, refreshTokenExpiryTime,
     authCode (it was exchanged for that), replaces (the old access token: a refresh),
     and whatever else applyToken answered"""
-
-
-class StdinError(UsageProblem):
-    """What came from stdin is not what the command needs. Never quotes it."""
-
-    def __init__(self, place: str, problem: str) -> None:
-        super().__init__(f"{place} {problem}. See --help for what is read from stdin.")
 
 
 class AwareTime(click.ParamType[datetime]):
@@ -90,13 +64,11 @@ _refresh_expires_at = click.option(
 )
 
 
-@authorizations.group()
-def record() -> None:
-    """Report a code, a token or a revoke that the merchant learned of itself."""
+record = AppGroup("record", help="Report a code, a token or a revoke that the merchant learned of itself.")
 
 
 @record.command(epilog=_FORMAT.format(first="auth code", names="authCode"))
-@which
+@name_argument
 @options.client
 def authcode(name: str, client_id: str | None) -> None:
     """Report the auth code that the redirect brought."""
@@ -105,7 +77,7 @@ def authcode(name: str, client_id: str | None) -> None:
 
 
 @record.command(epilog=_FORMAT.format(first="access token", names=_GRANT_FIELDS))
-@which
+@name_argument
 @options.client
 @_expires_at
 @_refresh_expires_at
@@ -128,7 +100,7 @@ def token(name: str, client_id: str | None, expires_at: datetime | None, refresh
 
 
 @record.command(epilog=_FORMAT.format(first="reason", names="reason"))
-@which
+@name_argument
 @options.client
 @click.option("--with-reason", is_flag=True, help="Read your reason from stdin: it may name a person.")
 def canceled(name: str, client_id: str | None, *, with_reason: bool) -> None:
@@ -139,69 +111,7 @@ def canceled(name: str, client_id: str | None, *, with_reason: bool) -> None:
 
 def _record(name: str, client_id: str | None, report: Callable[[UUID], Report]) -> None:
     authorization = look_up(lambda session: find_one(session, name, client_id))
-    recorded = the_service().receiver.record(report(authorization.id), cause="shell", by=operating_user())
-    tell_recorded(recorded, authorization.auth_state)
-
-
-# --- stdin -----------------------------------------------------------------------------------------------------------
-
-
-def ask(questions: Sequence[Question], also: Sequence[str] = ()) -> Mapping[str, str]:
-    """Read the answers from stdin, at a terminal one by one; the first question is the one that must be answered.
-
-    Where there is something that it may say `also`, it may be an answer of Alipay's. Raises `StdinError`.
-    """
-    told: Mapping[str, Any]
-    if sys.stdin.isatty():
-        told = {
-            each.name: click.prompt(each.prompt, default="", hide_input=True, show_default=False) for each in questions
-        }
-    else:
-        told = _read(questions[0].name)
-        names = {*(each.name for each in questions), *also}
-        _require_known(_without_the_rest(told, names) if also else told, names)
-    told = {name: value for name, value in told.items() if isinstance(value, str) and value}
-    if questions[0].name not in told:
-        raise StdinError(questions[0].name, "is missing")
-    for each in questions:
-        if len(told.get(each.name, "")) > each.characters_max:
-            raise StdinError(each.name, f"has more than {each.characters_max} characters")
-    return told
-
-
-def _read(first: str) -> dict[str, Any]:
-    """Read one line, or a JSON object."""
-    raw = sys.stdin.buffer.read(_STDIN_BYTES_MAX + 1)
-    if len(raw) > _STDIN_BYTES_MAX:
-        raise StdinError("Stdin", "is far longer than what was asked for")
-    try:
-        text = json_text(raw)
-    except UnreadableJsonError as error:
-        raise StdinError("Stdin", f"is {error.rule}") from None
-    if not text.lstrip().startswith("{"):
-        line, *more = text.splitlines() or [""]
-        if any(more):
-            raise StdinError("Stdin", "has several lines, and is not a JSON object")
-        return {first: line}
-    try:
-        return dict(json.loads(text))
-    except ValueError:
-        raise StdinError("Stdin", "begins like a JSON object, and is not one") from None
-
-
-def _without_the_rest(told: Mapping[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
-    """Pass over what else applyToken answers with, and require that it gave a token."""
-    if not is_success(told.get("result")):
-        raise StdinError("result", "says that applyToken did not succeed, so there is no token to report")
-    return {name: value for name, value in told.items() if name in names or slip_for(name, names) is not None}
-
-
-def _require_known(told: Mapping[str, Any], names: AbstractSet[str]) -> None:
-    for name, value in told.items():
-        if name not in names:
-            raise StdinError(plain(name), f"is none of {', '.join(sorted(names))}")
-        if not isinstance(value, str | None):
-            raise StdinError(name, "is not a string")
+    record_and_print(report(authorization.id), authorization.auth_state)
 
 
 def _secret(told: Mapping[str, str], name: str) -> Secret | None:

@@ -1,0 +1,15 @@
+"""`flask authorizations`: see authorizations, and report what the merchant learned itself. A command is in its file."""
+
+from app.cli.authorizations.consult import consult
+from app.cli.authorizations.diagram import diagram
+from app.cli.authorizations.list import list_authorizations
+from app.cli.authorizations.record import record
+from app.cli.authorizations.show import show
+from app.cli.authorizations.verify import verify
+from app.cli.command_group import CommandGroup
+
+authorizations = CommandGroup(
+    "authorizations",
+    help="See authorizations, and report what the merchant learned itself.",
+    commands=[consult, diagram, list_authorizations, record, show, verify],
+)

@@ -1,0 +1,50 @@
+"""`flask authorizations diagram`: draw the way of one authorization through the machine."""
+
+from functools import partial
+from typing import BinaryIO, Literal
+
+import click
+from flask.cli import with_appcontext
+from sqlalchemy.orm import Session
+
+from app import authorizations, diagrams
+from app.cli import options
+from app.cli.authorizations.finding import find_one, name_argument
+from app.cli.current_service import look_up
+from app.diagrams import Drawing, Step, WithoutEffect, graphviz, mermaid
+from app.inbox.upkeep import of_authorization
+from app.state_machine import AuthorizationState
+
+
+@click.command()
+@with_appcontext
+@name_argument
+@options.client
+@click.option("--format", "kind", type=click.Choice(["mermaid", "svg", "png"]), default="mermaid", show_default=True)
+@click.option("-o", "--output", type=click.File("wb"), default="-", metavar="FILE", help="By default the terminal.")
+def diagram(name: str, client_id: str | None, kind: Literal["mermaid", "svg", "png"], output: BinaryIO) -> None:
+    """Draw an authorization: where it is, the way it came, and which notifications had no effect."""
+    drawing = look_up(partial(_drawing, name=name, client_id=client_id))
+    if kind == "png" and output.isatty():
+        message = "A PNG is no text: name a file with -o."
+        raise click.UsageError(message)
+    output.write(mermaid.flowchart(drawing).encode() if kind == "mermaid" else graphviz.picture(drawing, kind))
+
+
+def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
+    authorization = find_one(session, name, client_id)
+    history = [
+        Step(move.sequence, move.event, _state(move.from_state), AuthorizationState(move.to_state), move.cause, move.at)
+        for move in authorizations.history(session, authorization.id)
+    ]
+    without_effect = [
+        WithoutEffect(
+            entry.type, entry.outcome, entry.reason, entry.received_at, entry.deliveries, _state(entry.found_state)
+        )
+        for entry in of_authorization(session, authorization)
+    ]
+    return diagrams.authorization(authorization.current_state, authorization.current_flow, history, without_effect)
+
+
+def _state(name: str | None) -> AuthorizationState | None:
+    return None if name is None else AuthorizationState(name)

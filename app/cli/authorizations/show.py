@@ -1,0 +1,91 @@
+"""`flask authorizations show`: one authorization with its history and the notifications linked to it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import click
+from flask.cli import with_appcontext
+from sqlalchemy.orm import Session
+
+from app import authorizations, documents, tokens
+from app.cli import options
+from app.cli.authorizations.finding import find_one, name_argument
+from app.cli.current_service import look_up
+from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
+from app.inbox.upkeep import of_authorization
+from app.models import AccessToken, Authorization, InboxEntry, Transition
+
+
+@click.command()
+@with_appcontext
+@name_argument
+@options.client
+@options.as_json
+def show(name: str, client_id: str | None, *, as_json: bool) -> None:
+    """Show an authorization with its history and every notification linked to it.
+
+    AUTH_STATE may also be the authorization's id.
+    """
+    if as_json:
+        print_json(
+            look_up(lambda session: documents.authorization_document(session, find_one(session, name, client_id)))
+        )
+        return
+
+    def whole(session: Session) -> tuple[Mapping[str, object], Sequence[Transition], Sequence[InboxEntry]]:
+        authorization = find_one(session, name, client_id)
+        facts = _facts(authorization, tokens.current(session, authorization))
+        return facts, authorizations.history(session, authorization.id), of_authorization(session, authorization)
+
+    facts, history, notifications = look_up(whole)
+    print_facts(facts)
+    click.echo("\nHistory")
+    headers = ["#", "AT", "EVENT", "LED TO", "CAUSE"]
+    lines = [[move.sequence, moment(move.at), move.event, move.to_state, _cause(move)] for move in history]
+    if any(move.reason for move in history):
+        headers.append("REASON")
+        for line, move in zip(lines, history, strict=True):
+            line.append(move.reason)
+    print_table(headers, lines)
+    click.echo("\nNotifications")
+    if not notifications:
+        click.echo("none")
+        return
+    print_table(
+        ("ID", "RECEIVED", "TYPE", "OUTCOME", "TIMES"),
+        [
+            (entry.id, moment(entry.received_at), entry.type, ending(entry.outcome, entry.reason), entry.deliveries)
+            for entry in notifications
+        ],
+    )
+
+
+def _facts(authorization: Authorization, token: AccessToken | None) -> Mapping[str, object]:
+    facts = {
+        "authState": authorization.auth_state,
+        "state": authorization.state,
+        "flow": authorization.flow,
+        "client": authorization.client_id,
+        "user": authorization.user_ref,
+        "wallet": authorization.customer_belongs_to,
+        "userId": authorization.user_id,
+        "userLoginId": authorization.sealed_login_id and MASK,
+        "authCode": authorization.sealed_auth_code and f"{MASK} of {moment(authorization.auth_code_received_at)}",
+    }
+    if token is not None:
+        facts |= {
+            "accessToken": _expiring(token.access_token_expires_at),
+            "refreshToken": token.sealed_refresh_token and _expiring(token.refresh_token_expires_at),
+        }
+    created, updated = moment(authorization.created_at), moment(authorization.updated_at)
+    return facts | {"id": authorization.id, "created": created, "updated": updated}
+
+
+def _expiring(at: datetime | None) -> str:
+    return MASK if at is None else f"{MASK} until {moment(at)}"
+
+
+def _cause(move: Transition) -> str:
+    """Say what moved it: which notification, or whose report."""
+    by = move.by if move.notification_id is None else move.notification_id
+    return move.cause if by is None else f"{move.cause} {plain(str(by))}"
