@@ -1,13 +1,13 @@
-"""Write the pictures of the lifecycle, and say whether they are fresh: `flask diagrams`."""
+"""`flask diagrams`: write the pictures of the lifecycle, and check that they show the machine as it is."""
 
 from pathlib import Path
 
 import click
 from flask.cli import AppGroup
 
-from app import diagrams as drawings
 from app.cli.errors import Refusal
 from app.diagrams import graphviz, mermaid
+from app.diagrams.lifecycle import draw_lifecycle, transition_table
 
 FOLDER = Path(__file__).parent.parent.parent / "diagrams"
 
@@ -16,12 +16,12 @@ diagrams = AppGroup("diagrams", help="Draw the lifecycle.")
 
 def pictures() -> dict[str, bytes]:
     """Draw the lifecycle in every form that is kept beside the code, by file name."""
-    drawing = drawings.lifecycle()
+    drawing = draw_lifecycle()
     return {
         "lifecycle.mmd": mermaid.state_diagram(drawing).encode(),
         "lifecycle.svg": graphviz.picture(drawing, "svg"),
         "lifecycle.png": graphviz.picture(drawing, "png"),
-        "lifecycle.md": drawings.transition_table().encode(),
+        "lifecycle.md": transition_table().encode(),
     }
 
 

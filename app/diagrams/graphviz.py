@@ -1,6 +1,6 @@
 """Write a drawing in DOT, the language of Graphviz, and have Graphviz make a picture of it.
 
-Graphviz is a program, started where a picture is asked for, and no library: the server never pays for it.
+Graphviz runs as a program of its own, so that the server never loads it.
 """
 
 import subprocess
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from app.diagrams import FADED_INK, INK, NOTE_FILL, NOTE_LINE, PALE, Drawing
+from app.diagrams.drawing import FADED_INK, INK, NOTE_FILL, NOTE_LINE, PALE, Drawing
 
 #: A drawing takes a tenth of a second, and the first one on a busy machine a few.
 _SECONDS_MAX = 60

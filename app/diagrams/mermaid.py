@@ -1,12 +1,12 @@
-"""Write a drawing in Mermaid's language, which is drawn by whoever shows it: GitHub, an editor, a wiki.
+"""Write a drawing in Mermaid's language, which GitHub, editors and wikis draw.
 
-What is written here was looked at in Mermaid 10 to 12.
+The output was looked at in Mermaid 10 to 12.
 """
 
 import re
 from collections.abc import Sequence
 
-from app.diagrams import FADED_INK, INK, NOTE_FILL, NOTE_LINE, PALE, Drawing, Edge, Node
+from app.diagrams.drawing import FADED_INK, INK, NOTE_FILL, NOTE_LINE, PALE, Drawing, Edge, Node
 
 #: What Mermaid, or the Markdown, HTML, icons and formulas it finds in labels, could take for more than text: all but
 #: letters, digits, blanks, brackets, hyphens and underscores within words, and colons before numbers and blanks.

@@ -7,11 +7,13 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from app import authorizations, diagrams
+from app import authorizations
 from app.cli import options
 from app.cli.authorizations.finding import find_one, name_argument
 from app.cli.current_service import look_up
-from app.diagrams import Drawing, Step, WithoutEffect, graphviz, mermaid
+from app.diagrams import graphviz, mermaid
+from app.diagrams.authorization import Step, WithoutEffect, draw_authorization
+from app.diagrams.drawing import Drawing
 from app.inbox.upkeep import of_authorization
 from app.state_machine import AuthorizationState
 
@@ -43,7 +45,7 @@ def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
         )
         for entry in of_authorization(session, authorization)
     ]
-    return diagrams.authorization(authorization.current_state, authorization.current_flow, history, without_effect)
+    return draw_authorization(authorization.current_state, authorization.current_flow, history, without_effect)
 
 
 def _state(name: str | None) -> AuthorizationState | None:
