@@ -89,11 +89,14 @@ def reseal() -> None:
     vault, database = the_service().vault, the_service().database
     resealed = 0
     with progress_bar("Resealing", look_up(rotation.rows_to_look_at)) as progress:
-        for drawer in rotation.DRAWERS:
+        for sealed_column in rotation.SEALED_COLUMNS:
             after: rotation.Key | None = None
             while True:
                 batch = run_step(
-                    partial(database.run, partial(rotation.reseal_batch, vault=vault, drawer=drawer, after=after))
+                    partial(
+                        database.run,
+                        partial(rotation.reseal_batch, vault=vault, sealed_column=sealed_column, after=after),
+                    )
                 )
                 resealed += batch.count
                 progress.update(batch.seen)

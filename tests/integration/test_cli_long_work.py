@@ -35,8 +35,10 @@ def test_a_batch_of_resealing_looks_at_so_many_rows_whatever_they_hold(stage: St
     """None of them has a reason; a search for the next hundred that have one would read all."""
     for number in range(5):
         stage.consult(f"s-{number}")
-    drawer = next(each for each in rotation.DRAWERS if each.column is Authorization.sealed_cancel_reason)
-    batch = partial(rotation.reseal_batch, vault=stage.vault, drawer=drawer, window=2)
+    sealed_column = next(
+        each for each in rotation.SEALED_COLUMNS if each.attribute is Authorization.sealed_cancel_reason
+    )
+    batch = partial(rotation.reseal_batch, vault=stage.vault, sealed_column=sealed_column, window=2)
     seen, after = [], None
     while (done := stage.database.run(partial(batch, after=after))).up_to is not None:
         seen.append(done.seen)
@@ -47,7 +49,7 @@ def test_a_batch_of_resealing_looks_at_so_many_rows_whatever_they_hold(stage: St
 def test_long_work_counts_nothing_on_postgresql(postgresql_stage: Stage) -> None:
     with postgresql_stage.overheard() as overheard:
         postgresql_stage.database.run(rotation.rows_to_look_at)
-    assert sum("reltuples" in statement for statement, _ in overheard.statements) == len(rotation.DRAWERS)
+    assert sum("reltuples" in statement for statement, _ in overheard.statements) == len(rotation.SEALED_COLUMNS)
     assert not any("count(" in statement for statement, _ in overheard.statements)
 
 

@@ -24,7 +24,7 @@ from app.config import new_vault_key
 from app.database import DatabaseUnavailableError
 from app.inbox import Outcome
 from app.models import InboxEntry
-from app.rotation import DRAWERS, SealedColumn
+from app.rotation import SEALED_COLUMNS, SealedColumn
 from app.simulator.draft import Draft, authcode_created, token_created
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.simulator.sender import Signer, headers_of
@@ -90,12 +90,12 @@ class Instance:
 
     def reseal(self) -> int:
         """Seal everything again under this instance's first key, as `flask keys reseal` does, in small batches."""
-        return sum(self._reseal(drawer) for drawer in DRAWERS)
+        return sum(self._reseal(sealed_column) for sealed_column in SEALED_COLUMNS)
 
-    def _reseal(self, drawer: SealedColumn) -> int:
+    def _reseal(self, sealed_column: SealedColumn) -> int:
         count, after = 0, None
         while True:
-            batch = partial(rotation.reseal_batch, vault=self.service.vault, drawer=drawer, after=after)
+            batch = partial(rotation.reseal_batch, vault=self.service.vault, sealed_column=sealed_column, after=after)
             with self.app.app_context(), sharing_the_write_lock(), suppress(DatabaseUnavailableError):
                 done = self.service.database.run(partial(batch, limit=BATCH_SIZE))
                 count, after = count + done.count, done.up_to

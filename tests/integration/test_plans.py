@@ -100,11 +100,11 @@ def look(stage: Stage) -> None:
     run(lambda session: upkeep.purge_batch(session, older_than=long_ago, now=now, limit=50))
     run(lambda session: upkeep.purge_batch(session, older_than=long_ago, now=now, after=after, limit=50))
     run(rotation.rows_to_look_at)
-    for drawer in rotation.DRAWERS:
+    for sealed_column in rotation.SEALED_COLUMNS:
         # Behind every row: what the rows hold is noise, and opens under no key.
-        key = tuple(LAST[type(column.type)] for column in inspect(drawer.model).primary_key)
-        run(partial(rotation.rows_of, drawer=drawer, wanted=[key, key]))
-        run(partial(rotation.reseal_batch, vault=stage.vault, drawer=drawer, after=key))
+        key = tuple(LAST[type(column.type)] for column in inspect(sealed_column.model).primary_key)
+        run(partial(rotation.rows_of, sealed_column=sealed_column, wanted=[key, key]))
+        run(partial(rotation.reseal_batch, vault=stage.vault, sealed_column=sealed_column, after=key))
     run(lambda session: consistency.verify_batch(session, stage.vault, limit=20))
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, rotation, tokens
 from app.models import Base, IndexKey
-from app.rotation import DRAWERS, SealedColumn
+from app.rotation import SEALED_COLUMNS, SealedColumn
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_created
 from app.vault import INDEX_KEY_COLUMN, SealBrokenError, Sealer, UnknownVaultKeyError, Vault, new_index_key
@@ -26,12 +26,12 @@ INDEX_KEY = new_index_key()
 
 
 def reseal(stage: Stage, vault: Vault, *, limit: int) -> int:
-    """Run every batch of every drawer, as the command does."""
+    """Run every batch of every sealed column, as the command does."""
     count = 0
-    for drawer in DRAWERS:
+    for sealed_column in SEALED_COLUMNS:
         after = None
         while True:
-            batch = partial(rotation.reseal_batch, vault=vault, drawer=drawer, after=after, limit=limit)
+            batch = partial(rotation.reseal_batch, vault=vault, sealed_column=sealed_column, after=after, limit=limit)
             done = stage.database.run(batch)
             count += done.count
             if done.up_to is None:
@@ -96,30 +96,34 @@ def test_a_value_under_a_key_that_is_gone_stops_the_resealing(stage: Stage) -> N
 class Box:
     """One sealed value where it lies."""
 
-    drawer: SealedColumn
+    sealed_column: SealedColumn
     key: Sequence[Any]
     row: bytes
     sealed: bytes
 
     def put(self, session: Session, sealed: bytes) -> None:
-        columns = inspect(self.drawer.model).primary_key
+        columns = inspect(self.sealed_column.model).primary_key
         same = [column == value for column, value in zip(columns, self.key, strict=True)]
-        session.execute(update(self.drawer.model).where(*same).values({self.drawer.column.key: sealed}))
+        session.execute(
+            update(self.sealed_column.model).where(*same).values({self.sealed_column.attribute.key: sealed})
+        )
 
     def look(self, session: Session) -> bytes:
-        return bytes(getattr(session.get_one(self.drawer.model, tuple(self.key)), self.drawer.column.key))
+        return bytes(
+            getattr(session.get_one(self.sealed_column.model, tuple(self.key)), self.sealed_column.attribute.key)
+        )
 
 
 def boxes(session: Session) -> list[Box]:
     return [
         Box(
-            drawer,
-            inspect(drawer.model).primary_key_from_instance(row),
-            drawer.row(row),
-            getattr(row, drawer.column.key),
+            sealed_column,
+            inspect(sealed_column.model).primary_key_from_instance(row),
+            sealed_column.row_key(row),
+            getattr(row, sealed_column.attribute.key),
         )
-        for drawer in DRAWERS
-        for row in session.scalars(select(drawer.model).where(drawer.column.is_not(None)))
+        for sealed_column in SEALED_COLUMNS
+        for row in session.scalars(select(sealed_column.model).where(sealed_column.attribute.is_not(None)))
     ]
 
 
@@ -139,15 +143,15 @@ def two_lives(stage: Stage) -> None:
 def test_a_sealed_value_opens_in_no_other_row_no_other_column_and_no_other_table(stage: Stage) -> None:
     two_lives(stage)
     found = stage.database.run(boxes)
-    assert Counter(box.drawer.place for box in found) == {drawer.place: 2 for drawer in DRAWERS[:-1]} | {
-        INDEX_KEY_COLUMN: 1
-    }
+    assert Counter(box.sealed_column.name for box in found) == {
+        sealed_column.name: 2 for sealed_column in SEALED_COLUMNS[:-1]
+    } | {INDEX_KEY_COLUMN: 1}
     for mine, other in product(found, found):
         if mine is other:
-            assert stage.vault.open_bytes(mine.sealed, column=mine.drawer.place, row_key=mine.row)
+            assert stage.vault.open_bytes(mine.sealed, column=mine.sealed_column.name, row_key=mine.row)
         else:
             with pytest.raises(SealBrokenError):
-                stage.vault.open_bytes(mine.sealed, column=other.drawer.place, row_key=other.row)
+                stage.vault.open_bytes(mine.sealed, column=other.sealed_column.name, row_key=other.row)
 
 
 def test_a_sealed_value_that_somebody_moved_in_the_database_is_noticed(stage: Stage) -> None:
@@ -157,8 +161,10 @@ def test_a_sealed_value_that_somebody_moved_in_the_database_is_noticed(stage: St
     found = stage.database.run(boxes)
     for mine, other in permutations(found, 2):
         stage.database.run(partial(other.put, sealed=mine.sealed))
-        with pytest.raises(SealBrokenError, match=other.drawer.place):
-            stage.database.run(partial(rotation.reseal_batch, vault=vault, drawer=other.drawer, after=None))
+        with pytest.raises(SealBrokenError, match=other.sealed_column.name):
+            stage.database.run(
+                partial(rotation.reseal_batch, vault=vault, sealed_column=other.sealed_column, after=None)
+            )
         assert stage.database.run(other.look) == mine.sealed
         stage.database.run(partial(other.put, sealed=other.sealed))
     assert reseal(stage, vault, limit=500) == len(found)
@@ -166,8 +172,8 @@ def test_a_sealed_value_that_somebody_moved_in_the_database_is_noticed(stage: St
 
 def test_two_values_that_somebody_swapped_are_not_given_out(stage: Stage) -> None:
     two_lives(stage)
-    for drawer in DRAWERS[:-1]:
-        first, second = (box for box in stage.database.run(boxes) if box.drawer is drawer)
+    for sealed_column in SEALED_COLUMNS[:-1]:
+        first, second = (box for box in stage.database.run(boxes) if box.sealed_column is sealed_column)
         stage.database.run(partial(first.put, sealed=second.sealed))
         stage.database.run(partial(second.put, sealed=first.sealed))
 
@@ -189,12 +195,15 @@ def test_two_values_that_somebody_swapped_are_not_given_out(stage: Stage) -> Non
             inbox.open_body(stage.vault, entry)
 
 
-def test_every_sealed_column_has_its_drawer() -> None:
+def test_every_column_of_sealed_values_is_resealed() -> None:
     sealed = {
         f"{table.name}.{column.name}"
         for table in Base.metadata.tables.values()
         for column in table.columns
         if isinstance(column.type, LargeBinary) and column.name.startswith("sealed_")
     }
-    assert {drawer.place for drawer in DRAWERS} == sealed
-    assert all(drawer.place == f"{drawer.model.__tablename__}.{drawer.column.key}" for drawer in DRAWERS)
+    assert {sealed_column.name for sealed_column in SEALED_COLUMNS} == sealed
+    assert all(
+        sealed_column.name == f"{sealed_column.model.__tablename__}.{sealed_column.attribute.key}"
+        for sealed_column in SEALED_COLUMNS
+    )
