@@ -4,19 +4,21 @@ import logging
 
 from app import create_app, logs, metrics
 from app.database import DatabaseUnavailableError, UnfitDatabaseError
+from app.wiring import Service
 
 application = create_app()
 logs.include_everything(*logs.SERVERS)
 metrics.share()
 
+_service: Service = application.extensions["notifyauth"]
 try:
-    application.extensions["notifyauth"].open_all()
+    _service.open_all()
 except UnfitDatabaseError:
     # Waiting would not help: an operator has to change something.
     raise
 except DatabaseUnavailableError as error:
     # A worker that starts while the database is away waits for it: until then it is alive, not ready, and answers 503.
-    asked = application.extensions["notifyauth"].settings.database_asked
-    logging.getLogger("app").warning("the database is away", extra={"database": asked, "cause": error.cause})
+    fields = {"database": _service.settings.database_asked, "cause": error.cause}
+    logging.getLogger("app").warning("the database is away", extra=fields)
 
-application.extensions["notifyauth"].start_resuming()
+_service.start_resuming()
