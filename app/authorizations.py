@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from sqlalchemy import CompoundSelect, Select, select, union_all
@@ -11,15 +11,14 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from app import key_locks
-from app.database.bulk import CopiedColumn, KeyedStatement, KeyFilter, insertion, updating
+from app import state_machine
+from app.database.bulk import CopiedColumn, KeyedStatement, KeyFilter, insertion
 from app.database.contents import keys_in
-from app.database.pipeline import Statement, execute
-from app.database.rows import unwatched
-from app.key_locks import Key
+from app.database.pipeline import Statement
+from app.database.rows import plain
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.secret import Secret
-from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow, decide
+from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow
 from app.tokens import TokenKey
 from app.vault import Vault
 
@@ -27,7 +26,7 @@ from app.vault import Vault
 AuthStateKey = tuple[str, str]
 
 #: The first line of every history. No event of the machine: it is how an authorization begins.
-CONSULT = "consult"
+CONSULT: Final = "consult"
 
 #: What a history says of a code that is not the first.
 REPLACED_A_CODE = "took the place of another code"
@@ -58,19 +57,16 @@ class Cause:
     learned_at: datetime | None = None
     #: Who reported it.
     by: str | None = None
+    #: The entry of the notification.
+    entry: InboxEntry | None = None
+
+    @classmethod
+    def of_entry(cls, entry: InboxEntry, *, at: datetime) -> "Cause":
+        """Name a notification, which may have waited since it came."""
+        return cls("notification", at=at, learned_at=entry.received_at, entry=entry)
 
 
-class IllegalAdvanceError(Exception):
-    """An event was to be applied that the machine does not allow: our fault, for callers execute the machine first."""
-
-    def __init__(self, state: str, event: Event) -> None:
-        self.state = state
-        self.event = event
-        super().__init__(f"{event} is not legal in {state}.")
-
-
-def begin(
-    session: Session,
+def new(
     *,
     client_id: str,
     auth_state: str,
@@ -78,10 +74,10 @@ def begin(
     flow_was_said: bool,
     user_ref: str | None,
     customer_belongs_to: str | None,
-    cause: Cause,
+    at: datetime,
 ) -> Authorization:
-    """Record a consult. The caller holds the rendezvous of the authState."""
-    authorization = Authorization(
+    """Make the row of an authorization, which is not stored yet, and has no history."""
+    return plain(Authorization)(
         id=uuid7(),
         client_id=client_id,
         auth_state=auth_state,
@@ -91,77 +87,19 @@ def begin(
         version=0,
         user_ref=user_ref,
         customer_belongs_to=customer_belongs_to,
-        created_at=cause.at,
-        updated_at=cause.at,
+        created_at=at,
+        updated_at=at,
     )
-    session.add(authorization)
-    # Without a relationship between the two, the order of the inserts is ours to give.
-    first = _transition(authorization, CONSULT, from_state=None, cause=cause)
-    session.flush()
-    execute(session.connection(), insertion([first]))
-    return authorization
 
 
-def verdict(authorization: Authorization, event: Event) -> Decision:
+def decide(authorization: Authorization, event: Event) -> Decision:
     """Ask the machine what an event would be for this authorization now."""
-    return decide(authorization.current_state, event, authorization.current_flow)
+    return state_machine.decide(authorization.current_state, event, authorization.current_flow)
 
 
 def can_correct_flow(authorization: Authorization) -> bool:
     """Say whether the flow may still be another: nothing but its consult has moved the authorization."""
     return authorization.current_state is INITIAL_STATE
-
-
-def correct_flow(session: Session, authorization: Authorization, flow: Flow, *, cause: Cause) -> None:
-    """Give a locked authorization that is as it began another flow, and add that to its history."""
-    reason = f"flow corrected from {authorization.current_flow} to {flow}"
-    authorization.flow = flow
-    corrected = _transition(authorization, CONSULT, from_state=authorization.state, cause=cause, reason=reason)
-    session.flush()
-    execute(session.connection(), insertion([corrected]))
-
-
-def advance(
-    session: Session, authorization: Authorization, event: Event, *, cause: Cause, reason: str | None = None
-) -> None:
-    """Move a locked authorization and add the move to its history, together or not at all.
-
-    Raises `IllegalAdvanceError` where the machine does not allow it.
-    """
-    transition = move(authorization, event, cause=cause, reason=reason)
-    session.flush()
-    execute(session.connection(), insertion([transition]))
-
-
-def move(authorization: Authorization, event: Event, *, cause: Cause, reason: str | None = None) -> Transition:
-    """Move a locked authorization, and return the move, which the caller is to add to its history.
-
-    Raises `IllegalAdvanceError` where the machine does not allow it.
-    """
-    decision = verdict(authorization, event)
-    if decision.next_state is None:
-        raise IllegalAdvanceError(authorization.state, event)
-    from_state, authorization.state = authorization.state, decision.next_state
-    return _transition(authorization, event, from_state=from_state, cause=cause, reason=reason)
-
-
-def _transition(
-    authorization: Authorization, event: str, *, from_state: str | None, cause: Cause, reason: str | None = None
-) -> Transition:
-    authorization.version += 1
-    authorization.updated_at = cause.at
-    return unwatched(Transition)(
-        authorization_id=authorization.id,
-        sequence=authorization.version,
-        event=event,
-        from_state=from_state,
-        to_state=authorization.state,
-        cause=cause.kind,
-        by=cause.by,
-        reason=reason,
-        learned_at=cause.learned_at or cause.at,
-        at=cause.at,
-    )
 
 
 # --- finding ---------------------------------------------------------------------------------------------------------
@@ -183,12 +121,7 @@ def of_tokens(session: Session, keys: Sequence[TokenKey]) -> Sequence[Authorizat
     return session.scalars(select(Authorization).where(Authorization.id.in_(theirs)).order_by(Authorization.id)).all()
 
 
-def lock(session: Session, authorization_id: UUID) -> Authorization | None:
-    """Lock an authorization until the transaction ends, and read it as it now is."""
-    return session.get(Authorization, authorization_id, populate_existing=True, with_for_update=True)
-
-
-def lock_all(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
+def locked(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
     """Ask to lock the authorizations of these authStates and tokens, in one order for all, and what they then are."""
     return _LOCK(states=states, token_keys=token_keys)
 
@@ -218,26 +151,14 @@ def known(states: Collection[AuthStateKey]) -> list[Statement]:
     return [_KNOWN(states=states)] if states else []
 
 
-def save(changed: Sequence[Authorization]) -> list[Statement]:
-    """Ask to write what a notification can change of authorizations."""
-    return [updating(changed, _CHANGED_BY_NOTIFICATION)] if changed else []
+def store(begun: Sequence[Authorization]) -> list[Statement]:
+    """Ask to insert authorizations."""
+    return [insertion(begun)] if begun else []
 
 
-def record(moves: Sequence[Transition], fingerprints: Sequence[bytes]) -> list[Statement]:
-    """Ask to add moves to history, each because of the entry with this fingerprint, which is stored by then."""
+def record(moves: Sequence[Transition], fingerprints: Sequence[bytes | None]) -> list[Statement]:
+    """Ask to append moves to history, each with the id of the entry that has this fingerprint, if one caused it."""
     return [insertion(moves, copied=_NOTIFICATION_ID, keys=fingerprints)] if moves else []
-
-
-def lock_or_meet(session: Session, client_id: str, auth_state: str) -> Authorization | None:
-    """Lock the authorization of an authState or, while there is none, the rendezvous where its entries come by."""
-    statement = _by_auth_state(client_id, auth_state).with_for_update().execution_options(populate_existing=True)
-    authorization = session.scalars(statement).one_or_none()
-    if authorization is None:
-        place = [Key(client_id, "authState", auth_state)]
-        execute(session.connection(), *key_locks.acquire(place))
-        authorization = session.scalars(statement).one_or_none()
-        execute(session.connection(), *key_locks.release(place))
-    return authorization
 
 
 def _by_auth_state(client_id: str, auth_state: str) -> Select[Authorization]:
@@ -272,17 +193,6 @@ _KNOWN = KeyedStatement(
     lambda keys_in: keys_in.find(select(Authorization.id), "states", Authorization.client_id, Authorization.auth_state)
 )
 _NOTIFICATION_ID = CopiedColumn("notification_id", of=InboxEntry.id, key=InboxEntry.fingerprint)
-_CHANGED_BY_NOTIFICATION = (
-    "state",
-    "version",
-    "updated_at",
-    "sealed_auth_code",
-    "auth_code_received_at",
-    "other_code_indexes",
-    "user_id",
-    "sealed_login_id",
-    "resume_after",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,12 @@ class PendingEntry(NamedTuple):
     subject: CorrelationKeys | None
 
 
-def named_by(cases: Sequence[PendingEntry], named: Collection[AuthStateKey]) -> tuple[set[AuthStateKey], set[TokenKey]]:
-    """Collect by what these cases name authorizations, beside what is named already: authStates, and tokens."""
+def named_by(
+    cases: Sequence[PendingEntry], states: Collection[AuthStateKey], token_keys: Collection[TokenKey]
+) -> tuple[set[AuthStateKey], set[TokenKey]]:
+    """Add to what is named already by what these cases name authorizations: authStates, and tokens."""
     subjects = [case.subject for case in cases if case.subject is not None]
-    states = {state for subject in subjects if (state := subject.auth_state_key) is not None}
-    keys = {key for subject in subjects if (key := subject.token_key) is not None}
-    return states | set(named), keys
+    return (
+        {*states, *(state for subject in subjects if (state := subject.auth_state_key) is not None)},
+        {*token_keys, *(key for subject in subjects if (key := subject.token_key) is not None)},
+    )

@@ -1,4 +1,4 @@
-"""Judge what one notification means for the authorization it names, as it lies on the work.
+"""Judge what one notification means for the authorization it names, as the unit of work has loaded it.
 
 The order of the questions is part of the promise: whatever way the notifications arrived, the same ones are asked of
 each.
@@ -83,7 +83,7 @@ def _judge_token_canceled(work: UnitOfWork, subject: CorrelationKeys) -> Judgmen
 
 
 def _ask_machine(authorization: Authorization, event: Event) -> Judgment:
-    match authorizations.verdict(authorization, event).verdict:
+    match authorizations.decide(authorization, event).verdict:
         case Verdict.LEGAL:
             return Judgment(Outcome.APPLIED, None, authorization, event)
         case Verdict.EARLY:

@@ -13,7 +13,7 @@ from sqlalchemy import delete
 
 from app.database.bulk import KeyedStatement, insertion
 from app.database.pipeline import Statement
-from app.database.rows import unwatched
+from app.database.rows import plain
 from app.models import KeyLock
 
 Kind = Literal["authState", "token"]
@@ -34,7 +34,7 @@ class Key(NamedTuple):
     def row(self) -> KeyLock:
         """Give the row that stands for it."""
         client_id, kind, key = self.stored()
-        return unwatched(KeyLock)(client_id=client_id, kind=kind, key=key)
+        return plain(KeyLock)(client_id=client_id, kind=kind, key=key)
 
 
 def acquire(keys: Collection[Key]) -> list[Statement]:

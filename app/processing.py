@@ -1,6 +1,6 @@
-"""Process kept notifications, and settle those that waited for what that changes.
+"""Process stored notifications: judge each, apply it, resume what waited for that.
 
-Any number at once: what they are about is laid out, each is judged in turn, and what comes of them is written together.
+Any number at once: what they are about is loaded, each is judged in turn, and all that they change is written together.
 """
 
 import logging
@@ -11,21 +11,17 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session
-
 from app import authorizations, inbox
 from app.alipay.notification import MalformedNotificationError, Notification, parse
+from app.authorizations import Cause
 from app.correlation import CorrelationKeys, PendingEntry
-from app.database import is_transient
-from app.database.pipeline import execute, execute_and_commit
 from app.inbox import REPLAYABLE_OUTCOMES, Outcome, Reason, StoredEntry
 from app.judging import Judgment, judge
 from app.logs import failure
 from app.models import Authorization, InboxEntry
 from app.state_machine import Event
 from app.tokens import Grant
-from app.unit_of_work import KnownMeanwhileError, UnfinishedError, UnitOfWork, lock_and_load
+from app.unit_of_work import KnownMeanwhileError, SavepointFailedError, UnfinishedError, UnitOfWork
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)
@@ -87,63 +83,52 @@ class NoLongerUnderstoodError(Exception):
 
 
 def process_together(
-    connection: Connection, vault: Vault, cases: Sequence[PendingEntry], *, times: Counter[bytes], now: datetime
+    work: UnitOfWork, cases: Sequence[PendingEntry], *, times: Counter[bytes], now: datetime
 ) -> BatchResult:
-    """Process entries that are not stored yet, in this order, settle what that lets move, and store them as they ended.
+    """Process entries that are not stored yet, in this order, resume what waited for them, store all and commit.
 
-    Those without a subject are only stored, and of those that are on record already it is counted how many `times` they
-    came. That ends the transaction. Whatever breaks is raised, and nothing is committed: what was to be processed
-    together is then processed each alone.
+    Those without a subject are only stored, and for those that are on record already it is counted how many `times`
+    they came. What breaks is raised, and nothing is committed: each is then processed by itself.
     """
-    work = lock_and_load(connection, vault, cases, careful=False)
+    work.lock_and_load(cases)
     resumed = []
     for draft, subject in work.cases:
         if subject is not None:
             resumed += _process(work, draft, subject, now=now)[1:]
             if draft.outcome == Outcome.PARKED:
                 work.park(draft)
-    drafts = [case.entry for case in work.cases]
     repeated = Counter({kept.id: times[fingerprint] for fingerprint, kept in work.known.items()})
-    stored, *_ = execute_and_commit(
-        connection,
-        *inbox.store(drafts),
-        *work.pending_writes(),
-        *work.lock_releases(),
-        *inbox.count_redeliveries(repeated, at=now),
-    )
-    inbox.assign_ids(drafts, stored)
+    work.store_and_commit(*inbox.count_redeliveries(repeated, at=now))
     beside = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
     return BatchResult(work.known, beside, work.unfinished)
 
 
-def process(
-    connection: Connection, vault: Vault, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime
-) -> Done:
-    """Process one entry that this transaction has just stored, and settle what that lets move.
+def process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> Done:
+    """Process one entry that this transaction has just stored, and resume what waited for it.
 
     Returns the entry first, then each one resumed. A failure of ours ends as outcome `failed`; only the database's
     troubles are raised.
     """
 
-    def work() -> Done:
-        work = lock_and_load(connection, vault, [PendingEntry(entry, subject)], careful=True)
-        return _close(work, _process(work, entry, subject, now=now))
+    def attempt() -> Done:
+        work.lock_and_load([PendingEntry(entry, subject)])
+        return _done(work, _process(work, entry, subject, now=now))
 
-    return _in_savepoint(connection, entry, work)
+    return _in_savepoint(work, entry, attempt)
 
 
-def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime) -> Done:
-    """Process a stored entry again, unless it was decided for good, and settle what that lets move.
+def replay(work: UnitOfWork, entry_id: int, *, now: datetime) -> Done:
+    """Process a stored entry again, unless it was decided for good, and resume what waited for it.
 
     Raises `UnfinishedError` where parked entries are to be resumed before.
     """
-    entry = inbox.find(connection, entry_id)
+    entry = work.find_entry(entry_id)
     if entry is None or entry.outcome not in REPLAYABLE_OUTCOMES:
         return Done()
 
-    def work() -> Done:
+    def attempt() -> Done:
         try:
-            subject = _read_again(vault, entry)
+            subject = _read_again(work.vault, entry)
         except Exception as error:
             if entry.outcome != Outcome.MALFORMED:
                 raise
@@ -151,47 +136,40 @@ def replay(connection: Connection, vault: Vault, entry_id: int, *, now: datetime
             _log.error("entry cannot be read", extra={"entry": entry.id, **failure(error)})
             return Done([Processed.of(entry)])
         cases = [] if isinstance(subject, MalformedNotificationError) else [PendingEntry(entry, subject)]
-        work = lock_and_load(connection, vault, cases, careful=True, replayed=entry)
+        work.lock_and_load(cases, replayed=entry)
         locked = work.replayed
         if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
-            # Somebody else has concluded it while its locks were awaited.
-            return _close(work, [])
+            # Another transaction has decided it while its locks were awaited.
+            return Done(unfinished=work.unfinished)
         for authorization_id in work.unfinished:
             raise UnfinishedError(authorization_id)
-        return _close(work, _move(work, locked, _decide_again(work, locked, now=now), now=now))
+        return _done(work, _move(work, locked, _decide_again(work, locked, now=now), now=now))
 
-    return _in_savepoint(connection, entry, work)
+    return _in_savepoint(work, entry, attempt)
 
 
-def resume_parked(session: Session, vault: Vault, authorization: Authorization, *, now: datetime) -> Done:
+def resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> Done:
     """Process the parked entries that wait for an authorization that a report has moved, until nothing moves.
 
-    From then on it may be otherwise on record than the session knows. Where more wait than one transaction resumes, the
-    authorization is marked, and `resume` goes on.
+    Where more wait than one transaction resumes, the authorization is marked, and `resume` goes on.
     """
-    # What is asked past the session must find what it has changed.
-    session.flush()
-    key = (authorization.client_id, authorization.auth_state)
-    work = lock_and_load(session.connection(), vault, [], careful=True, named=[key])
-    moved = work.authorization(*key)
-    return _close(work, [] if moved is None else _resume_parked(work, moved, now=now))
+    return _done(work, _resume_parked(work, authorization, now=now))
 
 
-def resume(connection: Connection, vault: Vault, authorization_id: UUID, *, now: datetime) -> Done:
+def resume(work: UnitOfWork, authorization_id: UUID, *, now: datetime) -> Done:
     """Process some more of the parked entries that are still to be resumed for an authorization, if any are."""
-    key = authorizations.key_of(connection, authorization_id)
+    key = work.auth_state_key(authorization_id)
     if key is None:
         return Done()
-    work = lock_and_load(connection, vault, [], careful=True, named=[key])
+    work.lock_and_load(states=[key])
     authorization = work.authorization(*key)
     if authorization is None or authorization.resume_after is None:
-        return _close(work, [])
-    return _close(work, _resume_parked(work, authorization, now=now))
+        return Done(unfinished=work.unfinished)
+    return resume_parked(work, authorization, now=now)
 
 
-def _close(work: UnitOfWork, done: list[InboxEntry]) -> Done:
-    work.close()
-    return Done([Processed.of(entry) for entry in done], work.unfinished)
+def _done(work: UnitOfWork, processed: list[InboxEntry]) -> Done:
+    return Done([Processed.of(entry) for entry in processed], work.unfinished)
 
 
 def _process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> list[InboxEntry]:
@@ -214,17 +192,16 @@ def _resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datet
     Always the first that can be decided is next, so that of two that contradict each other the earlier one wins,
     whenever they are resumed.
     """
-    if work.is_careful:
-        # Whatever breaks in writing what moved it is not the fault of what waited.
-        work.write()
-        try:
-            # Hardly ever does one break. All in one savepoint take a tenth of the time of one for each.
-            with work.savepoint():
-                return _resume_in_turn(work, authorization, _decide_again, now=now)
-        except Exception as error:
-            if is_transient(error):
-                raise
-    return _resume_in_turn(work, authorization, _resume_one if work.is_careful else _decide_again, now=now)
+    if not work.has_savepoints:
+        return _resume_in_turn(work, authorization, _decide_again, now=now)
+    # What breaks in writing what moved it is not the fault of what waited.
+    work.write()
+    try:
+        # Hardly ever does one break. All in one savepoint take a tenth of the time of one for each.
+        with work.savepoint():
+            return _resume_in_turn(work, authorization, _decide_again, now=now)
+    except SavepointFailedError:
+        return _resume_in_turn(work, authorization, _resume_one, now=now)
 
 
 def _resume_in_turn(
@@ -257,10 +234,8 @@ def _resume_one(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Author
     try:
         with work.savepoint():
             return _decide_again(work, entry, now=now)
-    except Exception as error:
-        if is_transient(error):
-            raise
-        _fail(work.connection, entry, error)
+    except SavepointFailedError as failed:
+        _fail(work, entry, failed.error)
         return None
 
 
@@ -296,9 +271,11 @@ def _carry_out(
     before = authorization.state
     if judgment.event is not None:
         reason = _apply(work, authorization, judgment.event, entry, notification, at=now)
-        work.move(authorization, judgment.event, entry, at=now, reason=reason)
+        work.advance(authorization, judgment.event, cause=Cause.of_entry(entry, at=now), reason=reason)
     if judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT}:
-        work.learn_user(authorization, notification)
+        authorizations.learn_user(
+            work.vault, authorization, user_id=notification.user_id, login_id=notification.user_login_id
+        )
     return authorization if authorization.state != before else None
 
 
@@ -322,33 +299,25 @@ def _apply(
     return None
 
 
-def _in_savepoint(connection: Connection, entry: InboxEntry, work: Callable[[], Done]) -> Done:
-    """Do the work on one entry in a savepoint; when it breaks, give it up alone and say so in its outcome."""
+def _in_savepoint(work: UnitOfWork, entry: InboxEntry, attempt: Callable[[], Done]) -> Done:
+    """Process one entry in a savepoint; when that breaks, it alone is given up, and its outcome says so."""
     while True:
         try:
-            with connection.begin_nested():
-                return work()
+            with work.savepoint():
+                return attempt()
         except KnownMeanwhileError:
             # What is known stays known, so there is an end to it.
             continue
-        except UnfinishedError:
-            raise
-        except Exception as error:
-            if is_transient(error):
-                raise
-            return _give_up(connection, entry, error)
+        except SavepointFailedError as failed:
+            locked = work.lock_entry(entry.id)
+            if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
+                # Another transaction has decided it.
+                return Done()
+            _fail(work, locked, failed.error)
+            return Done([Processed.of(locked)])
 
 
-def _give_up(connection: Connection, entry: InboxEntry, error: Exception) -> Done:
-    """Say of an entry that its processing broke, unless somebody else has concluded it meanwhile."""
-    locked = inbox.lock_all(connection, {entry.id})
-    if any(each.outcome not in REPLAYABLE_OUTCOMES for each in locked):
-        return Done()
-    _fail(connection, entry, error)
-    return Done([Processed.of(entry)])
-
-
-def _fail(connection: Connection, entry: InboxEntry, error: Exception) -> None:
+def _fail(work: UnitOfWork, entry: InboxEntry, error: Exception) -> None:
     _log.error("processing failed", extra={"entry": entry.id, **failure(error)})
-    inbox.set_outcome(entry, Outcome.FAILED, type(error).__name__)
-    execute(connection, *inbox.save([entry]))
+    work.set_outcome(entry, Outcome.FAILED, type(error).__name__)
+    work.write()

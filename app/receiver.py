@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -34,7 +35,7 @@ from app.models import InboxEntry
 from app.processing import Done, Processed
 from app.reports import Recorded, Report
 from app.resuming import UNFINISHED_MAX, Resumption
-from app.unit_of_work import KnownMeanwhileError
+from app.unit_of_work import KnownMeanwhileError, UnitOfWork
 from app.vault import Vault
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ _log = logging.getLogger(__name__)
 _REPLAYS_AT_ONCE_MAX = 8
 #: A delivery is answered by then. What a replay would still take is left out: the entry is stored.
 _SECONDS_MAX = 4
+
+T = TypeVar("T")
 
 #: What is on record of a delivery, and what was resumed with it.
 StoreResult = tuple[StoredEntry, list[Processed]]
@@ -113,13 +116,9 @@ class Receiver:
         `DatabaseUnavailableError`.
         """
         now = self._clock()
-
-        def work() -> Done:
-            return self._database.run(
-                lambda session: processing.replay(session.connection(), self._vault, entry_id, now=now)
-            )
-
-        done = self._resumption.first_finish(work)
+        done = self._resumption.first_finish(
+            lambda: self._in_transaction(lambda work: processing.replay(work, entry_id, now=now))
+        )
         _tell(done.processed)
         self._resumption.go_on(done.unfinished)
         return done.processed
@@ -131,13 +130,9 @@ class Receiver:
         `DatabaseUnavailableError`.
         """
         because = Cause(cause, at=self._clock(), by=by)
-
-        def work() -> Recorded:
-            return self._database.run(
-                lambda session: reports.record(session, self._vault, self._keyring, report, cause=because)
-            )
-
-        recorded = self._resumption.first_finish(work)
+        recorded = self._resumption.first_finish(
+            lambda: self._in_transaction(lambda work: reports.record(work, self._keyring, report, cause=because))
+        )
         fields = {
             "report": report.name,
             "authorization": recorded.authorization_id,
@@ -162,11 +157,25 @@ class Receiver:
     def _resume(self, authorization_id: UUID) -> bool:
         """Resume some more parked entries, in one transaction, and say whether there are still more."""
         now = self._clock()
-        done = self._database.run(
-            lambda session: processing.resume(session.connection(), self._vault, authorization_id, now=now)
-        )
+        done = self._in_transaction(lambda work: processing.resume(work, authorization_id, now=now))
         _tell(done.processed)
         return bool(done.unfinished)
+
+    def _in_transaction(self, do: Callable[[UnitOfWork], T]) -> T:
+        """Do something in one transaction, and do all of it again where another has made known what was unknown."""
+
+        def do_and_write(session: Session) -> T:
+            work = UnitOfWork(session.connection(), self._vault)
+            done = do(work)
+            work.close()
+            return done
+
+        while True:
+            try:
+                return self._database.run(do_and_write)
+            except KnownMeanwhileError:
+                # What is known stays known, so there is an end to it.
+                continue
 
     def _keep_together(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
         """Store deliveries, and process those that are the first of their notification, in one transaction.
@@ -194,7 +203,9 @@ class Receiver:
         cases = [first[fingerprint] for fingerprint in sorted(first)]
         try:
             done = self._database.run_once(
-                lambda connection: processing.process_together(connection, self._vault, cases, times=times, now=latest)
+                lambda connection: processing.process_together(
+                    UnitOfWork(connection, self._vault, has_savepoints=False), cases, times=times, now=latest
+                )
             )
         except DBAPIError as error:
             if error.connection_invalidated:
@@ -223,18 +234,20 @@ class Receiver:
         subject = _subject(draft, arrival)
         this = Attempt(draft.sealed_body, is_first=True, counted_at=arrival.at)
 
-        def work(session: Session) -> tuple[StoredEntry, Done]:
-            connection = session.connection()
-            entry, is_new = inbox.store_or_count(connection, draft, arrival.attempts)
+        def store_and_process(session: Session) -> tuple[StoredEntry, Done]:
+            work = UnitOfWork(session.connection(), self._vault)
+            entry, is_new = inbox.store_or_count(work.connection, draft, arrival.attempts)
             done = Done()
             if is_new and subject is not None:
-                done = processing.process(connection, self._vault, entry, subject, now=arrival.at)
+                done = processing.process(work, entry, subject, now=arrival.at)
+            work.close()
             is_new = is_new or any(each.is_first and each.sealed_body == entry.sealed_body for each in arrival.attempts)
             # Only the commit is left. Whatever becomes of that, another try finds it.
             arrival.attempts.append(this)
-            return StoredEntry.of(entry, is_new=is_new), done
+            stored = StoredEntry.of(entry, is_new=is_new)
+            return _as_ended(stored, done.processed[0] if done.processed else None), done
 
-        kept, done = self._database.run_unless_locked(work)
+        kept, done = self._database.run_unless_locked(store_and_process)
         self._resumption.go_on(done.unfinished)
         return kept, done.processed[1:]
 

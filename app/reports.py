@@ -1,16 +1,14 @@
 """Record what the merchant learned itself: a consult, a code from the redirect, a token, a refresh, a revoke.
 
-Reports move the same machine with the same events as notifications do, and settle the same way. The same report again
-changes nothing; one that contradicts what is on record is refused, and changes nothing either.
+Reports move the same machine with the same events as notifications do, and resume what waited in the same way. The same
+report again changes nothing; one that contradicts what is on record is refused, and changes nothing either.
 """
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from sqlalchemy.orm import Session
-
-from app import authorizations, inbox, tokens
+from app import authorizations, tokens
 from app.alipay.keyring import Keyring, UnknownClientError
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization
@@ -31,13 +29,12 @@ from app.report_errors import (
 )
 from app.secret import Secret
 from app.state_machine import Event, Flow, Verdict
-from app.tokens import Grant
-from app.unit_of_work import UnfinishedError
-from app.vault import Vault
+from app.tokens import Grant, TokenKey
+from app.unit_of_work import UnfinishedError, UnitOfWork
 
 Reporter = Literal["api", "shell"]
 
-#: The longest that the wire protocol takes , in characters.
+#: The longest that the wire protocol takes, in characters.
 CLIENT_ID_CHARACTERS_MAX = 64
 WALLET_CHARACTERS_MAX = 64
 REASON_CHARACTERS_MAX = 256
@@ -108,15 +105,19 @@ class Recorded:
     unfinished: list[UUID] = field(default_factory=list)
 
 
-def record(session: Session, vault: Vault, keyring: Keyring, report: Report, *, cause: Cause) -> Recorded:
-    """Record a report and settle what that lets move, in the transaction of `session`.
+def record(work: UnitOfWork, keyring: Keyring, report: Report, *, cause: Cause) -> Recorded:
+    """Record a report, and resume what waited for it.
 
-    Raises `ReportRefusedError` with nothing changed, and `UnfinishedError` where parked entries are to be resumed
-    before: they came first.
+    Raises `ReportRefusedError`, `KnownMeanwhileError`, and `UnfinishedError` where parked entries are to be resumed
+    before: they came first. Then the transaction is to be given up.
     """
     if isinstance(report, Consult):
-        return _record_consult(session, vault, keyring, report, cause)
-    authorization = authorizations.lock(session, report.authorization_id)
+        return _record_consult(work, keyring, report, cause)
+    key = work.auth_state_key(report.authorization_id)
+    if key is None:
+        raise AuthorizationNotFoundError(report.authorization_id)
+    work.lock_and_load(states=[key], token_keys=_named_tokens(work, key[0], report))
+    authorization = work.authorization(*key)
     if authorization is None:
         raise AuthorizationNotFoundError(report.authorization_id)
     if authorization.resume_after is not None:
@@ -124,17 +125,17 @@ def record(session: Session, vault: Vault, keyring: Keyring, report: Report, *, 
     changed = False
     match report:
         case AuthcodeReport():
-            changed = _record_authcode(session, vault, authorization, report.auth_code, cause)
+            changed = _record_authcode(work, authorization, report.auth_code, cause)
         case TokenReport(replaces=None):
-            changed = _record_token(session, vault, authorization, report, cause)
+            changed = _record_token(work, authorization, report, cause)
         case TokenReport():
-            changed = _record_refresh(session, vault, authorization, report, cause)
+            changed = _record_refresh(work, authorization, report, cause)
         case CanceledReport():
-            changed = _record_canceled(session, vault, authorization, report.reason, cause)
+            changed = _record_canceled(work, authorization, report.reason, cause)
     if isinstance(report, TokenReport):
-        changed |= authorizations.learn_user(vault, authorization, user_id=None, login_id=report.user_login_id)
+        changed |= authorizations.learn_user(work.vault, authorization, user_id=None, login_id=report.user_login_id)
     has_other_codes = authorizations.has_other_codes(authorization)
-    done = resume_parked(session, vault, authorization, now=cause.at) if changed else Done()
+    done = resume_parked(work, authorization, now=cause.at) if changed else Done()
     return Recorded(
         authorization.id,
         changed,
@@ -144,22 +145,31 @@ def record(session: Session, vault: Vault, keyring: Keyring, report: Report, *, 
     )
 
 
-def _record_consult(session: Session, vault: Vault, keyring: Keyring, consult: Consult, cause: Cause) -> Recorded:
+def _named_tokens(work: UnitOfWork, client_id: str, report: Report) -> list[TokenKey]:
+    """Find by what a report names tokens: the granted one, and the one that it replaces."""
+    if not isinstance(report, TokenReport):
+        return []
+    named = [report.grant.access_token, *([report.replaces] if report.replaces else [])]
+    return [(client_id, tokens.index(work.vault, client_id, token)) for token in named]
+
+
+def _record_consult(work: UnitOfWork, keyring: Keyring, consult: Consult, cause: Cause) -> Recorded:
     client_id, flow = _client_and_flow(keyring, consult)
-    authorization = authorizations.lock_or_meet(session, client_id, consult.auth_state)
+    work.lock_and_load(states=[(client_id, consult.auth_state)])
+    authorization = work.authorization(client_id, consult.auth_state)
     if authorization is not None:
-        return _record_consult_again(session, vault, authorization, consult, cause)
-    authorization = authorizations.begin(
-        session,
+        return _record_consult_again(work, authorization, consult, cause)
+    authorization = authorizations.new(
         client_id=client_id,
         auth_state=consult.auth_state,
         flow=flow,
         flow_was_said=consult.flow is not None,
         user_ref=consult.user_ref,
         customer_belongs_to=consult.customer_belongs_to,
-        cause=cause,
+        at=cause.at,
     )
-    done = resume_parked(session, vault, authorization, now=cause.at)
+    work.begin(authorization, cause=cause)
+    done = resume_parked(work, authorization, now=cause.at)
     return Recorded(authorization.id, changed=True, created=True, resumed=done.processed, unfinished=done.unfinished)
 
 
@@ -174,9 +184,7 @@ def _client_and_flow(keyring: Keyring, consult: Consult) -> tuple[str, Flow]:
     return client_id, consult.flow or Flow(client.default_flow)
 
 
-def _record_consult_again(
-    session: Session, vault: Vault, authorization: Authorization, consult: Consult, cause: Cause
-) -> Recorded:
+def _record_consult_again(work: UnitOfWork, authorization: Authorization, consult: Consult, cause: Cause) -> Recorded:
     if authorizations.is_canceled(authorization):
         raise AlreadyCanceledError
     says_flow = consult.flow is not None and not authorization.flow_was_said
@@ -188,10 +196,12 @@ def _record_consult_again(
     authorization.flow_was_said = True
     if consult.flow == authorization.flow:
         return Recorded(authorization.id, changed)
-    authorizations.correct_flow(session, authorization, consult.flow, cause=cause)
+    reason = f"flow corrected from {authorization.flow} to {consult.flow}"
+    authorization.flow = consult.flow
+    work.advance(authorization, authorizations.CONSULT, cause=cause, reason=reason)
     # What was illegal in the flow that it never had may be legal in the one that it has.
-    inbox.park_illegal(session.connection(), authorization.id)
-    done = resume_parked(session, vault, authorization, now=cause.at)
+    work.park_illegal(authorization)
+    done = resume_parked(work, authorization, now=cause.at)
     return Recorded(authorization.id, changed=True, resumed=done.processed, unfinished=done.unfinished)
 
 
@@ -218,111 +228,107 @@ def _complete_consult(authorization: Authorization, consult: Consult, cause: Cau
 _WIRE_NAMES = {"user_ref": "userRef", "customer_belongs_to": "customerBelongsTo"}
 
 
-def _record_authcode(session: Session, vault: Vault, authorization: Authorization, code: Secret, cause: Cause) -> bool:
-    if authorizations.knows_code(vault, authorization, code):
+def _record_authcode(work: UnitOfWork, authorization: Authorization, code: Secret, cause: Cause) -> bool:
+    if authorizations.knows_code(work.vault, authorization, code):
         return False
     _require_legal(authorization, Event.AUTHCODE_CREATED)
-    _advance_to_code(session, vault, authorization, code, cause)
+    _advance_to_code(work, authorization, code, cause)
     return True
 
 
-def _advance_to_code(session: Session, vault: Vault, authorization: Authorization, code: Secret, cause: Cause) -> None:
-    reason = authorizations.keep_auth_code(vault, authorization, code, received_at=cause.at, now=cause.at)
-    authorizations.advance(session, authorization, Event.AUTHCODE_CREATED, cause=cause, reason=reason)
+def _advance_to_code(work: UnitOfWork, authorization: Authorization, code: Secret, cause: Cause) -> None:
+    reason = authorizations.keep_auth_code(work.vault, authorization, code, received_at=cause.at, now=cause.at)
+    work.advance(authorization, Event.AUTHCODE_CREATED, cause=cause, reason=reason)
 
 
-def _record_code_of_token(
-    session: Session, vault: Vault, authorization: Authorization, code: Secret, cause: Cause
-) -> bool:
+def _record_code_of_token(work: UnitOfWork, authorization: Authorization, code: Secret, cause: Cause) -> bool:
     """Record the code that a granted token names, as far as there is a place for it: it is never a reason to refuse."""
-    if authorizations.knows_code(vault, authorization, code):
+    if authorizations.knows_code(work.vault, authorization, code):
         return False
-    if authorizations.verdict(authorization, Event.AUTHCODE_CREATED).verdict is Verdict.LEGAL:
-        _advance_to_code(session, vault, authorization, code, cause)
+    if authorizations.decide(authorization, Event.AUTHCODE_CREATED).verdict is Verdict.LEGAL:
+        _advance_to_code(work, authorization, code, cause)
         return True
     if authorization.sealed_auth_code is None:
         # The direct flow has no code.
         return False
-    authorizations.remember_code(vault, authorization, code)
+    authorizations.remember_code(work.vault, authorization, code)
     authorization.updated_at = cause.at
     return True
 
 
-def _record_token(
-    session: Session, vault: Vault, authorization: Authorization, report: TokenReport, cause: Cause
-) -> bool:
+def _record_token(work: UnitOfWork, authorization: Authorization, report: TokenReport, cause: Cause) -> bool:
     changed = False
     if report.auth_code is not None:
-        changed = _record_code_of_token(session, vault, authorization, report.auth_code, cause)
-    token = _find_own(session, vault, authorization, report.grant)
+        changed = _record_code_of_token(work, authorization, report.auth_code, cause)
+    token = _own_token(work, authorization, report.grant.access_token)
     if token is not None:
-        return _complete_token(vault, token, report.grant) or changed
+        return _complete_token(work, token, report.grant) or changed
     _require_legal(authorization, Event.TOKEN_CREATED)
-    _make_known(session, vault, authorization, report.grant, cause)
-    code = authorizations.auth_code(vault, authorization)
+    _require_unknown(work, authorization, report.grant)
+    work.make_known(authorization, report.grant, at=cause.at)
+    code = authorizations.auth_code(work.vault, authorization)
     reason = authorizations.OTHER_CODE if code and report.auth_code and report.auth_code != code else None
-    authorizations.advance(session, authorization, Event.TOKEN_CREATED, cause=cause, reason=reason)
+    work.advance(authorization, Event.TOKEN_CREATED, cause=cause, reason=reason)
     return True
 
 
-def _record_refresh(
-    session: Session, vault: Vault, authorization: Authorization, report: TokenReport, cause: Cause
-) -> bool:
+def _record_refresh(work: UnitOfWork, authorization: Authorization, report: TokenReport, cause: Cause) -> bool:
     """Replace the current token. A wallet may also prolong a token and leave it as it is."""
-    replaced = _find_own(session, vault, authorization, Grant(report.replaces)) if report.replaces else None
+    replaced = _own_token(work, authorization, report.replaces) if report.replaces else None
     if replaced is None:
         raise NothingToReplaceError
-    token = _find_own(session, vault, authorization, report.grant)
-    if token is replaced and token.superseded_at is None and tokens.differs(vault, token, report.grant):
+    token = _own_token(work, authorization, report.grant.access_token)
+    if token is replaced and token.superseded_at is None and tokens.differs(work.vault, token, report.grant):
         _require_legal(authorization, Event.TOKEN_REFRESHED)
-        tokens.complete(vault, token, report.grant)
+        tokens.complete(work.vault, token, report.grant)
     elif token is not None:
         if token is not replaced and replaced.superseded_at is None:
             raise ReplacedOtherwiseError
-        return _complete_token(vault, token, report.grant)
+        return _complete_token(work, token, report.grant)
     else:
         if replaced.superseded_at is not None:
             raise ReplacedOtherwiseError
         _require_legal(authorization, Event.TOKEN_REFRESHED)
-        _make_known(session, vault, authorization, report.grant, cause)
-    authorizations.advance(session, authorization, Event.TOKEN_REFRESHED, cause=cause)
+        _require_unknown(work, authorization, report.grant)
+        work.make_known(authorization, report.grant, at=cause.at, replaces=replaced)
+    work.advance(authorization, Event.TOKEN_REFRESHED, cause=cause)
     return True
 
 
-def _record_canceled(
-    session: Session, vault: Vault, authorization: Authorization, reason: Secret | None, cause: Cause
-) -> bool:
+def _record_canceled(work: UnitOfWork, authorization: Authorization, reason: Secret | None, cause: Cause) -> bool:
     if authorizations.is_canceled(authorization):
         return False
     _require_legal(authorization, Event.TOKEN_CANCELED)
     if reason is not None:
-        authorizations.keep_cancel_reason(vault, authorization, reason)
-    authorizations.advance(session, authorization, Event.TOKEN_CANCELED, cause=cause)
+        authorizations.keep_cancel_reason(work.vault, authorization, reason)
+    work.advance(authorization, Event.TOKEN_CANCELED, cause=cause)
     return True
 
 
-def _find_own(session: Session, vault: Vault, authorization: Authorization, grant: Grant) -> AccessToken | None:
-    token_index = tokens.index(vault, authorization.client_id, grant.access_token)
-    token = tokens.find(session, authorization.client_id, token_index)
+def _own_token(work: UnitOfWork, authorization: Authorization, access_token: Secret) -> AccessToken | None:
+    token = _known_token(work, authorization, access_token)
     return token if token is not None and token.authorization_id == authorization.id else None
 
 
-def _complete_token(vault: Vault, token: AccessToken, grant: Grant) -> bool:
+def _known_token(work: UnitOfWork, authorization: Authorization, access_token: Secret) -> AccessToken | None:
+    client_id = authorization.client_id
+    return work.token(client_id, tokens.index(work.vault, client_id, access_token))
+
+
+def _complete_token(work: UnitOfWork, token: AccessToken, grant: Grant) -> bool:
     """Take a known token again: add what was unsaid before, refuse what contradicts."""
-    if tokens.differs(vault, token, grant):
+    if tokens.differs(work.vault, token, grant):
         raise TokenContradictedError
-    return tokens.complete(vault, token, grant)
+    return tokens.complete(work.vault, token, grant)
 
 
-def _make_known(session: Session, vault: Vault, authorization: Authorization, grant: Grant, cause: Cause) -> None:
-    token_index = tokens.index(vault, authorization.client_id, grant.access_token)
-    if tokens.find_or_meet(session, authorization.client_id, token_index) is not None:
+def _require_unknown(work: UnitOfWork, authorization: Authorization, grant: Grant) -> None:
+    if _known_token(work, authorization, grant.access_token) is not None:
         raise ForeignTokenError
-    tokens.make_known(session, vault, authorization, grant, at=cause.at)
 
 
 def _require_legal(authorization: Authorization, event: Event) -> None:
-    match authorizations.verdict(authorization, event).verdict:
+    match authorizations.decide(authorization, event).verdict:
         case Verdict.LEGAL:
             return
         case Verdict.EARLY:

@@ -7,11 +7,9 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import key_locks
 from app.database.bulk import KeyedStatement, insertion
-from app.database.pipeline import Statement, execute
-from app.database.rows import unwatched
-from app.key_locks import Key
+from app.database.pipeline import Statement
+from app.database.rows import plain
 from app.models import AccessToken, Authorization
 from app.secret import Secret
 from app.vault import Vault
@@ -39,11 +37,6 @@ def index(vault: Vault, client_id: str, access_token: Secret) -> bytes:
     return vault.blind_index("token", client_id, access_token.reveal())
 
 
-def find(session: Session, client_id: str, token_index: bytes) -> AccessToken | None:
-    """Find a known token by its blind index, as it now is, without locking it."""
-    return session.get(AccessToken, (client_id, token_index), populate_existing=True)
-
-
 def find_all(keys: Collection[TokenKey]) -> list[Statement]:
     """Ask for these tokens, as they now are, without locking them."""
     return [_FIND(keys=keys)] if keys else []
@@ -54,17 +47,6 @@ _FIND = KeyedStatement(
 )
 
 
-def find_or_meet(session: Session, client_id: str, token_index: bytes) -> AccessToken | None:
-    """Find a token, or, while it is unknown, lock the rendezvous where whoever waits for it must come by."""
-    token = find(session, client_id, token_index)
-    if token is None:
-        place = [Key(client_id, "token", token_index)]
-        execute(session.connection(), *key_locks.acquire(place))
-        token = find(session, client_id, token_index)
-        execute(session.connection(), *key_locks.release(place))
-    return token
-
-
 def current(session: Session, authorization: Authorization) -> AccessToken | None:
     """Find the token of an authorization that no refresh has replaced."""
     return session.scalars(
@@ -72,23 +54,10 @@ def current(session: Session, authorization: Authorization) -> AccessToken | Non
     ).one_or_none()
 
 
-def make_known(session: Session, vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime) -> None:
-    """Record the current token of a locked authorization, replacing the one before.
-
-    The caller has looked with `find_or_meet` and found nothing.
-    """
-    previous = current(session, authorization)
-    if previous is not None:
-        previous.superseded_at = at
-        # There is never more than one current token, not even between two statements.
-        session.flush()
-    execute(session.connection(), *store([make(vault, authorization, grant, at=at)]))
-
-
-def make(vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime) -> AccessToken:
+def new(vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime) -> AccessToken:
     """Make the row of a token, which is not stored yet."""
     token_index = index(vault, authorization.client_id, grant.access_token)
-    token = unwatched(AccessToken)(
+    token = plain(AccessToken)(
         client_id=authorization.client_id,
         token_index=token_index,
         authorization_id=authorization.id,
@@ -100,7 +69,7 @@ def make(vault: Vault, authorization: Authorization, grant: Grant, *, at: dateti
 
 
 def store(made: Sequence[AccessToken]) -> list[Statement]:
-    """Ask to store tokens."""
+    """Ask to insert tokens."""
     return [insertion(made)] if made else []
 
 

@@ -1,24 +1,33 @@
-"""Lay out, locked and read at once, everything that a number of notifications are about.
+"""The unit of work: the one writer. It locks and loads rows, they are changed in memory, and it writes them together.
 
-Judging them then asks the database nothing, and what comes of it is written at once, too: one notification costs as
-many statements as a hundred, and a few messages. Locks are taken in one order, each kind in the order of its keys:
-authorizations, the rendezvous of what is unknown, inbox entries that wait. What little is left, where two transactions
-can wait for each other, ends by a timeout, and is tried again.
+Notifications, replays, resumed entries and reports all use it. Judging what is loaded asks the database nothing, so
+that one notification costs as many statements as a hundred, and a few messages.
+
+Locks are taken in one order, each kind in the order of its keys: authorizations, the key locks of what is unknown,
+inbox entries. The tokens of an authorization are guarded by its lock. An entry that is not stored yet is inserted last,
+when all other locks are held; one that a transaction processes by itself is inserted first, and nobody waits for it who
+holds what it needs. What little is left, where two transactions can wait for each other, ends by a timeout, and is
+tried again.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
 from app import authorizations, inbox, key_locks, tokens
-from app.alipay.notification import Notification, NotificationType
+from app.alipay.notification import NotificationType
 from app.authorizations import AuthStateKey, Cause
 from app.correlation import PendingEntry, named_by
-from app.database.pipeline import Statement, execute
+from app.database import is_transient
+from app.database.bulk import updating
+from app.database.pipeline import Statement, execute, execute_and_commit
+from app.database.rows import plain, table_of
 from app.inbox import Outcome, Reason, StoredEntry
 from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
 from app.state_machine import Event
@@ -46,17 +55,37 @@ class UnfinishedError(Exception):
         super().__init__("Parked entries that come first are still to be resumed.")
 
 
+class SavepointFailedError(Exception):
+    """Our own code broke within a savepoint, and all that was done in it is taken back."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(f"{type(error).__name__} within a savepoint.")
+
+
+class IllegalAdvanceError(Exception):
+    """An event was to be applied that the machine does not allow: our fault, for callers ask the machine first."""
+
+    def __init__(self, state: str, event: Event) -> None:
+        self.state = state
+        self.event = event
+        super().__init__(f"{event} is not legal in {state}.")
+
+
 @dataclass
 class UnitOfWork:
-    """What is laid out. What is changed in it is written by `write`, or by whoever asks what is `pending_writes`."""
+    """What one transaction has loaded and changed.
+
+    Every loaded row is remembered as the database has it. What differs from that is written.
+    """
 
     connection: Connection
     vault: Vault
     #: Whether each entry has a savepoint of its own, so that one that breaks takes nothing else with it.
-    is_careful: bool
-    #: What is to be judged. Unless care is taken, the entries are not stored yet, and come after all that are.
+    has_savepoints: bool = True
+    #: The entries to be judged.
     cases: Sequence[PendingEntry] = ()
-    #: Those entries.
+    #: Those of them that are not stored yet. They come after all that are.
     drafts: frozenset[InboxEntry] = frozenset()
     #: What was to be judged too, and is on record already, by fingerprint.
     known: dict[bytes, StoredEntry] = field(default_factory=dict)
@@ -67,20 +96,47 @@ class UnitOfWork:
     _tokens: dict[TokenKey, AccessToken] = field(default_factory=dict)
     #: Entries that wait, in inbox sequence. Those that are stored name one of the authorizations or its token.
     _parked: list[InboxEntry] = field(default_factory=list)
-    #: Where more wait for an authorization than are laid out: the last one in the inbox that is.
-    _horizons: dict[UUID, int] = field(default_factory=dict)
-    #: Behind which entry each authorization had still to be resumed when it was laid out.
+    #: Where more wait for an authState than are loaded: the last one in the inbox that is.
+    _horizons: dict[AuthStateKey, int] = field(default_factory=dict)
+    #: Behind which entry each authorization had still to be resumed when it was loaded.
     _resumed_from: dict[UUID, int] = field(default_factory=dict)
     _key_locks: list[key_locks.Key] = field(default_factory=list)
-    #: What is to be written: by the ids of what it is of, so that each is written once.
-    _changed: dict[UUID, Authorization] = field(default_factory=dict)
-    _concluded: dict[int, InboxEntry] = field(default_factory=dict)
+    #: Each stored row that was loaded or written, and the values that the database has of it.
+    _on_record: dict[Base, dict[str, Any]] = field(default_factory=dict)
+    #: What is to be inserted.
+    _begun: list[Authorization] = field(default_factory=list)
     _made_known: list[AccessToken] = field(default_factory=list)
-    _moves: list[tuple[Transition, InboxEntry]] = field(default_factory=list)
+    _history: list[tuple[Transition, InboxEntry | None]] = field(default_factory=list)
 
-    # --- laying out, in the order of the locks ---
+    # --- locking and loading, in the order of the locks ---
 
-    def lock_authorizations(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
+    def lock_and_load(
+        self,
+        cases: Sequence[PendingEntry] = (),
+        *,
+        states: Collection[AuthStateKey] = (),
+        token_keys: Collection[TokenKey] = (),
+        replayed: InboxEntry | None = None,
+    ) -> None:
+        """Lock and load what these cases are about, and what waits for it.
+
+        A report names authorizations and tokens beside them, and what waits for those authStates is loaded even where
+        nobody has consulted them yet. A replay names the entry that is judged again.
+
+        Raises `KnownMeanwhileError` and `TooManyParkedError` with locks held that only giving up the transaction, or a
+        savepoint, releases.
+        """
+        self.cases = cases
+        self.drafts = frozenset(case.entry for case in cases if not case.entry.id)
+        self._remember(case.entry for case in cases if case.entry.id)
+        all_states, all_keys = named_by(cases, states, token_keys)
+        self._lock_authorizations(all_states, all_keys)
+        if self.known:
+            self.cases = [case for case in cases if case.entry.fingerprint not in self.known]
+            all_states, all_keys = named_by(self.cases, states, token_keys)
+        self._lock_waiting(all_states, all_keys, states, replayed)
+
+    def _lock_authorizations(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
         """Lock the authorizations that are named by authState or by token, and read the tokens that may matter.
 
         What is not stored yet may be on record for all that: look for it on the way. Raises `KnownMeanwhileError` where
@@ -89,27 +145,43 @@ class UnitOfWork:
         *known, locked, found = execute(
             self.connection,
             *inbox.known(self.drafts),
-            authorizations.lock_all(states, keys),
+            authorizations.locked(states, keys),
             authorizations.tokens_named_and_current(states, keys),
         )
         for answer in known:
             self.known = inbox.read_known(answer)
-        for each in locked.of(Authorization):
-            self._authorizations[each.id] = each
-            self._by_auth_state[each.client_id, each.auth_state] = each
-            if each.resume_after is not None:
-                self._resumed_from[each.id] = each.resume_after
-        self._take_in(found.of(AccessToken))
+        rows = locked.of(Authorization)
+        self._remember(rows)
+        for each in rows:
+            self._take_in(each)
+        self._take_in_tokens(found.of(AccessToken))
         if any(each.authorization_id not in self._authorizations for each in self._tokens.values()):
             raise KnownMeanwhileError
 
-    def lock_keys(
+    def _lock_waiting(
+        self,
+        states: set[AuthStateKey],
+        keys: set[TokenKey],
+        resumed: Collection[AuthStateKey],
+        replayed: InboxEntry | None = None,
+    ) -> None:
+        """Take the key locks of what is unknown, and lock the entries that wait for any of this."""
+        waiting = self._lock_keys(states, keys, resumed)
+        waiting += self._lock_more_keys(waiting)
+        ids = {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
+        locked = inbox.lock_all(self.connection, ids)
+        self._remember(locked)
+        self._parked = [each for each in locked if each.outcome == Outcome.PARKED]
+        if replayed is not None:
+            self.replayed = next((each for each in locked if each.id == replayed.id), None)
+
+    def _lock_keys(
         self, states: set[AuthStateKey], keys: set[TokenKey], resumed: Collection[AuthStateKey]
     ) -> list[InboxEntry]:
-        """Hold the places of what nobody knows, and find, unlocked, what waits for any of this.
+        """Take the key locks of what is unknown, and find, unlocked, what waits for any of this.
 
-        Whatever names an authorization that is still to be resumed waits behind the rest, which is left to whoever
-        resumes it. Raises `KnownMeanwhileError` where somebody has just made it known.
+        What names an authorization that is still to be resumed waits behind the rest, which is left to the transaction
+        that resumes it. Raises `KnownMeanwhileError` where another transaction has just made it known.
         """
         if not states and not keys:
             return []
@@ -123,31 +195,31 @@ class UnitOfWork:
             for key, each in self._by_auth_state.items()
             if each.resume_after is None or key in resumed
         ]
+        behind += [(*key, 0) for key in resumed if key in unknown_states]
         waiting = inbox.waiting(behind, self._tokens.keys() | keys, limit=RESUMED_AT_ONCE_MAX + 1)
         *met, found = execute(self.connection, *key_locks.acquire(places), *known_meanwhile, waiting)
         if any(answer.rows for answer in met):
             raise KnownMeanwhileError
-        return self._within_horizons(found.of(InboxEntry))
+        return self._within_horizons(found.of(InboxEntry), [(client_id, state) for client_id, state, _ in behind])
 
-    def _within_horizons(self, waiting: list[InboxEntry]) -> list[InboxEntry]:
+    def _within_horizons(self, waiting: list[InboxEntry], states: Sequence[AuthStateKey]) -> list[InboxEntry]:
         """Leave out what is too much for one transaction. Raises `TooManyParkedError` where others go with it."""
         if len(waiting) <= RESUMED_AT_ONCE_MAX:
             return waiting
         if self.drafts:
             raise TooManyParkedError
-        for key, authorization in self._by_auth_state.items():
+        for key in states:
             ids = sorted(each.id for each in waiting if (each.client_id, each.auth_state) == key)
             if len(ids) > RESUMED_AT_ONCE_MAX:
-                self._horizons[authorization.id] = ids[RESUMED_AT_ONCE_MAX - 1]
-        return [each for each in waiting if each.auth_state is None or self._is_within_horizon(each)]
+                self._horizons[key] = ids[RESUMED_AT_ONCE_MAX - 1]
+        return [
+            each
+            for each in waiting
+            if each.auth_state is None or each.id <= self._horizons.get((each.client_id, each.auth_state), each.id)
+        ]
 
-    def _is_within_horizon(self, entry: InboxEntry) -> bool:
-        authorization = self._by_auth_state.get((entry.client_id, entry.auth_state or ""))
-        horizon = None if authorization is None else self._horizons.get(authorization.id)
-        return horizon is None or entry.id <= horizon
-
-    def lock_more_keys(self, waiting: Sequence[InboxEntry]) -> list[InboxEntry]:
-        """Hold the places of tokens that what waits would make known, and find, unlocked, what waits for those."""
+    def _lock_more_keys(self, waiting: Sequence[InboxEntry]) -> list[InboxEntry]:
+        """Take the key locks of tokens that what waits would make known, and find, unlocked, what waits for those."""
         more = {
             (each.client_id, each.token_index)
             for each in waiting
@@ -164,41 +236,58 @@ class UnitOfWork:
             *tokens.find_all(more),
             inbox.waiting([], more, limit=RESUMED_AT_ONCE_MAX + 1),
         )
-        self._take_in(known.of(AccessToken))
+        self._take_in_tokens(known.of(AccessToken))
         return found.of(InboxEntry)
 
-    def lock_waiting(self, waiting: Sequence[InboxEntry], replayed: InboxEntry | None) -> None:
-        """Lock the entries that wait, and the one that is judged again, and read them as they now are."""
-        locked = inbox.lock_all(
-            self.connection, {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
-        )
-        self._parked = [each for each in locked if each.outcome == Outcome.PARKED]
-        if replayed is not None:
-            self.replayed = next((each for each in locked if each.id == replayed.id), None)
+    def _remember(self, rows: Iterable[Base]) -> None:
+        """Remember stored rows as the database has them."""
+        for row in rows:
+            self._on_record[row] = dict(vars(row))
 
-    def _take_in(self, found: Sequence[AccessToken]) -> None:
+    def _take_in(self, authorization: Authorization) -> None:
+        self._authorizations[authorization.id] = authorization
+        self._by_auth_state[authorization.client_id, authorization.auth_state] = authorization
+        if authorization.resume_after is not None:
+            self._resumed_from[authorization.id] = authorization.resume_after
+
+    def _take_in_tokens(self, found: Sequence[AccessToken]) -> None:
+        self._remember(found)
         self._tokens |= {(each.client_id, each.token_index): each for each in found}
 
     # --- reading ---
 
+    def find_entry(self, entry_id: int) -> InboxEntry | None:
+        """Find an entry, without locking it."""
+        return inbox.find(self.connection, entry_id)
+
+    def lock_entry(self, entry_id: int) -> InboxEntry | None:
+        """Lock a single entry, and load it as it now is."""
+        locked = inbox.lock_all(self.connection, {entry_id})
+        self._remember(locked)
+        return locked[0] if locked else None
+
+    def auth_state_key(self, authorization_id: UUID) -> AuthStateKey | None:
+        """Find the client id and the authState of an authorization, which never change, without locking it."""
+        return authorizations.key_of(self.connection, authorization_id)
+
     def authorization(self, client_id: str, auth_state: str) -> Authorization | None:
-        """Find an authorization by its authState."""
+        """Give a loaded authorization by its authState."""
         return self._by_auth_state.get((client_id, auth_state))
 
     def authorization_of(self, token: AccessToken) -> Authorization:
-        """Find the authorization of a token."""
+        """Give the authorization of a token."""
         return self._authorizations[token.authorization_id]
 
     def token(self, client_id: str, token_index: bytes) -> AccessToken | None:
-        """Find a known token by its blind index."""
+        """Give a known token by its blind index."""
         return self._tokens.get((client_id, token_index))
 
     def waiting(self, authorization: Authorization) -> list[InboxEntry]:
         """List the parked entries to be resumed that name an authorization or a token of it, in inbox sequence.
 
-        What is not stored yet comes last, behind all that is not laid out.
+        What is not stored yet comes last, behind all that is not loaded.
         """
-        first, horizon = authorization.resume_after or 0, self._horizons.get(authorization.id)
+        first, horizon = authorization.resume_after or 0, self._horizon(authorization)
         return [
             entry
             for entry in self._parked
@@ -212,6 +301,9 @@ class UnitOfWork:
         """Name the authorizations for which parked entries are still to be resumed."""
         return [each.id for each in self._authorizations.values() if each.resume_after is not None]
 
+    def _horizon(self, authorization: Authorization) -> int | None:
+        return self._horizons.get((authorization.client_id, authorization.auth_state))
+
     def _names(self, entry: InboxEntry, authorization: Authorization) -> bool:
         if entry.auth_state is not None:
             return (entry.client_id, entry.auth_state) == (authorization.client_id, authorization.auth_state)
@@ -222,140 +314,170 @@ class UnitOfWork:
 
     # --- changing ---
 
-    def park(self, draft: InboxEntry) -> None:
-        """Let an entry that is not stored yet wait behind all others."""
-        self._parked.append(draft)
+    def begin(self, authorization: Authorization, *, cause: Cause) -> None:
+        """Add a new authorization with the first line of its history. Its key lock is held."""
+        self._take_in(authorization)
+        self._begun.append(authorization)
+        self.advance(authorization, "consult", cause=cause)
 
-    def wait_behind(self, entry: InboxEntry, authorization: Authorization) -> None:
-        """Let an entry wait until those still to be resumed have been: it is then judged as if it came last."""
-        self.set_outcome(entry, Outcome.PARKED, Reason.EARLY, authorization)
-        # What was stored before its locks were awaited may have been passed over meanwhile.
-        if entry not in self.drafts and entry.id <= (authorization.resume_after or 0):
-            self._leave_off(authorization, entry.id - 1)
+    def advance(
+        self,
+        authorization: Authorization,
+        event: Event | Literal["consult"],
+        *,
+        cause: Cause,
+        reason: str | None = None,
+    ) -> None:
+        """Move an authorization and append that to its history, together or not at all.
 
-    def begin_anew(self, authorization: Authorization) -> bool:
-        """Let all that waits for an authorization be judged again, and say whether the first of it is laid out."""
-        is_laid_out = self._resumed_from.get(authorization.id, 0) == 0
-        self._leave_off(authorization, None if is_laid_out else 0)
-        return is_laid_out
+        A consult moves nothing: it begins the history, and is repeated where it corrects the flow.
+        Raises `IllegalAdvanceError` where the machine does not allow the event.
+        """
+        from_state = authorization.state if authorization.version else None
+        if event != authorizations.CONSULT:
+            next_state = authorizations.decide(authorization, event).next_state
+            if next_state is None:
+                raise IllegalAdvanceError(authorization.state, event)
+            authorization.state = next_state
+        authorization.version += 1
+        authorization.updated_at = cause.at
+        transition = plain(Transition)(
+            authorization_id=authorization.id,
+            sequence=authorization.version,
+            event=event,
+            from_state=from_state,
+            to_state=authorization.state,
+            cause=cause.kind,
+            by=cause.by,
+            reason=reason,
+            learned_at=cause.learned_at or cause.at,
+            at=cause.at,
+        )
+        self._history.append((transition, cause.entry))
 
-    def come_to_the_end(self, authorization: Authorization) -> None:
-        """Write down that all that is laid out has been judged."""
-        self._leave_off(authorization, self._horizons.get(authorization.id))
-
-    def _leave_off(self, authorization: Authorization, after: int | None) -> None:
-        if authorization.resume_after != after:
-            authorization.resume_after = after
-            self._changed[authorization.id] = authorization
+    def make_known(
+        self, authorization: Authorization, grant: Grant, *, at: datetime, replaces: AccessToken | None = None
+    ) -> None:
+        """Add the current token of an authorization, whose key lock is held; it supersedes the one that it replaces."""
+        if replaces is not None:
+            replaces.superseded_at = at
+        token = tokens.new(self.vault, authorization, grant, at=at)
+        self._tokens[token.client_id, token.token_index] = token
+        self._made_known.append(token)
 
     def set_outcome(
         self, entry: InboxEntry, outcome: Outcome, reason: str | None = None, authorization: Authorization | None = None
     ) -> None:
-        """Write down how an entry ended."""
-        inbox.set_outcome(entry, outcome, reason, authorization)
-        if entry not in self.drafts:
-            self._concluded[entry.id] = entry
+        """Say how an entry ended, and in which state it found the authorization that it is about."""
+        entry.outcome, entry.reason = outcome, reason
+        entry.found_state = authorization.state if authorization else None
+        entry.authorization_id = authorization.id if authorization else None
 
-    def make_known(self, authorization: Authorization, grant: Grant, *, at: datetime) -> None:
-        """Record the first token of an authorization."""
-        token = tokens.make(self.vault, authorization, grant, at=at)
-        self._tokens[token.client_id, token.token_index] = token
-        self._made_known.append(token)
+    def park(self, draft: InboxEntry) -> None:
+        """Let an entry that is not stored yet wait behind all others."""
+        self._parked.append(draft)
 
-    def move(
-        self, authorization: Authorization, event: Event, entry: InboxEntry, *, at: datetime, reason: str | None = None
-    ) -> None:
-        """Move an authorization because of an entry, which may have waited since it came."""
-        cause = Cause("notification", at=at, learned_at=entry.received_at)
-        transition = authorizations.move(authorization, event, cause=cause, reason=reason)
-        self._moves.append((transition, entry))
-        self._changed[authorization.id] = authorization
+    def park_illegal(self, authorization: Authorization) -> None:
+        """Let what was illegal for an authorization wait again, and load it: it was judged by a flow that was wrong."""
+        self.write()
+        execute(self.connection, inbox.illegal_parked_again(authorization.id))
+        key = (authorization.client_id, authorization.auth_state)
+        self._lock_waiting({key}, set(), [key])
 
-    def learn_user(self, authorization: Authorization, notification: Notification) -> None:
-        """Keep who the user is to the wallet, where a notification is the first to say so."""
-        if authorizations.learn_user(
-            self.vault, authorization, user_id=notification.user_id, login_id=notification.user_login_id
-        ):
-            self._changed[authorization.id] = authorization
+    def wait_behind(self, entry: InboxEntry, authorization: Authorization) -> None:
+        """Let an entry wait until those still to be resumed have been: it is then judged as if it came last."""
+        self.set_outcome(entry, Outcome.PARKED, Reason.EARLY, authorization)
+        # What was stored before its locks were awaited may have been passed over by then.
+        if entry not in self.drafts and entry.id <= (authorization.resume_after or 0):
+            authorization.resume_after = entry.id - 1
+
+    def begin_anew(self, authorization: Authorization) -> bool:
+        """Let all that waits for an authorization be judged again, and say whether the first of it is loaded."""
+        is_loaded = self._resumed_from.get(authorization.id, 0) == 0
+        authorization.resume_after = None if is_loaded else 0
+        return is_loaded
+
+    def come_to_the_end(self, authorization: Authorization) -> None:
+        """Write down that all that is loaded has been judged."""
+        authorization.resume_after = self._horizon(authorization)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Write what is done within, or, when that breaks and care is taken, take all of it back.
+        """Write what is done within, or take all of it back when it breaks.
 
-        What was done before must be written by then.
+        What was done before must be written by then. Without savepoints this does nothing.
+
+        Raises `SavepointFailedError` where our own code broke; the database's troubles are raised as they are.
         """
-        if not self.is_careful:
+        if not self.has_savepoints:
             yield
             return
-        rows: list[Base] = [*self._authorizations.values(), *self._parked]
-        before = [(each, dict(vars(each))) for each in rows]
-        known = dict(self._tokens)
+        before = {
+            each.name: copy(value)
+            for each in fields(self)
+            if isinstance(value := getattr(self, each.name), dict | list)
+        }
         try:
             with self.connection.begin_nested():
                 yield
                 self.write()
-        except BaseException:
-            for row, values in before:
+        except BaseException as error:
+            vars(self).update(before)
+            for row, values in self._on_record.items():
                 vars(row).update(values)
-            self._tokens = known
-            self._forget_changes()
+            if isinstance(error, KnownMeanwhileError | UnfinishedError) or is_transient(error):
+                raise
+            if isinstance(error, Exception):
+                raise SavepointFailedError(error) from error
             raise
 
     # --- writing ---
 
     def write(self) -> None:
         """Write what was changed."""
-        execute(self.connection, *self.pending_writes())
+        execute(self.connection, *self._pending_writes())
 
     def close(self) -> None:
-        """Write what was changed last, and leave the places where nobody has to meet any more: all is said."""
-        execute(self.connection, *self.pending_writes(), *self.lock_releases())
+        """Write what was changed last, and release the key locks."""
+        execute(self.connection, *self._pending_writes(), *key_locks.release(self._key_locks))
 
-    def pending_writes(self) -> list[Statement]:
-        """Ask for what was changed to be written, and forget it: whoever takes it sends it, or takes all back."""
-        requests = [
-            *inbox.save(list(self._concluded.values())),
+    def store_and_commit(self, *last: Statement) -> None:
+        """Store the drafts, write what was changed, release the key locks, and commit, in one message."""
+        drafts = [case.entry for case in self.cases]
+        stored, *_ = execute_and_commit(
+            self.connection,
+            *inbox.store(drafts),
+            *self._pending_writes(),
+            *key_locks.release(self._key_locks),
+            *last,
+        )
+        inbox.assign_ids(drafts, stored)
+
+    def _pending_writes(self) -> list[Statement]:
+        """Ask for what was changed to be written, and take it for written: who takes this sends it, or gives all up."""
+        changed = [row for row, values in self._on_record.items() if vars(row) != values]
+        writes = [
+            *authorizations.store(self._begun),
+            *self._updates(InboxEntry, changed),
+            # There is never more than one current token, not even between two statements.
+            *self._updates(AccessToken, changed),
             *tokens.store(self._made_known),
             *authorizations.record(
-                [transition for transition, _ in self._moves], [entry.fingerprint for _, entry in self._moves]
+                [transition for transition, _ in self._history],
+                [None if entry is None else entry.fingerprint for _, entry in self._history],
             ),
-            *authorizations.save(list(self._changed.values())),
+            *self._updates(Authorization, changed),
         ]
-        self._forget_changes()
-        return requests
+        self._remember([*changed, *self._begun, *self._made_known])
+        self._begun, self._made_known, self._history = [], [], []
+        return writes
 
-    def lock_releases(self) -> list[Statement]:
-        """Ask to leave the places where others wait."""
-        return key_locks.release(self._key_locks)
+    def _updates(self, model: type[Base], changed: Sequence[Base]) -> list[Statement]:
+        """Ask to write the rows of one table that have changed, with each column that has changed in any of them.
 
-    def _forget_changes(self) -> None:
-        self._concluded, self._made_known, self._moves, self._changed = {}, [], [], {}
-
-
-def lock_and_load(
-    connection: Connection,
-    vault: Vault,
-    cases: Sequence[PendingEntry],
-    *,
-    careful: bool,
-    named: Collection[AuthStateKey] = (),
-    replayed: InboxEntry | None = None,
-) -> UnitOfWork:
-    """Lock and read what these cases are about, and what waits for it.
-
-    A report names the authorization that it holds, whose parked entries are then resumed; a replay the entry that it
-    is of. Raises `KnownMeanwhileError` and `TooManyParkedError` with locks held that only giving up the transaction, or
-    a savepoint, releases.
-    """
-    work = UnitOfWork(
-        connection, vault, careful, cases, frozenset() if careful else frozenset(case.entry for case in cases)
-    )
-    states, keys = named_by(cases, named)
-    work.lock_authorizations(states, keys)
-    if work.known:
-        work.cases = [case for case in cases if case.entry.fingerprint not in work.known]
-        states, keys = named_by(work.cases, named)
-    waiting = work.lock_keys(states, keys, named)
-    waiting += work.lock_more_keys(waiting)
-    work.lock_waiting(waiting, replayed)
-    return work
+        Each is loaded and locked, so that what it has in a column that changed only in another is right as well.
+        """
+        table = table_of(model)
+        rows = [row for row in changed if table_of(row) is table]
+        names = {name for row in rows for name, value in vars(row).items() if value != self._on_record[row][name]}
+        return [updating(rows, [name for name in table.columns.keys() if name in names])] if rows else []  # noqa: SIM118

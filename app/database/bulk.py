@@ -47,7 +47,7 @@ OnConflict = Literal["refuse", "lock", "leave"]
 
 #: The parameter that carries all rows.
 _ROWS = "rows"
-#: What a parameter, or a field of one, is called that finds a row to write to, or to take a value from.
+#: What a parameter, or a field of one, is called that finds a row to take a value from.
 _KEY = "row_key"
 #: What the field of a key is called behind which rows are looked for.
 _AFTER = "after"
@@ -181,7 +181,7 @@ def insertion(
     copied: CopiedColumn | None = None,
     keys: Sequence[Any] = (),
 ) -> Statement:
-    """Ask to insert rows of one table, watched or not. What the database counts is left out.
+    """Ask to insert rows of one table, plain or not. What the database counts is left out.
 
     Otherwise, where a row is there already, the database refuses all, or locks it until the transaction ends, or leaves
     it as it is. What is copied is looked up as each row is inserted, by a key for each.
@@ -200,13 +200,14 @@ def insertion(
 
 
 def updating(rows: Sequence[DeclarativeBase], names: Sequence[str], *, adding: Sequence[str] = ()) -> Statement:
-    """Ask to write these columns of rows of one table, watched or not, found by their id.
+    """Ask to write these columns of rows of one table, plain or not, found by their primary key.
 
     Other columns are `adding`: what the rows have is added to what the database has by then.
     """
     table = table_of(rows[0])
-    fields = _updated(table, (*names, *adding))
-    values = [[getattr(row, name) for name in ("id", *names, *adding)] for row in rows]
+    written = (*(each.key for each in table.primary_key), *names, *adding)
+    values = [[getattr(row, name) for name in written] for row in rows]
+    fields = _updated(table, written)
     return Statement(
         partial(_update, table=table, fields=fields, adding=frozenset(adding)),
         partial(_parameters, fields=fields, rows=values),
@@ -234,7 +235,7 @@ def _inserted(table: Table, copied: CopiedColumn | None) -> tuple[Sequence[str],
 
 @cache
 def _updated(table: Table, names: Sequence[str]) -> _Fields:
-    return ((_KEY, table.c.id.type), *_fields(table.c[name] for name in names))
+    return _fields(table.c[name] for name in names)
 
 
 @cache
@@ -269,7 +270,7 @@ def _insert(
 @cache
 def _update(dialect_name: str, *, table: Table, fields: _Fields, adding: frozenset[str]) -> Update:
     given = _given(dialect_name, fields)
-    found = update(table).where(table.c.id == given.pop(_KEY))
+    found = update(table).where(*(each == given.pop(each.key) for each in table.primary_key))
     return found.values({name: table.c[name] + value if name in adding else value for name, value in given.items()})
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, ExecutionContext
 from sqlalchemy.orm import DeclarativeBase
 
 from app.database.driver import Connection as DriverConnection
-from app.database.rows import unwatched
+from app.database.rows import plain
 
 M = TypeVar("M", bound=DeclarativeBase)
 
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
     def of(self, model: type[M]) -> list[M]:
         """Read it as rows of a mapped class, which no session watches."""
-        make = unwatched(model)
+        make = plain(model)
         return [make(**dict(zip(self.names, row, strict=True))) for row in self.rows]
 
 

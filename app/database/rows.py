@@ -1,4 +1,7 @@
-"""Rows that no session watches: watching what is read, judged and written whole would cost more than all of that."""
+"""Plain rows: objects with the columns and the properties of a model, which no session watches.
+
+Watching what is read, judged and written whole would cost more than all of that.
+"""
 
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -9,17 +12,16 @@ from sqlalchemy.orm import DeclarativeBase
 M = TypeVar("M", bound=DeclarativeBase)
 
 
-def unwatched(model: type[M]) -> type[M]:
-    """Make a class of plain objects that have what the rows of a mapped class have: its columns and its properties.
+def plain(model: type[M]) -> type[M]:
+    """Make the class of a model's plain rows. A column that is not given is empty.
 
-    A column that is not given is empty. To type checkers they are the mapped class, and to whoever only reads and
-    writes their columns they are; a session does not know them, and writes nothing that is changed in them.
+    The type checker takes them for the model: its columns are there to be read and to be written.
     """
-    return cast("type[M]", _unwatched(model))
+    return cast("type[M]", _plain(model))
 
 
 @cache
-def _unwatched(model: type[DeclarativeBase]) -> type:
+def _plain(model: type[DeclarativeBase]) -> type:
     empty = dict.fromkeys(column.key for column in table_of(model).columns)
 
     def initialize(self: object, **values: Any) -> None:  # noqa: ANN401 -- whatever the columns hold
@@ -30,5 +32,5 @@ def _unwatched(model: type[DeclarativeBase]) -> type:
 
 
 def table_of(model: type[DeclarativeBase] | DeclarativeBase) -> Table:
-    """Give the table of a mapped class or of a row of it, watched or not."""
+    """Give the table of a mapped class or of a row of it, plain or not."""
     return cast("Table", model.__table__)

@@ -24,8 +24,8 @@ from app.alipay.notification import (
 )
 from app.database.bulk import KeyedStatement, insertion, updating
 from app.database.pipeline import Rows, Statement, execute
-from app.database.rows import unwatched
-from app.models import Authorization, InboxEntry
+from app.database.rows import plain
+from app.models import InboxEntry
 from app.tokens import TokenKey
 from app.vault import Vault
 
@@ -141,7 +141,7 @@ def draft(vault: Vault, arrival: VerifiedDelivery) -> InboxEntry:
     named: Notification | Named = notification or arrival.parsed.named
     fingerprint = _fingerprint(vault, delivery, notification)
     outcome, reason = _first_outcome(arrival.parsed)
-    return unwatched(InboxEntry)(
+    return plain(InboxEntry)(
         fingerprint=fingerprint,
         client_id=delivery.client_id,
         # Of one that is not understood it stays empty: that tells it from one that was, and can be read no more.
@@ -216,20 +216,14 @@ def store_or_count(connection: Connection, draft: InboxEntry, attempts: Sequence
 def count_redeliveries(repeated: Counter[int], *, at: datetime) -> list[Statement]:
     """Ask to count deliveries that repeat entries. It locks those, and so comes last."""
     rows = [
-        unwatched(InboxEntry)(id=entry_id, deliveries=times, last_received_at=at)
+        plain(InboxEntry)(id=entry_id, deliveries=times, last_received_at=at)
         for entry_id, times in sorted(repeated.items())
     ]
     return [updating(rows, ("last_received_at",), adding=("deliveries",))] if rows else []
 
 
-def save(concluded: Sequence[InboxEntry]) -> list[Statement]:
-    """Ask to write how stored entries ended, and what could be read of them only now."""
-    return [updating(concluded, _CHANGED_BY_PROCESSING)] if concluded else []
-
-
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = (InboxEntry.fingerprint, InboxEntry.id)
-_CHANGED_BY_PROCESSING = ("outcome", "reason", "found_state", "authorization_id", "type", "auth_state", "token_index")
 _KNOWN = KeyedStatement(
     lambda keys_in: keys_in.find(
         select(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason),
@@ -332,31 +326,27 @@ def _waiting(limit: int) -> KeyedStatement:
     )
 
 
-def park_illegal(connection: Connection, authorization_id: UUID) -> None:
-    """Let what was illegal for a locked authorization wait again: it was judged by a flow that was wrong."""
-    connection.execute(
+def illegal_parked_again(authorization_id: UUID) -> Statement:
+    """Ask to let what was illegal for an authorization, which is locked, wait again."""
+    return _PARK_ILLEGAL(authorizations=[(authorization_id,)])
+
+
+_PARK_ILLEGAL = KeyedStatement(
+    lambda keys_in: (
         update(InboxEntry)
         .where(
-            InboxEntry.authorization_id == authorization_id,
-            InboxEntry.outcome == Outcome.REJECTED,
-            InboxEntry.reason == Reason.ILLEGAL_TRANSITION,
+            keys_in("authorizations", InboxEntry.authorization_id),
+            InboxEntry.outcome == literal_column(f"'{Outcome.REJECTED}'"),
+            InboxEntry.reason == literal_column(f"'{Reason.ILLEGAL_TRANSITION}'"),
         )
-        .values(outcome=Outcome.PARKED, reason=Reason.EARLY)
+        .values(outcome=literal_column(f"'{Outcome.PARKED}'"), reason=literal_column(f"'{Reason.EARLY}'"))
     )
+)
 
 
 def can_be_consulted(auth_state: str | None) -> bool:
     """Say whether a consult can name this authState: half a character is kept here, but is no JSON that is taken."""
     return auth_state is None or _LONE_SURROGATE.search(auth_state) is None
-
-
-def set_outcome(
-    entry: InboxEntry, outcome: Outcome, reason: str | None = None, authorization: Authorization | None = None
-) -> None:
-    """Write down how an entry ended, and, before it moves, in which state it found the authorization it was about."""
-    entry.outcome, entry.reason = outcome, reason
-    entry.found_state = authorization.state if authorization else None
-    entry.authorization_id = authorization.id if authorization else None
 
 
 def update_parsed_fields(vault: Vault, entry: InboxEntry, notification: Notification) -> None:

@@ -47,7 +47,7 @@ def lockings(overheard: Overheard) -> list[str]:
 
 def test_redeliveries_are_counted_in_inbox_sequence(stage: Stage) -> None:
     notify_together(stage, CANCELLATIONS)
-    ids = [row["row_key"] for row in rows_of(notify_together(stage, CANCELLATIONS[::-1]), "UPDATE inbox")]
+    ids = [row["id"] for row in rows_of(notify_together(stage, CANCELLATIONS[::-1]), "UPDATE inbox")]
     assert len(ids) == NUMBER
     assert ids == sorted(ids)
 

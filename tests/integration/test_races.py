@@ -13,7 +13,6 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from app import authorizations, tokens
 from app.authorizations import Cause
@@ -21,6 +20,7 @@ from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.state_machine import Event
 from app.tokens import Grant
+from app.unit_of_work import UnitOfWork
 from tests.integration.stage import NOON, Stage, a_stage
 from tests.unit.alipay.wire import CLIENT_ID
 
@@ -135,18 +135,19 @@ def test_a_cancellation_starts_over_when_its_token_becomes_known_while_it_waits(
 ) -> None:
     """The narrowest moment, held open: the token is looked for and not found, and known before it can be parked."""
     stage = a_stage(postgresql_url, alipay_key)
-    authorization_id = stage.consult(flow="direct")
-    with ThreadPoolExecutor(1) as pool, Session(stage.database.engine) as session, session.begin():
-        authorization = authorizations.lock(session, authorization_id)
-        assert authorization is not None
+    stage.consult(flow="direct")
+    with ThreadPoolExecutor(1) as pool, stage.database.engine.connect() as connection:
+        work = UnitOfWork(connection, stage.vault)
         token_index = tokens.index(stage.vault, CLIENT_ID, Secret("token-1"))
-        tokens.find_or_meet(session, CLIENT_ID, token_index)
+        work.lock_and_load(states=[(CLIENT_ID, "s-1")], token_keys=[(CLIENT_ID, token_index)])
+        authorization = work.authorization(CLIENT_ID, "s-1")
+        assert authorization is not None
         canceling = pool.submit(stage.notify, token_canceled("token-1"))
         wait_until_somebody_waits(stage)
-        tokens.make_known(session, stage.vault, authorization, Grant(Secret("token-1")), at=NOON)
-        cause = Cause("notification", at=NOON)
-        authorizations.advance(session, authorization, Event.TOKEN_CREATED, cause=cause)
-        session.commit()
+        work.make_known(authorization, Grant(Secret("token-1")), at=NOON)
+        work.advance(authorization, Event.TOKEN_CREATED, cause=Cause("notification", at=NOON))
+        work.close()
+        connection.commit()
         assert canceling.result().outcome == "applied"
     assert stage.state() == "canceled"
     assert stage.key_locks() == []
@@ -187,15 +188,18 @@ def test_a_delivery_judges_what_whoever_moved_the_authorization_before_it_has_le
 ) -> None:
     """Held open: somebody records the same code, and has not committed yet when the delivery comes."""
     stage = a_stage(postgresql_url, alipay_key)
-    authorization_id = stage.consult()
-    with ThreadPoolExecutor(1) as pool, Session(stage.database.engine) as session, session.begin():
-        authorization = authorizations.lock(session, authorization_id)
+    stage.consult()
+    with ThreadPoolExecutor(1) as pool, stage.database.engine.connect() as connection:
+        work = UnitOfWork(connection, stage.vault)
+        work.lock_and_load(states=[(CLIENT_ID, "s-1")])
+        authorization = work.authorization(CLIENT_ID, "s-1")
         assert authorization is not None
         delivering = pool.submit(stage.notify, authcode_created("s-1", "code-1"))
         wait_until_somebody_waits(stage)
         authorizations.keep_auth_code(stage.vault, authorization, Secret("code-1"), received_at=NOON, now=NOON)
-        authorizations.advance(session, authorization, Event.AUTHCODE_CREATED, cause=Cause("api", at=NOON))
-        session.commit()
+        work.advance(authorization, Event.AUTHCODE_CREATED, cause=Cause("api", at=NOON))
+        work.close()
+        connection.commit()
         assert delivering.result().reason == "already_known"
     assert len(stage.moves()) == 2
     stage.database.close()

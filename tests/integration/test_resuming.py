@@ -16,7 +16,7 @@ from app.models import InboxEntry
 from app.reports import Consult
 from app.resuming import Resumption
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
-from app.unit_of_work import RESUMED_AT_ONCE_MAX
+from app.unit_of_work import RESUMED_AT_ONCE_MAX, UnitOfWork
 from tests.integration.stage import NOON, Stage
 from tests.integration.test_consistency import inconsistencies
 from tests.unit.alipay.wire import CLIENT_ID
@@ -49,9 +49,10 @@ def is_finished(stage: Stage) -> bool:
 def consult_and_die(stage: Stage, **said: str) -> UUID:
     """Record a consult as a process does that dies at once: the commit is the last that it does."""
     consult = Consult("s-1", client_id=CLIENT_ID, **said)  # type: ignore[arg-type] # the flow is a text there
-    recorded = stage.database.run(
-        lambda session: reports.record(session, stage.vault, stage.keyring, consult, cause=Cause("api", at=NOON))
-    )
+    with stage.database.engine.begin() as connection:
+        unit = UnitOfWork(connection, stage.vault)
+        recorded = reports.record(unit, stage.keyring, consult, cause=Cause("api", at=NOON))
+        unit.close()
     return recorded.authorization_id
 
 

@@ -187,7 +187,7 @@ class Live:
             is_known = (
                 authorizations.find(session, self.client_id, row.key.decode()) is not None
                 if row.kind == "authState"
-                else tokens.find(session, self.client_id, row.key) is not None
+                else session.get(AccessToken, (self.client_id, row.key)) is not None
             )
             if is_known:
                 yield f"a rendezvous is left for a known {row.kind}"
