@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
-    """Make the application with its doors and commands, from settings in the environment.
+    """Make the application with its endpoints and commands, from settings in the environment.
 
     Nothing is opened yet: the commands that migrate, or make keys, run before there is anything to open. Servers start
     from `app.wsgi`, which opens and checks it all. Raises `SettingError`; to a `flask …` command it says so itself.

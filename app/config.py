@@ -34,9 +34,9 @@ VAULT_KEY_BYTES = 32
 
 DEFAULT_NOTIFY_PATH = "/alipay/notifyAuthorization"
 
-#: Where we listen: literal, as Flask would read <…> as a variable. No request comes to a path that begins with //.
+#: Where we listen. Flask would read <…> as a variable, and no request comes to a path that begins with //.
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
-#: What Alipay signs: whatever can stand in a URL that is registered and called, which ends before a ? or a #.
+#: What Alipay signs: any path of a URL that can be registered and called; it ends before a ? or a #.
 _PUBLIC_PATH = re.compile(r"""/[^\x00-\x20"#<>?\x7f-\U0010ffff]*""")
 
 #: Settings that hold a secret: each may be given as the name of a file, with `_FILE` behind its own.
@@ -56,7 +56,7 @@ NAMES = (
 #: Alipay redelivers for 24 h 22 min (87 720 s) and may not sign anew; the rest is for clocks that differ.
 FRESHNESS_SECONDS_MIN = 90_000
 
-#: Paths that belong to the service's other doors.
+#: Paths of the service's other endpoints.
 _TAKEN_PATHS = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
 
 #: Of a folder that holds keys.
@@ -65,20 +65,20 @@ _OWNER_ONLY = 0o700
 #: The largest number that a port has.
 _PORT_MAX = 65535
 
-#: What helps where a URL was taken apart wrongly.
+#: The remedy where a URL was split in the wrong place.
 _ESCAPED = "In a user name, a password or an option, write @ as %40, : as %3A, / as %2F and % as %25."
 
-#: What Python's sqlite3 is told of a connection. Of anything else SQLAlchemy would only warn, in two lines of code.
+#: The options of Python's sqlite3.connect. Of any other SQLAlchemy would only warn.
 _OPTIONS_OF_SQLITE = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
 
-#: What psycopg keeps to itself of a connection's options, and libpq does not know.
+#: The options that psycopg reads itself: libpq does not know them.
 _OPTIONS_OF_PSYCOPG = {"prepare_threshold"}
 
 #: How often a statement is run before the driver prepares it; none never prepares any.
 _BAD_PREPARE_THRESHOLD = re.compile(r"[?&]prepare_threshold=(?!([0-9]{1,9}|none)(&|$))", re.IGNORECASE)
 
 _KEY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-#: A key of this length that ends in "=" may be base64; what is shorter is a name whose key did not come to be.
+#: A text of this length that ends in "=" may be a base64 key; a shorter one is a name with an empty key.
 _UNNAMED_KEY_LENGTH_MIN = 16
 
 
@@ -122,9 +122,9 @@ class Settings:
     public_notify_path: str
     #: Deliveries with an older request-time are refused; `None` accepts any age.
     freshness: timedelta | None
-    #: Where files that nobody placed elsewhere live.
+    #: The folder of files for which no other place is set.
     instance_path: Path
-    #: What can be used but is probably not meant, in sentences.
+    #: Sentences about settings that can be used, and are probably not meant so.
     warnings: tuple[str, ...] = ()
 
     @property
@@ -184,7 +184,7 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
 
 
 def read_keyring_path(environ: Mapping[str, str], *, instance_path: Path) -> Path:
-    """Read where the keyring is, whatever the other settings are: some commands need no more."""
+    """Read where the keyring is, and no other setting: some commands need no more."""
     return Path(_given(environ).get("FLASK_KEYRING", instance_path / "keyring.toml"))
 
 
@@ -224,7 +224,7 @@ def _misspelled(given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _is_one_slip(name: str, meant: str) -> bool:
-    """Whether one letter is missing, too many or another, or two that are side by side have changed places."""
+    """Whether one letter is missing, added or different, or two neighbors have changed places."""
     pairs = enumerate(zip(name, meant, strict=False))
     begin = next((place for place, (letter, other) in pairs if letter != other), min(len(name), len(meant)))
     rest, rest_meant = name[begin:], meant[begin:]
@@ -245,7 +245,7 @@ def _too_fresh(freshness: timedelta | None) -> Iterator[str]:
 
 
 def _metrics_keys(given: Mapping[str, str], others: Mapping[str, Secret]) -> dict[str, Secret]:
-    """Read the keys that may read the figures and nothing else, which no other key may be."""
+    """Read the keys that may read the metrics and nothing else. None may be an API key as well."""
     keys = _bearer_keys(given, "FLASK_METRICS_KEYS")
     for label, key in keys.items():
         if key in others.values():
@@ -279,9 +279,9 @@ def _default_database_url(instance_path: Path) -> str:
 
 
 def _require_usable_url(name: str, url: str) -> None:
-    """Refuse a URL of which a driver would say in a traceback what is wrong with it, and quote the password there.
+    """Refuse a URL that a driver would refuse in a traceback, with the password in it.
 
-    Nothing of the URL is quoted: where it is taken apart wrongly, any part may be one of the password.
+    Nothing of the URL is quoted: where it is split in the wrong place, any part may be one of the password.
     """
     if url.startswith("postgresql") and url.count("@") > 1:
         raise SettingError(name, f"has more than one @. {_ESCAPED}")
@@ -303,7 +303,7 @@ def _require_usable_url(name: str, url: str) -> None:
 
 
 def _require_sqlite_options(url: URL) -> None:
-    # With a URI, SQLite itself is told what SQLAlchemy does not know.
+    # With a URI, SQLite itself reads the options.
     if "uri" not in url.query and not set(url.query) <= _OPTIONS_OF_SQLITE:
         raise ValueError
     url.get_dialect()().create_connect_args(url)
@@ -364,24 +364,24 @@ def _sqlite_file(database_url: str) -> Path | None:
 
 
 def _holds_index_key(file: Path | None) -> bool:
-    """Say whether a vault key has been used with an SQLite database. One that cannot be read has been, for all we know.
+    """Say whether a vault key has been used with an SQLite database. For one that cannot be read the answer is yes.
 
-    It is looked at before anything else is, and only where the file of the vault key is not there.
+    Asked only where the file of the vault key is missing, before anything else looks at the database.
     """
     if file is None or not file.exists():
         return False
     try:
-        # Read and write, as everybody opens it, leaves no journal of its own behind; this makes no file.
+        # mode=rw makes no file, and leaves no journal behind as read-only does.
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             return connection.execute("SELECT 1 FROM index_key").fetchone() is not None
     except sqlite3.OperationalError as error:
-        return error.sqlite_errorcode != sqlite3.SQLITE_ERROR  # That is said of a table that is not there.
+        return error.sqlite_errorcode != sqlite3.SQLITE_ERROR  # So SQLite says that there is no such table.
     except sqlite3.DatabaseError:
         return True
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder that is its owner's alone, and take one that everybody may write to from them."""
+    """Make a folder that only its owner may use; of one that all may write to, make one that only the owner may."""
     path.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
     if path.stat().st_mode & stat.S_IWOTH:
         path.chmod(_OWNER_ONLY)
@@ -421,7 +421,7 @@ def _bearer_keys(given: Mapping[str, str], name: str) -> dict[str, Secret]:
 
 
 def _united(name: str, keys: Mapping[str, Secret], more: Mapping[str, Secret]) -> dict[str, Secret]:
-    """Join the two lists: whoever may read tokens may also use the rest of the API."""
+    """Join the two lists: a key that may read tokens may also use the rest of the API."""
     united = dict(keys)
     for label, key in more.items():
         if label in united and united[label] != key:

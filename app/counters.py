@@ -1,9 +1,9 @@
 """Count in memory, and share the counts of several processes through a folder that may fail without harm.
 
-Counting touches no file, so that a full disk or a missing folder never decides, delays or prevents an answer. Every
-second a thread writes what a process has counted into a file of its own, as a whole; whoever shows the figures adds up
-all files. A process takes a free slot, a number that a lock on a file holds for as long as it lives, and goes on
-counting where the last holder of that slot ended: files are never more than processes that lived at one time.
+Counting touches no file, so that a full disk or a missing folder never decides, delays or prevents a response. Every
+second a thread of each process writes what that process has counted into a file of its own, and /metrics adds up all
+files. A process locks a free slot, which is a numbered file, for as long as it lives, and goes on counting where the
+last holder of that slot ended: there are never more files than processes that lived at one time.
 """
 
 import fcntl
@@ -20,11 +20,11 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
-#: A scraper asks every ten seconds or less often. What a killed process has counted since is lost, and nothing else is.
+#: Scrapers ask every ten seconds or less often. A killed process loses what it has counted since the last write.
 _WRITE_INTERVAL_SECONDS = 1
-#: More processes than that do not serve together.
+#: Far more processes than serve together.
 _SLOTS_MAX = 1024
-#: A file is filled up to a multiple of this, so that a full disk has room for what the next hours bring.
+#: A file is padded to a multiple of this, so that counts of the next hours fit even on a full disk.
 _FILLED_TO_BYTES = 8192
 #: A disk that hangs delays the figures of the others by this much, once a scrape.
 _WAIT_SECONDS_MAX = 1
@@ -37,7 +37,7 @@ Counts = dict[Series, float]
 
 @dataclass
 class Memory:
-    """What one process has counted, and the latest of the times it was told."""
+    """The counts of one process, and the latest value of each series of times."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sums: Counts = field(default_factory=dict)
@@ -59,14 +59,14 @@ class Memory:
             return dict(self._sums), dict(self._latest)
 
     def merge(self, sums: Mapping[Series, float], latest: Mapping[Series, float]) -> None:
-        """Take over what another process has counted."""
+        """Add the counts of another process."""
         for series, amount in sums.items():
             self.add(series, amount)
         for series, value in latest.items():
             self.note(series, value)
 
     def reset(self) -> None:
-        """Begin anew, as a forked process must; the lock may have been held by a thread that it does not have."""
+        """Start from nothing, as a forked process must: a thread that it does not have may hold the lock."""
         self._lock = threading.Lock()
         self._sums = {}
         self._latest = {}
@@ -79,21 +79,21 @@ class SharedCounts:
         self.folder = folder
         self._memory = memory
         self._guard = threading.Lock()
-        #: The lock of the slot, as long as there is one.
+        #: The slot and the open file that locks it; `None` until one is taken.
         self._slot: int | None = None
         self._descriptor: int | None = None
         self._written: bytes = b""
         self._has_failed = False
 
     def write_for_ever(self) -> None:
-        """Write again and again, in a thread of its own."""
+        """Write every second, in a thread of its own."""
         pause = threading.Event()
         while True:
             self.write()
             pause.wait(_WRITE_INTERVAL_SECONDS)
 
     def write(self) -> bool:
-        """Write what was counted, and say whether that could be done. The first failure in a row is logged."""
+        """Write the counts, and say whether that succeeded. The first failure in a row is logged."""
         if not self._guard.acquire(timeout=_WAIT_SECONDS_MAX):
             return False
         try:
@@ -112,7 +112,7 @@ class SharedCounts:
         return not self._has_failed
 
     def total(self) -> tuple[Counts, Counts]:
-        """Add up what all have counted; where this process cannot write, what it has counted itself."""
+        """Add up the counts of all processes; where this one cannot write, return only its own."""
         if not self.write():
             return self._memory.snapshot()
         total = Memory()
@@ -136,7 +136,7 @@ class SharedCounts:
         if document == self._written and path.exists():
             return
         filled = document.ljust(-(-len(document) // _FILLED_TO_BYTES) * _FILLED_TO_BYTES)
-        # Whoever reads sees the old file or the new one. No power cut matters: it ends the counting process too.
+        # A reader sees the old file or the new one. No fsync: a power cut ends the counting process too.
         fresh = self.folder / f"{self._slot}.fresh"
         try:
             fresh.write_bytes(filled)
@@ -150,7 +150,7 @@ class SharedCounts:
         self._written = document
 
     def _require_slot(self) -> None:
-        """Have a slot whose lock lies in the folder: it may have been removed, and be made anew by another."""
+        """Take a slot, again if its lock file was removed: another process could make and lock a file of that name."""
         if self._descriptor is not None:
             if os.fstat(self._descriptor).st_nlink:
                 return
@@ -169,7 +169,7 @@ class SharedCounts:
 
 
 def _read(path: Path) -> tuple[Counts, Counts]:
-    """Read what a process has written; a file that is gone, or that somebody else has written, counts nothing."""
+    """Read the counts of one process. A file that is missing or not of this form counts nothing."""
     try:
         document = json.loads(path.read_bytes())
         sums, latest = ({tuple(each[:-1]): float(each[-1]) for each in document[part]} for part in ("sums", "latest"))
@@ -179,7 +179,7 @@ def _read(path: Path) -> tuple[Counts, Counts]:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock a file or folder that is open, for as long as it is; say whether nobody else has."""
+    """Lock an open file or folder until it is closed; say whether it was free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -191,7 +191,7 @@ def _lock(descriptor: int) -> bool:
 def folder_of_its_own(places: Iterable[Path]) -> Iterator[Path | None]:
     """Make a folder in the first of these places that takes one, and remove it at the end.
 
-    What a killed service has left in that place is removed; a living one holds a lock, so that several may share it.
+    The folders of killed services in that place are removed. A living one holds a lock, so several may share the place.
     """
     made = next(filter(None, map(_made_in, places)), None)
     if made is None:
@@ -208,23 +208,23 @@ def folder_of_its_own(places: Iterable[Path]) -> Iterator[Path | None]:
 def _made_in(place: Path) -> tuple[Path, int] | None:
     try:
         place.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-        breaker = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        place_descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            if os.fstat(breaker).st_uid != os.geteuid():
-                # In a folder for temporary files anybody may have made it.
+            if os.fstat(place_descriptor).st_uid != os.geteuid():
+                # Any user may have made it in a folder for temporary files.
                 return None
             # One at a time: a folder is locked before another service can take it for one that was left behind.
-            fcntl.flock(breaker, fcntl.LOCK_EX)
+            fcntl.flock(place_descriptor, fcntl.LOCK_EX)
             for left in place.iterdir():
                 with suppress(OSError):
                     _remove_if_left(left)
             folder = Path(tempfile.mkdtemp(dir=place))
             descriptor = os.open(folder, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # A file too, or a full disk would be found out later.
+            # A file too, so that a full disk is noticed now.
             (folder / "0.lock").write_bytes(b"")
         finally:
-            os.close(breaker)
+            os.close(place_descriptor)
     except OSError:
         return None
     return folder, descriptor

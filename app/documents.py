@@ -1,4 +1,4 @@
-"""Show authorizations and notifications as JSON documents: the same over HTTP and in the shell, without secrets."""
+"""Authorizations and notifications as JSON documents, without secrets: the same over HTTP and in the shell."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,7 +1,7 @@
-"""Write one line for each thing that happened: a time, a fixed message, and its fields as `name=value`.
+"""The log: a line for each event, with a time, a fixed message, and its fields as `name=value`.
 
-A thread of its own writes them, from a bounded queue: a full disk or a pipe that nobody reads costs lines, which are
-counted, and never an answer.
+A thread of its own writes the lines from a bounded queue. A full disk or a pipe that nobody reads costs lines, which
+are counted, and never delays a response.
 """
 
 import atexit
@@ -21,22 +21,22 @@ from pathlib import Path
 
 from typing_extensions import override
 
-#: What every record has; whatever else is on one was given with `extra`, and is a field.
+#: The attributes of every record. All others were given with `extra`, and are fields.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 #: The loggers of the server that runs under `flask serve`.
 SERVERS = ("_granian", "granian.access")
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
-#: The place where it broke is among the innermost.
+#: The line that failed is among the innermost.
 _FRAMES_MAX = 12
 
-#: What may wait to be written: some 20,000 lines, or all that a busy worker logs in five seconds.
+#: The bound of the queue: some 20,000 lines, or what a busy worker logs in five seconds.
 PENDING_BYTES_MAX = 4 * 1024 * 1024
-#: So much goes into a pipe in one piece, never mixed with the lines of another worker (POSIX).
+#: A write of this size to a pipe is atomic: never mixed with the lines of another worker (POSIX).
 _PIECE_BYTES = select.PIPE_BUF
 #: Lines that come within this time share a write, which wakes the thread 50 times a second at most.
 _PAUSE_SECONDS = 0.02
-#: When to try again what could not be written, for want of space on a disk for example.
+#: The pause before a failed write is retried, on a full disk for example.
 _RETRY_SECONDS = 0.5
 #: How long the end of the process waits for the last lines.
 _FLUSH_SECONDS_MAX = 1
@@ -66,7 +66,7 @@ def _written(value: object) -> str:
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """Describe an error for a log by its class and the lines it came through; its own words may quote a token.
+    """Describe an error for a log by its class and its trace; its message may quote a token.
 
     An error that names its cause, as that of an unavailable database does, is described with it.
     """
@@ -80,26 +80,26 @@ def ignore_dropped_lines(_count: int) -> None:
 
 
 class BackgroundHandler(logging.Handler):
-    """Write lines in a thread of its own, in their order; whoever has one to write never waits.
+    """Write lines in a thread of its own, in their order. To log a line never waits.
 
-    The standard library's QueueListener would write record by record, and wait without a bound to be stopped.
+    The standard library's QueueListener writes record by record, and waits without a bound when it is stopped.
     """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self.setFormatter(FieldFormatter())
-        #: Called with a number of lines that were dropped just now, by whoever would have written them.
+        #: Called with the number of lines just dropped, on the thread that logged them.
         self.on_dropped: Callable[[int], None] = ignore_dropped_lines
         self._descriptor = descriptor
         self._reset()
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        """Begin empty: a forked process has neither the thread nor, being another, the lines."""
+        """Start empty, as a forked process must: it does not have the thread, and the lines are its parent's."""
         self._guard = threading.RLock()
         self._lines: deque[bytes] = deque()
         self._pending_bytes = 0
-        #: Not yet told in the log.
+        #: Dropped lines that the log does not mention yet.
         self._dropped = 0
         self._has_lines = threading.Event()
         self._is_written = threading.Event()
@@ -108,14 +108,14 @@ class BackgroundHandler(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a line to be written, or drop it where too much waits already."""
+        """Queue a line, or drop it where the queue is full."""
         try:
             line = self._line(record)
         except Exception:  # noqa: BLE001 -- a record that cannot be formatted: nothing that logs may prevent an answer
             line = b""
         with self._guard:
             if self._dropped and self._pending_bytes < PENDING_BYTES_MAX // 2:
-                # Lines are being written again, and this is where some are missing.
+                # Lines are written again: say where some are missing.
                 self._append(self._notice())
             is_taken = line and self._pending_bytes + len(line) <= PENDING_BYTES_MAX
             if is_taken:
@@ -148,7 +148,7 @@ class BackgroundHandler(logging.Handler):
     def _start(self) -> None:
         if self._thread is not None:
             return
-        # Where no thread can be had now, the next line tries again.
+        # Where no thread can be started now, the next line tries again.
         with suppress(RuntimeError):
             thread = threading.Thread(target=self._write_for_ever, name="log", daemon=True)
             thread.start()
@@ -163,7 +163,7 @@ class BackgroundHandler(logging.Handler):
             time.sleep(_PAUSE_SECONDS)
 
     def _next_piece(self) -> bytes:
-        """Take whole lines, as many as go into a pipe at once; nothing means that all is written."""
+        """Take whole lines, as many as one atomic write holds; nothing means that all are written."""
         with self._guard:
             piece = bytearray()
             while self._lines and (not piece or len(piece) + len(self._lines[0]) <= _PIECE_BYTES):
@@ -177,12 +177,12 @@ class BackgroundHandler(logging.Handler):
             return b""
 
     def _write(self, piece: bytes) -> None:
-        """Write it all, however long that takes: what comes meanwhile waits in the queue, or is dropped."""
+        """Write all of it, however long that takes: until then new lines are queued, or dropped."""
         while piece:
             try:
                 piece = piece[os.write(self._descriptor, piece) :]
             except BlockingIOError:
-                # Somebody who shares it has set it not to wait.
+                # Another process that shares the pipe has made it non-blocking.
                 select.select([], [self._descriptor], [], _RETRY_SECONDS)
             except OSError:
                 time.sleep(_RETRY_SECONDS)
@@ -199,7 +199,7 @@ def configure(on_dropped: Callable[[int], None] | None = None) -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        # What a library says that nobody else listens to.
+        # The warnings of libraries whose loggers have no handler.
         logging.lastResort = handler
     for handler in logger.handlers:
         if isinstance(handler, BackgroundHandler) and on_dropped is not None:
@@ -208,10 +208,10 @@ def configure(on_dropped: Callable[[int], None] | None = None) -> None:
 
 def _handler() -> logging.Handler:
     try:
-        # A descriptor of our own: whoever closes standard error later must not have us write into another file.
+        # A descriptor of our own: if standard error is closed, its number may become another file's.
         handler = BackgroundHandler(os.dup(sys.stderr.fileno()))
     except (AttributeError, OSError, ValueError):
-        # There is none, or it is no file, as in a test.
+        # Standard error is closed, or no file, as in a test.
         stream: logging.Handler = logging.NullHandler() if sys.stderr is None else logging.StreamHandler(sys.stderr)
         stream.setFormatter(FieldFormatter())
         return stream
@@ -220,9 +220,9 @@ def _handler() -> logging.Handler:
 
 
 def include_everything(*loggers: str) -> None:
-    """Write the same way what would otherwise go to standard error, or output, at once: in a process that serves.
+    """Log, in a process that serves, what would otherwise go to standard error at once.
 
-    That is what these loggers say, Python's warnings, and what ends a thread.
+    That is: the messages of these loggers, Python's warnings, and the error that ends a thread.
     """
     (handler,) = logging.getLogger("app").handlers[:1]
     for name in loggers:

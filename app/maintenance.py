@@ -1,6 +1,6 @@
-"""Keep when each kind of maintenance last succeeded, so that its absence can be alerted on.
+"""When each kind of maintenance last succeeded, so that an alert can tell that it no longer runs.
 
-It is run from a shell, and the figures are asked of a server: what both see is the database.
+Commands run it and servers show it in /metrics, so it is kept in the database.
 """
 
 from collections.abc import Mapping

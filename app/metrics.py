@@ -1,7 +1,7 @@
-"""Count what an operator is woken by. Labels come from fixed sets, never from a stranger.
+"""The metrics that /metrics shows and alerts watch. Labels come from fixed sets, never from a sender.
 
-Every series is there from the start, at 0: what appears with its first event has no increase that an alert could see.
-Nothing here raises or waits, so that counting decides nothing.
+Every series is there from the start, at 0: a series that appears with its first event has no increase that an alert
+could see. Nothing here raises or waits, so that counting decides nothing.
 """
 
 import logging
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _memory = Memory()
-#: Set in a process that serves together with others.
+#: Holds one in a process that serves together with others, and none otherwise.
 _shared: list[SharedCounts] = []
 
 
@@ -48,7 +48,7 @@ class Counter:
             _not_counted(self.name, error)
 
     def family(self, sums: Counts, more: Iterable[tuple[str, ...]] = ()) -> Metric:
-        """Give every series: those of the fixed labels, of `more` combinations, and whatever was counted."""
+        """Give every series: of the fixed labels, of `more` combinations, and all that were counted."""
         metric = CounterMetricFamily(self.name, self.documentation, labels=list(self.labels))
         expected = (*product(*self.labels.values()), *more)
         for values, amount in _series(self.name, sums, expected).items():
@@ -91,14 +91,14 @@ class Latest:
         self._label = label
 
     def note(self, value: str, at: float) -> None:
-        """Take note of one. Never raises, as above."""
+        """Keep the time of one event. Never raises, as above."""
         try:
             _memory.note((self.name, value), at)
         except Exception as error:  # noqa: BLE001 -- as the docstring says
             _not_counted(self.name, error)
 
     def family(self, latest: Counts, expected: Iterable[str]) -> Metric:
-        """Give every series, also those of which nothing was heard yet."""
+        """Give every series, also those without an event yet."""
         metric = GaugeMetricFamily(self.name, self.documentation, labels=[self._label])
         for values, at in _series(self.name, latest, ((each,) for each in expected)).items():
             metric.add_metric(values, at)
@@ -162,7 +162,7 @@ def count_notification(notification_type: str | None, outcome: str) -> None:
 
 
 def count_dropped_lines(count: int) -> None:
-    """Count log lines that will never be written."""
+    """Count log lines that were dropped."""
     LOG_LINES_DROPPED.inc(amount=count)
 
 
@@ -175,8 +175,8 @@ def share() -> None:
         os.register_at_fork(after_in_child=_start_anew)
 
 
-def figures(clients: Collection[str]) -> Iterator[Metric]:
-    """Give every figure that is counted, of all processes together; `clients` are those of the keyring."""
+def collect(clients: Collection[str]) -> Iterator[Metric]:
+    """Give every metric that is counted, of all processes together; `clients` are those of the keyring."""
     sums, latest = _shared[0].total() if _shared else _memory.snapshot()
     for counter in _COUNTERS:
         yield counter.family(sums)
@@ -203,7 +203,7 @@ def _series(name: str, counts: Counts, expected: Iterable[tuple[str, ...]]) -> d
 
 
 def _write_in_background() -> None:
-    # Where no thread can be had the figures of the others lack those of this process until it is asked for them.
+    # Where no thread can be started, this process writes its counts only when it answers a scrape itself.
     with suppress(RuntimeError):
         threading.Thread(target=_shared[0].write_for_ever, name="counts", daemon=True).start()
 

@@ -1,6 +1,6 @@
-"""Check that this release can work on the database, before anything is served and whenever somebody asks.
+"""Check that this release can work on the database: its migration, its privileges, its synchronous standby.
 
-What is wrong is said in one sentence with its remedy: at the start, in /readyz and by every `flask …` command.
+Done at the start, in /readyz and by every `flask …` command. An error is one sentence with the problem and its remedy.
 """
 
 import re
@@ -18,27 +18,28 @@ _VERSION_TABLE = "alembic_version"
 
 _FIND_REVISION = select(column("version_num", Text)).select_from(table(_VERSION_TABLE))
 
-#: What the service does with a table. History and the index key are only ever added to, and of most tables nothing is
-#: deleted, so that an operator may withhold the rest.
+#: The privileges that the service needs on each table; an operator may withhold all others. Rows of the history and
+#: the index key are only inserted, and of most tables no row is deleted.
 _PRIVILEGES = {
     _VERSION_TABLE: ("SELECT",),
     "transitions": ("SELECT", "INSERT"),
     "index_key": ("SELECT", "INSERT"),
     "inbox": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    # The key locks.
     "rendezvous": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 _PRIVILEGES_OF_OTHERS = ("SELECT", "INSERT", "UPDATE")
 
-#: A table that is not there has no privileges; that is for the migrations to say.
+#: A table that is not there is left out: that is an error of the migration.
 _MISSING_PRIVILEGES = text(
     "SELECT current_user AS role, name, string_agg(privilege, ', ' ORDER BY privilege) AS privileges "
     "FROM unnest(CAST(:names AS text[]), CAST(:privileges AS text[])) AS needed (name, privilege) "
     "WHERE NOT has_table_privilege(to_regclass(name), privilege) GROUP BY name ORDER BY name"
 )
 
-#: With names in this setting a commit waits until one of those machines has it. Nobody but a privileged role sees
-#: whether a standby is synchronous; that there is one at all, and what the role's own connections wait for, all see.
-#: A commit that waits for a standby that is there is over in milliseconds.
+#: With names in this setting a commit waits until one of those machines has it. Only a privileged role sees whether a
+#: standby is synchronous. Every role sees whether there is a standby at all, and what its own connections wait for; a
+#: commit that waits for a standby that is there is over in milliseconds.
 _WAITS_FOR_STANDBY = text(
     "SELECT current_setting('synchronous_standby_names') <> '' "
     "AND current_setting('synchronous_commit') NOT IN ('off', 'local') "
@@ -55,7 +56,7 @@ NEWER = "newer"
 
 
 class NotMigratedError(Exception):
-    """The database has not the tables that this release works with."""
+    """The database does not have the tables that this release works with."""
 
     def __init__(self, revision: str | None) -> None:
         self.revision = revision
@@ -114,7 +115,7 @@ def check_database(session: Session) -> str:
 
 
 def is_newer(revision: str) -> bool:
-    """Say whether a revision is one of a later release: all that this one knows have numbers up to its own."""
+    """Say whether a revision is one of a later release: this release's own is the last that it knows."""
     return _REVISION.fullmatch(revision) is not None and revision > REVISION
 
 
@@ -133,7 +134,7 @@ def _require_privileges(session: Session) -> None:
 
 
 def _has_our_columns(session: Session) -> bool:
-    """Say whether all is there that this release reads and writes; a later one may have taken something away."""
+    """Say whether every column of this release is there; a later release may have dropped one."""
     try:
         for ours in Base.metadata.tables.values():
             session.execute(select(ours).limit(0))

@@ -1,4 +1,4 @@
-"""Hold a token, a code or a login id so that it cannot be shown by accident."""
+"""A token, a code or a login id that cannot be shown by accident."""
 
 import hmac
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""Keep secrets sealed at rest, and find them again without opening them.
+"""The vault: seals secrets at rest, and finds them again without opening them.
 
 A sealed value is AES-256-GCM under the first of a list of keys and opens under any of them, so a new key can be put
-first at any time. Which row and column a value belongs to is authenticated with it: a value copied elsewhere does not
-open. What must be found by value is indexed blind, by HMAC-SHA-256 under one index key that never changes.
+first at any time. Its row and column are authenticated with each value: a value copied elsewhere does not open. What
+must be found by value is indexed blind, by HMAC-SHA-256 under one index key that never changes.
 """
 
 import hashlib
@@ -100,7 +100,7 @@ class Vault:
 
     def seal(self, plain: str | bytes, *, column: str, row_key: bytes) -> bytes:
         """Seal a text, or the bytes of a body, for one column of one row."""
-        # A stranger's text may hold a lone surrogate, which strict UTF-8 refuses.
+        # A sender's text may hold a lone surrogate, which strict UTF-8 refuses.
         encoded = plain.encode("utf-8", "surrogatepass") if isinstance(plain, str) else plain
         return self.sealer.seal(encoded, column=column, row_key=row_key)
 
@@ -119,7 +119,7 @@ class Vault:
         return self.sealer.open(sealed, column=column, row_key=row_key)
 
     def blind_index(self, kind: str, *parts: str | bytes) -> bytes:
-        """Make 32 bytes that are the same for the same parts, and say nothing of them to who lacks the index key.
+        """Make 32 bytes that are the same for the same parts, and tell nothing of them without the index key.
 
         Every part goes in with its length, so that `("ab", "c")` and `("a", "bc")` differ.
         """

@@ -1,5 +1,5 @@
-"""Speak with Alipay, and nothing else: the border where bytes from the wire become values we trust, and back.
+"""Alipay's wire protocol, and nothing else: the border where bytes become values that the service trusts, and back.
 
-Each module owns one thing of the wire protocol: `delivery` the bytes as they arrived, `keyring` and `signature` who
-sent them, `notification` what they say, `acknowledgement` what we answer; `secret` keeps what they say out of sight.
+A module is one part of the protocol: `delivery` the bytes as they arrived, `keyring` and `signature` who sent them,
+`notification` what they say, `acknowledgement` the response.
 """

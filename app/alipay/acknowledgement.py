@@ -1,4 +1,4 @@
-"""NotifyResponse a delivery: the acknowledgement that stops redelivery, or a refusal of the same shape."""
+"""The response to a delivery: the acknowledgement that stops redelivery, or a refusal of the same form."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client
 from app.alipay.signature import sign
 
-#: The one body that says "received" (Antom's "notifyAuthorization"). It tells nothing of what became of the message.
+#: The one body that says "received" (Antom's "notifyAuthorization"). It does not tell the outcome.
 ACKNOWLEDGEMENT = b'{"result": {"resultCode": "SUCCESS", "resultStatus": "S", "resultMessage": "success"}}'
 
 _ACKNOWLEDGED = json.loads(ACKNOWLEDGEMENT)
@@ -27,7 +27,7 @@ _ECHO_CHARACTERS_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class NotifyResponse:
-    """An HTTP answer as values; the doors only copy it out. The result is what its body says."""
+    """An HTTP response as values, for the endpoint to copy. The result is the one that the body names."""
 
     status: int
     headers: Mapping[str, str]
@@ -41,7 +41,7 @@ def acknowledge(delivery: Delivery, client: Client | None, *, now: datetime) -> 
 
     Signed when the client's private key is known: Antom does not ask for it, the sibling network Alipay+ does.
     """
-    return _answer(
+    return _respond(
         delivery, client, now, status=HTTPStatus.OK, body=ACKNOWLEDGEMENT, result_code="SUCCESS", result_status="S"
     )
 
@@ -58,10 +58,10 @@ def refuse(
 ) -> NotifyResponse:
     """Say why there is no acknowledgement; Alipay sends again on its schedule.
 
-    Only an authentic delivery comes with its client, and is answered signed: a stranger shall not choose what we sign.
+    Only an authentic delivery comes with its client and gets a signed response: no other sender chooses what we sign.
     """
     result = {"resultCode": result_code, "resultStatus": result_status, "resultMessage": message}
-    return _answer(
+    return _respond(
         delivery,
         client,
         now,
@@ -73,7 +73,7 @@ def refuse(
 
 
 def is_acknowledgement(status: int, body: bytes) -> bool:
-    """Say, as Alipay does, whether an answer stops redelivery: status 200 and the fixed body, however it is spaced."""
+    """Say, as Alipay does, whether a response stops redelivery: status 200 and the fixed body, however it is spaced."""
     if status != HTTPStatus.OK:
         return False
     try:
@@ -82,7 +82,7 @@ def is_acknowledgement(status: int, body: bytes) -> bool:
         return False
 
 
-def _answer(
+def _respond(
     delivery: Delivery,
     client: Client | None,
     now: datetime,
@@ -94,7 +94,7 @@ def _answer(
 ) -> NotifyResponse:
     response_time = now.astimezone(UTC).isoformat(timespec="seconds")
     headers = {"Content-Type": "application/json", "response-time": response_time}
-    # A stranger's header is echoed as it came or not at all: a control character could begin a header of its own.
+    # Echoed unchanged or not at all: a control character could begin another header.
     if 0 < len(delivery.client_id) <= _ECHO_CHARACTERS_MAX and _is_plain(delivery.client_id):
         headers["client-id"] = delivery.client_id
     if client is not None and client.merchant_private_key is not None:
@@ -109,5 +109,5 @@ def _is_plain(text: str) -> bool:
 
 @functools.lru_cache(maxsize=_SIGNATURES_KEPT_MAX)
 def _signature(key: RSAPrivateKey, method: str, uri: str, client_id: str, response_time: str, body: bytes) -> str:
-    """Sign an answer, once for all that are the same: a signature costs thirty times a consistency."""
+    """Sign a response, once for all equal ones: to sign costs thirty times as much as to verify."""
     return sign(key, method=method, uri=uri, client_id=client_id, time=response_time, body=body)

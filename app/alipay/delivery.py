@@ -1,10 +1,10 @@
-"""Hold one HTTP attempt of Alipay's exactly as it arrived: what was signed is these bytes and no others."""
+"""One HTTP attempt of Alipay's exactly as it arrived: these bytes and no others were signed."""
 
 import re
 from dataclasses import dataclass, field
 
-#: A notification is well under 2 KiB with every field at its maximum; the rest is room for fields to come. Whatever is
-#: larger is no notification, and reading it would only serve whoever wants to fill our memory.
+#: A notification is well under 2 KiB with every field at its maximum; the rest is room for fields to come. A larger
+#: body is no notification, and reading it would let any sender fill our memory.
 BODY_BYTES_MAX = 64 * 1024
 
 _REQUEST_LINE = re.compile(r"(?P<method>[!#$%&'*+.^_`|~0-9A-Za-z-]+) (?P<target>[!-~\x80-\xff]+) HTTP/1\.[01]")
@@ -20,9 +20,9 @@ class Origin:
     """Where an HTTP request came from, as a log names it. Nothing is decided by it."""
 
     request_id: str = ""
-    #: Of whoever opened the connection, which is a proxy if there is one.
+    #: The address that opened the connection: a proxy's, if there is one.
     address: str = ""
-    #: What proxies say of who asked them, and whatever a stranger made them say.
+    #: X-Forwarded-For: the addresses that proxies name, and any text that the sender put there.
     forwarded_for: str = ""
 
     def fields(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Know whose signatures to believe: Alipay's public keys by client id and key version, read once from keyring.toml."""
+"""The keyring: Alipay's public keys by client id and key version, read once from keyring.toml."""
 
 import base64
 import hashlib
@@ -266,7 +266,7 @@ def _der(text: str | bytes, place: str) -> bytes:
     try:
         text = text.decode() if isinstance(text, bytes) else text
         pem = _PEM.search(text)
-        # A byte order mark here too; and base64 is often wrapped.
+        # A byte order mark here too, and base64 is often wrapped.
         wrapped = pem["base64"] if pem else text.removeprefix("\ufeff")
         return base64.b64decode("".join(wrapped.split()), validate=True)
     except ValueError:

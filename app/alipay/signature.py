@@ -1,4 +1,4 @@
-r"""Decide whether a delivery is Alipay's, over its exact bytes and before a word of it is read; sign as Alipay does.
+r"""Verify the signature of a delivery over its exact bytes, before a word of them is read; sign as Alipay does.
 
 What is signed is `METHOD URI\n<client-id>.<request-time>.<body>`, by SHA-256 and RSASSA-PKCS1-v1_5 (Antom's "Sign a
 request and verify the signature"). Alipay's Python SDK lets the signature choose the digest, decodes base64 leniently
@@ -25,7 +25,7 @@ ALGORITHM = "RSA256"
 #: could swallow the beginning of a genuine body and leave the rest, still verified, as one that Alipay never sent.
 REQUEST_TIME_CHARACTERS_MAX = 64
 #: Room for a signature by a key of 16384 bits, or of 4096 with every character percent-encoded, and for the names of
-#: its parts. Reading one takes time and memory that grow with it, which nobody gets for a header of any length.
+#: its parts. To read one takes time and memory that grow with it, so a longer one is refused unread.
 SIGNATURE_CHARACTERS_MAX = 4096
 
 _PARTS = frozenset({"algorithm", "keyVersion", "signature"})
@@ -71,7 +71,7 @@ def verify(delivery: Delivery, keyring: Keyring) -> None:
         client = keyring.client(delivery.client_id)
     except UnknownClientError:
         raise NotAuthenticError("unknown_client", "UNKNOWN_CLIENT") from None
-    # Before anything is done to them whose cost grows with their length.
+    # First, as the cost of everything below grows with their length.
     if len(delivery.signature) > SIGNATURE_CHARACTERS_MAX:
         raise NotAuthenticError("header")
     if not 0 < len(delivery.request_time) <= REQUEST_TIME_CHARACTERS_MAX:
@@ -112,8 +112,8 @@ def sign(
 def check_freshness(delivery: Delivery, *, now: datetime, limit: timedelta) -> None:
     """Raise `NotAuthenticError` if the request-time lies further back than the limit, or cannot be read as a time.
 
-    For verification the request-time is opaque, so this is only for operators who ask for it: whoever does accepts that
-    a shape nobody has seen yet is refused. A time to come is fresh; only Alipay could have signed it.
+    For verification the request-time is opaque, so this is done only where an operator has set a limit, at the price
+    that a new form of request-time is refused. A time in the future is fresh: only Alipay could have signed it.
     """
     if now - _sent_at(delivery.request_time) > limit:
         raise NotAuthenticError("stale")

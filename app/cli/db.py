@@ -1,4 +1,4 @@
-"""Migrate the database: `flask db`."""
+"""`flask db`: migrate the database, by Alembic."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +81,7 @@ def downgrade(revision: str, *, yes: bool) -> None:
     """Take the database back to REVISION; "base" drops every table and all that is in them."""
     if not yes:
         asked = the_service().settings.database_asked
-        lost = "every table, and all that is in them," if revision == "base" else f"whatever came after {revision}"
+        lost = "every table, and all that is in them," if revision == "base" else f"all that came after {revision}"
         click.confirm(f"This deletes {lost} from {asked}. Go on?", abort=True, err=True)
     before, after = _run(lambda alembic, config: alembic.downgrade(config, revision))
     if before == after:

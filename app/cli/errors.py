@@ -1,4 +1,4 @@
-"""Say what is wrong in one sentence: a person at a terminal has no use for a traceback."""
+"""Errors of commands: one sentence and an exit code, as a person at a terminal has no use for a traceback."""
 
 import sys
 from collections.abc import Iterator
@@ -10,17 +10,18 @@ from sqlalchemy.exc import DBAPIError
 from app.alipay.keyring import KeyringError
 from app.config import SettingError
 from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
+from app.index_key import WrongVaultKeyError
 from app.preflight import NotMigratedError, OutdatedReleaseError
 from app.report_errors import ClientNotInKeyringError, ClientNotNamedError, ReportRefusedError
 from app.vault import VaultError
-from app.wiring import Service, WrongVaultKeyError
+from app.wiring import Service
 
 #: Exit codes that scripts rely on.
 REFUSED = 1
 USAGE = 2
 
 
-#: Where a command leaves the service that it used: its application is not the current one any more, once it has ended.
+#: The key under which a command leaves its service in the context: its application is gone once it has ended.
 SERVICE = "notifyauth.service"
 
 
@@ -45,14 +46,14 @@ class DatabaseProblem(UsageProblem):
 
 
 class Refusal(click.ClickException):
-    """What was asked for was not found, or is not allowed."""
+    """The request was refused, or nothing was found."""
 
     exit_code = REFUSED
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn what an operator can mend into a sentence and an exit code."""
+    """Turn an error that an operator can mend into a sentence and an exit code."""
     try:
         yield
     except (KeyringError, NotMigratedError, OutdatedReleaseError, WrongVaultKeyError, VaultError) as error:
@@ -77,7 +78,7 @@ def _asked() -> str:
 
 @contextmanager
 def bad_settings_end_the_shell() -> Iterator[None]:
-    """End a `flask …` command with one sentence where a setting is bad; whoever else is calling gets the error.
+    """End a `flask …` command with one sentence where a setting is bad; every other caller gets the error.
 
     Flask loads the application while it looks for the command, and for `flask --help` prints a traceback of every
     exception. So this leaves as `exit` does.

@@ -1,4 +1,4 @@
-"""Say in one sentence why an inbox entry ended as it did."""
+"""Explain in one sentence why an inbox entry has its outcome."""
 
 from app.alipay.notification import NotificationType
 from app.authorizations import can_correct_flow
@@ -7,7 +7,7 @@ from app.inbox import Outcome, Reason, can_be_consulted
 from app.models import Authorization, InboxEntry
 from app.state_machine import AuthorizationState, Event, Flow, decide
 
-#: What an entry that names something twice is about.
+#: Why an entry of this type changed nothing.
 _SUBJECTS = {
     NotificationType.AUTHCODE_CREATED: "this auth code is on record already",
     NotificationType.TOKEN_CREATED: "this token is on record already",
@@ -17,8 +17,8 @@ _SUBJECTS = {
 
 _UNCONSULTED = "no consult with this authState is registered; it is processed as soon as one is"
 _NEVER_CONSULTED = (
-    "its authState contains half a character (a lone surrogate), which no consult can name, so it waits in vain;"
-    " a test, or a bug of the sender's, may have made it"
+    "its authState contains half a character (a lone surrogate), which no consult can name, so nothing will ever"
+    " resume it; a test, or a bug of the sender's, may have made it"
 )
 
 
@@ -61,7 +61,7 @@ def _failed(entry: InboxEntry) -> str:
 
 
 def _reasons(entry: InboxEntry, authorization: Authorization | None) -> dict[str, str]:
-    """Say what each reason means for this entry."""
+    """Explain each reason, for this entry."""
     kind, state = plain(entry.type), entry.found_state
     flow = "" if authorization is None or authorization.current_flow is Flow.AUTO_DEBIT else " in the direct flow"
     wrong_flow = "" if authorization is None else _wrong_flow(authorization)

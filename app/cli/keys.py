@@ -1,4 +1,4 @@
-"""See whose signatures are believed, and change the vault key: `flask keys`. Keys themselves are never shown."""
+"""`flask keys`: see whose signatures are believed, and change the vault key. Keys themselves are never shown."""
 
 from datetime import UTC, datetime
 from functools import partial

@@ -1,4 +1,4 @@
-"""Declare the options that several commands share, so that they are named and explained alike."""
+"""The options that several commands share, so that all name and explain them alike."""
 
 import re
 from collections.abc import Iterable
@@ -10,18 +10,18 @@ from typing_extensions import override
 from app.cli.errors import Refusal
 from app.cli.tables import plain
 
-#: What one page of the API shows at most, too.
+#: The same as of a page of the API.
 LIMIT_MAX = 1000
 LIMIT_DEFAULT = 50
 
 #: As many as the largest id of any database has.
 _DIGITS = re.compile(r"[0-9]{1,19}")
-#: What is longer says no more about the slip.
+#: Enough to see the mistake.
 _SHOWN_CHARACTERS_MAX = 40
 
 
 class Words(click.ParamType[str]):
-    """A text that is not empty, and not longer than what is stored of its kind."""
+    """A text that is not empty, and not longer than its column."""
 
     name = "text"
 
@@ -40,7 +40,7 @@ class Words(click.ParamType[str]):
 
 
 class WholeNumber(click.ParamType[int]):
-    """A whole number within bounds, refused in a sentence that says what is wanted."""
+    """A whole number within bounds, with an error in one sentence."""
 
     name = "number"
 
@@ -61,7 +61,7 @@ class WholeNumber(click.ParamType[int]):
 
 
 class NotOnRecordError(Refusal):
-    """A listing is narrowed by a value that nothing on record has and nobody knows: a slip, most likely."""
+    """A filter names a value that is neither known nor on record: a misspelling, most likely."""
 
     def __init__(self, option: str, value: str, known: Iterable[str]) -> None:
         names = ", ".join(plain(each) for each in sorted(known)) or "none"
@@ -83,5 +83,5 @@ client = click.option("--client", "client_id", metavar="ID", help="Whose, where 
 
 
 def tell_of_more(shown: int, last_id: object) -> None:
-    """Say, where no program reads it, that a listing does not show everything, and how to go on."""
+    """Say on stderr that a listing does not show everything, and how to go on."""
     click.echo(f"Only {shown} are shown: there are more. Go on with --cursor {last_id}, or see --limit.", err=True)

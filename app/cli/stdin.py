@@ -17,7 +17,7 @@ from app.alipay.token_answer import is_success, slip_for
 from app.cli.errors import UsageProblem
 from app.cli.tables import plain
 
-#: Every secret there is has at most this many characters.
+#: No secret is longer.
 SECRET_CHARACTERS_MAX = ACCESS_TOKEN_CHARACTERS_MAX
 #: Four secrets and two times, with every character escaped, take less.
 _STDIN_BYTES_MAX = 16 * 1024
@@ -25,7 +25,7 @@ _STDIN_BYTES_MAX = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One thing that stdin can tell: its name in JSON, and what a person is asked at a terminal."""
+    """A value to read: its name in JSON, and its prompt at a terminal."""
 
     name: str
     prompt: str
@@ -42,7 +42,7 @@ class StdinError(UsageProblem):
 def ask(questions: Sequence[Question], also: Sequence[str] = ()) -> Mapping[str, str]:
     """Read the answers from stdin, at a terminal one by one; the first question is the one that must be answered.
 
-    Where there is something that it may say `also`, it may be an answer of Alipay's. Raises `StdinError`.
+    With `also`, further names that applyToken answers with, the JSON may be that answer. Raises `StdinError`.
     """
     told: Mapping[str, Any]
     if sys.stdin.isatty():
@@ -83,7 +83,7 @@ def _read(first: str) -> dict[str, Any]:
 
 
 def _without_the_rest(told: Mapping[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
-    """Pass over what else applyToken answers with, and require that it gave a token."""
+    """Ignore the other fields of applyToken's answer, and require that it gave a token."""
     if not is_success(told.get("result")):
         raise StdinError("result", "says that applyToken did not succeed, so there is no token to report")
     return {name: value for name, value in told.items() if name in names or slip_for(name, names) is not None}

@@ -1,7 +1,7 @@
-"""Print what was found: tables and facts for people, JSON for programs.
+"""Print tables and facts for people, and JSON for programs.
 
-What a stranger wrote reaches a terminal with its control characters spelled out, and is folded rather than cut. Piped,
-every row is one line, however long.
+A sender's text reaches a terminal with its control characters spelled out, and is folded rather than cut. Piped, every
+row is one line, however long.
 """
 
 import io
@@ -17,13 +17,13 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: What is shown of a secret.
+#: Shown in place of a secret.
 MASK = "***"
 
 #: Wider than any row: an authState takes 256 characters, each of them at most ten columns when spelled out.
 _UNFOLDED_COLUMNS = 100_000
 _GAP_COLUMNS = 2
-#: No word of ours is longer. A stranger's may be, and is folded.
+#: No word of ours is longer. A sender's may be, and is folded.
 _WORD_COLUMNS_MAX = 20
 #: Folded into less, a text is no longer readable.
 _FREE_COLUMNS_MIN = 8
@@ -58,7 +58,7 @@ def ending(outcome: str, reason: str | None) -> str:
 
 
 def print_json(document: object) -> None:
-    """Print JSON, in ASCII: whatever is in it, no terminal obeys it and every program can read it."""
+    """Print JSON in ASCII: no terminal obeys a character of it, and every program can read it."""
     click.echo(json.dumps(document, indent=2))
 
 
@@ -92,7 +92,7 @@ def _has_room(headers: Sequence[str], cells: Sequence[Sequence[str]], last: str)
 def _print_with_lines_below(
     headers: Sequence[str], cells: Sequence[Sequence[str]], *, free: Sequence[str], last: str
 ) -> None:
-    """Print a table without its last column, and what is in that below each row."""
+    """Print a table without its last column, whose cells stand on lines below their rows."""
     position = headers.index(last)
 
     def without(row: Sequence[str]) -> list[str]:
@@ -135,7 +135,7 @@ def _widths(table: Sequence[Sequence[str]], headers: Sequence[str], free: Sequen
 
 
 def _filled(columns: Sequence[Sequence[str]], widths: Sequence[int | None]) -> Sequence[int]:
-    """Share what room is left among the columns without a width: every row is to be laid out alike."""
+    """Share the remaining room among the columns without a width, so that all rows have the same columns."""
     from rich.cells import cell_len  # noqa: PLC0415 -- as below
 
     needed = [
@@ -144,7 +144,7 @@ def _filled(columns: Sequence[Sequence[str]], widths: Sequence[int | None]) -> S
     room = _columns() - _GAP_COLUMNS * (len(widths) - 1) - sum(width or 0 for width in widths)
     filled = list(widths)
     for left_open in range(widths.count(None), 0, -1):
-        # The one that needs least first: what it leaves is for the others.
+        # The column that needs least comes first: the room it leaves goes to the others.
         least = min((each for each, width in enumerate(filled) if width is None), key=needed.__getitem__)
         filled[least] = max(1, min(needed[least], room // left_open))
         room -= filled[least] or 0

@@ -1,4 +1,4 @@
-"""Pretend to be Alipay: sign and send notifications, send them again until they are acknowledged, play scenarios.
+"""A pretend Alipay: signs and sends notifications, redelivers them until they are acknowledged, plays scenarios.
 
-It knows the wire (`app.alipay`) and nothing else of the service: whatever it finds out, it finds out over HTTP.
+It knows the wire (`app.alipay`) and nothing else of the service, with which it speaks over HTTP only.
 """

@@ -1,7 +1,7 @@
-"""Show the service at work, in a minute: start it, play scenarios at it over HTTP, and print what became of them.
+"""The demo: start the service, play scenarios against it over HTTP, and print the authorizations that result.
 
-Everything it makes is in one folder of its own, `instance/demo`, new for each run: no real instance is touched. It
-drives the service as anyone could, by its commands, and ends with 0 only if every answer was the right one.
+Everything it makes is in one folder of its own, `instance/demo`, new for each run: no real instance is touched. It uses
+the public commands only, and ends with 0 only if every answer was the right one.
 """
 
 import base64
@@ -26,7 +26,7 @@ import urllib3
 
 SCENARIOS = ("full-life", "redelivery", "wrong-order", "illegal", "forgery", "malformed")
 
-#: Starting takes a second or two; a machine that needs longer than this is not going to make it.
+#: Starting takes a second or two.
 _START_SECONDS_MAX = 30
 #: The server finishes what it has begun; there is never more than one request.
 _STOP_SECONDS_MAX = 10
@@ -126,7 +126,7 @@ class Stage:
 
 
 def _environment() -> dict[str, str]:
-    """Forget the settings of whoever runs the demo, those in `.env` too: a real instance is not to be found."""
+    """Leave out the FLASK_ variables of the user, those in `.env` too, so that no real instance is used."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
     return others | {"FLASK_APP": "app", "FLASK_SKIP_DOTENV": "1"}
 
@@ -182,7 +182,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 @click.command()
 def main() -> None:
     """Show the service at work, in a minute."""
-    # Whoever ends the demo from outside must not leave a server behind.
+    # SIGTERM must not leave a server behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stage = Stage(Path("instance", "demo"))
     stage.set_up()

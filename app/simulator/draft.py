@@ -1,4 +1,4 @@
-"""Write notifications the way Alipay does: every scalar a JSON string, nothing in the body that says which or when."""
+"""Write notifications as Alipay does: every scalar is a JSON string, and the body has neither an id nor a time."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -13,9 +13,9 @@ _RESULT_CODES = {"S": "SUCCESS", "F": "PROCESS_FAIL", "U": "UNKNOWN_EXCEPTION"}
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A notification that is still to be written out; what is `None` is left out of the body.
+    """A notification to be written. A field that is `None` is left out of the body.
 
-    Nothing is checked: a notification that Alipay would never send is a good test of whoever receives it.
+    Nothing is checked: a notification that Alipay would never send is a good test of a receiver.
     """
 
     type: str

@@ -1,4 +1,4 @@
-"""Make the keys of a sandbox: a pretend Alipay's, a merchant's, and the keyring that introduces them to the service."""
+"""Make the keys of a sandbox: the simulator's, the merchant's, and the keyring with which the service knows them."""
 
 import json
 import os

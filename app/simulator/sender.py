@@ -30,7 +30,7 @@ REDELIVERY_DELAYS = (
 
 CONTENT_TYPE = "application/json; charset=UTF-8"
 
-#: Alipay documents no limit. Whoever needs longer than this to store one row is as good as gone.
+#: Alipay documents no limit. A service that needs longer than this to store one row is not working.
 _TIMEOUT = urllib3.Timeout(connect=5, read=10)
 
 
@@ -43,7 +43,7 @@ class UnusableUrlError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Whoever signs: Alipay, in the name of one client and with one of its keys."""
+    """Signs as Alipay, for one client and with one of its keys."""
 
     client_id: str
     private_key: RSAPrivateKey
@@ -165,7 +165,7 @@ class Sender:
         try:
             response = self._http.request("POST", self.url, body=delivery.body, headers=headers_of(delivery))
         except urllib3.exceptions.HTTPError as error:
-            # Without where it happened, which urllib3 says first: that is known here.
+            # urllib3's own message begins with the address, which is known here.
             return ServiceResponse(error=str(error.__cause__ or error))
         return ServiceResponse(status=response.status, body=response.data)
 

@@ -1,4 +1,4 @@
-"""The merchant's doors: report what it learned itself, and read where an authorization stands."""
+"""The merchant's endpoints: report what it learned itself, and read where an authorization stands."""
 
 import base64
 import json
@@ -73,7 +73,7 @@ def show(authorization_id: UUID) -> Response:
 
 @blueprint.get("/authorizations/<uuid:authorization_id>/authcode")
 def show_authcode(authorization_id: UUID) -> Response:
-    """Give out the auth code: one of the two doors by which a secret leaves."""
+    """Give out the auth code: one of the two endpoints that reveal a secret."""
     require_token_key()
     vault = _service().vault
 
@@ -188,7 +188,7 @@ def _give_out(what: str, authorization_id: UUID, document: Document) -> Response
 
 
 def _respond(document: Document, status: int = HTTPStatus.OK) -> Response:
-    # ASCII only: a stranger's text may hold half a character, which UTF-8 cannot.
+    # ASCII only: a sender's text may hold a lone surrogate, which UTF-8 cannot encode.
     return Response(json.dumps(document), status, content_type="application/json")
 
 

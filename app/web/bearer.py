@@ -13,7 +13,7 @@ from app.wiring import Service
 
 
 def require_key() -> None:
-    """Let through who holds one of the API keys, and remember its name.
+    """Require one of the API keys, and remember its name.
 
     Raises `ProblemError` 401.
     """
@@ -21,7 +21,7 @@ def require_key() -> None:
 
 
 def require_metrics_key() -> None:
-    """Let through who holds one of the keys of the figures, or an API key.
+    """Require a metrics key or an API key.
 
     Raises `ProblemError` 401.
     """
@@ -32,7 +32,7 @@ def require_metrics_key() -> None:
 
 
 def require_token_key() -> None:
-    """Let through who may read codes and tokens.
+    """Require that the key may read codes and tokens.
 
     Raises `ProblemError` 403.
     """
@@ -56,7 +56,7 @@ def _require(keys: Iterable[tuple[str, Secret]], detail: str) -> None:
 
 
 def _name_of(presented: str, keys: Iterable[tuple[str, Secret]]) -> str | None:
-    """Compare with every key, each in the same time, so that nobody learns from the time how close a guess was."""
+    """Compare with every key, each in constant time: the time does not tell how close a guess was."""
     digest = _digest(presented)
     found = None
     for name, key in keys:
@@ -66,5 +66,5 @@ def _name_of(presented: str, keys: Iterable[tuple[str, Secret]]) -> str | None:
 
 
 def _digest(key: str) -> bytes:
-    # Different texts stay different whatever is in them, and all of them become as long as each other.
+    # compare_digest takes ASCII text or bytes, and tells the length: of digests all have the same.
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

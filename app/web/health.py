@@ -1,4 +1,4 @@
-"""The operator's doors: is it alive, can it work, and what has it done."""
+"""The operator's endpoints: /healthz, /readyz and /metrics."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -43,7 +43,7 @@ def readyz() -> Response:
 
 @blueprint.get("/metrics")
 def metrics_page() -> Response:
-    """Give the figures of all workers together, for Prometheus."""
+    """Give the metrics of all workers together, for Prometheus."""
     service = _service()
     if not service.settings.metrics_open:
         require_metrics_key()
@@ -52,29 +52,29 @@ def metrics_page() -> Response:
     registry.register(_LookedUp(service))
     pages = [generate_latest(registry)]
     if not metrics.is_shared():
-        # What Python says of this process would be another's the next time.
+        # With several workers, the next scrape would be answered by another process.
         pages.append(generate_latest(REGISTRY))
     return Response(b"".join(pages), content_type=CONTENT_TYPE_LATEST)
 
 
 @dataclass(eq=False)
 class _Counted(Collector):
-    """What the workers have counted."""
+    """The metrics that the workers count."""
 
     service: Service
 
     @override
     def collect(self) -> Iterator[Metric]:
-        # A keyring that cannot be read now costs the names of its clients, and no figure.
+        # A keyring that cannot be read now costs the series of its clients at 0, and no count.
         clients: Collection[str] = ()
         with suppress(KeyringError):
             clients = self.service.keyring.clients
-        return metrics.figures(clients)
+        return metrics.collect(clients)
 
 
 @dataclass(eq=False)
 class _LookedUp(Collector):
-    """What the database holds at the moment of asking: any worker can tell it for all."""
+    """The metrics that are looked up in the database at each scrape, by any worker for all."""
 
     service: Service
 

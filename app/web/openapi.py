@@ -1,4 +1,4 @@
-"""Describe the doors as OpenAPI 3.1, from the models that check what comes in."""
+"""Describe the endpoints as OpenAPI 3.1, from the models that check requests."""
 
 import json
 from collections.abc import Mapping
@@ -27,8 +27,8 @@ class Operation:
     method: str
     path: str
     summary: str
-    #: The answers of success, by status.
-    answers: Mapping[int, type[BaseModel] | None]
+    #: The responses of success, by status.
+    responses: Mapping[int, type[BaseModel] | None]
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     #: The statuses of problem documents.
@@ -118,7 +118,7 @@ def operations(notify_path: str) -> list[Operation]:
 
 @blueprint.get("/openapi.json")
 def document() -> Response:
-    """Give the description of every door."""
+    """Give the description of every endpoint."""
     service: Service = current_app.extensions["notifyauth"]
     return Response(_document(service.settings.notify_path), content_type="application/json")
 
@@ -151,7 +151,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "summary": operation.summary,
         "operationId": _operation_id(operation),
         "tags": list(operation.tags),
-        "responses": {str(status): _answer(status, model) for status, model in operation.answers.items()}
+        "responses": {str(status): _response(status, model) for status, model in operation.responses.items()}
         | {str(status): _problem(status) for status in operation.problems},
         "security": [{"key": []}] if operation.needs_key else [],
     }
@@ -182,7 +182,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
 
 
 def _query_parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Describe what a URL may say. It cannot say null: what is unsaid is left out."""
+    """Describe a query parameter. A URL cannot say null: an optional parameter is left out."""
     if "anyOf" in schema:
         (schema,) = (each for each in schema["anyOf"] if each.get("type") != "null")
     said = {keyword: schema[keyword] for keyword in schema if keyword not in {"description", "title"}}
@@ -192,7 +192,7 @@ def _query_parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return parameter
 
 
-def _answer(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
+def _response(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
     described: dict[str, Any] = {"description": HTTPStatus(status).phrase}
     if model is not None:
         described["content"] = {"application/json": {"schema": _reference(model)}}
@@ -210,7 +210,7 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 
 def _schemas(listed: list[Operation]) -> dict[str, Any]:
     taken = {operation.body for operation in listed if operation.body is not None}
-    given = {each for operation in listed for each in operation.answers.values() if each is not None}
+    given = {each for operation in listed for each in operation.responses.values() if each is not None}
     models = sorted(taken | given | {response_models.Problem}, key=lambda model: model.__name__)
     _, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"

@@ -1,6 +1,6 @@
-"""Where a request came from: its id, which every answer carries, and its address, as refusals are logged with them.
+"""Where a request came from: its id, which its response carries, and its address. Refusals are logged with them.
 
-A stranger may have written all of it, so each part has a bound, and nothing is decided by it.
+Any sender may have written all of it, so each part has a bound, and nothing is decided by it.
 """
 
 import random
@@ -10,7 +10,7 @@ from flask import Flask, Response, request
 
 from app.alipay.delivery import Origin
 
-#: Where the environment of a request keeps it, once it is made.
+#: The key in the environment of a request, once it is made.
 _ORIGIN = "notifyauth.origin"
 _REQUEST_ID_HEADER = "X-Request-Id"
 
@@ -23,7 +23,7 @@ _FORWARDED_CHARACTERS_MAX = 160
 
 
 def init_app(app: Flask) -> None:
-    """Give every answer its id."""
+    """Give every response the id of its request."""
     app.after_request(_add_request_id)
 
 

@@ -1,4 +1,4 @@
-"""Say what is wrong as a problem document (RFC 9457), or, at Alipay's door, in Alipay's words."""
+"""Say what is wrong as a problem document (RFC 9457), or, at the notification endpoint, as Alipay's result."""
 
 import json
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ TITLES = {
     "internal": "A fault of the service",
 }
 
-#: What the framework refuses, or the server through it.
+#: The codes of what the framework refuses, or the server through it.
 _CODES = {
     404: "not-found",
     405: "method-not-allowed",
@@ -78,7 +78,7 @@ class ProblemError(Exception):
 
 
 def init_app(app: Flask, notify_path: str) -> None:
-    """Turn every error into a document; none of them says more than its class to a log."""
+    """Turn every error into a document. A log is told the error's class only."""
 
     @app.errorhandler(ProblemError)
     def _problem(problem: ProblemError) -> Response:
@@ -103,7 +103,7 @@ def init_app(app: Flask, notify_path: str) -> None:
         code = _CODES.get(status, "invalid" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "internal")
         note_refusal(status, code)
         if request.path == notify_path:
-            return _in_alipays_words(status, headers)
+            return _as_notify_result(status, headers)
         return to_response(ProblemError(status, code, f"{HTTPStatus(status).phrase}.", headers=headers))
 
     @app.errorhandler(Exception)
@@ -142,7 +142,7 @@ def _status_of(refused: ReportRefusedError) -> int:
             return HTTPStatus.CONFLICT
 
 
-def _in_alipays_words(status: int, headers: Mapping[str, str]) -> Response:
+def _as_notify_result(status: int, headers: Mapping[str, str]) -> Response:
     unavailable = status == HTTPStatus.SERVICE_UNAVAILABLE
     result = {
         "resultCode": "UNKNOWN_EXCEPTION" if unavailable else "PARAM_ILLEGAL",

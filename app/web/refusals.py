@@ -1,4 +1,4 @@
-"""Count and log every request that is refused, so that nothing is turned away unseen."""
+"""Count and log every request that is refused, so that none is refused unseen."""
 
 import logging
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ _log = logging.getLogger(__name__)
 #: The longest path, and the longest method, that are worth reading in a log.
 _PATH_CHARACTERS_MAX = 256
 _METHOD_CHARACTERS_MAX = 16
-#: What every notification has, and hardly anything else.
+#: Every notification has these, and hardly any other request.
 _HEADERS_OF_ALIPAY = ("client-id", "request-time", "signature")
 
 _PLACES = {"/metrics": "metrics", "/healthz": "health", "/readyz": "health", "/openapi.json": "health"}
 
 
 def note_refusal(status: int, code: str) -> None:
-    """Take note of a request that is refused for what it asks, or for how."""
+    """Count and log a request that is refused: the sender has to change it."""
     _count(status)
     if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED} and _is_a_notification():
         metrics.MISDIRECTED.inc(status)
@@ -40,7 +40,7 @@ def note_refusal(status: int, code: str) -> None:
 
 
 def note_failure(status: int, message: str, what: Mapping[str, str]) -> None:
-    """Take note of a request that could not be fulfilled, which is no fault of its sender."""
+    """Count and log a request that failed: its sender did nothing wrong."""
     _count(status)
     _log.error(message, extra={"path": _path()[:_PATH_CHARACTERS_MAX], **what, **_who_asked()})
 
@@ -66,7 +66,7 @@ def _is_a_notification() -> bool:
 
 
 def _path() -> str:
-    # Not the framework's, which takes all slashes that a path begins with for one.
+    # Not request.path, which has several leading slashes for one.
     path: str = request.environ.get("PATH_INFO", "")
     return path.encode("latin-1").decode("utf-8", "replace")
 
@@ -77,5 +77,5 @@ def _notify_path() -> str:
 
 
 def _who_asked() -> dict[str, str]:
-    """Say who asked, as far as that is known: the name of a key, an address, and the id of the request."""
+    """Name the key, the address and the id of the request, as far as they are known."""
     return {"key": g.get("key_name", ""), **origin().fields()}

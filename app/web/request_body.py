@@ -1,4 +1,4 @@
-"""Take the exact bytes of a request's body: never more than one too many, and never a part for the whole."""
+"""Read the exact bytes of a request's body: at most one more than is allowed, and never a part for the whole."""
 
 from flask import request
 
@@ -17,8 +17,9 @@ class BodyIncompleteError(Exception):
 def exact_body() -> bytes:
     """Read the body as it was sent.
 
-    In chunks it may be as long as it likes, and the framework would cut it without a word: one byte more than is
-    allowed tells. Raises `BodyTooLargeError` and `BodyIncompleteError`.
+    The framework would cut a chunked body silently: one byte more than is allowed tells that it is too long.
+
+    Raises `BodyTooLargeError` and `BodyIncompleteError`.
     """
     stream = request.environ["wsgi.input"]
     if not request.environ.get("CONTENT_LENGTH"):

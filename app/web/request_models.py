@@ -1,4 +1,4 @@
-"""What the merchant's interface takes: models that check it, and that OpenAPI describes it by."""
+"""The models of the merchant's requests: they check them, and OpenAPI is made from them."""
 
 import re
 from datetime import datetime
@@ -60,7 +60,7 @@ UserRef = Annotated[str, text(USER_REF_CHARACTERS_MAX)]
 
 
 def _time(value: object) -> datetime:
-    # A number, also one written as text, does not say whether it counts seconds or milliseconds.
+    # A number does not say whether it counts seconds or milliseconds.
     time = read_time(value) if isinstance(value, str) else None
     if time is None:
         raise PydanticCustomError("time", "Input should be a time as in 2087-06-06T12:12:12+08:00")
@@ -68,7 +68,7 @@ def _time(value: object) -> datetime:
 
 
 def _digits(value: object) -> object:
-    # What is read as a number is more than what is written as one: 5.0, 1_0, " 5", digits of any script.
+    # int() would also read 1_0, " 5" and digits of any script.
     if isinstance(value, str) and not _DIGITS.fullmatch(value):
         raise PydanticCustomError("digits", "Input should be a whole number, in digits only")
     return value
@@ -77,8 +77,8 @@ def _digits(value: object) -> object:
 Time = Annotated[datetime, PlainValidator(_time), WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
-class Sent(BaseModel):
-    """What is sent. A field that is not known is refused: it would be a misspelled one. Errors never quote."""
+class RequestModel(BaseModel):
+    """A part of a request. An unknown field is refused, as it is probably misspelled. Errors never quote."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, strict=True, extra="forbid", frozen=True, hide_input_in_errors=True
@@ -92,19 +92,19 @@ def _describe_optional_fields(schema: dict[str, Any]) -> None:
             described["anyOf"].append({"const": ""})
 
 
-def _describe_answer(schema: dict[str, Any]) -> None:
+def _describe_token_answer(schema: dict[str, Any]) -> None:
     _describe_optional_fields(schema)
     schema["additionalProperties"] = True
 
 
-class Body(Sent):
-    """What is sent in a body. An optional field may be empty, as on Alipay's wire: the same as absent."""
+class Body(RequestModel):
+    """A body. An optional field may be empty, as on Alipay's wire: the same as absent."""
 
     model_config = ConfigDict(json_schema_extra=_describe_optional_fields)
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_what_is_empty(cls, said: Any) -> Any:  # noqa: ANN401 -- whatever JSON can say
+    def _drop_empty_optional_fields(cls, said: Any) -> Any:  # noqa: ANN401 -- whatever JSON can say
         if not isinstance(said, dict):
             return said
         optional = {to_camel(name) for name, field in cls.model_fields.items() if not field.is_required()}
@@ -127,18 +127,18 @@ class AuthcodeBody(Body):
     auth_code: AuthCode
 
 
-#: What is there must not say that there is no token.
+#: A result that is given must be a success: of any other there is no token.
 _RESULT = {"anyOf": [{"type": "object", "properties": {"resultStatus": {"const": "S"}}}, {"type": "null"}]}
 
 
 class TokenBody(Body):
     """What applyToken answered with, as it came.
 
-    With `authCode` the code is recorded too; with `replaces` it is a refresh. Of what comes beside the token,
-    `userLoginId` is kept. A field that is not known is passed over, unless it is a misspelling of one that is.
+    With `authCode` the code is recorded too; with `replaces` it is a refresh. Of the other fields, `userLoginId` is
+    kept. An unknown field is ignored, unless it looks like a misspelling of a known one.
     """
 
-    model_config = ConfigDict(json_schema_extra=_describe_answer)
+    model_config = ConfigDict(json_schema_extra=_describe_token_answer)
 
     access_token: Token
     access_token_expiry_time: Time | None = None
@@ -153,7 +153,7 @@ class TokenBody(Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _pass_over_what_is_new(cls, said: Any) -> Any:  # noqa: ANN401 -- whatever JSON can say
+    def _drop_unknown_fields(cls, said: Any) -> Any:  # noqa: ANN401 -- whatever JSON can say
         if not isinstance(said, dict):
             return said
         known = [to_camel(name) for name in cls.model_fields]
@@ -174,7 +174,7 @@ class CanceledBody(Body):
     reason: Reason | None = None
 
 
-class ListQuery(Sent):
+class ListQuery(RequestModel):
     """Which authorizations to list. All of it is text in a URL, so numbers are read from text."""
 
     model_config = ConfigDict(strict=False)
@@ -203,15 +203,15 @@ def read_body(model: type[B]) -> B:
     except BodyIncompleteError:
         raise ProblemError(400, "incomplete", "The body is not as long as announced.") from None
     try:
-        return model.model_validate_json(json_text(body or _absent()))
+        return model.model_validate_json(json_text(body or _without_body()))
     except UnreadableJsonError as error:
         raise ProblemError(400, "not-json", str(error)) from None
     except ValidationError as error:
         raise _problem(error) from None
 
 
-def _absent() -> bytes:
-    """Read no body as a report without any field, where none was announced: one in chunks was broken off."""
+def _without_body() -> bytes:
+    """Read a request without a body as a report without any field. A chunked body that is empty was broken off."""
     announced = bool(announced_length(request.environ)) or "Transfer-Encoding" in request.headers
     return b"" if announced else b"{}"
 

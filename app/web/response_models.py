@@ -1,4 +1,4 @@
-"""What the merchant's and the operator's interfaces give: models that OpenAPI describes it by, and tests hold it to."""
+"""The models of the responses to merchants and operators: OpenAPI is made from them, and tests check against them."""
 
 from datetime import datetime
 from typing import Literal
@@ -10,7 +10,7 @@ from app.state_machine import AuthorizationState, Flow
 
 
 class ResponseModel(BaseModel):
-    """What is given. It has no field but those described."""
+    """A part of a response. It has no field but those described."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
@@ -27,13 +27,13 @@ class Move(ResponseModel):
     by: str | None
     reason: str | None
     notification_id: str | None
-    #: When the service was first told; `at` is when it was recorded, which is later for what had to wait.
+    #: When the service first received it; `at` is when it took effect, which is later for a parked notification.
     learned_at: datetime
     at: datetime
 
 
 class LinkedNotification(ResponseModel):
-    """A notification that was about this authorization, whatever came of it."""
+    """A notification that is linked to this authorization, whatever its outcome."""
 
     id: str
     type: str | None
@@ -116,13 +116,13 @@ class Problem(ResponseModel):
 
 
 class Alive(ResponseModel):
-    """The process answers. Nothing else was looked at."""
+    """The process answers. Nothing else is checked."""
 
     status: Literal["ok"]
 
 
 class Readiness(ResponseModel):
-    """Whether the service can do its work, and what stands in the way; tables of a newer release do not."""
+    """Whether the service can do its work, and which check fails. Tables of a newer release are no failure."""
 
     status: Literal["ready", "not ready"]
     checks: dict[str, str]

@@ -223,7 +223,7 @@ EXPLANATIONS: dict[Callable[[Shell], str], str] = {
     second_code: "applied: AUTHCODE_CREATED brought another auth code; the one that was received last is the one that "
     "is given out.",
     half_a_character: "parked: its authState contains half a character (a lone surrogate), which no consult can name, "
-    "so it waits in vain; a test, or a bug of the sender's, may have made it.",
+    "so nothing will ever resume it; a test, or a bug of the sender's, may have made it.",
     wrong_default_flow: "parked: TOKEN_CREATED is not legal in consulted, but in a state that can still be reached; it "
     "is processed when the authorization advances; its flow, auto_debit, was taken from default_flow: if that is "
     "wrong, run: flask authorizations consult s-1 --flow direct.",

@@ -223,7 +223,7 @@ def codes_applied() -> float:
     labels = {"type": "AUTHCODE_CREATED", "outcome": "applied"}
     (counted,) = [
         sample.value
-        for metric in metrics.figures(())
+        for metric in metrics.collect(())
         for sample in metric.samples
         if sample.name == "notifyauth_notifications_total" and sample.labels == labels
     ]

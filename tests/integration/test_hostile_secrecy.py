@@ -20,13 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from app import create_app
 from app.alipay.keyring import load_private_key
 from app.config import new_vault_key
+from app.index_key import INDEX_KEY_ID
 from app.logs import FieldFormatter
 from app.models import IndexKey
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from app.simulator.keys import MERCHANT_KEY_NAME
 from app.simulator.sender import headers_of
 from app.vault import INDEX_KEY_COLUMN
-from app.wiring import INDEX_KEY_ID, Service
+from app.wiring import Service
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 from tests.conftest import migrate
 from tests.integration.http_client import AUTHORIZATIONS, NOTIFY_PATH, HttpClient

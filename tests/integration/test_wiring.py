@@ -10,10 +10,11 @@ from sqlalchemy import func, select, text
 
 from app.alipay.keyring import KeyringError
 from app.config import Settings, new_vault_key, read_settings
+from app.index_key import WrongVaultKeyError
 from app.models import IndexKey
 from app.preflight import NotMigratedError
 from app.simulator.keys import make_sandbox
-from app.wiring import Service, WrongVaultKeyError
+from app.wiring import Service
 
 ALL_OK = {"database": "ok", "migrated": "ok", "vault": "ok"}
 

@@ -19,7 +19,7 @@ from app.reports import REASON_CHARACTERS_MAX, AuthcodeReport, CanceledReport, R
 from app.secret import Secret
 from app.tokens import Grant
 
-#: The three commands read alike.
+#: The help of all three commands.
 _FORMAT = """\b
 Secrets are read from stdin, never from the command line, where others see them:
   one line with the {first},
@@ -64,7 +64,7 @@ _refresh_expires_at = click.option(
 )
 
 
-record = AppGroup("record", help="Report a code, a token or a revoke that the merchant learned of itself.")
+record = AppGroup("record", help="Report a code, a token or a revoke that the merchant learned itself.")
 
 
 @record.command(epilog=_FORMAT.format(first="auth code", names="authCode"))

@@ -32,7 +32,7 @@ def dismiss(entry_ids: tuple[int, ...], reason: str) -> None:
     They are kept, wait for nothing any more, and can be purged; `flask inbox process ID` processes one again. Ends with
     1 if one of them is not parked.
     """
-    # That the database is ours, and migrated, before anything is written.
+    # Checks that the database is migrated and opens under the vault keys, before anything is written.
     _ = the_service().vault
     dismissed = 0
     ids = dict.fromkeys(entry_ids)

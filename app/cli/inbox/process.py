@@ -21,7 +21,7 @@ _BATCH_SIZE = 1000
 
 
 class NotReplayableError(Refusal):
-    """An entry that is to be processed again has been decided for good."""
+    """The outcome of an entry that is to be processed again is final."""
 
     def __init__(self, entry_id: int, outcome: str) -> None:
         open_ones = "only those that are parked, failed, dismissed or malformed can end otherwise"
@@ -64,7 +64,7 @@ def process(entry_ids: tuple[int, ...], outcomes: tuple[str, ...]) -> None:
 
 
 class Tally:
-    """Counts how entries ended, each once: one that stayed parked may be resumed by another one later."""
+    """Counts outcomes, each entry once: a later entry may resume one that stayed parked."""
 
     def __init__(self) -> None:
         self.ended: Counter[Outcome] = Counter()
@@ -89,7 +89,7 @@ def _require_replayable(entry_ids: Iterable[int], session: Session) -> None:
 
 
 def _newest_id() -> int:
-    """Find where a walk through the inbox is to end: what comes later is not its business."""
+    """Find the newest entry: those that arrive while the command runs are left out."""
     newest = look_up(partial(listing, wanted=Filter(), limit=1))
     return newest[0].id if newest else 0
 

@@ -25,7 +25,7 @@ _AGE = re.compile(r"(?P<number>[0-9]{1,5})(?P<unit>[hdw])")
 
 
 class TooYoungError(Refusal):
-    """A purge would delete what Alipay may still send again."""
+    """A purge would delete notifications that Alipay may still redeliver."""
 
     def __init__(self) -> None:
         super().__init__("Notifications younger than two days are kept: Alipay sends them again for 24 h 22 min.")

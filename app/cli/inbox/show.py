@@ -34,7 +34,7 @@ def show(entry_id: int, *, as_json: bool) -> None:
     body = _body(entry)
     explanation = explain(entry, authorization)
     if as_json:
-        document = documents.entry_summary(entry) | {**_said_in_json(entry, body, authorization)}
+        document = documents.entry_summary(entry) | {**_fields_in_json(entry, body, authorization)}
         document |= {"foundState": entry.found_state, "explanation": explanation}
         document |= {"uri": entry.uri, "requestTime": entry.request_time, "keyVersion": _key_version(entry)}
         print_json(document | {"bodyBytes": None if body is None else len(body)})
@@ -45,7 +45,7 @@ def show(entry_id: int, *, as_json: bool) -> None:
             "id": entry.id,
             "type": entry.type,
             "client": entry.client_id,
-            **_said(entry, body),
+            **_fields(entry, body),
             "state found": entry.found_state,
             **authorization_facts(authorization),
             "deliveries": entry.deliveries,
@@ -60,15 +60,15 @@ def show(entry_id: int, *, as_json: bool) -> None:
 
 
 def _body(entry: InboxEntry) -> bytes | None:
-    """Open the body; `None` where it does not open, which may be just what is to be explained."""
+    """Open the body; `None` where it does not open: the rest is shown all the same."""
     try:
         return inbox.open_body(the_service().vault, entry)
     except VaultError:
         return None
 
 
-def _said(entry: InboxEntry, body: bytes | None) -> Mapping[str, object]:
-    """Say what the notification names; of secrets, that they are there."""
+def _fields(entry: InboxEntry, body: bytes | None) -> Mapping[str, object]:
+    """List the fields of the notification, with secrets masked."""
     notification = _notification(body)
     if notification is None:
         return {"authState": entry.auth_state, "accessToken": entry.token_index and MASK}
@@ -82,8 +82,8 @@ def _said(entry: InboxEntry, body: bytes | None) -> Mapping[str, object]:
     }
 
 
-def _said_in_json(entry: InboxEntry, body: bytes | None, authorization: Authorization | None) -> Mapping[str, object]:
-    """Say for programs what people are told of a notification: a cancellation has the authState of what it canceled."""
+def _fields_in_json(entry: InboxEntry, body: bytes | None, authorization: Authorization | None) -> Mapping[str, object]:
+    """List the fields of the notification for programs. A cancellation has the authState of its authorization."""
     notification = _notification(body)
     named = entry.auth_state if authorization is None else authorization.auth_state
     return {
