@@ -10,7 +10,7 @@ logs.include_everything(*logs.SERVERS)
 metrics.share()
 
 try:
-    application.extensions["notifyauth"].check()
+    application.extensions["notifyauth"].open_all()
 except UnfitDatabaseError:
     # Waiting would not help: an operator has to change something.
     raise
