@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.cli.serve import THREADS_MAX
 from app.database.engines import POOL_SIZE
-from app.group_commit.batches import TOGETHER_MAX
+from app.group_commit import BATCH_SIZE_MAX
 from app.receiver import Receipt, Receiver
 from app.reports import AuthcodeReport
 from app.secret import Secret
@@ -73,7 +73,7 @@ def held(stage: Stage, what: str, *parameters: object) -> Iterator[None]:
 @pytest.mark.parametrize("number", [1, POOL_SIZE + 8])
 def test_rows_that_somebody_holds_hold_up_whom_they_concern_alone(on_postgresql: Stage, number: int) -> None:
     stage = on_postgresql
-    names = [f"s-{number}" for number in range(TOGETHER_MAX)]
+    names = [f"s-{number}" for number in range(BATCH_SIZE_MAX)]
     for name in names:
         stage.consult(name)
     with ThreadPoolExecutor(CROWD) as pool:
@@ -182,7 +182,7 @@ def test_the_replay_of_a_failed_entry_holds_up_nobody(on_postgresql: Stage) -> N
 
 
 def test_what_breaks_is_stored_as_failed_and_takes_nobody_with_it(stage: Stage) -> None:
-    names = [f"s-{number}" for number in range(TOGETHER_MAX)]
+    names = [f"s-{number}" for number in range(BATCH_SIZE_MAX)]
     ids = {name: stage.consult(name) for name in names}
     stage.report_authcode(ids["s-7"], "code-of-s-7")
     receiver = stage.receiver
