@@ -55,6 +55,8 @@ class Receipt:
     entry_id: int | None = None
     outcome: Outcome | None = None
     reason: str | None = None
+    #: Whether this was the first delivery of its notification.
+    is_new: bool = False
 
 
 class Receiver:
@@ -338,7 +340,7 @@ class Receiver:
         client = self._keyring.client(arrival.delivery.client_id)
         if kept.outcome is not Outcome.MALFORMED:
             answer = acknowledge(arrival.delivery, client, now=arrival.at)
-            return Receipt(answer, kept.id, kept.outcome, kept.reason)
+            return Receipt(answer, kept.id, kept.outcome, kept.reason, kept.is_new)
         answer = refuse(
             arrival.delivery,
             status=400,
@@ -348,7 +350,7 @@ class Receiver:
             client=client,
             now=arrival.at,
         )
-        return Receipt(answer, kept.id, kept.outcome, kept.reason)
+        return Receipt(answer, kept.id, kept.outcome, kept.reason, kept.is_new)
 
 
 def _is_to_be_replayed(kept: StoredEntry, arrival: VerifiedDelivery) -> bool:
