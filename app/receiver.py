@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,9 +26,8 @@ from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.authorizations import Cause
 from app.correlation import CorrelationKeys, PendingEntry
-from app.database import Database, seconds_left, within
-from app.group_commit.batches import Gathering
-from app.group_commit.workers import Crew, Promise
+from app.database import Database, DatabaseUnavailableError, seconds_left, within
+from app.group_commit import GroupCommit
 from app.inbox import Attempt, Outcome, StoredEntry, VerifiedDelivery
 from app.logs import failure
 from app.models import InboxEntry
@@ -59,6 +58,8 @@ class Receipt:
     entry_id: int | None = None
     outcome: Outcome | None = None
     reason: str | None = None
+    #: Whether this was the first delivery of its notification.
+    is_new: bool = False
 
 
 class Receiver:
@@ -78,10 +79,16 @@ class Receiver:
         self._vault = vault
         self._freshness = freshness
         self._clock = clock
-        self._gathering = Gathering(
-            self._keep_together, self._keep_alone, key=inbox.needed_by, is_unavailable=database.is_unavailable
+        self.group_commit = GroupCommit(
+            self._keep_together,
+            self._keep_alone,
+            key=inbox.needed_by,
+            unavailable=DatabaseUnavailableError,
+            is_locked=lambda error: error.is_of_one_row,
+            is_circuit_open=database.is_unavailable,
+            within=within,
         )
-        self._replays = Crew("replay", threads_max=_REPLAYS_AT_ONCE_MAX)
+        self._replays = ThreadPoolExecutor(_REPLAYS_AT_ONCE_MAX, thread_name_prefix="replay")
         self._resumption = Resumption(self._resume)
 
     def receive(self, delivery: Delivery) -> Receipt:
@@ -94,9 +101,11 @@ class Receiver:
         Never fails: what cannot be stored now is answered so that Alipay sends it again. Whoever is called back must
         not take long, nor wait for another delivery: others are told after it.
         """
-        receipt: Promise[Receipt] = Promise()
+        receipt: Future[Receipt] = Future()
+        receipt.set_running_or_notify_cancel()
         now = self._clock()
-        until = time.monotonic() + min(_SECONDS_MAX, seconds_left())
+        seconds = min(_SECONDS_MAX, seconds_left())
+        until = time.monotonic() + seconds
         try:
             verify(delivery, self._keyring)
             if self._freshness is not None:
@@ -106,7 +115,8 @@ class Receiver:
         else:
             metrics.LAST_VERIFIED.note(delivery.client_id, now.timestamp())
             arrival = VerifiedDelivery(delivery, inbox.read(delivery.body), now)
-            self._gathering.serve_later(arrival).add_done_callback(partial(self._conclude, arrival, receipt, until))
+            stored = self.group_commit.submit(arrival, seconds=seconds)
+            stored.add_done_callback(partial(self._conclude, arrival, receipt, until))
         return receipt
 
     def process(self, entry_id: int) -> list[Processed]:
@@ -266,7 +276,12 @@ class Receiver:
             return
         # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
         replay = partial(self._replay_failed, kept, until=until)
-        self._replays.do(lambda: self._answer(arrival, receipt, lambda: self._stored(arrival, replay(), resumed)))
+        answer = partial(self._answer, arrival, receipt, lambda: self._stored(arrival, replay(), resumed))
+        try:
+            self._replays.submit(answer)
+        except RuntimeError:
+            # No thread can be had, or the interpreter ends: the entry is stored all the same.
+            self._answer(arrival, receipt, lambda: self._stored(arrival, kept, resumed))
 
     def _answer(self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
         try:
@@ -337,7 +352,8 @@ class Receiver:
         _tell(resumed)
         client = self._keyring.client(arrival.delivery.client_id)
         if kept.outcome is not Outcome.MALFORMED:
-            return Receipt(acknowledge(arrival.delivery, client, now=arrival.at), kept.id, kept.outcome, kept.reason)
+            answer = acknowledge(arrival.delivery, client, now=arrival.at)
+            return Receipt(answer, kept.id, kept.outcome, kept.reason, kept.is_new)
         answer = refuse(
             arrival.delivery,
             status=400,
@@ -347,7 +363,7 @@ class Receiver:
             client=client,
             now=arrival.at,
         )
-        return Receipt(answer, kept.id, kept.outcome, kept.reason)
+        return Receipt(answer, kept.id, kept.outcome, kept.reason, kept.is_new)
 
 
 def _is_to_be_replayed(kept: StoredEntry, arrival: VerifiedDelivery) -> bool:

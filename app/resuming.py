@@ -8,12 +8,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import UUID
 
 from app.database import DatabaseUnavailableError, seconds_left
-from app.group_commit.workers import Crew
 from app.logs import failure
 from app.unit_of_work import UnfinishedError
 
@@ -39,7 +38,7 @@ class Resumption:
     def __init__(self, resume: Callable[[UUID], bool]) -> None:
         #: Resumes one piece for an authorization, and says whether there is more.
         self._resume = resume
-        self._thread = Crew("resume", threads_max=1)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="resume")
         self._lock = threading.Lock()
         self._under_way: set[UUID] = set()
 
@@ -50,7 +49,12 @@ class Resumption:
                 if authorization_id in self._under_way:
                     continue
                 self._under_way.add(authorization_id)
-            self._thread.do(partial(self._do_piece, authorization_id))
+            try:
+                self._thread.submit(self._do_piece, authorization_id)
+            except RuntimeError:
+                # No thread can be had, or the interpreter ends. The mark stays, and the next look for it finds it.
+                with self._lock:
+                    self._under_way.discard(authorization_id)
 
     def first_finish(self, work: Callable[[], T]) -> T:
         """Do work that must come after all pieces: do those first, here and now.
@@ -74,6 +78,8 @@ class Resumption:
         except DatabaseUnavailableError as unavailable:
             # The mark stays, and the next look for it finds it.
             _log.warning("resuming put off", extra={"authorization": authorization_id, **failure(unavailable)})
+        except BaseException as error:  # noqa: BLE001 -- a panic of a library too: the other pieces are to be done all the same
+            _log.error("resuming failed", extra={"authorization": authorization_id, **failure(error)})
         finally:
             with self._lock:
                 self._under_way.discard(authorization_id)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,10 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
-from app import authorizations, documents, inbox
+from app import authorizations, documents
 from app.alipay.keyring import Client, Keyring
 from app.database import Database
-from app.inbox import StoredEntry, VerifiedDelivery
 from app.inbox.upkeep import parked_by_reason
 from app.models import Authorization, InboxEntry, KeyLock
 from app.processing import Processed
@@ -77,26 +77,38 @@ class Stage:
         return self.receiver.receive(delivery)
 
     def notify_together(
-        self, bodies: Sequence[bytes], *, client_id: str = CLIENT_ID, apart: timedelta = timedelta(0)
-    ) -> list[StoredEntry]:
-        """Deliver what came, so far apart, while another was being served, so that it goes together, if that goes.
+        self,
+        bodies: Sequence[bytes],
+        *,
+        client_id: str = CLIENT_ID,
+        apart: timedelta = timedelta(0),
+        alone: int | None = 0,
+    ) -> list[Receipt]:
+        """Deliver what came, so far apart, while a transaction committed, so that it runs as one batch.
 
-        What broke before is tried again after that, as with any redelivery.
+        So many run by themselves after all, since the batch broke; `None` where a test cannot say. Then they run in the
+        order in which they came, and what is replayed after them.
         """
-        arrivals = []
-        for body in bodies:
-            delivery = a_signed_delivery(self.alipay_key, client_id=client_id, body=body)
-            arrivals.append(VerifiedDelivery(delivery, inbox.read(body), self.clock.now))
-            self.clock.now += apart
         receiver = self.receiver
-        try:
-            kept = [each for each, _ in receiver._keep_together(arrivals)]  # noqa: SLF001 -- threads would leave it to chance who meets
-        except Exception:  # noqa: BLE001 -- whatever it is, each is tried alone
-            kept = [receiver._keep_alone(each)[0] for each in arrivals]  # noqa: SLF001 -- as above
-        for each in kept:
-            if not each.is_new and each.outcome == "failed":
-                receiver.process(each.id)
-        return kept
+        commit = receiver.group_commit
+        with (
+            ThreadPoolExecutor(1) as in_order,
+            patch.object(receiver, "_replays", in_order),
+            patch.object(commit._singles, "_workers", in_order),  # noqa: SLF001 -- more than one would leave the order to chance
+            patch.object(commit, "run_batch", wraps=commit.run_batch) as batches,
+            patch.object(commit, "run_single", wraps=commit.run_single) as singles,
+        ):
+            receipts = []
+            with commit.held():
+                for body in bodies:
+                    delivery = a_signed_delivery(self.alipay_key, client_id=client_id, body=body)
+                    receipts.append(receiver.receive_later(delivery))
+                    self.clock.now += apart
+            known = [each.result(timeout=30) for each in receipts]
+        commit.close()
+        assert [len(call.args[0]) for call in batches.call_args_list] == [len(bodies)]
+        assert alone in {None, singles.call_count}
+        return known
 
     # --- the merchant ---
 

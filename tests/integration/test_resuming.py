@@ -166,7 +166,8 @@ def test_a_batch_that_more_waits_for_than_a_transaction_resumes_is_taken_apart(
         stage.consult(name)
         park(stage, [token_created(name, f"token-{number}-of-{name}") for number in range(4)])
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 6)
-    kept = stage.notify_together([authcode_created(name, f"code-of-{name}").body() for name in ("s-1", "s-2")])
+    bodies = [authcode_created(name, f"code-of-{name}").body() for name in ("s-1", "s-2")]
+    kept = stage.notify_together(bodies, alone=2)
     assert {each.outcome for each in kept} == {"applied"}
     assert [stage.state(name) for name in ("s-1", "s-2")] == ["token_active"] * 2
 

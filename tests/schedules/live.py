@@ -117,11 +117,21 @@ class Live:
     def deliver_together(self, notifications: Sequence[Words]) -> list[int]:
         """Deliver so that they are processed together, and return their places in the order in which they were."""
         bodies = [body_of(each, padding=next(self._request_times)) for each in notifications]
-        kept = self.stage.notify_together(bodies, client_id=self.client_id, apart=APART)
-        for notification, entry in zip(notifications, kept, strict=True):
-            assert self.entry_ids.setdefault(notification, entry.id) == entry.id
-        # Repetitions only count, or try again what failed.
-        return sorted(range(len(kept)), key=lambda place: (not kept[place].is_new, kept[place].id))
+        receipts = self.stage.notify_together(
+            bodies, client_id=self.client_id, apart=APART, alone=None if self.may_break() else 0
+        )
+        for notification, receipt in zip(notifications, receipts, strict=True):
+            assert receipt.entry_id is not None, f"not stored, answered {receipt.answer.status}"
+            assert receipt.answer.status == (400 if receipt.outcome == "malformed" else 200)
+            assert self.entry_ids.setdefault(notification, receipt.entry_id) == receipt.entry_id
+        new = [place for place, receipt in enumerate(receipts) if receipt.is_new]
+        # Repetitions only count, or try again what failed, in the order in which they came.
+        repeated = [place for place, receipt in enumerate(receipts) if not receipt.is_new]
+        return sorted(new, key=lambda place: receipts[place].entry_id or 0) + repeated
+
+    def may_break(self) -> bool:
+        """Whether a batch may break, which runs one by one then."""
+        return bool(self.whole)
 
     # --- what a schedule breaks ---
 

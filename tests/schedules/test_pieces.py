@@ -58,6 +58,11 @@ class LiveInPieces(Live):
         return super().deliver_together(notifications)
 
     @override
+    def may_break(self) -> bool:
+        # More may wait for a batch than one transaction resumes.
+        return True
+
+    @override
     def record(self) -> list[str]:
         self.finish()
         return super().record()

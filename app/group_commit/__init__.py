@@ -1,1 +1,0 @@
-"""Group commit: calls that arrive while a transaction commits run together in the next one."""
