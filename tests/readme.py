@@ -21,7 +21,7 @@ PAGES = (
     ROOT / "benchmarks" / "README.md",
 )
 
-_ACROSS_LINES = re.MULTILINE | re.DOTALL
+ACROSS_LINES = re.MULTILINE | re.DOTALL
 
 
 def transitions() -> str:
@@ -56,19 +56,19 @@ def script(name: str) -> list[str]:
 
 def steps() -> str:
     """What the README has a newcomer type."""
-    section = re.search(r"^## Integrate in five steps$(.*?)^## ", README.read_text(encoding="utf-8"), _ACROSS_LINES)
+    section = re.search(r"^## Integrate in five steps$(.*?)^## ", README.read_text(encoding="utf-8"), ACROSS_LINES)
     assert section is not None, "the README has no five steps"
     return "\n".join(scripts(section[1]))
 
 
 def scripts(text: str) -> list[str]:
     """Every block of a text that is to be typed as it stands."""
-    return re.findall(r"^```bash\n(.*?)^```", text, _ACROSS_LINES)
+    return re.findall(r"^```bash\n(.*?)^```", text, ACROSS_LINES)
 
 
 def anchors(page: Path) -> set[str]:
     """What a link can lead to within a page: its headings, as GitHub names them."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=_ACROSS_LINES)
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=ACROSS_LINES)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

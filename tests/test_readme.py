@@ -10,7 +10,7 @@ import pytest
 from app.config import NAMES, SECRETS
 from app.inbox import Outcome, Reason
 from tests.conftest import ROOT
-from tests.readme import BLOCKS, PAGES, README, anchors, block, commands, script, scripts, steps
+from tests.readme import ACROSS_LINES, BLOCKS, PAGES, README, anchors, block, commands, script, scripts, steps
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -128,3 +128,18 @@ def test_what_runs_before_a_commit_is_what_make_test_checks() -> None:
     hooks = re.findall(r"entry: \.venv/bin/(.*)", text_of(ROOT / ".pre-commit-config.yaml"))
     before_tests = [line for line in re.findall(r"\$\(BIN\)/(.*)", recipe[1]) if not line.startswith("pytest")]
     assert {hook.removesuffix(" --force-exclude") for hook in hooks} == set(before_tests)
+
+
+def test_every_message_that_is_to_be_looked_up_is_said_by_the_service() -> None:
+    """An ellipsis stands for what differs from one to the next."""
+    page = text_of(ROOT / "docs" / "troubleshooting.md")
+    headings = "It does not start|`/readyz` is 503|The causes of a 503|The log says"
+    sections = re.findall(f"^## (?:{headings})$(.*?)(?=^## )", page, ACROSS_LINES)
+    assert len(sections) == headings.count("|") + 1
+    # The first cell of a row, and the second where it is a message too.
+    rows = re.findall(r"^\| (.*?) \|(?: (`.*?`) \|)?", "".join(sections), re.MULTILINE)
+    messages = [message for row in rows for cell in row for message in re.findall(r"`([^`]+)`", cell)]
+    # A long literal goes on in the next line.
+    source = re.sub(r'"\s+f?"', "", "".join(text_of(path) for path in (ROOT / "app").glob("**/*.py")))
+    parts = [part.strip(" ,.()") for message in messages for part in message.split("…")]
+    assert [part for part in parts if part not in source] == []
