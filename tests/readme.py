@@ -1,10 +1,13 @@
-"""Write the parts of the README that can be generated: `python -m tests.readme`.
+"""The pages of the project: what in them is generated, and how tests find what they say.
 
-Each stands between two comments that carry its name; a test fails when one is outdated.
+A generated part stands between two comments that carry its name, in whichever page; `python -m tests.readme` writes all
+of them anew, and a test fails when one is outdated.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
 
 import click
 
@@ -12,6 +15,13 @@ from app import create_app
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
+PAGES = (
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+    ROOT / "benchmarks" / "README.md",
+)
+
+ACROSS_LINES = re.MULTILINE | re.DOTALL
 
 
 def transitions() -> str:
@@ -22,7 +32,7 @@ def transitions() -> str:
 def shell() -> str:
     """Every command of the project's own, as its help puts it."""
     lines = ["```"]
-    for name, command in sorted(_commands().items()):
+    for name, command in sorted(commands().items()):
         lines += [_usage(path, each) for path, each in _leaves(name, command)]
     return "\n".join([*lines, "```"])
 
@@ -31,28 +41,55 @@ def shell() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {"transitions": transitions, "shell": shell}
 
 
-def block(text: str, name: str) -> str:
-    """Take a block out of the README's text."""
-    return _find(text, name)[1].strip()
+def block(name: str) -> str:
+    """What a block says, in the one page that has it."""
+    page = _page_of(name)
+    return _find(page.read_text(encoding="utf-8"), name)[1].strip()
 
 
-def written(text: str) -> str:
-    """Bring every block of the README's text up to date."""
-    for name, generate in BLOCKS.items():
-        start, end = _find(text, name).span(1)
-        text = f"{text[:start]}{generate()}\n{text[end:]}"
-    return text
+def script(name: str) -> list[str]:
+    """The lines of a block that is a script."""
+    first, *lines, last = block(name).splitlines()
+    assert (first, last) == ("```bash", "```"), f"the block {name} is no script"
+    return lines
+
+
+def steps() -> str:
+    """What the README has a newcomer type."""
+    section = re.search(r"^## Integrate in five steps$(.*?)^## ", README.read_text(encoding="utf-8"), ACROSS_LINES)
+    assert section is not None, "the README has no five steps"
+    return "\n".join(scripts(section[1]))
+
+
+def scripts(text: str) -> list[str]:
+    """Every block of a text that is to be typed as it stands."""
+    return re.findall(r"^```bash\n(.*?)^```", text, ACROSS_LINES)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link can lead to within a page: its headings, as GitHub names them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=ACROSS_LINES)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@cache
+def commands() -> Mapping[str, click.Command]:
+    """The project's own commands, by name."""
+    app = create_app({"FLASK_DATABASE_URL": "postgresql://unused", "FLASK_VAULT_KEYS": "A" * 43 + "="})
+    return dict(app.cli.commands)
+
+
+def _page_of(name: str) -> Path:
+    found = [page for page in PAGES if f"<!-- {name} -->\n" in page.read_text(encoding="utf-8")]
+    assert len(found) == 1, f"the block {name} is in {len(found)} pages"
+    return found[0]
 
 
 def _find(text: str, name: str) -> re.Match[str]:
     found = re.search(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
-    assert found is not None, f"README.md has no block {name}"
+    assert found is not None, f"the block {name} has no end"
     return found
-
-
-def _commands() -> dict[str, click.Command]:
-    app = create_app({"FLASK_DATABASE_URL": "postgresql://unused", "FLASK_VAULT_KEYS": "A" * 43 + "="})
-    return dict(app.cli.commands)
 
 
 def _leaves(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
@@ -80,8 +117,12 @@ def _option(option: click.Option) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md."""
-    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write every generated block anew."""
+    for name, generate in BLOCKS.items():
+        page = _page_of(name)
+        text = page.read_text(encoding="utf-8")
+        start, end = _find(text, name).span(1)
+        page.write_text(f"{text[:start]}{generate()}\n{text[end:]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

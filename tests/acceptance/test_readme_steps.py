@@ -11,18 +11,14 @@ import pytest
 
 from app.config import new_vault_key
 from tests.conftest import ROOT
-from tests.readme import README
+from tests.readme import steps
 
 #: Installing is what brought this test here, and a port of its own keeps it out of everybody's way.
 PORT = "18642"
 
 
 def commands() -> str:
-    text = README.read_text(encoding="utf-8")
-    section = re.search(r"^## Integrate in five steps$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-    assert section is not None
-    lines = "\n".join(re.findall(r"^```bash\n(.*?)^```", section[1], re.MULTILINE | re.DOTALL))
-    lines = re.sub(r"^make \.venv/installed.*$", "", lines, flags=re.MULTILINE)
+    lines = re.sub(r"^make \.venv/installed.*$", "", steps(), flags=re.MULTILINE)
     return lines.replace("flask serve", f"flask serve --port {PORT}").replace(":8000", f":{PORT}")
 
 

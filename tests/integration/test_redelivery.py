@@ -94,7 +94,7 @@ def test_without_a_freshness_no_redelivery_is_too_old(stage: Stage, attempt: int
 
 
 def test_a_freshness_refuses_what_is_older_only_where_redeliveries_are_not_signed_anew(stage: Stage) -> None:
-    """What the README says of a freshness under a day."""
+    """What the page on configuration says of a freshness under a day."""
     outage = [(timedelta(), timedelta(hours=2))]
     stage.consult(flow="direct")
     stale = redeliver(stage, "s-1", outage, freshness=timedelta(hours=1))

@@ -1,4 +1,4 @@
-"""A server lost with its disk, and restored as the README says from a backup and PostgreSQL's log: nothing is gone."""
+"""A server lost with its disk, and restored as `docs/backup-and-restore.md` says: nothing is gone."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from app.simulator.draft import authcode_created, token_canceled
 from tests.conftest import migrate
 from tests.integration.stage import a_stage
 from tests.postgres import Cluster, running_cluster
-from tests.readme import README, block
+from tests.readme import script
 
 SECONDS_MAX = 60
 #: So many of the lines make a place for the log, and receive it.
@@ -30,11 +30,6 @@ def cluster() -> Iterator[Cluster]:
     with running_cluster({"listen_addresses": "", "fsync": "off"}) as cluster:
         migrate(cluster.url.render_as_string(hide_password=False))
         yield cluster
-
-
-def lines(name: str) -> list[str]:
-    """The commands of a block of the README."""
-    return block(README.read_text(encoding="utf-8"), name).splitlines()[1:-1]
 
 
 def environ_of(cluster: Cluster) -> dict[str, str]:
@@ -78,7 +73,7 @@ def test_with_the_log_a_restore_brings_back_all_that_was_acknowledged(
     stage = a_stage(cluster.url.render_as_string(hide_password=False), alipay_key)
     stage.consult()
     with (tmp_path / "log").open("wb") as log:
-        with typed(lines("backup"), environ, backups, log):
+        with typed(script("backup"), environ, backups, log):
             assert stage.notify(authcode_created("s-1", "code-1")).outcome == "applied"
             acknowledged = [stage.notify(token_canceled(f"token-{number}")) for number in range(20)]
             assert {receipt.answer.status for receipt in acknowledged} == {200}
@@ -86,9 +81,9 @@ def test_with_the_log_a_restore_brings_back_all_that_was_acknowledged(
             data.rename(cluster.folder / "lost")
         # The log ends in the middle of a file, as it is when the other machine is asked for it.
         assert list((backups / "wal").glob("*.partial"))
-        with typed(lines("restore"), environ, backups, log):
+        with typed(script("restore"), environ, backups, log):
             cluster.start_again()
-        with typed(lines("backup")[:RECEIVING], environ, backups, log):
+        with typed(script("backup")[:RECEIVING], environ, backups, log):
             deadline = time.monotonic() + SECONDS_MAX
             while stage.notify(authcode_created("s-1", "code-1")).answer.status != 200:
                 assert time.monotonic() < deadline
@@ -109,7 +104,7 @@ def test_without_a_receiver_the_lines_for_a_backup_leave_the_service_at_work(
     with psycopg.connect(cluster.url.set(drivername="postgresql").render_as_string(), autocommit=True) as admin:
         admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
         admin.execute("SELECT pg_reload_conf()")
-    commands = [line.replace("timeout 30", "timeout 3") for line in lines("backup")]
+    commands = [line.replace("timeout 30", "timeout 3") for line in script("backup")]
     commands = [line.replace("--synchronous", "--no-such-option") for line in commands]
     stage = a_stage(cluster.url.render_as_string(hide_password=False), alipay_key)
     with (tmp_path / "log").open("wb") as log, typed(commands, environ, backups, log):
