@@ -97,6 +97,11 @@ class Service:
             self._receiver = Receiver(self.database, self.keyring, self.vault, freshness=self.settings.freshness)
         return self._receiver
 
+    @property
+    def has_receiver(self) -> bool:
+        """Whether the receiver is made, so that using it asks neither a file nor the database."""
+        return self._receiver is not None
+
     @cached_property
     def unsafe_durability_settings(self) -> dict[str, str]:
         """Under which settings of the database what is acknowledged may be gone after a power cut; logged once."""
