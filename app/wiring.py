@@ -87,6 +87,11 @@ class Service:
             self._receiver = Receiver(self.database, self.keyring, self.vault, freshness=self.settings.freshness)
         return self._receiver
 
+    @property
+    def has_receiver(self) -> bool:
+        """Whether the receiver is made, so that using it asks neither a file nor the database."""
+        return self._receiver is not None
+
     # --- at the start of a server ---
 
     def open_all(self) -> None:

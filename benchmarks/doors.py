@@ -9,7 +9,7 @@ from pathlib import Path
 from flask import Flask, Response, abort, request
 
 from app.alipay.acknowledgement import ACKNOWLEDGEMENT
-from app.alipay.delivery import Delivery
+from app.alipay.delivery import BODY_BYTES_MAX, Delivery
 from app.alipay.keyring import Keyring
 from app.alipay.signature import NotAuthenticError, verify
 from app.config import DEFAULT_NOTIFY_PATH
@@ -48,5 +48,5 @@ def acknowledge_authentic() -> Response:
 
 _THREADS = int(os.environ["BENCH_THREADS"])
 
-empty_door = RsgiToWsgi(empty, _THREADS)
-verifying_door = RsgiToWsgi(verifying, _THREADS)
+empty_door = RsgiToWsgi(empty, _THREADS, body_bytes_max=BODY_BYTES_MAX)
+verifying_door = RsgiToWsgi(verifying, _THREADS, body_bytes_max=BODY_BYTES_MAX)

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from app import logs, metrics
+from app.alipay.delivery import BODY_BYTES_MAX
 from app.cli.current_service import the_service
 from app.cli.errors import UsageProblem, plain_errors
 from app.config import SettingError, Settings, read_settings
@@ -27,13 +28,13 @@ from app.wiring import Service
 
 _log = logging.getLogger(__name__)
 
-#: The database lets no more in, and turns away whoever comes beyond that.
+#: The database lets no more in, and refuses what comes beyond that.
 THREADS_MAX = 32
-#: A delivery that waits for its transaction keeps none of them, so that 4 and 16 acknowledge as many a second. With
-#: these, as many requests may wait for a thread as there may be connections: none is refused because all come at once.
+#: Deliveries need none of them. With these, as many requests may wait for a thread as there may be connections: none is
+#: refused because all come at once.
 _THREADS = 16
 #: An open connection counts while it is idle too, and a proxy keeps dozens open. An idle one costs a few kilobytes.
-#: Each has one request in hand at a time, so no more deliveries can wait for a transaction either.
+#: Each has one request in hand at a time, so no more deliveries can be queued for a transaction either.
 _CONNECTIONS_MAX = 256
 #: Objects that are left to themselves until somebody looks which of them are garbage: a megabyte or two.
 _UNCOLLECTED_MAX = 10_000
@@ -128,14 +129,29 @@ def _problem(instance_path: Path) -> str | None:
 def _make_bridge(threads: int, port: int) -> RsgiToWsgi:
     """Make what a worker serves. Importing the application opens and checks it."""
     application = import_module("app.wsgi").application
-    application.extensions["notifyauth"].database.share_between(threads)
+    service: Service = application.extensions["notifyauth"]
+    service.database.share_between(threads)
     # What is there by now stays: no search for garbage has to look at it. What a request leaves goes by itself, but for
     # one small cycle of the framework's.
     gc.freeze()
     gc.set_threshold(_UNCOLLECTED_MAX)
     connections = Connections(port, _CONNECTIONS_MAX)
     connections.watch()
-    return RsgiToWsgi(application, threads, inline_paths=frozenset({"/healthz"}), connections=connections)
+    return RsgiToWsgi(
+        application,
+        threads,
+        body_bytes_max=BODY_BYTES_MAX,
+        is_inline=partial(_is_inline, service),
+        connections=connections,
+    )
+
+
+def _is_inline(service: Service, path: str) -> bool:
+    """Say whether a request for this path blocks nowhere: the event loop answers it without a thread.
+
+    A notification is verified, parsed and submitted, once there is a receiver. Making one asks the database.
+    """
+    return path == "/healthz" or (path == service.settings.notify_path and service.has_receiver)
 
 
 @contextmanager

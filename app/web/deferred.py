@@ -1,4 +1,7 @@
-"""Answer once the answer is known: no thread waits for it under a server that can do without."""
+"""Deferred responses: an endpoint returns before its response is known, and keeps no thread until it is.
+
+`app.server.rsgi_to_wsgi` is called back once it is known. Any other WSGI server reads the response, and so waits.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -13,10 +16,10 @@ from app.server.rsgi_to_wsgi import Deferred
 
 
 class DeferredResponse(Response):
-    """A response that is filled in by whoever reads it, which waits for a future.
+    """A response that is filled in when it is read, once a future is resolved.
 
-    The framework is through with the request by then. What it has added to the headers stays; of the status and the
-    body it sees nothing.
+    Flask is done with the request by then: what it has added to the headers stays, and of the status and the body it
+    sees nothing.
     """
 
     def __init__(self, future: "Future[Any]", fill: Callable[[Response], None]) -> None:
@@ -26,7 +29,7 @@ class DeferredResponse(Response):
 
     @override
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        return _Pieces(self, environ, start_response)
+        return _DeferredBody(self, environ, start_response)
 
     def read(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Fill it in, and begin to send it as any other."""
@@ -35,14 +38,14 @@ class DeferredResponse(Response):
 
 
 @dataclass
-class _Pieces(Deferred):
+class _DeferredBody(Deferred):
     response: DeferredResponse
     environ: WSGIEnvironment
     start_response: StartResponse
 
     @override
-    def add_done_callback(self, tell: Callable[[], None]) -> None:
-        self.response.future.add_done_callback(lambda _: tell())
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        self.response.future.add_done_callback(lambda _: callback())
 
     @override
     def __iter__(self) -> Iterator[bytes]:

@@ -1,4 +1,8 @@
-"""Alipay's door: copy one delivery exactly as it came, and answer what the receiver says."""
+"""The notification endpoint: copies one delivery exactly as it came, and responds as the receiver says.
+
+It never blocks, so that the event loop calls it (`app.cli.serve`): it verifies, parses and submits. The response is
+deferred until the delivery is stored.
+"""
 
 import logging
 import time
@@ -23,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def add_endpoint(app: Flask, path: str) -> None:
-    """Listen for notifications at this path, and at no other: what is signed is the path to the letter."""
+    """Add the endpoint at this path, and at no other: the signature covers the path to the letter."""
 
     def require_exact_path() -> None:
         # Else the framework would redirect to a path with a slash at its end, or take the one for the other.
@@ -87,7 +91,7 @@ def refusal(status: HTTPStatus, result_code: str, message: str, *, result_status
 
 
 def _fill(response: Response, answer: NotifyResponse, received: float) -> None:
-    """Copy an answer out, and count it."""
+    """Copy the receiver's answer into the response, and count it."""
     metrics.DELIVERIES.inc(answer.status)
     if answer.status >= HTTPStatus.BAD_REQUEST:
         metrics.REFUSED_REQUESTS.inc(answer.status, "notify")

@@ -40,8 +40,10 @@ def service(settings: Settings) -> Iterator[Service]:
 
 
 def test_a_service_with_everything_in_place_is_ready(service: Service) -> None:
+    assert not service.has_receiver
     service.open_all()
     assert service.ready() == ALL_OK
+    assert service.has_receiver
 
 
 def test_of_several_that_start_first_all_get_the_same_index_key(settings: Settings) -> None:

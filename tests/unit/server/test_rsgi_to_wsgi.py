@@ -1,4 +1,4 @@
-"""The server's door outlives whatever the application does, and refuses what it has no room for."""
+"""The bridge outlives whatever the application does, and refuses what it has no room for."""
 
 import asyncio
 import threading
@@ -13,6 +13,8 @@ from typing_extensions import override
 
 from app.server.connections import Connections
 from app.server.rsgi_to_wsgi import BODY_CHUNKS_MAX, REJECT_STATUS, WAITING_PER_THREAD_MAX, Deferred, RsgiToWsgi
+
+BODY_BYTES_MAX = 64 * 1024
 
 SCOPE: Any = SimpleNamespace(
     server="127.0.0.1:8000", client="127.0.0.1:9", method="POST", path="/", query_string="", scheme="http"
@@ -35,10 +37,10 @@ class Protocol:
         self.statuses.append(status)
 
 
-async def ask(door: RsgiToWsgi, path: str = "/") -> int:
+async def ask(bridge: RsgiToWsgi, path: str = "/") -> int:
     protocol: Any = Protocol()
     scope: Any = SimpleNamespace(**vars(SCOPE) | {"path": path})
-    await asyncio.wait_for(door(scope, protocol), timeout=10)
+    await asyncio.wait_for(bridge(scope, protocol), timeout=10)
     (status,) = protocol.statuses
     return int(status)
 
@@ -52,16 +54,16 @@ NUMBER = 200
 
 
 @dataclass
-class Answer(Deferred):
-    """An answer that is known once it is told to be."""
+class LateBody(Deferred):
+    """A body that is known once it is told to be."""
 
     start: StartResponse
     error: BaseException | None = None
-    told: list[Callable[[], None]] = field(default_factory=list)
+    callbacks: list[Callable[[], None]] = field(default_factory=list)
 
     @override
-    def add_done_callback(self, tell: Callable[[], None]) -> None:
-        self.told.append(tell)
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        self.callbacks.append(callback)
 
     @override
     def __iter__(self) -> Iterator[bytes]:
@@ -71,26 +73,26 @@ class Answer(Deferred):
         yield b"known"
 
     def become_known(self) -> None:
-        self.told[0]()
+        self.callbacks[0]()
 
 
 @dataclass
 class LateApplication:
-    """Answers at once, or, at "/late", when it is told to."""
+    """Responds at once, or, at "/late", when it is told to."""
 
-    answers: list[Answer] = field(default_factory=list)
+    bodies: list[LateBody] = field(default_factory=list)
     error: BaseException | None = None
 
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/late":
-            self.answers.append(Answer(start, self.error))
-            return self.answers[-1]
+            self.bodies.append(LateBody(start, self.error))
+            return self.bodies[-1]
         start("200 OK", [])
         return [b""]
 
     async def has(self, number: int) -> None:
-        """Return once so many wait for their answers."""
-        while sum(bool(answer.told) for answer in self.answers) < number:  # noqa: ASYNC110 -- threads bring them
+        """Return once so many wait for their responses."""
+        while sum(bool(body.callbacks) for body in self.bodies) < number:  # noqa: ASYNC110 -- threads bring them
             await asyncio.sleep(0.001)
 
 
@@ -105,53 +107,53 @@ class CountingLoop(asyncio.SelectorEventLoop):
         return super().call_soon_threadsafe(*arguments, **options)
 
 
-def test_whoever_waits_for_an_answer_that_is_not_known_keeps_no_thread() -> None:
+def test_a_request_whose_response_is_not_known_keeps_no_thread() -> None:
     application = LateApplication()
 
     async def ask_meanwhile() -> list[int]:
-        door = RsgiToWsgi(application, threads=1)
-        late = [asyncio.create_task(ask(door, "/late")) for _ in range(2)]
+        bridge = RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX)
+        late = [asyncio.create_task(ask(bridge, "/late")) for _ in range(2)]
         await application.has(2)
-        meanwhile = await ask(door)
+        meanwhile = await ask(bridge)
         assert not any(each.done() for each in late)
-        for answer in application.answers:
-            threading.Thread(target=answer.become_known).start()
+        for body in application.bodies:
+            threading.Thread(target=body.become_known).start()
         return [meanwhile, *await asyncio.gather(*late)]
 
     assert asyncio.run(ask_meanwhile()) == [200, 200, 200]
 
 
-def test_many_answers_at_once_wake_the_loop_once() -> None:
+def test_many_responses_at_once_wake_the_loop_once() -> None:
     application = LateApplication()
 
     async def know_all_at_once() -> None:
-        door, loop = RsgiToWsgi(application, threads=1), asyncio.get_running_loop()
+        bridge, loop = RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX), asyncio.get_running_loop()
         assert isinstance(loop, CountingLoop)
-        late = [asyncio.create_task(ask(door, "/late")) for _ in range(10)]
+        late = [asyncio.create_task(ask(bridge, "/late")) for _ in range(10)]
         await application.has(10)
         before = loop.woken
         # The loop is busy with these lines meanwhile, as it may be when a thread does the same.
-        for answer in application.answers:
-            answer.become_known()
+        for body in application.bodies:
+            body.become_known()
         assert loop.woken == before + 1
         assert await asyncio.gather(*late) == [200] * 10
-        # Whatever comes after it has looked is a reason to look again.
-        assert await ask(door) == 200
+        # A response that comes after it has looked wakes it again.
+        assert await ask(bridge) == 200
 
     with asyncio.Runner(loop_factory=CountingLoop) as runner:
         runner.run(know_all_at_once())
 
 
-def test_no_answer_is_lost_between_threads_and_the_loop() -> None:
+def test_no_response_is_lost_between_threads_and_the_loop() -> None:
     application = LateApplication()
 
     async def come_and_go() -> list[int]:
-        door = RsgiToWsgi(application, threads=4)
+        bridge = RsgiToWsgi(application, threads=4, body_bytes_max=BODY_BYTES_MAX)
         late = []
         for number in range(NUMBER):
-            late.append(asyncio.create_task(ask(door, "/late")))
+            late.append(asyncio.create_task(ask(bridge, "/late")))
             await application.has(number + 1)
-            threading.Thread(target=application.answers[number].become_known).start()
+            threading.Thread(target=application.bodies[number].become_known).start()
         return await asyncio.gather(*late)
 
     async def in_time() -> list[int]:
@@ -161,47 +163,47 @@ def test_no_answer_is_lost_between_threads_and_the_loop() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), Panic()])
-def test_a_late_answer_that_breaks_is_one_that_was_broken(error: BaseException) -> None:
+def test_a_late_response_that_breaks_is_a_500(error: BaseException) -> None:
     application = LateApplication(error=error)
 
     async def ask_and_break() -> int:
-        door = RsgiToWsgi(application, threads=1)
-        late = asyncio.create_task(ask(door, "/late"))
+        bridge = RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX)
+        late = asyncio.create_task(ask(bridge, "/late"))
         await application.has(1)
-        application.answers[0].become_known()
+        application.bodies[0].become_known()
         return await late
 
     assert asyncio.run(ask_and_break()) == 500
 
 
-def test_an_answer_after_the_sender_gave_up_harms_nobody() -> None:
+def test_a_response_after_the_client_went_away_harms_no_other() -> None:
     application = LateApplication()
 
     async def give_up() -> list[int]:
-        door = RsgiToWsgi(application, threads=1)
-        late = [asyncio.create_task(ask(door, "/late")) for _ in range(2)]
+        bridge = RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX)
+        late = [asyncio.create_task(ask(bridge, "/late")) for _ in range(2)]
         await application.has(2)
         late[0].cancel()
         await asyncio.wait(late[:1])
-        for answer in application.answers:
-            answer.become_known()
-        return [await late[1], await ask(door)]
+        for body in application.bodies:
+            body.become_known()
+        return [await late[1], await ask(bridge)]
 
     assert asyncio.run(give_up()) == [200, 200]
 
 
-def test_an_answer_after_the_loop_has_ended_harms_nobody() -> None:
+def test_a_response_after_the_loop_has_ended_is_dropped() -> None:
     application = LateApplication()
 
     async def end() -> None:
-        door = RsgiToWsgi(application, threads=1)
-        late = asyncio.create_task(ask(door, "/late"))
+        bridge = RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX)
+        late = asyncio.create_task(ask(bridge, "/late"))
         await application.has(1)
-        door.__rsgi_del__(asyncio.get_running_loop())
+        bridge.__rsgi_del__(asyncio.get_running_loop())
         late.cancel()
 
     asyncio.run(end())
-    application.answers[0].become_known()
+    application.bodies[0].become_known()
 
 
 def test_a_thread_outlives_whatever_the_application_raises() -> None:
@@ -209,8 +211,8 @@ def test_a_thread_outlives_whatever_the_application_raises() -> None:
         raise Panic
 
     async def ask_three_times() -> list[int]:
-        door = RsgiToWsgi(application, threads=1)
-        return [await ask(door) for _ in range(3)]
+        bridge = RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX)
+        return [await ask(bridge) for _ in range(3)]
 
     assert asyncio.run(ask_three_times()) == [500, 500, 500]
 
@@ -229,9 +231,9 @@ def test_past_a_bounded_queue_the_application_is_only_asked_to_refuse() -> None:
         return [b""]
 
     async def crowd() -> list[int]:
-        door = RsgiToWsgi(application, threads=1)
-        callers = [asyncio.create_task(ask(door)) for _ in range(WAITING_PER_THREAD_MAX + 10)]
-        # Whoever finds the queue full is answered while the one thread is still at its first request.
+        bridge = RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX)
+        callers = [asyncio.create_task(ask(bridge)) for _ in range(WAITING_PER_THREAD_MAX + 10)]
+        # Those that find the queue full are answered while the one thread is still at its first request.
         while len(refused) < 9:  # noqa: ASYNC110 -- what is waited for happens in this very loop
             await asyncio.sleep(0.01)
         is_over.set()
@@ -242,7 +244,7 @@ def test_past_a_bounded_queue_the_application_is_only_asked_to_refuse() -> None:
     assert 9 <= statuses.count(503) <= 10
 
 
-def test_a_path_that_waits_for_nothing_does_not_wait_for_a_thread() -> None:
+def test_an_inline_path_does_not_wait_for_a_thread() -> None:
     is_over = threading.Event()
 
     def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
@@ -252,15 +254,86 @@ def test_a_path_that_waits_for_nothing_does_not_wait_for_a_thread() -> None:
         return [b""]
 
     async def ask_while_every_thread_waits() -> list[int]:
-        door = RsgiToWsgi(application, threads=1, inline_paths=frozenset({"/healthz"}))
-        stuck = asyncio.create_task(ask(door))
+        bridge = RsgiToWsgi(application, threads=1, is_inline="/healthz".__eq__, body_bytes_max=BODY_BYTES_MAX)
+        stuck = asyncio.create_task(ask(bridge))
         await asyncio.sleep(0.05)
-        alive = await ask(door, "/healthz")
+        alive = await ask(bridge, "/healthz")
         assert not stuck.done()
         is_over.set()
         return [alive, await stuck]
 
     assert asyncio.run(ask_while_every_thread_waits()) == [200, 200]
+
+
+def test_an_inline_path_may_have_a_response_that_is_not_known() -> None:
+    application = LateApplication()
+    threads: list[threading.Thread] = []
+
+    def note_thread(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        threads.append(threading.current_thread())
+        return application(environ, start)
+
+    async def ask_for_both() -> list[int]:
+        bridge = RsgiToWsgi(note_thread, threads=1, body_bytes_max=BODY_BYTES_MAX, is_inline="/late".__eq__)
+        late = [asyncio.create_task(ask(bridge, "/late")) for _ in range(2)]
+        await application.has(2)
+        # The loop is free.
+        other = await ask(bridge)
+        assert not any(each.done() for each in late)
+        for body in application.bodies:
+            threading.Thread(target=body.become_known).start()
+        return [other, *await asyncio.gather(*late)]
+
+    assert asyncio.run(ask_for_both()) == [200, 200, 200]
+    assert [each is threading.main_thread() for each in threads] == [True, True, False]
+
+
+def test_an_inline_path_that_breaks_is_a_500() -> None:
+    def application(_environ: WSGIEnvironment, _start: StartResponse) -> Iterable[bytes]:
+        raise Panic
+
+    bridge = RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX, is_inline="/".__eq__)
+    assert asyncio.run(ask(bridge)) == 500
+
+
+def test_whether_a_path_is_inline_is_asked_anew_for_each_request() -> None:
+    threads: list[threading.Thread] = []
+    inline_paths: set[str] = set()
+
+    def application(_environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        threads.append(threading.current_thread())
+        start("200 OK", [])
+        return [b""]
+
+    async def ask_before_and_after() -> None:
+        bridge = RsgiToWsgi(
+            application, threads=1, body_bytes_max=BODY_BYTES_MAX, is_inline=lambda path: path in inline_paths
+        )
+        await ask(bridge)
+        inline_paths.add("/")
+        await ask(bridge)
+
+    asyncio.run(ask_before_and_after())
+    assert [each is threading.main_thread() for each in threads] == [False, True]
+
+
+@pytest.mark.parametrize(("announced", "expected"), [(None, 11), ("11", 0), ("9" * 5000, 0), ("10", 10)])
+def test_of_a_body_that_is_too_large_no_more_is_read_than_shows_that(announced: str | None, expected: int) -> None:
+    taken: list[int] = []
+
+    def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        taken.append(len(environ["wsgi.input"].read()))
+        start("200 OK", [])
+        return [b""]
+
+    async def send() -> None:
+        protocol: Any = Protocol((b"x",) * 20)
+        headers = {} if announced is None else {"content-length": announced}
+        scope: Any = SimpleNamespace(**vars(SCOPE) | {"headers": headers})
+        await RsgiToWsgi(application, threads=1, body_bytes_max=10)(scope, protocol)
+
+    asyncio.run(send())
+    assert taken == [expected]
 
 
 def test_the_threads_end_with_the_server() -> None:
@@ -270,9 +343,9 @@ def test_the_threads_end_with_the_server() -> None:
 
     async def serve_and_end() -> None:
         before = threading.active_count()
-        door = RsgiToWsgi(application, threads=3)
-        assert await ask(door) == 200
-        door.__rsgi_del__(asyncio.get_running_loop())
+        bridge = RsgiToWsgi(application, threads=3, body_bytes_max=BODY_BYTES_MAX)
+        assert await ask(bridge) == 200
+        bridge.__rsgi_del__(asyncio.get_running_loop())
         assert threading.active_count() == before
 
     asyncio.run(serve_and_end())
@@ -290,7 +363,7 @@ def test_a_body_in_very_many_pieces_is_refused_after_the_first_of_them(pieces: i
     async def send() -> int:
         protocol: Any = Protocol((b"x",) * pieces)
         scope: Any = SimpleNamespace(**vars(SCOPE) | {"headers": {}})
-        await RsgiToWsgi(application, threads=1)(scope, protocol)
+        await RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX)(scope, protocol)
         (status,) = protocol.statuses
         return int(status)
 
@@ -315,5 +388,10 @@ def test_connections_are_told_of_every_request_and_of_its_end() -> None:
         start("200 OK", [])
         return [b""]
 
-    assert asyncio.run(ask(RsgiToWsgi(application, threads=1, connections=Told(port=1, places=1)))) == 200
+    assert (
+        asyncio.run(
+            ask(RsgiToWsgi(application, threads=1, connections=Told(port=1, places=1), body_bytes_max=BODY_BYTES_MAX))
+        )
+        == 200
+    )
     assert told == [("begins", SCOPE.client), ("is answered", SCOPE.client), ("ends", SCOPE.client)]
