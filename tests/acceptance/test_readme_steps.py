@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,8 @@ def test_the_five_steps_lead_from_a_consult_to_a_cancellation(
     try:
         output, _ = shell.communicate(timeout=300)
     finally:
-        if shell.poll() is None:
+        # A step that fails ends the shell, and leaves the server running in its group.
+        with suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)
     assert shell.returncode == 0, output
     assert '"state": "consulted"' in output
