@@ -167,7 +167,7 @@ class UnitOfWork:
     ) -> None:
         """Take the key locks of what is unknown, and lock the entries that wait for any of this."""
         waiting = self._lock_keys(states, keys, resumed)
-        waiting += self._lock_more_keys(waiting)
+        waiting += self._lock_more_keys(waiting, keys)
         ids = {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
         locked = inbox.lock_all(self.connection, ids)
         self._remember(locked)
@@ -218,14 +218,14 @@ class UnitOfWork:
             if each.auth_state is None or each.id <= self._horizons.get((each.client_id, each.auth_state), each.id)
         ]
 
-    def _lock_more_keys(self, waiting: Sequence[InboxEntry]) -> list[InboxEntry]:
-        """Take the key locks of tokens that what waits would make known, and find, unlocked, what waits for those."""
+    def _lock_more_keys(self, waiting: Sequence[InboxEntry], keys: set[TokenKey]) -> list[InboxEntry]:
+        """Take the key locks of other tokens that these entries would make known, and find what waits for those."""
         more = {
             (each.client_id, each.token_index)
             for each in waiting
             if each.type == NotificationType.TOKEN_CREATED and each.token_index is not None
         }
-        more -= self._tokens.keys() | {(each.client_id, each.key) for each in self._key_locks}
+        more -= self._tokens.keys() | keys
         if not more:
             return []
         places = [key_locks.Key(client_id, "token", key) for client_id, key in more]

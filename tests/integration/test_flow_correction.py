@@ -29,6 +29,15 @@ def test_an_unsaid_flow_is_corrected_on_record_and_what_was_parked_is_resumed(st
     assert inconsistencies(stage) == []
 
 
+def test_what_waits_for_a_parked_token_is_resumed_with_it_once_the_flow_is_corrected(stage: Stage) -> None:
+    stage.notify(token_created("s-1", "token-1"))
+    stage.notify(token_canceled("token-1"))
+    stage.consult()
+    stage.consult(flow="direct")
+    assert stage.state() == "canceled"
+    assert inconsistencies(stage) == []
+
+
 def test_a_code_that_was_illegal_in_a_flow_nobody_named_is_taken_once_the_flow_is_corrected(
     database_url: str, alipay_key: RSAPrivateKey
 ) -> None:
