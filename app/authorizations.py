@@ -122,12 +122,12 @@ def of_tokens(session: Session, keys: Sequence[TokenKey]) -> Sequence[Authorizat
 
 
 def locked(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
-    """Ask to lock the authorizations of these authStates and tokens, in one order for all, and what they then are."""
+    """Lock the authorizations of these authStates and tokens, in one order for all, and read them as they then are."""
     return _LOCK(states=states, token_keys=token_keys)
 
 
 def tokens_named_and_current(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
-    """Ask for these tokens and for the current one of each of the authorizations, without locking them.
+    """Find these tokens and the current one of each of the authorizations, without locking them.
 
     Refreshes leave thousands behind in the course of years. Nothing waits for those: they were current once.
     """
@@ -146,19 +146,19 @@ def unfinished(session: Session, *, limit: int) -> Sequence[UUID]:
     return session.scalars(select(Authorization.id).where(Authorization.resume_after.is_not(None)).limit(limit)).all()
 
 
-def known(states: Collection[AuthStateKey]) -> list[Statement]:
-    """Ask which of these authStates are known."""
-    return [_KNOWN(states=states)] if states else []
+def known(states: Collection[AuthStateKey]) -> Statement:
+    """Find which of these authStates are known."""
+    return _KNOWN(states=states)
 
 
-def store(begun: Sequence[Authorization]) -> list[Statement]:
-    """Ask to insert authorizations."""
-    return [insertion(begun)] if begun else []
+def inserted(begun: Sequence[Authorization]) -> Statement:
+    """Insert authorizations."""
+    return insertion(Authorization, begun)
 
 
-def record(moves: Sequence[Transition], fingerprints: Sequence[bytes | None]) -> list[Statement]:
-    """Ask to append moves to history, each with the id of the entry that has this fingerprint, if one caused it."""
-    return [insertion(moves, copied=_NOTIFICATION_ID, keys=fingerprints)] if moves else []
+def appended(history: Sequence[Transition], fingerprints: Sequence[bytes | None]) -> Statement:
+    """Append lines to history, each with the id of the entry that has this fingerprint, if one caused it."""
+    return insertion(Transition, history, copied=_NOTIFICATION_ID, keys=fingerprints)
 
 
 def _by_auth_state(client_id: str, auth_state: str) -> Select[Authorization]:

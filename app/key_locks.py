@@ -37,19 +37,18 @@ class Key(NamedTuple):
         return plain(KeyLock)(client_id=client_id, kind=kind, key=key)
 
 
-def acquire(keys: Collection[Key]) -> list[Statement]:
-    """Ask to wait until nobody else is parking or making known any of these, and to keep others waiting until then.
+def acquisition(keys: Collection[Key]) -> Statement:
+    """Take key locks until the transaction ends, as soon as no other transaction has one of them.
 
     What was read before may be outdated afterwards: look again.
     """
-    # In one order, whoever meets: two who met the same keys in another would wait for each other.
-    rows = [each.row() for each in sorted(keys, key=Key.stored)]
-    return [insertion(rows, on_conflict="lock")] if rows else []
+    # In one order for all: two that took the same ones in another would wait for each other.
+    return insertion(KeyLock, [each.row() for each in sorted(keys, key=Key.stored)], on_conflict="lock")
 
 
-def release(keys: Collection[Key]) -> list[Statement]:
-    """Ask to remove the rows, which keeps others waiting until the transaction ends all the same."""
-    return [_RELEASE(keys=[each.stored() for each in keys])] if keys else []
+def release(keys: Collection[Key]) -> Statement:
+    """Remove the rows, which keeps others waiting until the transaction ends all the same."""
+    return _RELEASE(keys=[each.stored() for each in keys])
 
 
 _RELEASE = KeyedStatement(

@@ -98,7 +98,7 @@ def process_together(
             if draft.outcome == Outcome.PARKED:
                 work.park(draft)
     repeated = Counter({kept.id: times[fingerprint] for fingerprint, kept in work.known.items()})
-    work.store_and_commit(*inbox.count_redeliveries(repeated, at=now))
+    work.store_and_commit(inbox.redelivered(repeated, at=now))
     beside = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
     return BatchResult(work.known, beside, work.unfinished)
 

@@ -37,12 +37,12 @@ def index(vault: Vault, client_id: str, access_token: Secret) -> bytes:
     return vault.blind_index("token", client_id, access_token.reveal())
 
 
-def find_all(keys: Collection[TokenKey]) -> list[Statement]:
-    """Ask for these tokens, as they now are, without locking them."""
-    return [_FIND(keys=keys)] if keys else []
+def known(keys: Collection[TokenKey]) -> Statement:
+    """Find those of these tokens that are known, without locking them."""
+    return _KNOWN(keys=keys)
 
 
-_FIND = KeyedStatement(
+_KNOWN = KeyedStatement(
     lambda keys_in: keys_in.find(select(AccessToken), "keys", AccessToken.client_id, AccessToken.token_index)
 )
 
@@ -68,9 +68,9 @@ def new(vault: Vault, authorization: Authorization, grant: Grant, *, at: datetim
     return token
 
 
-def store(made: Sequence[AccessToken]) -> list[Statement]:
-    """Ask to insert tokens."""
-    return [insertion(made)] if made else []
+def inserted(made_known: Sequence[AccessToken]) -> Statement:
+    """Insert tokens."""
+    return insertion(AccessToken, made_known)
 
 
 def complete(vault: Vault, token: AccessToken, grant: Grant) -> bool:

@@ -25,7 +25,7 @@ from app.alipay.notification import NotificationType
 from app.authorizations import AuthStateKey, Cause
 from app.correlation import PendingEntry, named_by
 from app.database import is_transient
-from app.database.bulk import updating
+from app.database.bulk import update_of
 from app.database.pipeline import Statement, execute, execute_and_commit
 from app.database.rows import plain, table_of
 from app.inbox import Outcome, Reason, StoredEntry
@@ -142,14 +142,13 @@ class UnitOfWork:
         What is not stored yet may be on record for all that: look for it on the way. Raises `KnownMeanwhileError` where
         a token has become known between the two.
         """
-        *known, locked, found = execute(
+        known, locked, found = execute(
             self.connection,
-            *inbox.known(self.drafts),
+            inbox.known(self.drafts),
             authorizations.locked(states, keys),
             authorizations.tokens_named_and_current(states, keys),
         )
-        for answer in known:
-            self.known = inbox.read_known(answer)
+        self.known = inbox.read_known(known)
         rows = locked.of(Authorization)
         self._remember(rows)
         for each in rows:
@@ -169,11 +168,12 @@ class UnitOfWork:
         waiting = self._lock_keys(states, keys, resumed)
         waiting += self._lock_more_keys(waiting, keys)
         ids = {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
-        locked = inbox.lock_all(self.connection, ids)
-        self._remember(locked)
-        self._parked = [each for each in locked if each.outcome == Outcome.PARKED]
+        (locked,) = execute(self.connection, inbox.locked(ids))
+        entries = locked.of(InboxEntry)
+        self._remember(entries)
+        self._parked = [each for each in entries if each.outcome == Outcome.PARKED]
         if replayed is not None:
-            self.replayed = next((each for each in locked if each.id == replayed.id), None)
+            self.replayed = next((each for each in entries if each.id == replayed.id), None)
 
     def _lock_keys(
         self, states: set[AuthStateKey], keys: set[TokenKey], resumed: Collection[AuthStateKey]
@@ -189,7 +189,6 @@ class UnitOfWork:
         places = [key_locks.Key(client_id, "authState", key) for client_id, key in unknown_states]
         places += [key_locks.Key(client_id, "token", key) for client_id, key in unknown_keys]
         self._key_locks += places
-        known_meanwhile = [*tokens.find_all(unknown_keys), *authorizations.known(unknown_states)]
         behind = [
             (*key, each.resume_after or 0)
             for key, each in self._by_auth_state.items()
@@ -197,8 +196,14 @@ class UnitOfWork:
         ]
         behind += [(*key, 0) for key in resumed if key in unknown_states]
         waiting = inbox.waiting(behind, self._tokens.keys() | keys, limit=RESUMED_AT_ONCE_MAX + 1)
-        *met, found = execute(self.connection, *key_locks.acquire(places), *known_meanwhile, waiting)
-        if any(answer.rows for answer in met):
+        _, known_tokens, known_states, found = execute(
+            self.connection,
+            key_locks.acquisition(places),
+            tokens.known(unknown_keys),
+            authorizations.known(unknown_states),
+            waiting,
+        )
+        if known_tokens.rows or known_states.rows:
             raise KnownMeanwhileError
         return self._within_horizons(found.of(InboxEntry), [(client_id, state) for client_id, state, _ in behind])
 
@@ -232,8 +237,8 @@ class UnitOfWork:
         self._key_locks += places
         _, known, found = execute(
             self.connection,
-            *key_locks.acquire(places),
-            *tokens.find_all(more),
+            key_locks.acquisition(places),
+            tokens.known(more),
             inbox.waiting([], more, limit=RESUMED_AT_ONCE_MAX + 1),
         )
         self._take_in_tokens(known.of(AccessToken))
@@ -262,9 +267,10 @@ class UnitOfWork:
 
     def lock_entry(self, entry_id: int) -> InboxEntry | None:
         """Lock a single entry, and load it as it now is."""
-        locked = inbox.lock_all(self.connection, {entry_id})
-        self._remember(locked)
-        return locked[0] if locked else None
+        (locked,) = execute(self.connection, inbox.locked([entry_id]))
+        entries = locked.of(InboxEntry)
+        self._remember(entries)
+        return next(iter(entries), None)
 
     def auth_state_key(self, authorization_id: UUID) -> AuthStateKey | None:
         """Find the client id and the authState of an authorization, which never change, without locking it."""
@@ -439,45 +445,45 @@ class UnitOfWork:
 
     def close(self) -> None:
         """Write what was changed last, and release the key locks."""
-        execute(self.connection, *self._pending_writes(), *key_locks.release(self._key_locks))
+        execute(self.connection, *self._pending_writes(), key_locks.release(self._key_locks))
 
     def store_and_commit(self, *last: Statement) -> None:
         """Store the drafts, write what was changed, release the key locks, and commit, in one message."""
         drafts = [case.entry for case in self.cases]
         stored, *_ = execute_and_commit(
             self.connection,
-            *inbox.store(drafts),
+            inbox.inserted(drafts),
             *self._pending_writes(),
-            *key_locks.release(self._key_locks),
+            key_locks.release(self._key_locks),
             *last,
         )
         inbox.assign_ids(drafts, stored)
 
     def _pending_writes(self) -> list[Statement]:
-        """Ask for what was changed to be written, and take it for written: who takes this sends it, or gives all up."""
+        """Describe what is to be written, and take it for written: the caller executes it, or gives all up."""
         changed = [row for row, values in self._on_record.items() if vars(row) != values]
         writes = [
-            *authorizations.store(self._begun),
-            *self._updates(InboxEntry, changed),
+            authorizations.inserted(self._begun),
+            self._updates(InboxEntry, changed),
             # There is never more than one current token, not even between two statements.
-            *self._updates(AccessToken, changed),
-            *tokens.store(self._made_known),
-            *authorizations.record(
+            self._updates(AccessToken, changed),
+            tokens.inserted(self._made_known),
+            authorizations.appended(
                 [transition for transition, _ in self._history],
                 [None if entry is None else entry.fingerprint for _, entry in self._history],
             ),
-            *self._updates(Authorization, changed),
+            self._updates(Authorization, changed),
         ]
         self._remember([*changed, *self._begun, *self._made_known])
         self._begun, self._made_known, self._history = [], [], []
         return writes
 
-    def _updates(self, model: type[Base], changed: Sequence[Base]) -> list[Statement]:
-        """Ask to write the rows of one table that have changed, with each column that has changed in any of them.
+    def _updates(self, model: type[Base], changed: Sequence[Base]) -> Statement:
+        """Write the rows of one table that have changed, with each column that has changed in any of them.
 
         Each is loaded and locked, so that what it has in a column that changed only in another is right as well.
         """
         table = table_of(model)
         rows = [row for row in changed if table_of(row) is table]
         names = {name for row in rows for name, value in vars(row).items() if value != self._on_record[row][name]}
-        return [updating(rows, [name for name in table.columns.keys() if name in names])] if rows else []  # noqa: SIM118
+        return update_of(model, rows, sorted(names))

@@ -158,8 +158,12 @@ class KeyedStatement:
         self._built = cache(lambda dialect_name: (build(keys_in := KeyFilter(dialect_name)), keys_in))
 
     def __call__(self, **keys: Collection[tuple[Any, ...]]) -> Statement:
-        """Ask for the rows of these keys, each a tuple."""
-        return Statement(self._statement, lambda dialect: self._built(dialect.name)[1].parameters(dialect, keys))
+        """Give the statement for the rows of these keys, each a tuple."""
+        return Statement(
+            self._statement,
+            lambda dialect: self._built(dialect.name)[1].parameters(dialect, keys),
+            has_rows=any(keys.values()),
+        )
 
     def _statement(self, dialect_name: str) -> Executable:
         return self._built(dialect_name)[0]
@@ -174,6 +178,7 @@ class CopiedColumn(NamedTuple):
 
 
 def insertion(
+    model: type[DeclarativeBase],
     rows: Sequence[DeclarativeBase],
     *,
     returning: Sequence[QueryableAttribute[Any]] = (),
@@ -181,12 +186,12 @@ def insertion(
     copied: CopiedColumn | None = None,
     keys: Sequence[Any] = (),
 ) -> Statement:
-    """Ask to insert rows of one table, plain or not. What the database counts is left out.
+    """Insert rows of a model's table, plain or not. What the database counts is left out.
 
     Otherwise, where a row is there already, the database refuses all, or locks it until the transaction ends, or leaves
     it as it is. What is copied is looked up as each row is inserted, by a key for each.
     """
-    table = table_of(rows[0])
+    table = table_of(model)
     names, fields = _inserted(table, copied)
     values = [[getattr(row, name) for name in names] for row in rows]
     if copied:
@@ -196,21 +201,29 @@ def insertion(
             _insert, table=table, fields=fields, returning=tuple(returning), on_conflict=on_conflict, copied=copied
         ),
         partial(_parameters, fields=fields, rows=values),
+        has_rows=bool(rows),
     )
 
 
-def updating(rows: Sequence[DeclarativeBase], names: Sequence[str], *, adding: Sequence[str] = ()) -> Statement:
-    """Ask to write these columns of rows of one table, plain or not, found by their primary key.
+def update_of(
+    model: type[DeclarativeBase],
+    rows: Sequence[DeclarativeBase],
+    names: Sequence[str] = (),
+    *,
+    adding: Sequence[str] = (),
+) -> Statement:
+    """Write these columns of rows of a model's table, plain or not, found by their primary key.
 
     Other columns are `adding`: what the rows have is added to what the database has by then.
     """
-    table = table_of(rows[0])
+    table = table_of(model)
     written = (*(each.key for each in table.primary_key), *names, *adding)
     values = [[getattr(row, name) for name in written] for row in rows]
     fields = _updated(table, written)
     return Statement(
         partial(_update, table=table, fields=fields, adding=frozenset(adding)),
         partial(_parameters, fields=fields, rows=values),
+        has_rows=bool(rows),
     )
 
 

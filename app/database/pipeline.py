@@ -33,8 +33,10 @@ class Statement:
 
     #: Gives the statement for a kind of database, the same object each time.
     statement: Callable[[str], Executable]
-    #: Writes the rows down for it; of none, SQLite is not asked.
+    #: Writes the rows down for it.
     parameters: Callable[[Dialect], Any]
+    #: Whether there are any. For none the database is asked nothing.
+    has_rows: bool = True
 
 
 class Rows(NamedTuple):
@@ -51,7 +53,7 @@ class Rows(NamedTuple):
 
 def execute(connection: Connection, *requests: Statement) -> list[Rows]:
     """Ask in one message, and return what each request found."""
-    return _send(connection, requests, commits=False) if requests else []
+    return _send(connection, requests, commits=False)
 
 
 def execute_and_commit(connection: Connection, *requests: Statement) -> list[Rows]:
@@ -60,19 +62,23 @@ def execute_and_commit(connection: Connection, *requests: Statement) -> list[Row
     Nothing may be asked in this transaction afterwards. Where the commit is no part of the message, it follows when the
     transaction ends.
     """
-    return _send(connection, requests, commits=True) if requests else []
+    return _send(connection, requests, commits=True)
 
 
 def _send(connection: Connection, requests: Sequence[Statement], *, commits: bool) -> list[Rows]:
-    if connection.dialect.name == "postgresql":
-        return _send_together(connection, requests, commits=commits)
-    return [_send_alone(connection, request) for request in requests]
+    asked = [request for request in requests if request.has_rows]
+    if not asked:
+        answers = []
+    elif connection.dialect.name == "postgresql":
+        answers = _send_together(connection, asked, commits=commits)
+    else:
+        answers = [_send_alone(connection, request) for request in asked]
+    found = iter(answers)
+    return [next(found) if request.has_rows else Rows((), ()) for request in requests]
 
 
 def _send_alone(connection: Connection, request: Statement) -> Rows:
     parameters = request.parameters(connection.dialect)
-    if not parameters:
-        return Rows((), ())
     result = connection.execute(request.statement(connection.dialect.name), parameters)
     return Rows(tuple(result.keys()), result.all()) if result.returns_rows else Rows((), ())
 

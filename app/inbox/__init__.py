@@ -22,7 +22,7 @@ from app.alipay.notification import (
     names,
     parse,
 )
-from app.database.bulk import KeyedStatement, insertion, updating
+from app.database.bulk import KeyedStatement, insertion, update_of
 from app.database.pipeline import Rows, Statement, execute
 from app.database.rows import plain
 from app.models import InboxEntry
@@ -167,9 +167,9 @@ def needed_by(arrival: VerifiedDelivery) -> Hashable:
     return arrival.delivery.client_id, named or arrival.delivery.body
 
 
-def known(drafts: Collection[InboxEntry]) -> list[Statement]:
-    """Ask which of these notifications are on record."""
-    return [_KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])] if drafts else []
+def known(drafts: Collection[InboxEntry]) -> Statement:
+    """Find which of these notifications are on record."""
+    return _KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])
 
 
 def read_known(answer: Rows) -> dict[bytes, StoredEntry]:
@@ -180,19 +180,19 @@ def read_known(answer: Rows) -> dict[bytes, StoredEntry]:
     }
 
 
-def store(drafts: Sequence[InboxEntry]) -> list[Statement]:
-    """Ask to store entries of notifications that are not on record.
+def inserted(drafts: Sequence[InboxEntry]) -> Statement:
+    """Insert entries of notifications that are not on record.
 
     The database refuses one that has come on record meanwhile (`sqlalchemy.exc.IntegrityError`): of many processes with
     the same notification it lets one insert it, and the others wait for its transaction.
     """
-    # In one order for everybody: two who insert the same ones in another would wait for each other.
+    # In one order for all: two that inserted the same ones in another would wait for each other.
     ordered = sorted(drafts, key=lambda draft: draft.fingerprint)
-    return [insertion(ordered, returning=_NUMBER)] if ordered else []
+    return insertion(InboxEntry, ordered, returning=_ID)
 
 
 def assign_ids(drafts: Sequence[InboxEntry], answer: Rows) -> None:
-    """Write into stored entries which number each was given."""
+    """Write into inserted entries the id that each was given."""
     ids = {row[0]: row[1] for row in answer.rows}
     for draft in drafts:
         draft.id = ids[draft.fingerprint]
@@ -203,27 +203,27 @@ def store_or_count(connection: Connection, draft: InboxEntry, attempts: Sequence
 
     What one of the attempts has stored or counted already is found as that has left it.
     """
-    storing = insertion([draft], returning=_NUMBER, on_conflict="leave")
+    storing = insertion(InboxEntry, [draft], returning=_ID, on_conflict="leave")
     stored, found = execute(connection, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
     (entry,) = found.of(InboxEntry)
     is_new = bool(stored.rows)
     is_counted = any(attempt.is_of(entry) for attempt in attempts)
     if not is_new and not is_counted:
-        execute(connection, *count_redeliveries(Counter([entry.id]), at=draft.received_at))
+        execute(connection, redelivered(Counter([entry.id]), at=draft.received_at))
     return entry, is_new
 
 
-def count_redeliveries(repeated: Counter[int], *, at: datetime) -> list[Statement]:
-    """Ask to count deliveries that repeat entries. It locks those, and so comes last."""
+def redelivered(times: Counter[int], *, at: datetime) -> Statement:
+    """Raise the counters of entries, given how many times each came again. It locks them, and so comes last."""
     rows = [
-        plain(InboxEntry)(id=entry_id, deliveries=times, last_received_at=at)
-        for entry_id, times in sorted(repeated.items())
+        plain(InboxEntry)(id=entry_id, deliveries=count, last_received_at=at)
+        for entry_id, count in sorted(times.items())
     ]
-    return [updating(rows, ("last_received_at",), adding=("deliveries",))] if rows else []
+    return update_of(InboxEntry, rows, ("last_received_at",), adding=("deliveries",))
 
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_NUMBER = (InboxEntry.fingerprint, InboxEntry.id)
+_ID = (InboxEntry.fingerprint, InboxEntry.id)
 _KNOWN = KeyedStatement(
     lambda keys_in: keys_in.find(
         select(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason),
@@ -277,28 +277,25 @@ def open_body(vault: Vault, entry: InboxEntry) -> bytes:
 
 def find(connection: Connection, entry_id: int) -> InboxEntry | None:
     """Find an entry, without locking it."""
-    (found,) = execute(connection, _FIND(ids=[(entry_id,)]))
+    (found,) = execute(connection, _BY_ID(ids=[(entry_id,)]))
     return next(iter(found.of(InboxEntry)), None)
 
 
-def lock_all(connection: Connection, ids: Collection[int]) -> list[InboxEntry]:
-    """Lock entries until the transaction ends, in inbox sequence, and read them as they now are."""
-    if not ids:
-        return []
-    (locked,) = execute(connection, _LOCK(ids=[(each,) for each in ids]))
-    return locked.of(InboxEntry)
+def locked(ids: Collection[int]) -> Statement:
+    """Lock entries until the transaction ends, in inbox sequence, and read them as they then are."""
+    return _LOCKED(ids=[(each,) for each in ids])
 
 
 def waiting(states: Collection[tuple[str, str, int]], keys: Collection[TokenKey], *, limit: int) -> Statement:
-    """Ask, unlocked, for parked entries: of each authState the first few behind a number, and cancellations of tokens.
+    """Find, unlocked, parked entries: of each authState the first few behind a number, and cancellations of tokens.
 
     A token has no more than one cancellation that waits.
     """
     return _waiting(limit)(states=states, keys=keys)
 
 
-_FIND = KeyedStatement(lambda keys_in: keys_in.find(select(InboxEntry), "ids", InboxEntry.id))
-_LOCK = KeyedStatement(
+_BY_ID = KeyedStatement(lambda keys_in: keys_in.find(select(InboxEntry), "ids", InboxEntry.id))
+_LOCKED = KeyedStatement(
     lambda keys_in: select(InboxEntry).where(keys_in("ids", InboxEntry.id)).order_by(InboxEntry.id).with_for_update()
 )
 
@@ -327,7 +324,7 @@ def _waiting(limit: int) -> KeyedStatement:
 
 
 def illegal_parked_again(authorization_id: UUID) -> Statement:
-    """Ask to let what was illegal for an authorization, which is locked, wait again."""
+    """Let what was illegal for an authorization, which is locked, wait again."""
     return _PARK_ILLEGAL(authorizations=[(authorization_id,)])
 
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Iterable
 from uuid import UUID
 
 import pytest
-from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from app import authorizations, inbox, reports, unit_of_work as work
 from app.authorizations import Cause
-from app.database.pipeline import execute
+from app.database.pipeline import Statement, execute
 from app.models import InboxEntry
 from app.reports import Consult
 from app.resuming import Resumption
@@ -86,16 +85,16 @@ def test_no_statement_reads_or_locks_more_than_a_transaction_resumes(
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 5)
     monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(50)])
-    locked: list[int] = []
-    lock_all = inbox.lock_all
+    numbers: list[int] = []
+    locked = inbox.locked
 
-    def counted(connection: Connection, ids: Collection[int]) -> list[InboxEntry]:
-        locked.append(len(ids))
-        return lock_all(connection, ids)
+    def counted(ids: Collection[int]) -> Statement:
+        numbers.append(len(ids))
+        return locked(ids)
 
-    monkeypatch.setattr(inbox, "lock_all", counted)
+    monkeypatch.setattr(inbox, "locked", counted)
     stage.consult()
-    assert locked == [5]
+    assert numbers == [5]
 
 
 def test_what_a_process_that_died_has_left_is_found_by_another(stage: Stage) -> None:
