@@ -1,7 +1,7 @@
-"""The one path: verify, store, process, settle, acknowledge; and record what the merchant reports.
+"""The receiver: one delivery from top to bottom. Verify, parse, store and process, acknowledge.
 
-Everything that moves an authorization comes through here: a delivery over HTTP or from a file (`receive`), a stored
-entry again (`process`), a report of the merchant's (`record`).
+All that moves an authorization comes through here: a delivery over HTTP or from a file (`receive`), and below that a
+stored entry again (`process`) and a report of the merchant's (`record`).
 """
 
 import logging
@@ -80,8 +80,8 @@ class Receiver:
         self._freshness = freshness
         self._clock = clock
         self.group_commit = GroupCommit(
-            self._keep_together,
-            self._keep_alone,
+            self._store_batch,
+            self._store_single,
             key=inbox.needed_by,
             unavailable=DatabaseUnavailableError,
             is_locked=lambda error: error.is_of_one_row,
@@ -92,14 +92,14 @@ class Receiver:
         self._resumption = Resumption(self._resume)
 
     def receive(self, delivery: Delivery) -> Receipt:
-        """NotifyResponse one delivery as `receive_later` does, and wait for it."""
+        """Answer one delivery as `receive_later` does, and wait for it."""
         return self.receive_later(delivery).result()
 
     def receive_later(self, delivery: Delivery) -> "Future[Receipt]":
         """Say what the answer to one delivery will be: it is acknowledged once it is stored, and only then.
 
-        Never fails: what cannot be stored now is answered so that Alipay sends it again. Whoever is called back must
-        not take long, nor wait for another delivery: others are told after it.
+        Never fails: what cannot be stored now is answered so that Alipay sends it again. A callback of it must neither
+        take long nor wait for another delivery: the others of the batch are answered after it.
         """
         receipt: Future[Receipt] = Future()
         receipt.set_running_or_notify_cancel()
@@ -111,16 +111,198 @@ class Receiver:
             if self._freshness is not None:
                 check_freshness(delivery, now=now, limit=self._freshness)
         except NotAuthenticError as refusal:
-            receipt.set_result(self._not_authentic(delivery, refusal, now))
+            receipt.set_result(self._answer_not_authentic(delivery, refusal, now))
         else:
             metrics.LAST_VERIFIED.note(delivery.client_id, now.timestamp())
             arrival = VerifiedDelivery(delivery, inbox.read(delivery.body), now)
             stored = self.group_commit.submit(arrival, seconds=seconds)
-            stored.add_done_callback(partial(self._conclude, arrival, receipt, until))
+            stored.add_done_callback(partial(self._when_stored, arrival, receipt, until))
         return receipt
 
+    def _store_batch(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
+        """Store a batch of deliveries, and process the first of each notification, in one transaction.
+
+        What was resumed beside them is returned with the first of them.
+        """
+        try:
+            return self._try_batch(arrivals)
+        except (KnownMeanwhileError, IntegrityError):
+            # Another process was quicker with one of them, and its transaction is over by now.
+            return self._try_batch(arrivals)
+
+    def _try_batch(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
+        drafts = [inbox.draft(self._vault, each) for each in arrivals]
+        times = Counter(draft.fingerprint for draft in drafts)
+        first: dict[bytes, PendingEntry] = {}
+        for draft, arrival in zip(drafts, arrivals, strict=True):
+            first.setdefault(draft.fingerprint, PendingEntry(draft, _correlation_keys(draft, arrival)))
+        # One time for all that moves: no history runs backwards, in whatever order they are judged.
+        latest = max(arrival.at for arrival in arrivals)
+        for fingerprint, (draft, _) in first.items():
+            if times[fingerprint] > 1:
+                draft.deliveries, draft.last_received_at = times[fingerprint], latest
+        # In the order in which they will be stored.
+        cases = [first[fingerprint] for fingerprint in sorted(first)]
+        try:
+            done = self._database.run_once(
+                lambda connection: processing.process_together(
+                    UnitOfWork(connection, self._vault, has_savepoints=False), cases, times=times, now=latest
+                )
+            )
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                # It may have been committed all the same.
+                for draft, arrival in zip(drafts, arrivals, strict=True):
+                    entry = first[draft.fingerprint].entry
+                    arrival.attempts.append(Attempt(entry.sealed_body, is_first=entry is draft, counted_at=latest))
+            raise
+        self._resumption.go_on(done.unfinished)
+        ended = {each.entry_id: each for each in done.resumed}
+        stored = []
+        for draft in drafts:
+            if (on_record := done.known.get(draft.fingerprint)) is not None:
+                stored.append(_as_ended(on_record, ended.get(on_record.id)))
+            else:
+                entry = first[draft.fingerprint].entry
+                stored.append(StoredEntry.of(entry, is_new=entry is draft))
+        return list(zip(stored, chain([done.resumed], repeat([])), strict=False))
+
+    def _store_single(self, arrival: VerifiedDelivery) -> StoreResult:
+        """Store one delivery by itself, and process it; where that breaks it is stored all the same.
+
+        Raises `DatabaseUnavailableError`, at once where another transaction holds a row that it needs.
+        """
+        draft = inbox.draft(self._vault, arrival)
+        subject = _correlation_keys(draft, arrival)
+        this = Attempt(draft.sealed_body, is_first=True, counted_at=arrival.at)
+
+        def store_and_process(session: Session) -> tuple[StoredEntry, Done]:
+            work = UnitOfWork(session.connection(), self._vault)
+            entry, is_new = inbox.store_or_count(work.connection, draft, arrival.attempts)
+            done = Done()
+            if is_new and subject is not None:
+                done = processing.process(work, entry, subject, now=arrival.at)
+            work.close()
+            is_new = is_new or any(each.is_first and each.sealed_body == entry.sealed_body for each in arrival.attempts)
+            # Only the commit is left. Whatever becomes of that, another try finds it.
+            arrival.attempts.append(this)
+            stored = StoredEntry.of(entry, is_new=is_new)
+            return _as_ended(stored, done.processed[0] if done.processed else None), done
+
+        stored, done = self._database.run_unless_locked(store_and_process)
+        self._resumption.go_on(done.unfinished)
+        return stored, done.processed[1:]
+
+    def _when_stored(
+        self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", until: float, run: "Future[StoreResult]"
+    ) -> None:
+        """Answer a delivery whose transaction has ended."""
+        if (error := run.exception()) is not None:
+            # Whatever it is, nothing was stored, so nothing may be acknowledged.
+            client = self._keyring.client(arrival.delivery.client_id)
+            self._fulfil(arrival, receipt, lambda: self._answer_not_stored(arrival, error, client))
+            return
+        stored, resumed = run.result()
+        if not _is_to_be_replayed(stored, arrival):
+            self._fulfil(arrival, receipt, lambda: self._answer_stored(arrival, stored, resumed))
+            return
+        # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
+        replay = partial(self._replay_failed, stored, until=until)
+        answer = partial(self._fulfil, arrival, receipt, lambda: self._answer_stored(arrival, replay(), resumed))
+        try:
+            self._replays.submit(answer)
+        except RuntimeError:
+            # No thread can be had, or the interpreter ends: the entry is stored all the same.
+            self._fulfil(arrival, receipt, lambda: self._answer_stored(arrival, stored, resumed))
+
+    # --- answers ---
+
+    def _fulfil(self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
+        try:
+            made = make()
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, somebody waits; and it may be our signature that fails
+            made = self._answer_not_stored(arrival, error, None)
+        receipt.set_result(made)
+
+    def _replay_failed(self, stored: StoredEntry, *, until: float) -> StoredEntry:
+        """Take a redelivery as the occasion to process an entry again; it is stored whatever comes of it."""
+        if time.monotonic() > until:
+            _log.warning("replay left out", extra={"entry": stored.id})
+            return stored
+        try:
+            with within(until - time.monotonic()):
+                done = self.process(stored.id)
+        except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
+            _log.error("replay failed", extra={"entry": stored.id, **failure(error)})
+            return stored
+        return _as_ended(stored, done[0] if done else None)
+
+    def _answer_not_authentic(self, delivery: Delivery, refusal: NotAuthenticError, now: datetime) -> Receipt:
+        known = delivery.client_id in self._keyring.clients
+        client_id = delivery.client_id if known else "unknown"
+        metrics.SIGNATURE_FAILURES.inc(client_id, refusal.cause)
+        fields = {"client_id": client_id, "cause": refusal.cause, **delivery.origin.fields()}
+        _log.warning("delivery refused", extra=fields)
+        answer = refuse(
+            delivery,
+            status=401,
+            result_code=refusal.result_code,
+            result_status="F",
+            message=str(refusal),
+            client=None,
+            now=now,
+        )
+        return Receipt(answer)
+
+    def _answer_not_stored(self, arrival: VerifiedDelivery, error: BaseException, client: Client | None) -> Receipt:
+        fields = {"client_id": arrival.delivery.client_id, **failure(error), **arrival.delivery.origin.fields()}
+        _log.error("delivery not stored", extra=fields)
+        answer = refuse(
+            arrival.delivery,
+            status=503,
+            result_code="UNKNOWN_EXCEPTION",
+            result_status="U",
+            message="The notification could not be stored. Send it again.",
+            client=client,
+            now=arrival.at,
+        )
+        return Receipt(answer)
+
+    def _answer_stored(self, arrival: VerifiedDelivery, stored: StoredEntry, resumed: list[Processed]) -> Receipt:
+        fields = {
+            "entry": stored.id,
+            "duplicate": not stored.is_new,
+            "outcome": stored.outcome.value,
+            "reason": stored.reason,
+            "request_id": arrival.delivery.origin.request_id,
+        }
+        _log.info("delivery stored", extra=fields)
+        if stored.is_new:
+            notification = arrival.parsed.notification
+            auth_state = None if notification is None else notification.auth_state
+            if stored.outcome is Outcome.PARKED and not inbox.can_be_consulted(auth_state):
+                _log.warning("parked for an authState that no consult can name", extra={"entry": stored.id})
+            metrics.count_notification(None if notification is None else notification.type, stored.outcome)
+        _tell(resumed)
+        client = self._keyring.client(arrival.delivery.client_id)
+        if stored.outcome is not Outcome.MALFORMED:
+            answer = acknowledge(arrival.delivery, client, now=arrival.at)
+            return Receipt(answer, stored.id, stored.outcome, stored.reason, stored.is_new)
+        answer = refuse(
+            arrival.delivery,
+            status=400,
+            result_code="PARAM_ILLEGAL",
+            result_status="F",
+            message=f"The notification is malformed: {stored.reason}.",
+            client=client,
+            now=arrival.at,
+        )
+        return Receipt(answer, stored.id, stored.outcome, stored.reason, stored.is_new)
+
+    # --- replays and reports ---
+
     def process(self, entry_id: int) -> list[Processed]:
-        """Process a stored entry again that is not decided for good, and settle what that lets move.
+        """Process a stored entry again that is not decided for good, and resume what waited for that.
 
         Returns the entry first, then each one resumed; an empty list where there is nothing to replay. Raises
         `DatabaseUnavailableError`.
@@ -134,9 +316,9 @@ class Receiver:
         return done.processed
 
     def record(self, report: Report, *, cause: reports.Reporter, by: str | None = None) -> Recorded:
-        """Record what the merchant learned itself, and who says so, and settle what that lets move.
+        """Record what the merchant learned itself, and who says so, and resume what waited for that.
 
-        Raises `errors.ReportRefusedError` where the report contradicts what is on record, and
+        Raises `ReportRefusedError` where the report contradicts what is on record, and
         `DatabaseUnavailableError`.
         """
         because = Cause(cause, at=self._clock(), by=by)
@@ -187,200 +369,22 @@ class Receiver:
                 # What is known stays known, so there is an end to it.
                 continue
 
-    def _keep_together(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
-        """Store deliveries, and process those that are the first of their notification, in one transaction.
 
-        What was resumed beside them is told with the first of them.
-        """
-        try:
-            return self._try_together(arrivals)
-        except (KnownMeanwhileError, IntegrityError):
-            # Another process was quicker with one of them, and is done with it by now.
-            return self._try_together(arrivals)
-
-    def _try_together(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
-        drafts = [inbox.draft(self._vault, each) for each in arrivals]
-        times = Counter(draft.fingerprint for draft in drafts)
-        first: dict[bytes, PendingEntry] = {}
-        for draft, arrival in zip(drafts, arrivals, strict=True):
-            first.setdefault(draft.fingerprint, PendingEntry(draft, _subject(draft, arrival)))
-        # One time for all that moves: no history runs backwards, in whatever order they are judged.
-        latest = max(arrival.at for arrival in arrivals)
-        for fingerprint, (draft, _) in first.items():
-            if times[fingerprint] > 1:
-                draft.deliveries, draft.last_received_at = times[fingerprint], latest
-        # In the order in which they will be stored.
-        cases = [first[fingerprint] for fingerprint in sorted(first)]
-        try:
-            done = self._database.run_once(
-                lambda connection: processing.process_together(
-                    UnitOfWork(connection, self._vault, has_savepoints=False), cases, times=times, now=latest
-                )
-            )
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                # It may have been committed all the same.
-                for draft, arrival in zip(drafts, arrivals, strict=True):
-                    entry = first[draft.fingerprint].entry
-                    arrival.attempts.append(Attempt(entry.sealed_body, is_first=entry is draft, counted_at=latest))
-            raise
-        self._resumption.go_on(done.unfinished)
-        ended = {each.entry_id: each for each in done.resumed}
-        kept = []
-        for draft in drafts:
-            if (on_record := done.known.get(draft.fingerprint)) is not None:
-                kept.append(_as_ended(on_record, ended.get(on_record.id)))
-            else:
-                entry = first[draft.fingerprint].entry
-                kept.append(StoredEntry.of(entry, is_new=entry is draft))
-        return list(zip(kept, chain([done.resumed], repeat([])), strict=False))
-
-    def _keep_alone(self, arrival: VerifiedDelivery) -> StoreResult:
-        """Store a delivery that would not go with others, and process it whatever becomes of that.
-
-        Raises `DatabaseUnavailableError`, at once where somebody holds a row that it needs.
-        """
-        draft = inbox.draft(self._vault, arrival)
-        subject = _subject(draft, arrival)
-        this = Attempt(draft.sealed_body, is_first=True, counted_at=arrival.at)
-
-        def store_and_process(session: Session) -> tuple[StoredEntry, Done]:
-            work = UnitOfWork(session.connection(), self._vault)
-            entry, is_new = inbox.store_or_count(work.connection, draft, arrival.attempts)
-            done = Done()
-            if is_new and subject is not None:
-                done = processing.process(work, entry, subject, now=arrival.at)
-            work.close()
-            is_new = is_new or any(each.is_first and each.sealed_body == entry.sealed_body for each in arrival.attempts)
-            # Only the commit is left. Whatever becomes of that, another try finds it.
-            arrival.attempts.append(this)
-            stored = StoredEntry.of(entry, is_new=is_new)
-            return _as_ended(stored, done.processed[0] if done.processed else None), done
-
-        kept, done = self._database.run_unless_locked(store_and_process)
-        self._resumption.go_on(done.unfinished)
-        return kept, done.processed[1:]
-
-    def _conclude(
-        self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", until: float, served: "Future[StoreResult]"
-    ) -> None:
-        """NotifyResponse a delivery now that it is known what became of it."""
-        if (error := served.exception()) is not None:
-            # Whatever it is, nothing was stored, so nothing may be acknowledged.
-            client = self._keyring.client(arrival.delivery.client_id)
-            self._answer(arrival, receipt, lambda: self._not_stored(arrival, error, client))
-            return
-        kept, resumed = served.result()
-        if not _is_to_be_replayed(kept, arrival):
-            self._answer(arrival, receipt, lambda: self._stored(arrival, kept, resumed))
-            return
-        # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
-        replay = partial(self._replay_failed, kept, until=until)
-        answer = partial(self._answer, arrival, receipt, lambda: self._stored(arrival, replay(), resumed))
-        try:
-            self._replays.submit(answer)
-        except RuntimeError:
-            # No thread can be had, or the interpreter ends: the entry is stored all the same.
-            self._answer(arrival, receipt, lambda: self._stored(arrival, kept, resumed))
-
-    def _answer(self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
-        try:
-            made = make()
-        except BaseException as error:  # noqa: BLE001 -- whatever it is, somebody waits; and it may be our signature that fails
-            made = self._not_stored(arrival, error, None)
-        receipt.set_result(made)
-
-    def _replay_failed(self, kept: StoredEntry, *, until: float) -> StoredEntry:
-        """Take a redelivery as the occasion to process an entry again; it is stored whatever comes of it."""
-        if time.monotonic() > until:
-            _log.warning("replay left out", extra={"entry": kept.id})
-            return kept
-        try:
-            with within(until - time.monotonic()):
-                done = self.process(kept.id)
-        except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
-            _log.error("replay failed", extra={"entry": kept.id, **failure(error)})
-            return kept
-        return _as_ended(kept, done[0] if done else None)
-
-    def _not_authentic(self, delivery: Delivery, refusal: NotAuthenticError, now: datetime) -> Receipt:
-        known = delivery.client_id in self._keyring.clients
-        client_id = delivery.client_id if known else "unknown"
-        metrics.SIGNATURE_FAILURES.inc(client_id, refusal.cause)
-        fields = {"client_id": client_id, "cause": refusal.cause, **delivery.origin.fields()}
-        _log.warning("delivery refused", extra=fields)
-        answer = refuse(
-            delivery,
-            status=401,
-            result_code=refusal.result_code,
-            result_status="F",
-            message=str(refusal),
-            client=None,
-            now=now,
-        )
-        return Receipt(answer)
-
-    def _not_stored(self, arrival: VerifiedDelivery, error: BaseException, client: Client | None) -> Receipt:
-        fields = {"client_id": arrival.delivery.client_id, **failure(error), **arrival.delivery.origin.fields()}
-        _log.error("delivery not stored", extra=fields)
-        answer = refuse(
-            arrival.delivery,
-            status=503,
-            result_code="UNKNOWN_EXCEPTION",
-            result_status="U",
-            message="The notification could not be stored. Send it again.",
-            client=client,
-            now=arrival.at,
-        )
-        return Receipt(answer)
-
-    def _stored(self, arrival: VerifiedDelivery, kept: StoredEntry, resumed: list[Processed]) -> Receipt:
-        fields = {
-            "entry": kept.id,
-            "duplicate": not kept.is_new,
-            "outcome": kept.outcome.value,
-            "reason": kept.reason,
-            "request_id": arrival.delivery.origin.request_id,
-        }
-        _log.info("delivery stored", extra=fields)
-        if kept.is_new:
-            notification = arrival.parsed.notification
-            auth_state = None if notification is None else notification.auth_state
-            if kept.outcome is Outcome.PARKED and not inbox.can_be_consulted(auth_state):
-                _log.warning("parked for an authState that no consult can name", extra={"entry": kept.id})
-            metrics.count_notification(None if notification is None else notification.type, kept.outcome)
-        _tell(resumed)
-        client = self._keyring.client(arrival.delivery.client_id)
-        if kept.outcome is not Outcome.MALFORMED:
-            answer = acknowledge(arrival.delivery, client, now=arrival.at)
-            return Receipt(answer, kept.id, kept.outcome, kept.reason, kept.is_new)
-        answer = refuse(
-            arrival.delivery,
-            status=400,
-            result_code="PARAM_ILLEGAL",
-            result_status="F",
-            message=f"The notification is malformed: {kept.reason}.",
-            client=client,
-            now=arrival.at,
-        )
-        return Receipt(answer, kept.id, kept.outcome, kept.reason, kept.is_new)
-
-
-def _is_to_be_replayed(kept: StoredEntry, arrival: VerifiedDelivery) -> bool:
+def _is_to_be_replayed(stored: StoredEntry, arrival: VerifiedDelivery) -> bool:
     """Say whether a redelivery is the occasion to process its entry again: it failed, or can be understood by now."""
-    if kept.is_new:
+    if stored.is_new:
         return False
-    return kept.outcome is Outcome.FAILED or (
-        kept.outcome is Outcome.MALFORMED and arrival.parsed.notification is not None
+    return stored.outcome is Outcome.FAILED or (
+        stored.outcome is Outcome.MALFORMED and arrival.parsed.notification is not None
     )
 
 
-def _as_ended(kept: StoredEntry, resumed: Processed | None) -> StoredEntry:
+def _as_ended(stored: StoredEntry, resumed: Processed | None) -> StoredEntry:
     """Say of an entry on record how it ended, where the same transaction has resumed it."""
-    return kept if resumed is None else replace(kept, outcome=resumed.outcome, reason=resumed.reason)
+    return stored if resumed is None else replace(stored, outcome=resumed.outcome, reason=resumed.reason)
 
 
-def _subject(draft: InboxEntry, arrival: VerifiedDelivery) -> CorrelationKeys | None:
+def _correlation_keys(draft: InboxEntry, arrival: VerifiedDelivery) -> CorrelationKeys | None:
     notification = arrival.parsed.notification
     return None if notification is None else CorrelationKeys(draft.client_id, notification, draft.token_index)
 
