@@ -1,7 +1,8 @@
-"""Fold the history of each authorization through the machine again, and compare it with everything that is on record.
+"""Check that all that is on record follows from the history: a second judge, on purpose apart from `judging`.
 
-What a notification said is read from its sealed body, not from what was made of it. An entry that was purged is taken
-at the word of its transition. Whatever does not fit is named: a *drift*.
+It folds the history of each authorization through the machine again, and shares no rule with what has written it, so
+that a mistake there is not made here, too. What a notification said is read from its sealed body, not from what was
+made of it; an entry that was purged is taken at the word of its transition. What does not fit is an inconsistency.
 """
 
 from collections import defaultdict
@@ -85,11 +86,11 @@ def verify_batch(session: Session, vault: Vault, *, after: UUID | None = None, l
 
 
 def verify(session: Session, vault: Vault, rows: Sequence[Authorization]) -> list[Inconsistency]:
-    """Name every drift of these authorizations."""
+    """Name every inconsistency of these authorizations."""
     return [
         Inconsistency(record.authorization.id, record.authorization.client_id, record.authorization.auth_state, what)
         for record in _records(session, rows)
-        for what in _drifts(vault, record)
+        for what in _inconsistencies_of(vault, record)
     ]
 
 
@@ -121,7 +122,7 @@ def _records(session: Session, rows: Sequence[Authorization]) -> list[Record]:
     return list(records.values())
 
 
-def _drifts(vault: Vault, record: Record) -> Iterator[str]:
+def _inconsistencies_of(vault: Vault, record: Record) -> Iterator[str]:
     yield from _inconsistencies_of_history(record)
     yield from _inconsistencies_of_tokens(record)
     yield from _inconsistencies_of_moves(record)

@@ -1,4 +1,4 @@
-"""What is to be judged: an entry, and the notification in it with all that it can be found by."""
+"""Correlation keys: by what a notification names an authorization, so that all of it is locked and loaded at once."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple

@@ -1,9 +1,9 @@
-"""Make two transactions meet that must not miss each other.
+"""Key locks: lock rows for what is not on record yet, and so has no row to lock.
 
-One parks a notification because what it names is unknown; the other makes just that known and looks for what is
-parked. Were each only to look and then write, both could look before either wrote, and the notification would stay
-parked for ever. So both first take the row that stands for the unknown thing: whoever comes second waits, and then
-sees what the first has done. SQLite lets one writer in at a time, and needs none of this, but is not treated apart.
+One transaction parks a notification because what it names is unknown; another makes just that known, and looks for what
+is parked. Were each only to look and then write, both could look before either wrote, and the notification would stay
+parked for ever. So both insert the row of the unknown key first: the second waits, and then sees what the first has
+done. SQLite lets one transaction write at a time, and needs none of this, but is not treated apart.
 """
 
 from collections.abc import Collection
@@ -20,7 +20,7 @@ Kind = Literal["authState", "token"]
 
 
 class Key(NamedTuple):
-    """Where two must meet: what a client calls an authorization, or the blind index of a token."""
+    """What is unknown: the authState of an authorization, or the blind index of a token."""
 
     client_id: str
     kind: Kind

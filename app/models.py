@@ -306,7 +306,10 @@ class Transition(Base):
 
 
 class KeyLock(Base):
-    """A place where whoever parks and whoever makes known must meet, for as long as something is unknown."""
+    """A lock on a key of something unknown: the transactions that park for it, and make it known, both insert the row.
+
+    The table keeps its first name: workers of the previous release lock the same rows during an upgrade.
+    """
 
     __tablename__ = "rendezvous"
 
