@@ -120,6 +120,10 @@ def after_the_backup(town: Town) -> None:
 def what_the_merchant_has_on_its_own_record(town: Town) -> None:
     town.consult("new")
     town.consult("late", flow="direct")
+    what_followed_its_consults(town)
+
+
+def what_followed_its_consults(town: Town) -> None:
     town.report("new", "tokens", accessToken="token-new", authCode="code-new")
     town.report("half", "tokens", accessToken="token-half")
     town.report("late", "tokens", accessToken="token-late")
@@ -154,8 +158,10 @@ def test_reports_and_redeliveries_lead_from_a_backup_back_to_the_truth(town: Tow
         town.shell.ask("inbox", "process")
         assert town.lives() == truth
         assert town.shell.ask("authorizations", "verify") == "5 authorizations follow from what is stored.\n"
-        # And it may all be said once more.
-        what_the_merchant_has_on_its_own_record(town)
+        # And it may all be said once more: a consult of what is canceled by now is refused, and changes nothing.
+        for name in ("new", "late"):
+            assert problem(town.http.post(AUTHORIZATIONS, {"authState": name})) == (409, "canceled")
+        what_followed_its_consults(town)
         town.notify(*REPEATED)
         assert town.lives() == truth
 
