@@ -1,4 +1,4 @@
-"""The merchant's doors: who is refused, and what."""
+"""The merchant's endpoints: what is refused, with which status and code."""
 
 import io
 import logging
@@ -21,10 +21,10 @@ NOBODY = f"{AUTHORIZATIONS}/01a205ee-c214-729b-933a-975b301150d6"
 
 
 @pytest.fixture
-def stranded(keyring: Path) -> HttpClient:
+def stranded(keyring_path: Path) -> HttpClient:
     """A service whose database is away."""
-    environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring, FLASK_API_KEYS=API_KEY)
-    return HttpClient(create_app(environ), keyring)
+    environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring_path, FLASK_API_KEYS=API_KEY)
+    return HttpClient(create_app(environ), keyring_path)
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_another_scheme_is_no_key(http: HttpClient) -> None:
     assert problem(refused) == (401, "unauthorized")
 
 
-def test_an_api_without_keys_refuses_everyone(sqlite_url: str, keyring: Path) -> None:
-    http = HttpClient(create_app(an_environ(sqlite_url, keyring)), keyring)
+def test_an_api_without_keys_refuses_everyone(sqlite_url: str, keyring_path: Path) -> None:
+    http = HttpClient(create_app(an_environ(sqlite_url, keyring_path)), keyring_path)
     assert problem(http.get(AUTHORIZATIONS, key="")) == (401, "unauthorized")
     assert problem(http.get(AUTHORIZATIONS, key=API_KEY)) == (401, "unauthorized")
 
@@ -195,7 +195,7 @@ def test_a_body_that_was_cut_short_reports_nothing(http: HttpClient) -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_time_in_utc_is_refused(http: HttpClient, time: object) -> None:
+def test_an_expiry_time_that_is_no_time_is_refused(http: HttpClient, time: object) -> None:
     report = {"accessToken": "token-1", "accessTokenExpiryTime": time}
     assert problem(http.post(http.at(http.consult(), "tokens"), report)) == (422, "invalid")
 
@@ -214,13 +214,13 @@ def test_what_does_not_exist_is_not_found(http: HttpClient) -> None:
 # --- what is not the caller's fault ---
 
 
-def test_a_database_that_is_away_is_said_to_be(stranded: HttpClient) -> None:
+def test_an_unavailable_database_is_answered_with_503(stranded: HttpClient) -> None:
     response = stranded.get(AUTHORIZATIONS)
     assert problem(response) == (503, "unavailable")
     assert int(response.headers["Retry-After"]) > 0
 
 
-def test_a_fault_of_ours_is_told_to_the_log_and_not_to_the_caller(
+def test_an_internal_error_is_described_in_the_log_and_not_in_the_response(
     http: HttpClient, log: pytest.LogCaptureFixture
 ) -> None:
     """A code that does not open stands for everything that should not happen."""
