@@ -38,8 +38,8 @@ _THREADS = 16
 _CONNECTIONS_MAX = 256
 #: Objects that are left to themselves until somebody looks which of them are garbage: a megabyte or two.
 _UNCOLLECTED_MAX = 10_000
-#: Longer than the 60 seconds for which most balancers and proxies keep an idle connection: whoever closes it first may
-#: do so while the other sends a request over it.
+#: Longer than the 60 seconds for which most balancers and proxies keep an idle connection: a server that closes first
+#: may do so while the proxy sends a request.
 _KEEP_ALIVE_SECONDS = 75
 _KEEP_ALIVE_SECONDS_MAX = 3600
 

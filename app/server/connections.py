@@ -1,8 +1,8 @@
-"""End connections that keep a place and give nothing for it: a head that does not end, an answer that nobody reads.
+"""Slow connections: end those whose head does not end, and those whose response is not read.
 
-The HTTP server under us has one limit for two things, a head that is being sent and a connection that is idle, and none
-for writing. So it is given the longer one, `--keep-alive`, and the rest is seen here from what the kernel knows of each
-connection. That takes Linux; elsewhere a head may take as long as a connection may be idle.
+granian has one time-out for a head and for an idle connection, and none for writing. It is given the longer one,
+`--keep-alive`, and this file ends the others by what the kernel says of each connection. That takes Linux; elsewhere a
+head may take as long as a connection may be idle.
 """
 
 import logging
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 #: How long a head may take from its first byte, and the first head from the beginning of the connection.
 HEAD_SECONDS_MAX = 10
-#: How long a client may leave an answer unread. Those who read slowly read on, a little at a time, all the while: even
+#: How long a client may leave a response unread. A slow client reads on, a little at a time, all the while: even
 #: the largest listing fits into what the kernel buffers on both sides.
 WRITE_SECONDS_MAX = 30
 #: A worker whose places are nearly all taken closes connections that have been idle for this long.
@@ -117,7 +117,7 @@ class Connections:
 
     def _open(self) -> Iterator[_Open]:
         for entry in _DESCRIPTORS.iterdir():
-            # Whatever is closed meanwhile is no connection any more.
+            # A descriptor that is closed by now is no connection any more.
             with suppress(OSError):
                 if (named := _SOCKET.fullmatch(str(entry.readlink()))) and (
                     found := self._connection(int(entry.name), identity=int(named[1]))
@@ -169,7 +169,7 @@ def _reason_to_end(seen: _Seen, now: float, *, is_full: bool) -> str | None:
 def _end(connection: _Open) -> None:
     """End a connection under the server, which then lets go of it; what was not sent is thrown away."""
     with suppress(OSError):
-        # Whatever becomes of the descriptor meanwhile, this one stays what it is.
+        # The server may close the descriptor, and the system use its number again: the duplicate stays what it is.
         duplicate = os.dup(connection.descriptor)
         found = os.fstat(duplicate)
         if not stat.S_ISSOCK(found.st_mode):

@@ -52,7 +52,7 @@ class Address:
         return address
 
     def bound(self, *, shared: bool = True) -> socket.socket:
-        """Return a socket bound here that does not listen yet: whoever serves it begins to.
+        """Return a socket bound here that does not listen yet: its worker begins to.
 
         Several may be bound at once if they are shared: the kernel then spreads connections over those that listen.
         """
