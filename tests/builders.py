@@ -11,18 +11,18 @@ from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.simulator.sender import Signer, headers_of
 
 
-def an_environ(database_url: str, keyring: Path, **settings: str) -> dict[str, str]:
+def an_environ(database_url: str, keyring_path: Path, **settings: str) -> dict[str, str]:
     """The environment of a service."""
     required = {
         "FLASK_DATABASE_URL": database_url,
-        "FLASK_KEYRING": str(keyring),
+        "FLASK_KEYRING": str(keyring_path),
         "FLASK_VAULT_KEYS": new_vault_key(),
     }
     return required | settings
 
 
 def a_genuine_delivery(
-    keyring: Path,
+    keyring_path: Path,
     notification: Draft | bytes,
     *,
     client_id: str = SANDBOX_CLIENT_ID,
@@ -31,7 +31,7 @@ def a_genuine_delivery(
 ) -> Delivery:
     """A delivery that the pretend Alipay of a sandbox signed."""
     body = notification if isinstance(notification, bytes) else notification.body()
-    key = load_private_key(keyring.with_name(SIMULATOR_KEY_NAME).read_bytes())
+    key = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
     return Signer(client_id, key, 1).sign(body, uri=uri, request_time=request_time)
 
 

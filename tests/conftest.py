@@ -1,6 +1,6 @@
-"""Give each test that asks for one a database of its own: migrated, empty, on SQLite and on PostgreSQL.
+"""Fixtures for all tests: a database of the test's own, migrated and empty, on SQLite and on PostgreSQL; a keyring.
 
-Migrating once and copying the result is what makes a fresh database cheap enough for every test.
+A database is migrated once and then copied, which makes a fresh one cheap enough for every test.
 """
 
 import os
@@ -15,6 +15,7 @@ import pytest
 from alembic.config import Config
 from sqlalchemy import make_url
 
+from app.simulator.keys import make_sandbox
 from tests.postgres import PostgresServer, running_server
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +26,7 @@ hypothesis.settings.load_profile("notifyauth")
 
 
 def pytest_configure() -> None:
-    """Forget the settings, ours and PostgreSQL's, of whoever runs the tests: each test says what it needs."""
+    """Remove the user's own settings, ours and PostgreSQL's: each test sets what it needs."""
     for name in [name for name in os.environ if name.startswith(("FLASK_", "PG"))]:
         del os.environ[name]
 
@@ -35,6 +36,14 @@ def migrate(url: str) -> None:
     config = Config(toml_file=ROOT / "pyproject.toml")
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     alembic.command.upgrade(config, "head")
+
+
+@pytest.fixture(scope="session")
+def keyring_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The keyring of a sandbox, with the private keys of the simulator and of the merchant beside it."""
+    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
+    make_sandbox(path)
+    return path
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

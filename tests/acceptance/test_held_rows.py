@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import make_url
 
 from app.simulator.draft import authcode_created
-from app.simulator.keys import make_sandbox
 from tests.acceptance.server import Server, running_server, status
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 
@@ -23,18 +22,10 @@ OTHERS = 24
 SECONDS_MAX = 8
 
 
-@pytest.fixture(scope="module")
-def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The keyring of a sandbox."""
-    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
-    make_sandbox(path)
-    return path
-
-
 @pytest.fixture
-def server(postgresql_url: str, keyring: Path, tmp_path: Path) -> Iterator[Server]:
+def server(postgresql_url: str, keyring_path: Path, tmp_path: Path) -> Iterator[Server]:
     """A server with one worker: whatever holds it up, nobody else can make up for it."""
-    environ = an_environ(postgresql_url, keyring, FLASK_API_KEYS="a-key")
+    environ = an_environ(postgresql_url, keyring_path, FLASK_API_KEYS="a-key")
     with running_server(environ, tmp_path / "log", "--workers", "1") as server:
         yield server
 
@@ -65,8 +56,8 @@ def held(url: str, name: str) -> Iterator[None]:
         somebody_else.rollback()
 
 
-def code(keyring: Path, name: str, code: str) -> bytes:
-    return a_raw_request(a_genuine_delivery(keyring, authcode_created(name, code)))
+def code(keyring_path: Path, name: str, code: str) -> bytes:
+    return a_raw_request(a_genuine_delivery(keyring_path, authcode_created(name, code)))
 
 
 def timed(server: Server, request: bytes) -> tuple[int, float]:
@@ -77,12 +68,12 @@ def timed(server: Server, request: bytes) -> tuple[int, float]:
 
 
 def test_deliveries_that_wait_for_one_row_leave_the_others_alone(
-    server: Server, postgresql_url: str, keyring: Path
+    server: Server, postgresql_url: str, keyring_path: Path
 ) -> None:
     for name in ("held", *(f"s-{number}" for number in range(OTHERS))):
         consulted(server, name)
-    stuck = [code(keyring, "held", f"code-{number}") for number in range(STUCK)]
-    others = [code(keyring, f"s-{number}", f"code-{number}") for number in range(OTHERS)]
+    stuck = [code(keyring_path, "held", f"code-{number}") for number in range(STUCK)]
+    others = [code(keyring_path, f"s-{number}", f"code-{number}") for number in range(OTHERS)]
     with ThreadPoolExecutor(STUCK + OTHERS) as senders:
         with held(postgresql_url, "held"):
             waiting = [senders.submit(timed, server, request) for request in stuck]

@@ -13,7 +13,6 @@ import pytest
 import urllib3
 
 from app.simulator.draft import authcode_created
-from app.simulator.keys import make_sandbox
 from app.simulator.sender import headers_of
 from tests.acceptance.server import Server, running_server, starting_server, status, wait_until_ready
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
@@ -27,18 +26,10 @@ REFUSED = 3000
 LONG_PATH = "/" + "%C3%A9" * 256
 
 
-@pytest.fixture(scope="module")
-def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The keyring of a sandbox."""
-    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
-    make_sandbox(path)
-    return path
-
-
 @pytest.fixture
-def environ(sqlite_url: str, keyring: Path, tmp_path: Path) -> dict[str, str]:
+def environ(sqlite_url: str, keyring_path: Path, tmp_path: Path) -> dict[str, str]:
     """The settings of a service under systemd, which names a folder for what need not be kept."""
-    return an_environ(sqlite_url, keyring, FLASK_METRICS_OPEN="1", RUNTIME_DIRECTORY=str(tmp_path / "run"))
+    return an_environ(sqlite_url, keyring_path, FLASK_METRICS_OPEN="1", RUNTIME_DIRECTORY=str(tmp_path / "run"))
 
 
 def figures(server: Server) -> dict[str, float]:
@@ -48,8 +39,8 @@ def figures(server: Server) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def deliver(server: Server, keyring: Path, number: int) -> None:
-    request = a_raw_request(a_genuine_delivery(keyring, authcode_created(f"s-{number}", "code-1")))
+def deliver(server: Server, keyring_path: Path, number: int) -> None:
+    request = a_raw_request(a_genuine_delivery(keyring_path, authcode_created(f"s-{number}", "code-1")))
     assert status(server.say(request, seconds=SECONDS_MAX)) == 200
 
 
@@ -66,13 +57,13 @@ def unread() -> Iterator[tuple[int, int]]:
 
 
 def test_deliveries_are_answered_while_nobody_reads_the_log(
-    environ: dict[str, str], keyring: Path, unread: tuple[int, int]
+    environ: dict[str, str], keyring_path: Path, unread: tuple[int, int]
 ) -> None:
     reader, writer = unread
     with starting_server(environ, writer, "--workers", "1") as server:
         os.close(writer)
         wait_until_ready(server)
-        delivery = a_genuine_delivery(keyring, authcode_created("s-1", "code-1"))
+        delivery = a_genuine_delivery(keyring_path, authcode_created("s-1", "code-1"))
         with urllib3.HTTPConnectionPool("127.0.0.1", server.port, timeout=SECONDS_MAX, retries=False) as pool:
             for _ in range(REFUSED):
                 assert pool.request("GET", LONG_PATH).status == 404
@@ -108,29 +99,29 @@ def test_a_server_whose_log_nobody_reads_stops_when_it_is_told_to(
 
 
 def test_deliveries_are_answered_and_counted_when_the_folder_of_the_counters_is_gone(
-    environ: dict[str, str], keyring: Path, tmp_path: Path
+    environ: dict[str, str], keyring_path: Path, tmp_path: Path
 ) -> None:
     with running_server(environ, tmp_path / "log", "--workers", "2") as server:
         for number in range(10):
-            deliver(server, keyring, number)
+            deliver(server, keyring_path, number)
         shutil.rmtree(environ["RUNTIME_DIRECTORY"])
         os.kill(server.workers()[0], signal.SIGKILL)
         for number in range(20):
-            deliver(server, keyring, number)
+            deliver(server, keyring_path, number)
         wait_until_ready(server)
         for number in range(10):
-            deliver(server, keyring, number)
+            deliver(server, keyring_path, number)
         time.sleep(WRITTEN_AFTER_SECONDS)
         # What the killed worker had counted went with the folder.
         assert 20 < figures(server)['notifyauth_deliveries_total{status="200"}'] <= 40
         assert len(folders(environ)) == 1
 
 
-def test_what_a_killed_worker_has_counted_stays(environ: dict[str, str], keyring: Path, tmp_path: Path) -> None:
+def test_what_a_killed_worker_has_counted_stays(environ: dict[str, str], keyring_path: Path, tmp_path: Path) -> None:
     """And the one in its place goes on with its file, so that files do not pile up."""
     with running_server(environ, tmp_path / "log", "--workers", "1") as server:
         for number in range(10):
-            deliver(server, keyring, number)
+            deliver(server, keyring_path, number)
         assert figures(server)['notifyauth_deliveries_total{status="200"}'] == 10
         for _ in range(2):
             wait_until_ready(server)
@@ -171,13 +162,13 @@ def test_a_folder_of_counters_is_removed_at_the_end_or_by_the_next_start(
 
 
 def test_a_folder_that_the_operator_has_chosen_is_used_and_kept(
-    environ: dict[str, str], keyring: Path, tmp_path: Path
+    environ: dict[str, str], keyring_path: Path, tmp_path: Path
 ) -> None:
     chosen = tmp_path / "chosen"
     with running_server(
         environ | {"PROMETHEUS_MULTIPROC_DIR": str(chosen)}, tmp_path / "log", "--workers", "2"
     ) as server:
-        deliver(server, keyring, 1)
+        deliver(server, keyring_path, 1)
         time.sleep(WRITTEN_AFTER_SECONDS)
         assert figures(server)['notifyauth_deliveries_total{status="200"}'] == 1
     assert chosen.is_dir()

@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import make_url
 
 from app.simulator.draft import authcode_created, token_canceled
-from app.simulator.keys import make_sandbox
 from tests.acceptance.server import Server, flask, running_server, status, wait_until_ready
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 
@@ -21,18 +20,10 @@ API_KEY = "an-api-key"
 CODE = authcode_created("s-1", "code-1")
 
 
-@pytest.fixture(scope="module")
-def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The keyring of a sandbox."""
-    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
-    make_sandbox(path)
-    return path
-
-
 @pytest.fixture
-def environ(sqlite_url: str, keyring: Path) -> dict[str, str]:
+def environ(sqlite_url: str, keyring_path: Path) -> dict[str, str]:
     """The settings of a service."""
-    return an_environ(sqlite_url, keyring, FLASK_API_KEYS=API_KEY)
+    return an_environ(sqlite_url, keyring_path, FLASK_API_KEYS=API_KEY)
 
 
 @pytest.fixture
@@ -57,9 +48,9 @@ def in_chunks(request: bytes, *, size: int) -> bytes:
     return head + b"\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
 
 
-def test_what_reaches_the_door_is_what_was_sent(server: Server, keyring: Path) -> None:
+def test_what_reaches_the_door_is_what_was_sent(server: Server, keyring_path: Path) -> None:
     """A repeated header is joined with a comma, and then names nobody; `client_id` never passes for `client-id`."""
-    request = a_raw_request(a_genuine_delivery(keyring, CODE))
+    request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
     assert status(server.say(request)) == 200
     for name in (b"client-id", b"signature", b"request-time"):
         for first in (True, False):
@@ -70,9 +61,9 @@ def test_what_reaches_the_door_is_what_was_sent(server: Server, keyring: Path) -
     assert server.say(with_header(request, b"Expect: 100-continue", first=False)).startswith(b"HTTP/1.1 100")
 
 
-def test_a_path_is_the_same_however_it_is_spelled(server: Server, keyring: Path) -> None:
+def test_a_path_is_the_same_however_it_is_spelled(server: Server, keyring_path: Path) -> None:
     """The server decodes a path, and nothing of its spelling is left: a proxy must look at the decoded one, too."""
-    request = a_raw_request(a_genuine_delivery(keyring, CODE))
+    request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
     for spelled in (b"/alipay%2FnotifyAuthorization", b"/alipay/%6EotifyAuthorization"):
         assert status(server.say(request.replace(b"/alipay/notifyAuthorization", spelled, 1))) == 200
 
@@ -84,8 +75,8 @@ def test_a_huge_body_is_refused_before_it_is_sent(server: Server) -> None:
     assert status(server.say(endless + b"10000\r\n" + b"x" * 65536 + b"\r\n1\r\nx\r\n")) == 413
 
 
-def test_the_figures_of_all_workers_add_up(server: Server, keyring: Path) -> None:
-    request = a_raw_request(a_genuine_delivery(keyring, CODE))
+def test_the_figures_of_all_workers_add_up(server: Server, keyring_path: Path) -> None:
+    request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
     for _ in range(20):
         server.say(request)
     # A worker tells the others once a second what it has counted.
@@ -99,7 +90,7 @@ def test_the_figures_of_all_workers_add_up(server: Server, keyring: Path) -> Non
 
 
 def test_requests_in_flight_are_finished_before_the_server_stops(
-    server: Server, sqlite_url: str, keyring: Path
+    server: Server, sqlite_url: str, keyring_path: Path
 ) -> None:
     """Somebody else holds the database for a moment, and the server is told to stop within that moment."""
     database = make_url(sqlite_url).database
@@ -107,7 +98,9 @@ def test_requests_in_flight_are_finished_before_the_server_stops(
     holder = sqlite3.connect(database, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     # Of those that a worker has, one leads, and the others keep no thread.
-    requests = [a_raw_request(a_genuine_delivery(keyring, token_canceled(f"token-{number}"))) for number in range(8)]
+    requests = [
+        a_raw_request(a_genuine_delivery(keyring_path, token_canceled(f"token-{number}"))) for number in range(8)
+    ]
     with ThreadPoolExecutor(len(requests)) as senders:
         answers = [senders.submit(server.say, request) for request in requests]
         time.sleep(0.5)
@@ -119,13 +112,13 @@ def test_requests_in_flight_are_finished_before_the_server_stops(
     assert server.process.wait(timeout=30) == 0
 
 
-def test_a_worker_that_dies_is_replaced(server: Server, keyring: Path, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_replaced(server: Server, keyring_path: Path, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     wait_for_words(log, "Started worker-1", "Started worker-2")
     os.kill(server.workers()[0], signal.SIGKILL)
     wait_for_words(log, "worker died worker=1")
     wait_until_ready(server, log)
-    assert status(server.say(a_raw_request(a_genuine_delivery(keyring, CODE)))) == 200
+    assert status(server.say(a_raw_request(a_genuine_delivery(keyring_path, CODE)))) == 200
 
 
 def wait_for_words(log: Path, *words: str) -> None:
@@ -158,18 +151,20 @@ def test_a_port_in_use_is_said_in_one_sentence(server: Server, environ: dict[str
     )
 
 
-def test_a_database_that_was_not_migrated_is_said_in_one_sentence(unmigrated_sqlite_url: str, keyring: Path) -> None:
-    refused = flask(an_environ(unmigrated_sqlite_url, keyring), "serve")
+def test_a_database_that_was_not_migrated_is_said_in_one_sentence(
+    unmigrated_sqlite_url: str, keyring_path: Path
+) -> None:
+    refused = flask(an_environ(unmigrated_sqlite_url, keyring_path), "serve")
     assert refused.returncode == 2
     assert refused.stderr == "Error: The database (FLASK_DATABASE_URL) has no tables yet. Run: flask db upgrade\n"
 
 
-def test_no_secret_is_in_the_servers_log(environ: dict[str, str], keyring: Path, tmp_path: Path) -> None:
+def test_no_secret_is_in_the_servers_log(environ: dict[str, str], keyring_path: Path, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     with running_server(environ, log) as server:
         for notification in (CODE, token_canceled("token-5f1c"), b'{"accessToken": "token-77aa"}'):
-            server.say(a_raw_request(a_genuine_delivery(keyring, notification)))
-        server.say(a_raw_request(a_genuine_delivery(keyring, CODE, client_id="STRANGER")))
+            server.say(a_raw_request(a_genuine_delivery(keyring_path, notification)))
+        server.say(a_raw_request(a_genuine_delivery(keyring_path, CODE, client_id="STRANGER")))
     text = log.read_text()
     assert text.count("delivery stored") == 3
     assert "delivery refused" in text

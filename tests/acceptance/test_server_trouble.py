@@ -20,7 +20,6 @@ from psycopg.sql import SQL, Identifier
 from sqlalchemy import make_url
 
 from app.simulator.draft import authcode_created, token_canceled
-from app.simulator.keys import make_sandbox
 from tests.acceptance.server import Server, running_server, status
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 
@@ -35,19 +34,11 @@ CROWD = 60
 
 
 @pytest.fixture(scope="module")
-def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The keyring of a sandbox."""
-    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
-    make_sandbox(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(migrated_sqlite: Path, keyring: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(migrated_sqlite: Path, keyring_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with one worker of two threads: whatever holds it up, nobody else can make up for it."""
     folder = tmp_path_factory.mktemp("server")
     url = f"sqlite:///{shutil.copyfile(migrated_sqlite, folder / 'notifyauth.db')}"
-    environ = an_environ(url, keyring, FLASK_METRICS_OPEN="1")
+    environ = an_environ(url, keyring_path, FLASK_METRICS_OPEN="1")
     with running_server(environ, folder / "log", "--workers", "1", "--threads", "2") as server:
         yield server
 
@@ -91,9 +82,9 @@ def test_clients_that_dawdle_do_not_hold_up_the_others(server: Server, number: i
     assert status(answer) == 200
 
 
-def test_a_body_that_breaks_off_is_never_taken_for_a_whole_one(server: Server, keyring: Path) -> None:
+def test_a_body_that_breaks_off_is_never_taken_for_a_whole_one(server: Server, keyring_path: Path) -> None:
     """Granian hands over what has come as if it were all, in chunks too: there the signature tells."""
-    request = a_raw_request(a_genuine_delivery(keyring, token_canceled("token-1")))
+    request = a_raw_request(a_genuine_delivery(keyring_path, token_canceled("token-1")))
     assert status(broken_off(server, request[:-1])) == 400
     head, _, body = request.partition(b"\r\n\r\n")
     kept = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
@@ -125,13 +116,13 @@ def test_a_head_is_to_end_long_before_an_idle_connection_is_closed(server: Serve
 
 
 def test_a_connection_may_be_idle_for_as_long_as_was_asked_for(
-    migrated_sqlite: Path, keyring: Path, tmp_path: Path
+    migrated_sqlite: Path, keyring_path: Path, tmp_path: Path
 ) -> None:
     file = shutil.copyfile(migrated_sqlite, tmp_path / "notifyauth.db")
     ping = b"GET /healthz HTTP/1.1\r\nHost: merchant.example\r\n\r\n"
     with (
         running_server(
-            an_environ(f"sqlite:///{file}", keyring), tmp_path / "log", "--workers", "1", "--keep-alive", "2"
+            an_environ(f"sqlite:///{file}", keyring_path), tmp_path / "log", "--workers", "1", "--keep-alive", "2"
         ) as server,
         callers(server, number=1, saying=ping) as (idle,),
     ):
@@ -143,12 +134,12 @@ def test_a_connection_may_be_idle_for_as_long_as_was_asked_for(
 
 
 def test_past_a_bounded_queue_the_answer_is_503_at_once_and_nothing_is_left_behind(
-    migrated_sqlite: Path, keyring: Path, tmp_path: Path
+    migrated_sqlite: Path, keyring_path: Path, tmp_path: Path
 ) -> None:
     """The database is locked by somebody else: every thread waits with a report, and behind them the queue fills."""
     file = shutil.copyfile(migrated_sqlite, tmp_path / "notifyauth.db")
-    request = a_raw_request(a_genuine_delivery(keyring, CODE))
-    environ = an_environ(f"sqlite:///{file}", keyring, FLASK_API_KEYS="a-key")
+    request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
+    environ = an_environ(f"sqlite:///{file}", keyring_path, FLASK_API_KEYS="a-key")
     with running_server(environ, tmp_path / "log", "--workers", "1", "--threads", "2") as server:
         assert status(server.say(request)) == 200
         with closing(sqlite3.connect(file, isolation_level=None)) as somebody_else:
@@ -165,12 +156,14 @@ def test_past_a_bounded_queue_the_answer_is_503_at_once_and_nothing_is_left_behi
 
 
 def test_deliveries_that_wait_for_the_database_leave_the_threads_to_others(
-    migrated_sqlite: Path, keyring: Path, tmp_path: Path
+    migrated_sqlite: Path, keyring_path: Path, tmp_path: Path
 ) -> None:
     """One of them leads, in one of two threads, and whoever only reads has the other."""
     file = shutil.copyfile(migrated_sqlite, tmp_path / "notifyauth.db")
-    requests = [a_raw_request(a_genuine_delivery(keyring, token_canceled(f"token-{number}"))) for number in range(20)]
-    environ = an_environ(f"sqlite:///{file}", keyring)
+    requests = [
+        a_raw_request(a_genuine_delivery(keyring_path, token_canceled(f"token-{number}"))) for number in range(20)
+    ]
+    environ = an_environ(f"sqlite:///{file}", keyring_path)
     with (
         running_server(environ, tmp_path / "log", "--workers", "1", "--threads", "2") as server,
         closing(sqlite3.connect(file, isolation_level=None)) as somebody_else,
@@ -185,9 +178,9 @@ def test_deliveries_that_wait_for_the_database_leave_the_threads_to_others(
         assert {status(answer.result()) for answer in answers} == {200}
 
 
-def test_a_request_that_contradicts_itself_about_its_length_is_refused(server: Server, keyring: Path) -> None:
+def test_a_request_that_contradicts_itself_about_its_length_is_refused(server: Server, keyring_path: Path) -> None:
     """Whoever reads the other length would see two requests in one (request smuggling)."""
-    request = a_raw_request(a_genuine_delivery(keyring, CODE))
+    request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
     assert status(server.say(request.replace(b"Content-Length", b"Content-Length: 1\r\nContent-Length", 1))) == 400
     both = request.replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nContent-Length", 1)
     assert status(server.say(both)) in {400, 401}
@@ -217,11 +210,11 @@ def away(url: str) -> Iterator[None]:
 
 
 def test_a_database_that_comes_back_is_used_without_a_restart(
-    postgresql_url: str, keyring: Path, tmp_path: Path
+    postgresql_url: str, keyring_path: Path, tmp_path: Path
 ) -> None:
     """Both by a worker that lost it at work and by one that started without it."""
-    request = a_raw_request(a_genuine_delivery(keyring, CODE))
-    environ = an_environ(postgresql_url, keyring)
+    request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
+    environ = an_environ(postgresql_url, keyring_path)
     with running_server(environ, tmp_path / "log", "--workers", "1") as server:
         assert status(server.say(request)) == 200
         with away(postgresql_url):

@@ -22,7 +22,7 @@ CODE = authcode_created("s-1", "code-1")
 
 
 @pytest.fixture
-def keyring(tmp_path: Path) -> Path:
+def keyring_path(tmp_path: Path) -> Path:
     """The keyring of a sandbox, for this test to change."""
     path = tmp_path / "sandbox" / "keyring.toml"
     path.parent.mkdir()
@@ -37,9 +37,9 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(sqlite_url: str, keyring: Path, log: Path) -> Iterator[Server]:
+def server(sqlite_url: str, keyring_path: Path, log: Path) -> Iterator[Server]:
     """A server with two workers, both ready."""
-    with running_server(an_environ(sqlite_url, keyring), log, "--workers", "2") as server:
+    with running_server(an_environ(sqlite_url, keyring_path), log, "--workers", "2") as server:
         wait_until(lambda: "Started worker-1" in log.read_text() and "Started worker-2" in log.read_text(), log)
         yield server
 
@@ -63,14 +63,14 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def deliver_until(is_over: Event, server: Server, keyring: Path, sender: int) -> list[int]:
+def deliver_until(is_over: Event, server: Server, keyring_path: Path, sender: int) -> list[int]:
     """Deliver one notification after another, each over a connection of its own; one that breaks counts as 0.
 
     Each comes a moment after its connection, as over a real network: a worker may be told to stop in between.
     """
     statuses: list[int] = []
     while not is_over.is_set():
-        request = a_raw_request(a_genuine_delivery(keyring, token_canceled(f"token-{sender}-{len(statuses)}")))
+        request = a_raw_request(a_genuine_delivery(keyring_path, token_canceled(f"token-{sender}-{len(statuses)}")))
         try:
             statuses.append(status(server.say(request, after=0.03)))
         except (OSError, IndexError) as error:
@@ -79,10 +79,10 @@ def deliver_until(is_over: Event, server: Server, keyring: Path, sender: int) ->
     return statuses
 
 
-def test_a_reload_replaces_the_workers_and_loses_no_request(server: Server, keyring: Path, log: Path) -> None:
+def test_a_reload_replaces_the_workers_and_loses_no_request(server: Server, keyring_path: Path, log: Path) -> None:
     before, is_over = server.workers(), Event()
     with ThreadPoolExecutor(8) as senders:
-        sent = [senders.submit(deliver_until, is_over, server, keyring, sender) for sender in range(8)]
+        sent = [senders.submit(deliver_until, is_over, server, keyring_path, sender) for sender in range(8)]
         try:
             server.process.send_signal(signal.SIGHUP)
             wait_until(lambda: "reloaded" in log.read_text(), log)
@@ -94,14 +94,14 @@ def test_a_reload_replaces_the_workers_and_loses_no_request(server: Server, keyr
     assert not set(before) & set(server.workers())
 
 
-def test_a_reload_reads_the_keyring_anew(server: Server, keyring: Path, log: Path, tmp_path: Path) -> None:
+def test_a_reload_reads_the_keyring_anew(server: Server, keyring_path: Path, log: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "keyring.toml"
     other.parent.mkdir()
     make_sandbox(other)
     request = a_raw_request(a_genuine_delivery(other, CODE))
     assert status(server.say(request)) == 401
     for file in other.parent.iterdir():
-        keyring.with_name(file.name).write_bytes(file.read_bytes())
+        keyring_path.with_name(file.name).write_bytes(file.read_bytes())
     assert status(server.say(request)) == 401
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "reloaded" in log.read_text(), log)
@@ -109,11 +109,11 @@ def test_a_reload_reads_the_keyring_anew(server: Server, keyring: Path, log: Pat
 
 
 def test_a_broken_keyring_is_refused_in_one_line_and_the_old_one_goes_on(
-    server: Server, keyring: Path, log: Path
+    server: Server, keyring_path: Path, log: Path
 ) -> None:
-    before, request = server.workers(), a_raw_request(a_genuine_delivery(keyring, CODE))
+    before, request = server.workers(), a_raw_request(a_genuine_delivery(keyring_path, CODE))
     length = len(log.read_text())
-    keyring.write_text("[clients")
+    keyring_path.write_text("[clients")
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "reload refused" in log.read_text(), log)
     (line,) = log.read_text()[length:].splitlines()
@@ -122,12 +122,12 @@ def test_a_broken_keyring_is_refused_in_one_line_and_the_old_one_goes_on(
     assert status(server.say(request)) == 200
 
 
-def test_a_worker_that_cannot_start_takes_nobodys_place(server: Server, keyring: Path, log: Path) -> None:
+def test_a_worker_that_cannot_start_takes_nobodys_place(server: Server, keyring_path: Path, log: Path) -> None:
     """The keyring is in order when it is checked, and no longer when the new worker reads it."""
-    before, request = server.workers(), a_raw_request(a_genuine_delivery(keyring, CODE))
+    before, request = server.workers(), a_raw_request(a_genuine_delivery(keyring_path, CODE))
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "reloading" in log.read_text(), log)
-    keyring.write_text("[clients")
+    keyring_path.write_text("[clients")
     wait_until(lambda: "reload given up" in log.read_text(), log)
     assert server.workers() == before
     assert status(server.say(request)) == 200
@@ -150,8 +150,10 @@ def test_workers_ignore_a_hangup(server: Server, log: Path) -> None:
     assert "worker died" not in log.read_text()
 
 
-def test_workers_whose_parent_was_killed_finish_what_they_have_begun_and_end(server: Server, keyring: Path) -> None:
-    workers, request = server.workers(), a_raw_request(a_genuine_delivery(keyring, CODE))
+def test_workers_whose_parent_was_killed_finish_what_they_have_begun_and_end(
+    server: Server, keyring_path: Path
+) -> None:
+    workers, request = server.workers(), a_raw_request(a_genuine_delivery(keyring_path, CODE))
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as caller:
         caller.sendall(request[:-5])
         # The worker is to have the head in hand.
@@ -172,10 +174,10 @@ def has_died(log: Path, *, times: int) -> bool:
 
 
 def test_a_worker_that_keeps_dying_is_started_ever_more_slowly_and_the_other_serves(
-    server: Server, keyring: Path, log: Path
+    server: Server, keyring_path: Path, log: Path
 ) -> None:
     healthy = server.workers()[1]
-    request = a_raw_request(a_genuine_delivery(keyring, CODE))
+    request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
     for deaths in range(1, 4):
         wait_until(lambda: len(server.workers()) == 2, log)
         os.kill(next(worker for worker in server.workers() if worker != healthy), signal.SIGKILL)
@@ -189,13 +191,13 @@ def test_a_worker_that_keeps_dying_is_started_ever_more_slowly_and_the_other_ser
 
 
 def test_a_server_none_of_whose_workers_can_start_ends_and_says_so(
-    sqlite_url: str, keyring: Path, tmp_path: Path
+    sqlite_url: str, keyring_path: Path, tmp_path: Path
 ) -> None:
     """What is wrong shows in the workers only: a module of theirs breaks."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif '--multiprocessing-fork' in sys.argv: raise SystemExit('broken')\n"
     )
-    environ = an_environ(sqlite_url, keyring, PYTHONPATH=str(tmp_path))
+    environ = an_environ(sqlite_url, keyring_path, PYTHONPATH=str(tmp_path))
     refused = flask(environ, "serve", "--workers", "2", "--port", str(a_free_port()))
     assert refused.returncode == 1
     assert "no worker can start" in refused.stderr
@@ -206,13 +208,13 @@ def test_a_server_none_of_whose_workers_can_start_ends_and_says_so(
     [("localhost", "127.0.0.1"), ("::1", "::1"), ("[::1]", "::1"), ("0.0.0.0", "127.0.0.1"), ("::", "::1")],  # noqa: S104 -- for a moment
 )
 def test_a_name_and_either_family_of_addresses_can_be_listened_at(
-    host: str, asked_at: str, sqlite_url: str, keyring: Path, log: Path
+    host: str, asked_at: str, sqlite_url: str, keyring_path: Path, log: Path
 ) -> None:
     if ":" in asked_at and not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    environ = an_environ(sqlite_url, keyring)
+    environ = an_environ(sqlite_url, keyring_path)
     with running_server(environ, log, "--workers", "1", "--host", host, asked_at=asked_at) as server:
-        assert status(server.say(a_raw_request(a_genuine_delivery(keyring, CODE)))) == 200
+        assert status(server.say(a_raw_request(a_genuine_delivery(keyring_path, CODE)))) == 200
 
 
 def has_ipv6() -> bool:
@@ -222,8 +224,10 @@ def has_ipv6() -> bool:
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "256.1.1.1", "203.0.113.7", "a" * 300, "a..b"])
-def test_a_host_that_cannot_be_listened_at_is_said_in_one_sentence(host: str, sqlite_url: str, keyring: Path) -> None:
-    refused = flask(an_environ(sqlite_url, keyring), "serve", "--host", host)
+def test_a_host_that_cannot_be_listened_at_is_said_in_one_sentence(
+    host: str, sqlite_url: str, keyring_path: Path
+) -> None:
+    refused = flask(an_environ(sqlite_url, keyring_path), "serve", "--host", host)
     assert refused.returncode == 2
     (sentence,) = [line for line in refused.stderr.splitlines() if "No API key" not in line]
     assert sentence.startswith(f"Error: Cannot listen at {host}:8000 (")

@@ -26,18 +26,18 @@ SPEED = str(sum(REDELIVERY_DELAYS, timedelta()).total_seconds() * 10)
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Path:
+def keyring_path(tmp_path: Path) -> Path:
     """Where the keyring of the service is."""
     return tmp_path / "sandbox" / "keyring.toml"
 
 
 @pytest.fixture
-def run(sandbox: Path) -> Run:
+def run(keyring_path: Path) -> Run:
     """`flask simulator …`, with everything it reads and writes in a folder of the test's own.
 
     Of the service's settings it needs the keyring's, and no other.
     """
-    environ = {"FLASK_KEYRING": f"{sandbox}\r", "FLASK_DATABASE_URL": "postgresql://db/without-its-vault-key"}
+    environ = {"FLASK_KEYRING": f"{keyring_path}\r", "FLASK_DATABASE_URL": "postgresql://db/without-its-vault-key"}
 
     def run(*arguments: str, stdin: bytes = b"") -> click.testing.Result:
         return click.testing.CliRunner().invoke(simulator, arguments, input=stdin, env=environ)
@@ -46,10 +46,10 @@ def run(sandbox: Path) -> Run:
 
 
 @pytest.fixture
-def keyring(run: Run, sandbox: Path) -> Keyring:
+def keyring(run: Run, keyring_path: Path) -> Keyring:
     """What `flask simulator keys` made."""
     assert run("keys").exit_code == 0
-    return Keyring.load(sandbox)
+    return Keyring.load(keyring_path)
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def endpoint() -> Iterator[Endpoint]:
         yield endpoint
 
 
-def test_keys_makes_the_keyring_that_the_service_reads(run: Run, sandbox: Path) -> None:
+def test_keys_makes_the_keyring_that_the_service_reads(run: Run, keyring_path: Path) -> None:
     result = run("keys")
     assert result.exit_code == 0
     assert "PRIVATE" not in result.output
-    assert set(Keyring.load(sandbox).clients) == {SANDBOX_CLIENT_ID}
-    assert stat.S_IMODE(sandbox.with_name("simulator.pem").stat().st_mode) == 0o600
+    assert set(Keyring.load(keyring_path).clients) == {SANDBOX_CLIENT_ID}
+    assert stat.S_IMODE(keyring_path.with_name("simulator.pem").stat().st_mode) == 0o600
 
 
 @pytest.mark.skipif(
@@ -82,21 +82,21 @@ def test_it_plays_where_the_application_does_not_start(tmp_path: Path) -> None:
     assert (signed.returncode, "signature: algorithm=RSA256" in signed.stdout) == (0, True)
 
 
-def test_keys_in_another_folder_says_how_the_service_finds_them(run: Run, sandbox: Path, tmp_path: Path) -> None:
+def test_keys_in_another_folder_says_how_the_service_finds_them(run: Run, keyring_path: Path, tmp_path: Path) -> None:
     result = run("keys", "--dir", str(tmp_path / "other"), "--client", "SANDBOX_X")
     assert f"FLASK_KEYRING={tmp_path / 'other' / 'keyring.toml'}" in result.output
     assert set(Keyring.load(tmp_path / "other" / "keyring.toml").clients) == {"SANDBOX_X"}
-    assert not sandbox.exists()
+    assert not keyring_path.exists()
 
 
-def test_keys_never_overwrites(run: Run, sandbox: Path) -> None:
+def test_keys_never_overwrites(run: Run, keyring_path: Path) -> None:
     run("keys")
-    before = sandbox.read_bytes()
+    before = keyring_path.read_bytes()
     again = run("keys")
     assert again.exit_code == 1
     assert "exists" in again.output
     assert "--dir" in again.output
-    assert sandbox.read_bytes() == before
+    assert keyring_path.read_bytes() == before
 
 
 def test_send_is_authentic_and_shows_no_secret(run: Run, keyring: Keyring, endpoint: Endpoint) -> None:

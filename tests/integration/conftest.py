@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from app import create_app
-from app.simulator.keys import make_sandbox
 from tests.builders import an_environ
 from tests.integration.http_client import API_KEY, HttpClient
 from tests.integration.shell import Shell
@@ -37,26 +36,18 @@ def postgresql_stage(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator
     stage.database.close()
 
 
-@pytest.fixture(scope="session")
-def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The keyring of a sandbox, with the private keys of the pretend Alipay and of the merchant beside it."""
-    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
-    make_sandbox(path)
-    return path
-
-
 @pytest.fixture
-def shell(database_url: str, keyring: Path) -> Iterator[Shell]:
+def shell(database_url: str, keyring_path: Path) -> Iterator[Shell]:
     """An operator at a shell; the test runs once on each kind of database."""
-    shell = Shell(create_app(an_environ(database_url, keyring)), keyring)
+    shell = Shell(create_app(an_environ(database_url, keyring_path)), keyring_path)
     yield shell
     shell.service.database.close()
 
 
 @pytest.fixture
-def http(database_url: str, keyring: Path) -> Iterator[HttpClient]:
+def http(database_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """Everybody who calls over HTTP; the test runs once on each kind of database."""
-    environ = an_environ(database_url, keyring, FLASK_API_KEYS=f"shop={API_KEY}")
-    http = HttpClient(create_app(environ), keyring)
+    environ = an_environ(database_url, keyring_path, FLASK_API_KEYS=f"shop={API_KEY}")
+    http = HttpClient(create_app(environ), keyring_path)
     yield http
     http.service.database.close()

@@ -26,7 +26,7 @@ class HttpClient:
     """Calls the doors of one application."""
 
     app: Flask
-    keyring: Path
+    keyring_path: Path
     #: What the answers are held to, once it is needed.
     _described: dict[str, Any] = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ class HttpClient:
         self, notification: Draft | bytes, *, query: str = "", signed_path: str = NOTIFY_PATH, path: str = NOTIFY_PATH
     ) -> TestResponse:
         uri = f"{signed_path}?{query}" if query else signed_path
-        delivery = a_genuine_delivery(self.keyring, notification, uri=uri)
+        delivery = a_genuine_delivery(self.keyring_path, notification, uri=uri)
         return self.app.test_client().post(
             path, query_string=query, data=delivery.body, headers=dict(headers_of(delivery))
         )

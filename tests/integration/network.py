@@ -41,44 +41,56 @@ class Network:
     def silent(self) -> Iterator[None]:
         """Carry nothing, though connections stand and new ones are taken."""
         self._loop.call_soon_threadsafe(self._open.clear)
-        yield
-        self._loop.call_soon_threadsafe(self._open.set)
+        try:
+            yield
+        finally:
+            self._loop.call_soon_threadsafe(self._open.set)
 
     @contextmanager
     def slow(self, seconds: float) -> Iterator[None]:
         """Carry everything, each piece after this long."""
         self._delay = seconds
-        yield
-        self._delay = 0
+        try:
+            yield
+        finally:
+            self._delay = 0
 
     @contextmanager
     def noisy(self) -> Iterator[None]:
         """Carry noise in place of what the server says."""
         self._is_noisy = True
-        yield
-        self._is_noisy = False
+        try:
+            yield
+        finally:
+            self._is_noisy = False
 
     @contextmanager
     def breaking(self, probability: float) -> Iterator[None]:
         """Break connections in the middle of whatever they carry."""
         self._breakage = probability
-        yield
-        self._breakage = 0
+        try:
+            yield
+        finally:
+            self._breakage = 0
 
     @contextmanager
     def losing_answers_to_commits(self, number: int) -> Iterator[None]:
         """Carry the next few commits to the server, and break their connections once it has answered."""
         self._answers_to_lose = number
-        yield
-        assert self._answers_to_lose == 0
-        self._answers_to_lose = 0
+        try:
+            yield
+            assert self._answers_to_lose == 0
+        finally:
+            self._answers_to_lose = 0
 
     @contextmanager
     def closed(self) -> Iterator[None]:
         """Refuse new connections, and break those that stand."""
         self.run(self.close())
-        yield
-        self.run(self.listen())
+        try:
+            yield
+        finally:
+            self.run(self.listen())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something in the network's own thread, and wait for it."""

@@ -13,9 +13,12 @@ from typing import Any
 
 import click.testing
 from flask import Flask
+from sqlalchemy import update
+from sqlalchemy.orm import Session
 
+from app.models import InboxEntry
 from app.receiver import Receiver
-from app.simulator.draft import Draft
+from app.simulator.draft import Draft, authcode_created, token_created
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.wiring import Service
 from tests.builders import a_genuine_delivery
@@ -29,7 +32,7 @@ class Shell:
     """Runs `flask …` commands in this process, and lets Alipay notify the same service."""
 
     app: Flask
-    keyring: Path
+    keyring_path: Path
 
     @property
     def service(self) -> Service:
@@ -41,7 +44,7 @@ class Shell:
         return self.service.receiver
 
     def run(self, *arguments: str, stdin: str | bytes = b"") -> click.testing.Result:
-        """Run a command, whatever comes of it."""
+        """Run a command that may fail."""
         return self.app.test_cli_runner().invoke(args=arguments, input=stdin)
 
     def ask(self, *arguments: str, stdin: str | bytes = b"") -> str:
@@ -53,9 +56,27 @@ class Shell:
     def json(self, *arguments: str) -> Any:  # noqa: ANN401 -- whatever the command prints
         return json.loads(self.ask(*arguments, "--json"))
 
+    def consult(self, auth_state: str = "s-1", flow: str = "auto_debit") -> None:
+        self.ask("authorizations", "consult", auth_state, "--flow", flow)
+
+    def activate(self, auth_state: str) -> None:
+        """Consult, and let Alipay notify of a code, of a token, and of another code, which has no effect."""
+        self.consult(auth_state)
+        self.notify(authcode_created(auth_state, f"code of {auth_state}"))
+        self.notify(token_created(auth_state, f"token of {auth_state}"))
+        self.notify(authcode_created(auth_state, "another code"))
+
+    def change_entry(self, entry_id: str, **values: object) -> None:
+        """Change a stored entry, as the passing of time or a broken release would."""
+
+        def change(session: Session) -> None:
+            session.execute(update(InboxEntry).where(InboxEntry.id == int(entry_id)).values(values))
+
+        self.service.database.run(change)
+
     def notify(self, notification: Draft | bytes, *, client_id: str = SANDBOX_CLIENT_ID) -> str:
         """Let Alipay send a notification, and return the id of its entry."""
-        receipt = self.receiver.receive(a_genuine_delivery(self.keyring, notification, client_id=client_id))
+        receipt = self.receiver.receive(a_genuine_delivery(self.keyring_path, notification, client_id=client_id))
         assert receipt.entry_id is not None
         return str(receipt.entry_id)
 

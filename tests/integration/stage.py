@@ -218,15 +218,19 @@ class Stage:
                 yield overheard
         else:
             event.listen(self.database.engine, "before_cursor_execute", note)
-            yield overheard
-            event.remove(self.database.engine, "before_cursor_execute", note)
+            try:
+                yield overheard
+            finally:
+                event.remove(self.database.engine, "before_cursor_execute", note)
 
     @contextmanager
     def broken_code(self, authorization_id: UUID) -> Iterator[None]:
         """Make every processing that looks at the auth code of an authorization fail, for a while."""
         key = self._swap_code(authorization_id, b"this opens under no key")
-        yield
-        self._swap_code(authorization_id, key)
+        try:
+            yield
+        finally:
+            self._swap_code(authorization_id, key)
 
     def _swap_code(self, authorization_id: UUID, sealed: bytes | None) -> bytes | None:
         def swap(session: Session) -> bytes | None:

@@ -274,9 +274,9 @@ def test_a_secret_is_given_out_uncached_and_the_reading_is_logged(
     assert "code-1" not in logged
 
 
-def test_only_token_keys_may_read_secrets_where_there_are_some(sqlite_url: str, keyring: Path) -> None:
+def test_only_token_keys_may_read_secrets_where_there_are_some(sqlite_url: str, keyring_path: Path) -> None:
     keys = {"FLASK_API_KEYS": f"shop={API_KEY}", "FLASK_TOKEN_KEYS": "billing=another"}
-    http = HttpClient(create_app(an_environ(sqlite_url, keyring, **keys)), keyring)
+    http = HttpClient(create_app(an_environ(sqlite_url, keyring_path, **keys)), keyring_path)
     authorization = http.consult()
     http.post(http.at(authorization, "tokens"), TOKEN)
     for what in ("authcode", "token"):

@@ -21,10 +21,10 @@ NOBODY = f"{AUTHORIZATIONS}/01a205ee-c214-729b-933a-975b301150d6"
 
 
 @pytest.fixture
-def stranded(keyring: Path) -> HttpClient:
+def stranded(keyring_path: Path) -> HttpClient:
     """A service whose database is away."""
-    environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring, FLASK_API_KEYS=API_KEY)
-    return HttpClient(create_app(environ), keyring)
+    environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring_path, FLASK_API_KEYS=API_KEY)
+    return HttpClient(create_app(environ), keyring_path)
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_another_scheme_is_no_key(http: HttpClient) -> None:
     assert problem(refused) == (401, "unauthorized")
 
 
-def test_an_api_without_keys_refuses_everyone(sqlite_url: str, keyring: Path) -> None:
-    http = HttpClient(create_app(an_environ(sqlite_url, keyring)), keyring)
+def test_an_api_without_keys_refuses_everyone(sqlite_url: str, keyring_path: Path) -> None:
+    http = HttpClient(create_app(an_environ(sqlite_url, keyring_path)), keyring_path)
     assert problem(http.get(AUTHORIZATIONS, key="")) == (401, "unauthorized")
     assert problem(http.get(AUTHORIZATIONS, key=API_KEY)) == (401, "unauthorized")
 

@@ -34,11 +34,11 @@ def state(shell: Shell, auth_state: str = "s-1") -> str:
 
 
 @pytest.fixture
-def two_clients(database_url: str, keyring: Path) -> Iterator[Shell]:
+def two_clients(database_url: str, keyring_path: Path) -> Iterator[Shell]:
     """A shell of a service with two clients, and an authorization of each with the same authState."""
-    path = keyring.with_name("two.toml")
-    path.write_text(keyring.read_text() + keyring.read_text().replace(SANDBOX_CLIENT_ID, OTHER_CLIENT_ID))
-    shell = Shell(create_app(an_environ(database_url, path)), keyring)
+    path = keyring_path.with_name("two.toml")
+    path.write_text(keyring_path.read_text() + keyring_path.read_text().replace(SANDBOX_CLIENT_ID, OTHER_CLIENT_ID))
+    shell = Shell(create_app(an_environ(database_url, path)), keyring_path)
     for client_id in (SANDBOX_CLIENT_ID, OTHER_CLIENT_ID):
         shell.ask("authorizations", "consult", "s-1", "--client", client_id)
     yield shell

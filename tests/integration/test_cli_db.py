@@ -15,10 +15,10 @@ from tests.integration.shell import Shell, run_flask
 
 
 @pytest.fixture
-def nameless(keyring: Path, tmp_path: Path) -> Iterator[Shell]:
+def nameless(keyring_path: Path, tmp_path: Path) -> Iterator[Shell]:
     """An operator who has not set FLASK_DATABASE_URL."""
-    environ = {"FLASK_KEYRING": str(keyring)}
-    shell = Shell(create_app_with(read_settings(environ, instance_path=tmp_path / "instance")), keyring)
+    environ = {"FLASK_KEYRING": str(keyring_path)}
+    shell = Shell(create_app_with(read_settings(environ, instance_path=tmp_path / "instance")), keyring_path)
     yield shell
     shell.service.database.close()
 
@@ -55,8 +55,8 @@ def test_a_revision_that_names_nothing_is_refused(shell: Shell, command: str, re
 
 
 @pytest.mark.parametrize("command", ["current", "check", "downgrade"])
-def test_only_an_upgrade_makes_a_database(keyring: Path, tmp_path: Path, command: str) -> None:
-    environ = an_environ(f"sqlite:///{tmp_path}/new.db", keyring)
+def test_only_an_upgrade_makes_a_database(keyring_path: Path, tmp_path: Path, command: str) -> None:
+    environ = an_environ(f"sqlite:///{tmp_path}/new.db", keyring_path)
     arguments = ("base", "--yes") if command == "downgrade" else ()
     result = run_flask("db", command, *arguments, environ=environ)
     assert result.returncode == 2

@@ -11,9 +11,9 @@ from tests.integration.shell import run_flask
 
 
 @pytest.fixture
-def environ(sqlite_url: str, keyring: Path) -> dict[str, str]:
+def environ(sqlite_url: str, keyring_path: Path) -> dict[str, str]:
     """The environment of a service that real processes are run in."""
-    return an_environ(sqlite_url, keyring)
+    return an_environ(sqlite_url, keyring_path)
 
 
 def refusal(*arguments: str, environ: dict[str, str], exit_code: int = 2) -> str:
@@ -56,8 +56,8 @@ def test_a_database_that_is_not_migrated(environ: dict[str, str], tmp_path: Path
         assert refusal(*command, environ=environ).endswith("Run: flask db upgrade")
 
 
-def test_a_file_that_is_no_database(environ: dict[str, str], keyring: Path) -> None:
-    environ["FLASK_DATABASE_URL"] = f"sqlite:///{keyring}"
+def test_a_file_that_is_no_database(environ: dict[str, str], keyring_path: Path) -> None:
+    environ["FLASK_DATABASE_URL"] = f"sqlite:///{keyring_path}"
     assert "FLASK_DATABASE_URL" in refusal("inbox", "list", environ=environ)
 
 

@@ -23,7 +23,7 @@ def restart(shell: Shell, *vault_keys: bytes) -> None:
 
 
 def test_show_gives_fingerprints_and_never_a_key(shell: Shell) -> None:
-    (client,) = Keyring.load(shell.keyring).clients.values()
+    (client,) = Keyring.load(shell.keyring_path).clients.values()
     document = shell.json("keys", "show")
     assert document == {
         "clients": [
@@ -44,11 +44,11 @@ def test_show_gives_fingerprints_and_never_a_key(shell: Shell) -> None:
     assert "MII" not in shown
 
 
-def test_show_marks_the_newest_key_and_needs_no_database(keyring: Path, tmp_path: Path) -> None:
-    path = keyring.with_name("rotated.toml")
-    first = next(line for line in keyring.read_text().splitlines() if line.startswith("1 ="))
-    path.write_text(f"{keyring.read_text()}10 = {first.removeprefix('1 = ')}\n2 = {first.removeprefix('1 = ')}\n")
-    shell = Shell(create_app(an_environ(f"sqlite:///{tmp_path}/none/none.db", path)), keyring)
+def test_show_marks_the_newest_key_and_needs_no_database(keyring_path: Path, tmp_path: Path) -> None:
+    path = keyring_path.with_name("rotated.toml")
+    first = next(line for line in keyring_path.read_text().splitlines() if line.startswith("1 ="))
+    path.write_text(f"{keyring_path.read_text()}10 = {first.removeprefix('1 = ')}\n2 = {first.removeprefix('1 = ')}\n")
+    shell = Shell(create_app(an_environ(f"sqlite:///{tmp_path}/none/none.db", path)), keyring_path)
     (client,) = shell.json("keys", "show")["clients"]
     assert [(key["version"], key["newest"]) for key in client["alipayPublicKeys"]] == [
         (1, False),
@@ -90,12 +90,12 @@ def test_reseal_says_which_key_is_missing(shell: Shell) -> None:
 
 
 def test_every_key_of_a_list_is_shown_and_verifies_as_version_0_too(
-    database_url: str, keyring: Path, tmp_path: Path
+    database_url: str, keyring_path: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "keyring.toml"
     make_sandbox(path)
     own = next(line for line in path.read_text().splitlines() if line.startswith("1 =")).removeprefix("1 = ")
-    other = next(line for line in keyring.read_text().splitlines() if line.startswith("1 =")).removeprefix("1 = ")
+    other = next(line for line in keyring_path.read_text().splitlines() if line.startswith("1 =")).removeprefix("1 = ")
     path.write_text(path.read_text().replace(f"1 = {own}", f"0 = [{other}, {own}]"))
     shell = Shell(create_app(an_environ(database_url, path)), path)
     (client,) = shell.json("keys", "show")["clients"]

@@ -17,15 +17,15 @@ HOSTILE = "s\x1b[31m\x07\r\n\t\u202e\x9b2J\ud800\x00 [bold]"
 
 
 @pytest.fixture
-def environ(sqlite_url: str, keyring: Path) -> dict[str, str]:
+def environ(sqlite_url: str, keyring_path: Path) -> dict[str, str]:
     """The environment of a service that real processes are run in."""
-    return an_environ(sqlite_url, keyring)
+    return an_environ(sqlite_url, keyring_path)
 
 
 @pytest.fixture
-def filled(environ: dict[str, str], keyring: Path) -> dict[str, str]:
+def filled(environ: dict[str, str], keyring_path: Path) -> dict[str, str]:
     """The same, with a long authState and every kind of ending of an ordinary length."""
-    shell = Shell(create_app(environ), keyring)
+    shell = Shell(create_app(environ), keyring_path)
     shell.ask("authorizations", "consult", LONG, "--user-ref", "张三")
     shell.notify(authcode_created(LONG, "code-1"))
     shell.notify(authcode_created(LONG, "code-2"))
@@ -85,10 +85,10 @@ def test_a_terminal_of_80_columns_shows_everything(filled: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_an_auth_state_can_be_read_at_a_terminal(environ: dict[str, str], keyring: Path, columns: int) -> None:
+def test_an_auth_state_can_be_read_at_a_terminal(environ: dict[str, str], keyring_path: Path, columns: int) -> None:
     """Folded into eight columns, a UUID is a riddle."""
     auth_state = "0193a7c4-5f1e-7b2a-9c3d-4e5f60718293"
-    shell = Shell(create_app(environ), keyring)
+    shell = Shell(create_app(environ), keyring_path)
     shell.notify(authcode_created(auth_state, "code-1"))
     shell.ask("authorizations", "consult", auth_state, "--user-ref", "9f1b3c58-1c7e-4f43-8d0f-5f0c4e9d8a77")
     shell.notify(Draft("TOKEN_CREATED", auth_state="s-1", access_token="token-1"))

@@ -366,12 +366,12 @@ def connections_of(stage: Stage) -> int:
 
 
 def test_a_server_that_is_set_to_forget_is_said_to_be_at_the_start(
-    on_postgresql: Stage, postgresql_url: str, keyring: Path, caplog: pytest.LogCaptureFixture
+    on_postgresql: Stage, postgresql_url: str, keyring_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server of the tests does without fsync, and this database without synchronous_commit."""
     with another_connection(on_postgresql) as other:
         other.execute(f"ALTER DATABASE {on_postgresql.database.engine.url.database} SET synchronous_commit = off")
-    app = create_app(an_environ(postgresql_url, keyring))
+    app = create_app(an_environ(postgresql_url, keyring_path))
     logging.getLogger("app").addHandler(caplog.handler)
     service: Service = app.extensions["notifyauth"]
     service.open_all()

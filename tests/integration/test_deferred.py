@@ -103,6 +103,6 @@ def test_the_notification_endpoint_returns_before_anything_asks_the_database(htt
 
 
 def an_environ_of_a_delivery(http: HttpClient) -> WSGIEnvironment:
-    delivery = a_genuine_delivery(http.keyring, authcode_created("s-1", "code-1"))
+    delivery = a_genuine_delivery(http.keyring_path, authcode_created("s-1", "code-1"))
     headers = list(dict(headers_of(delivery)).items())
     return EnvironBuilder(NOTIFY_PATH, method="POST", data=delivery.body, headers=headers).get_environ()

@@ -39,8 +39,8 @@ def figure(http: HttpClient, name: str, **labels: str) -> float:
     return figures(http).get((name, frozenset(labels.items())), 0)
 
 
-def test_the_process_is_alive_whatever_the_database_does(keyring: Path) -> None:
-    http = HttpClient(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring)), keyring)
+def test_the_process_is_alive_whatever_the_database_does(keyring_path: Path) -> None:
+    http = HttpClient(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring_path)), keyring_path)
     assert http.get("/healthz", key=None).get_json() == {"status": "ok"}
     unready = http.get("/readyz", key=None)
     assert (unready.status_code, unready.get_json()["checks"]["database"].split(":")[0]) == (503, "unreachable")
@@ -58,18 +58,20 @@ def test_a_database_of_another_version_is_not_ready(http: HttpClient) -> None:
     assert unready.get_json()["checks"]["migrated"] == "run flask db upgrade"
 
 
-def test_a_wrong_vault_key_is_not_ready(http: HttpClient, database_url: str, keyring: Path) -> None:
+def test_a_wrong_vault_key_is_not_ready(http: HttpClient, database_url: str, keyring_path: Path) -> None:
     _ = http.service.vault
-    wrong = HttpClient(create_app(an_environ(database_url, keyring)), keyring)
+    wrong = HttpClient(create_app(an_environ(database_url, keyring_path)), keyring_path)
     unready = wrong.get("/readyz", key=None)
     assert (unready.status_code, unready.get_json()["checks"]["vault"]) == (503, "does not open")
     wrong.service.database.close()
 
 
-def test_figures_are_for_who_has_a_key_unless_they_are_open(http: HttpClient, sqlite_url: str, keyring: Path) -> None:
+def test_figures_are_for_who_has_a_key_unless_they_are_open(
+    http: HttpClient, sqlite_url: str, keyring_path: Path
+) -> None:
     assert http.get("/metrics", key=None).status_code == 401
     assert http.get("/metrics").status_code == 200
-    opened = HttpClient(create_app(an_environ(sqlite_url, keyring, FLASK_METRICS_OPEN="1")), keyring)
+    opened = HttpClient(create_app(an_environ(sqlite_url, keyring_path, FLASK_METRICS_OPEN="1")), keyring_path)
     assert opened.get("/metrics", key=None).status_code == 200
     opened.service.database.close()
 
@@ -129,9 +131,9 @@ def test_every_series_is_there_before_its_first_event(http: HttpClient) -> None:
     } <= there
 
 
-def test_a_key_of_the_figures_reads_them_and_nothing_else(database_url: str, keyring: Path) -> None:
-    environ = an_environ(database_url, keyring, FLASK_API_KEYS="shop=k-1", FLASK_METRICS_KEYS="shop=k-2,other=k-3")
-    scraped = HttpClient(create_app(environ), keyring)
+def test_a_key_of_the_figures_reads_them_and_nothing_else(database_url: str, keyring_path: Path) -> None:
+    environ = an_environ(database_url, keyring_path, FLASK_API_KEYS="shop=k-1", FLASK_METRICS_KEYS="shop=k-2,other=k-3")
+    scraped = HttpClient(create_app(environ), keyring_path)
     assert [scraped.get("/metrics", key=key).status_code for key in ("k-1", "k-2", "k-3", "k-4")] == [
         200,
         200,
@@ -190,12 +192,12 @@ def test_it_is_shown_when_maintenance_last_succeeded(http: HttpClient, name: str
     assert figure(http, "notifyauth_last_run_timestamp_seconds", maintenance=name) == 0
     for _ in range(2):
         before = time.time()
-        Shell(http.app, http.keyring).ask(*command)
+        Shell(http.app, http.keyring_path).ask(*command)
         assert before - 1 <= figure(http, "notifyauth_last_run_timestamp_seconds", maintenance=name) <= time.time()
 
 
 def test_a_purge_that_is_refused_is_no_run(http: HttpClient) -> None:
-    assert Shell(http.app, http.keyring).run("inbox", "purge", "--older-than", "1h").exit_code == 1
+    assert Shell(http.app, http.keyring_path).run("inbox", "purge", "--older-than", "1h").exit_code == 1
     assert figure(http, "notifyauth_last_run_timestamp_seconds", maintenance="purge") == 0
 
 
@@ -211,14 +213,14 @@ def test_parked_entries_are_shown_by_reason_with_the_age_of_the_oldest(http: Htt
     assert 3600 <= figure(http, "notifyauth_parked_oldest_seconds", reason="unknown_token") < 3700
 
 
-def test_figures_are_given_while_the_database_is_away(keyring: Path) -> None:
-    environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring, FLASK_API_KEYS=API_KEY)
-    page = HttpClient(create_app(environ), keyring).get("/metrics")
+def test_figures_are_given_while_the_database_is_away(keyring_path: Path) -> None:
+    environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring_path, FLASK_API_KEYS=API_KEY)
+    page = HttpClient(create_app(environ), keyring_path).get("/metrics")
     assert page.status_code == 200
     assert re.search(r"^notifyauth_deliveries_total", page.text, re.MULTILINE) or "notifyauth_deliveries" in page.text
 
 
 def test_no_secret_is_in_the_figures(http: HttpClient) -> None:
-    delivery = a_genuine_delivery(http.keyring, token_canceled("token-5f1c"))
+    delivery = a_genuine_delivery(http.keyring_path, token_canceled("token-5f1c"))
     http.notify(delivery.body)
     assert "token-5f1c" not in http.get("/metrics").text

@@ -61,9 +61,9 @@ def everything_in(http: HttpClient) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def http(sqlite_url: str, keyring: Path) -> Iterator[HttpClient]:
+def http(sqlite_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """A service on the quicker of the databases: what is refused here never comes to one."""
-    http = HttpClient(create_app(an_environ(sqlite_url, keyring, FLASK_API_KEYS=API_KEY)), keyring)
+    http = HttpClient(create_app(an_environ(sqlite_url, keyring_path, FLASK_API_KEYS=API_KEY)), keyring_path)
     yield http
     http.service.database.close()
 
@@ -72,7 +72,7 @@ def http(sqlite_url: str, keyring: Path) -> Iterator[HttpClient]:
 def genuine(http: HttpClient) -> Delivery:
     """A genuine delivery to a path with a query, which has not arrived, for an authorization that waits for it."""
     http.consult("s-1")
-    return a_genuine_delivery(http.keyring, GENUINE, uri=f"{NOTIFY_PATH}?tenant=a%2Fb")
+    return a_genuine_delivery(http.keyring_path, GENUINE, uri=f"{NOTIFY_PATH}?tenant=a%2Fb")
 
 
 def changed(delivery: Delivery, part: str, value: str) -> Delivery:

@@ -111,9 +111,9 @@ def troubles() -> Iterator[Troubles]:
 
 
 @pytest.fixture(scope="session")
-def alipay(keyring: Path) -> Signer:
+def alipay(keyring_path: Path) -> Signer:
     """The pretend Alipay, whose key takes longer to read than a hundred signatures to make."""
-    return Signer(SANDBOX_CLIENT_ID, load_private_key(keyring.with_name(SIMULATOR_KEY_NAME).read_bytes()))
+    return Signer(SANDBOX_CLIENT_ID, load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes()))
 
 
 def last_received(session: Session) -> InboxEntry | None:
@@ -143,7 +143,7 @@ def test_whatever_is_signed_is_answered_and_kept_and_shown_again(
     if entry.deliveries == 1:
         assert inbox.open_body(http.service.vault, entry) == body
         assert (entry.uri, entry.request_time) == (uri, request_time)
-    shell = Shell(http.app, http.keyring)
+    shell = Shell(http.app, http.keyring_path)
     assert f"{entry.outcome}: " in shell.ask("inbox", "show", str(entry.id))
     document = shell.json("inbox", "show", str(entry.id))
     assert (document["authState"], document["type"]) == (entry.auth_state, entry.type)

@@ -40,9 +40,9 @@ KEY = {"Authorization": f"Bearer {API_KEY}"}
 
 
 @pytest.fixture
-def http(postgresql_url: str, keyring: Path) -> Iterator[HttpClient]:
+def http(postgresql_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """A service on the stricter of the databases, which refuses what the other one stores."""
-    http = HttpClient(create_app(an_environ(postgresql_url, keyring, FLASK_API_KEYS=API_KEY)), keyring)
+    http = HttpClient(create_app(an_environ(postgresql_url, keyring_path, FLASK_API_KEYS=API_KEY)), keyring_path)
     yield http
     http.service.database.close()
 

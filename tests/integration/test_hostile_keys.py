@@ -15,15 +15,15 @@ from tests.integration.http_client import AUTHORIZATIONS, HttpClient
 KEYS = {"first": "a-key-of-the-shop", "second": "another", "third": "x" * 300}
 
 
-def a_door(url: str, keyring: Path, keys: dict[str, str]) -> HttpClient:
+def a_door(url: str, keyring_path: Path, keys: dict[str, str]) -> HttpClient:
     named = ",".join(f"{name}={key}" for name, key in keys.items())
-    return HttpClient(create_app(an_environ(url, keyring, FLASK_API_KEYS=named)), keyring)
+    return HttpClient(create_app(an_environ(url, keyring_path, FLASK_API_KEYS=named)), keyring_path)
 
 
 @pytest.fixture
-def savepoint(sqlite_url: str, keyring: Path) -> Iterator[HttpClient]:
+def savepoint(sqlite_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """A service with several keys."""
-    http = a_door(sqlite_url, keyring, KEYS)
+    http = a_door(sqlite_url, keyring_path, KEYS)
     yield http
     http.service.database.close()
 
@@ -67,11 +67,11 @@ def test_every_wrong_key_is_refused_in_the_same_words(savepoint: HttpClient) -> 
 
 
 def test_a_guess_that_is_right_but_for_its_end_takes_no_longer_than_one_that_is_wrong_from_its_start(
-    sqlite_url: str, keyring: Path
+    sqlite_url: str, keyring_path: Path
 ) -> None:
     """A thousand long keys that begin alike make whatever one comparison gives away a thousand times larger."""
     alike = "k" * 4000
-    http = a_door(sqlite_url, keyring, {f"key-{number}": f"{alike}{number:04}" for number in range(1000)})
+    http = a_door(sqlite_url, keyring_path, {f"key-{number}": f"{alike}{number:04}" for number in range(1000)})
     guesses = {"near": alike + "none", "far": "j" + alike[1:] + "none"}
     took: dict[str, list[float]] = {name: [] for name in guesses}
     client = http.app.test_client()

@@ -13,9 +13,9 @@ from tests.integration.http_client import API_KEY, AUTHORIZATIONS, HttpClient, p
 
 
 @pytest.fixture
-def refusing(sqlite_url: str, keyring: Path) -> Iterator[HttpClient]:
+def refusing(sqlite_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """A service on the quicker of the databases: what is refused here never comes to one."""
-    http = HttpClient(create_app(an_environ(sqlite_url, keyring, FLASK_API_KEYS=API_KEY)), keyring)
+    http = HttpClient(create_app(an_environ(sqlite_url, keyring_path, FLASK_API_KEYS=API_KEY)), keyring_path)
     yield http
     http.service.database.close()
 

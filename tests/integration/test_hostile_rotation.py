@@ -149,14 +149,14 @@ class Everybody:
 
 
 @pytest.fixture
-def start(database_url: str, keyring: Path) -> Iterator[Callable[..., Instance]]:
+def start(database_url: str, keyring_path: Path) -> Iterator[Callable[..., Instance]]:
     """Starts an instance with vault keys, on the one database of the test."""
-    alipay = Signer(SANDBOX_CLIENT_ID, load_private_key(keyring.with_name(SIMULATOR_KEY_NAME).read_bytes()))
+    alipay = Signer(SANDBOX_CLIENT_ID, load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes()))
     started: list[Instance] = []
 
     def start(name: str, *vault_keys: str) -> Instance:
         settings = {"FLASK_API_KEYS": API_KEY, "FLASK_VAULT_KEYS": ",".join(vault_keys)}
-        app = create_app(an_environ(database_url, keyring, **settings))
+        app = create_app(an_environ(database_url, keyring_path, **settings))
         instance = Instance(name, app, alipay)
         started.append(instance)
         instance.service.open_all()

@@ -174,7 +174,7 @@ class Play:
 
     def what_strangers_say(self) -> None:
         """Forged deliveries and guessed keys, with secrets that somebody has got hold of."""
-        forged = a_genuine_delivery(self.http.keyring, token_canceled(SECRETS["token after a refresh"]))
+        forged = a_genuine_delivery(self.http.keyring_path, token_canceled(SECRETS["token after a refresh"]))
         headers = dict(headers_of(replace(forged, client_id=SECRETS["token"])))
         refused = self.http.app.test_client().post(NOTIFY_PATH, data=forged.body, headers=headers)
         assert refused.status_code == 401
@@ -198,7 +198,7 @@ class Play:
             "keys reseal",
         ):
             self.ask(*command.split())
-        again = a_genuine_delivery(self.http.keyring, token_canceled(SECRETS["token after a refresh"]))
+        again = a_genuine_delivery(self.http.keyring_path, token_canceled(SECRETS["token after a refresh"]))
         self.ask("inbox", "deliver", "-", stdin=a_raw_request(again))
         self.ask("authorizations", "record", "token", PLAIN, stdin=f"{SECRETS['token of somebody else']}\n\n\n")
         self.ask("authorizations", "record", "authcode", PLAIN, stdin=f"{SECRETS['code of the redirect']}\n")
@@ -229,10 +229,10 @@ def found_in(content: bytes, secrets: dict[str, bytes]) -> list[str]:
     return [name for name, secret in secrets.items() if any(each in content for each in spelled(secret))]
 
 
-def keys_of(service: Service, keyring: Path) -> dict[str, bytes]:
+def keys_of(service: Service, keyring_path: Path) -> dict[str, bytes]:
     """Every key the service works with, as bytes."""
     sealed = service.database.run(lambda session: session.get_one(IndexKey, INDEX_KEY_ID).sealed_key, read_only=True)
-    private = load_private_key(keyring.with_name(MERCHANT_KEY_NAME).read_bytes())
+    private = load_private_key(keyring_path.with_name(MERCHANT_KEY_NAME).read_bytes())
     return {
         "old vault key": base64.b64decode(OLD),
         "new vault key": base64.b64decode(NEW),
@@ -242,9 +242,9 @@ def keys_of(service: Service, keyring: Path) -> dict[str, bytes]:
     }
 
 
-def an_app(ground: Ground, keyring: Path, vault_keys: Sequence[str]) -> HttpClient:
+def an_app(ground: Ground, keyring_path: Path, vault_keys: Sequence[str]) -> HttpClient:
     settings = {"FLASK_API_KEYS": f"shop={SECRETS['API key']}", "FLASK_VAULT_KEYS": ",".join(vault_keys)}
-    return HttpClient(create_app(an_environ(ground.url, keyring, **settings)), keyring)
+    return HttpClient(create_app(an_environ(ground.url, keyring_path, **settings)), keyring_path)
 
 
 @pytest.mark.parametrize("before", [b"", b"\x01", b"\x01\x02", b"abc"])
@@ -255,19 +255,19 @@ def test_a_secret_is_found_however_it_is_spelled(before: bytes) -> None:
         assert found_in(b"--" + content + b"--", {"token": b"token-e02b9d44-furst"}) == []
 
 
-def test_no_byte_anywhere_is_of_a_secret(ground: Ground, keyring: Path, log: io.StringIO) -> None:
+def test_no_byte_anywhere_is_of_a_secret(ground: Ground, keyring_path: Path, log: io.StringIO) -> None:
     said: list[str] = []
     places: dict[str, bytes] = {}
     secrets = {name: text.encode() for name, text in SECRETS.items()}
     for vault_keys in ([OLD], [NEW, OLD]):
-        http = an_app(ground, keyring, vault_keys)
-        play = Play(http, Shell(http.app, keyring), said)
+        http = an_app(ground, keyring_path, vault_keys)
+        play = Play(http, Shell(http.app, keyring_path), said)
         if vault_keys == [OLD]:
             play.everything()
         play.while_the_database_refuses()
         play.what_an_operator_asks()
         play.look_at_the_figures()
-        secrets |= keys_of(http.service, keyring)
+        secrets |= keys_of(http.service, keyring_path)
         # While it runs: SQLite takes its write-ahead log away when the last one leaves.
         places |= {f"{path} under {len(vault_keys)} keys": path.read_bytes() for path in ground.files()}
         http.service.database.close()

@@ -28,9 +28,9 @@ BATCHES = 10
 
 
 @pytest.fixture
-def embedded(sqlite_url: str, keyring: Path) -> Iterator[Shell]:
+def embedded(sqlite_url: str, keyring_path: Path) -> Iterator[Shell]:
     """An operator at a shell, where the database is SQLite."""
-    shell = Shell(create_app(an_environ(sqlite_url, keyring)), keyring)
+    shell = Shell(create_app(an_environ(sqlite_url, keyring_path)), keyring_path)
     yield shell
     shell.service.database.close()
 

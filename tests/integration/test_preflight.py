@@ -73,13 +73,15 @@ def a_service(url: URL | str, folder: Path) -> Iterator[Service]:
     if not settings.keyring_path.exists():
         make_sandbox(settings.keyring_path)
     service = Service(settings)
-    yield service
-    service.database.close()
+    try:
+        yield service
+    finally:
+        service.database.close()
 
 
-def upgrade(url: URL, keyring: Path) -> str:
+def upgrade(url: URL, keyring_path: Path) -> str:
     """What `flask db upgrade` says, which must refuse in one sentence."""
-    environ = an_environ(url.render_as_string(hide_password=False), keyring)
+    environ = an_environ(url.render_as_string(hide_password=False), keyring_path)
     result = run_flask("db", "upgrade", environ=environ)
     assert (result.returncode, result.stdout) == (2, "")
     (sentence,) = result.stderr.splitlines()
@@ -92,11 +94,13 @@ def upgrade(url: URL, keyring: Path) -> str:
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
 def test_a_database_that_cannot_hold_every_character_is_refused(
-    cluster: Cluster, encoding: str, keyring: Path, tmp_path: Path
+    cluster: Cluster, encoding: str, keyring_path: Path, tmp_path: Path
 ) -> None:
     with a_database(cluster, f"ENCODING '{encoding}' LOCALE 'C'") as url:
-        assert f"cannot be used: the database is encoded in {encoding}, and UTF8 is needed" in upgrade(url, keyring)
-        refused = run_flask("serve", environ=an_environ(url.render_as_string(hide_password=False), keyring))
+        assert f"cannot be used: the database is encoded in {encoding}, and UTF8 is needed" in upgrade(
+            url, keyring_path
+        )
+        refused = run_flask("serve", environ=an_environ(url.render_as_string(hide_password=False), keyring_path))
         assert refused.returncode == 2
         assert f"encoded in {encoding}" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
@@ -109,10 +113,10 @@ def test_a_database_that_cannot_hold_every_character_is_refused(
 # --- privileges ---
 
 
-def test_a_role_that_may_not_create_tables_cannot_upgrade(cluster: Cluster, keyring: Path) -> None:
+def test_a_role_that_may_not_create_tables_cannot_upgrade(cluster: Cluster, keyring_path: Path) -> None:
     with a_database(cluster) as url:
         granted(url, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-        sentence = upgrade(of_role(url), keyring)
+        sentence = upgrade(of_role(url), keyring_path)
     assert "may not migrate the database: permission denied for schema public" in sentence
     assert "GRANT it CREATE ON its SCHEMA" in sentence
 
@@ -162,10 +166,10 @@ def test_a_role_that_may_not_look_into_the_schema_is_not_told_to_migrate(cluster
     ids=["password", "database", "socket", "host", "port"],
 )
 def test_what_a_wrong_url_leads_to_is_said_in_the_databases_words(
-    cluster: Cluster, wrong: dict[str, object], said: str, keyring: Path, tmp_path: Path
+    cluster: Cluster, wrong: dict[str, object], said: str, keyring_path: Path, tmp_path: Path
 ) -> None:
     url = of_role(cluster.url).set(**wrong)  # type: ignore[arg-type] # what each case names
-    environ = an_environ(url.render_as_string(hide_password=False), keyring)
+    environ = an_environ(url.render_as_string(hide_password=False), keyring_path)
     for command in (("inbox", "list"), ("db", "upgrade")):
         result = run_flask(*command, environ=environ)
         (sentence,) = result.stderr.splitlines()
@@ -242,8 +246,8 @@ def test_a_database_at_an_older_or_a_strange_revision_is_to_be_upgraded(
         assert not is_ready(checks)
 
 
-def test_an_upgrade_says_what_it_did(unmigrated_database_url: str, keyring: Path) -> None:
-    environ = an_environ(unmigrated_database_url, keyring)
+def test_an_upgrade_says_what_it_did(unmigrated_database_url: str, keyring_path: Path) -> None:
+    environ = an_environ(unmigrated_database_url, keyring_path)
 
     def said(*arguments: str) -> str:
         result = run_flask("db", *arguments, environ=environ)
@@ -256,10 +260,12 @@ def test_an_upgrade_says_what_it_did(unmigrated_database_url: str, keyring: Path
     assert said("downgrade", "0001", "--yes") == f"Took the database back from {REVISION} to 0001.\n"
 
 
-def test_an_upgrade_by_an_older_release_finds_nothing_to_do(database_url: str, keyring: Path, tmp_path: Path) -> None:
+def test_an_upgrade_by_an_older_release_finds_nothing_to_do(
+    database_url: str, keyring_path: Path, tmp_path: Path
+) -> None:
     """Where each machine upgrades as it starts, one of the old release may do so after the new one."""
     with at_revision(database_url, "9001", tmp_path) as service:
-        result = run_flask("db", "upgrade", environ=an_environ(service.settings.database_url, keyring))
+        result = run_flask("db", "upgrade", environ=an_environ(service.settings.database_url, keyring_path))
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == (
         f"Nothing to do: the database is at 9001, which is newer than this version's {REVISION}.\n"
@@ -271,14 +277,14 @@ def test_an_upgrade_by_an_older_release_finds_nothing_to_do(database_url: str, k
 
 @pytest.mark.parametrize("made_before", [True, False], ids=["made before", "new"])
 def test_the_files_of_sqlite_are_their_owners_whatever_the_umask(
-    tmp_path: Path, keyring: Path, *, made_before: bool
+    tmp_path: Path, keyring_path: Path, *, made_before: bool
 ) -> None:
     file = tmp_path / "notifyauth.db"
     url = f"sqlite:///{file}"
     if made_before:
         file.touch()
         file.chmod(0o666)
-    result = run_flask("db", "upgrade", environ=an_environ(url, keyring))
+    result = run_flask("db", "upgrade", environ=an_environ(url, keyring_path))
     assert result.returncode == 0
     with a_service(url, tmp_path) as service:
         service.open_all()

@@ -22,9 +22,11 @@ from tests.postgres import SERVER_SETTINGS, running_cluster
 
 
 @pytest.fixture
-def door_to_postgresql(postgresql_url: str, keyring: Path) -> Iterator[HttpClient]:
+def door_to_postgresql(postgresql_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """A service on PostgreSQL, of which each connection has read before."""
-    http = HttpClient(create_app(an_environ(postgresql_url, keyring, FLASK_API_KEYS=f"shop={API_KEY}")), keyring)
+    http = HttpClient(
+        create_app(an_environ(postgresql_url, keyring_path, FLASK_API_KEYS=f"shop={API_KEY}")), keyring_path
+    )
     http.consult()
     assert http.get("/readyz", key=None).status_code == 200
     yield http
@@ -61,11 +63,11 @@ def test_a_frozen_database_is_not_written_to(door_to_postgresql: HttpClient, pos
     assert http.post("/v1/authorizations", {"authState": "s-2"}).status_code == 201
 
 
-def test_a_standby_is_not_ready_and_its_reports_come_again(keyring: Path) -> None:
+def test_a_standby_is_not_ready_and_its_reports_come_again(keyring_path: Path) -> None:
     with running_cluster(SERVER_SETTINGS) as cluster:
         url = cluster.url.render_as_string(hide_password=False)
         migrate(url)
-        http = HttpClient(create_app(an_environ(url, keyring, FLASK_API_KEYS=f"shop={API_KEY}")), keyring)
+        http = HttpClient(create_app(an_environ(url, keyring_path, FLASK_API_KEYS=f"shop={API_KEY}")), keyring_path)
         http.consult()
         http.service.database.close()
         process_id = cluster.process_id()

@@ -36,7 +36,7 @@ def send(
     http: HttpClient, path: str, *, method: str = "POST", environ: Mapping[str, object] = MappingProxyType({})
 ) -> TestResponse:
     """Send a genuine notification to some path."""
-    delivery = a_genuine_delivery(http.keyring, CODE)
+    delivery = a_genuine_delivery(http.keyring_path, CODE)
     return http.app.test_client().open(
         "/",
         method=method,

@@ -88,10 +88,10 @@ def postgresql_backup(database: URL) -> Iterator[Restore]:
 
 
 @pytest.fixture
-def town(database_url: str, keyring: Path) -> Iterator[Town]:
+def town(database_url: str, keyring_path: Path) -> Iterator[Town]:
     """A town of the test's own; the test runs once on each kind of database."""
-    app = create_app(an_environ(database_url, keyring, FLASK_API_KEYS=f"shop={API_KEY}"))
-    town = Town(HttpClient(app, keyring), Shell(app, keyring), make_url(database_url))
+    app = create_app(an_environ(database_url, keyring_path, FLASK_API_KEYS=f"shop={API_KEY}"))
+    town = Town(HttpClient(app, keyring_path), Shell(app, keyring_path), make_url(database_url))
     yield town
     town.shell.service.database.close()
 

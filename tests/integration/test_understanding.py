@@ -173,5 +173,5 @@ def test_a_notification_of_another_family_is_told_so_and_kept(http: HttpClient) 
     said = answer.get_json()["result"]
     assert said["resultCode"] == "PARAM_ILLEGAL"
     assert "notifyType is PAYMENT_RESULT: this is a notification of another family" in said["resultMessage"]
-    shell = Shell(http.app, http.keyring)
+    shell = Shell(http.app, http.keyring_path)
     assert "notifyType is PAYMENT_RESULT" in shell.ask("inbox", "show", "1")

@@ -143,11 +143,11 @@ def world(kind: Kind, folder: Path, figures: Figures) -> Iterator[World]:
 
 
 def _served(folder: Path, url: str, cluster: Cluster | None, figures: Figures) -> Iterator[World]:
-    keyring = folder / "keyring.toml"
-    make_sandbox(keyring)
+    keyring_path = folder / "keyring.toml"
+    make_sandbox(keyring_path)
     migrate(url)
-    environ = an_environ(url, keyring, FLASK_API_KEYS=_API_KEY, FLASK_METRICS_OPEN="1")
-    key = load_private_key(keyring.with_name(SIMULATOR_KEY_NAME).read_bytes())
+    environ = an_environ(url, keyring_path, FLASK_API_KEYS=_API_KEY, FLASK_METRICS_OPEN="1")
+    key = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
     service: Service = create_app(environ).extensions["notifyauth"]
     trapped = environ | {"PYTHONPATH": str(Path(__file__).parent / "trap"), "SOAK_TRAP": str(folder / "trap")}
     with supervised_server(trapped, folder / "server.log") as server:

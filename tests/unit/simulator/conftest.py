@@ -1,4 +1,4 @@
-"""A sandbox made once, and a receiver made anew for each test."""
+"""A signer and the keyring that knows its key, and a receiver made anew for each test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,29 +6,21 @@ from pathlib import Path
 import pytest
 
 from app.alipay.keyring import Keyring, load_private_key
-from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, make_sandbox
+from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.simulator.sender import Sender, Signer
 from tests.unit.simulator.endpoint import Endpoint, running_endpoint
 
 
 @pytest.fixture(scope="session")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The keyring of a sandbox; the private keys lie beside it."""
-    path = tmp_path_factory.mktemp("sandbox") / "keyring.toml"
-    make_sandbox(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def keyring(sandbox: Path) -> Keyring:
+def keyring(keyring_path: Path) -> Keyring:
     """What the service knows about the sandbox."""
-    return Keyring.load(sandbox)
+    return Keyring.load(keyring_path)
 
 
 @pytest.fixture(scope="session")
-def signer(sandbox: Path) -> Signer:
+def signer(keyring_path: Path) -> Signer:
     """The pretend Alipay of the sandbox."""
-    return Signer(SANDBOX_CLIENT_ID, load_private_key(sandbox.with_name(SIMULATOR_KEY_NAME).read_bytes()))
+    return Signer(SANDBOX_CLIENT_ID, load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes()))
 
 
 @pytest.fixture

@@ -9,23 +9,24 @@ from app.alipay.keyring import Keyring, load_private_key
 from app.simulator.keys import MERCHANT_KEY_NAME, SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, KeysExistError, make_sandbox
 
 
-def test_keyring_introduces_the_simulator_and_the_merchant(sandbox: Path) -> None:
-    client = Keyring.load(sandbox).client(SANDBOX_CLIENT_ID)
-    simulator = load_private_key(sandbox.with_name(SIMULATOR_KEY_NAME).read_bytes())
-    merchant = load_private_key(sandbox.with_name(MERCHANT_KEY_NAME).read_bytes())
+def test_keyring_introduces_the_simulator_and_the_merchant(keyring_path: Path) -> None:
+    client = Keyring.load(keyring_path).client(SANDBOX_CLIENT_ID)
+    simulator = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
+    merchant = load_private_key(keyring_path.with_name(MERCHANT_KEY_NAME).read_bytes())
     assert client.keys_of_version(1)[0] == simulator.public_key()
     assert client.merchant_private_key is not None
     assert client.merchant_private_key.public_key() == merchant.public_key()
     assert simulator.public_key() != merchant.public_key()
 
 
-def test_private_keys_are_for_their_owner_only(sandbox: Path) -> None:
+def test_private_keys_are_for_their_owner_only(keyring_path: Path) -> None:
     for name in (SIMULATOR_KEY_NAME, MERCHANT_KEY_NAME):
-        assert stat.S_IMODE(sandbox.with_name(name).stat().st_mode) == 0o600
+        assert stat.S_IMODE(keyring_path.with_name(name).stat().st_mode) == 0o600
 
 
-def test_nothing_else_is_left_behind(sandbox: Path) -> None:
-    assert {path.name for path in sandbox.parent.iterdir()} == {sandbox.name, SIMULATOR_KEY_NAME, MERCHANT_KEY_NAME}
+def test_a_sandbox_is_three_files_and_leaves_no_other_behind(tmp_path: Path) -> None:
+    make_sandbox(tmp_path / "keyring.toml")
+    assert {path.name for path in tmp_path.iterdir()} == {"keyring.toml", SIMULATOR_KEY_NAME, MERCHANT_KEY_NAME}
 
 
 @pytest.mark.parametrize("name", ["keyring.toml", SIMULATOR_KEY_NAME, MERCHANT_KEY_NAME])

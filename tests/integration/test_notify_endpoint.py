@@ -1,4 +1,4 @@
-"""Alipay's http: what comes in is copied exactly, what goes out is the protocol's."""
+"""The notification endpoint: a delivery is copied exactly as it came, and the response is the protocol's."""
 
 import io
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ CODE = authcode_created("s-1", "code-1")
 
 
 @pytest.fixture
-def rewritten(sqlite_url: str, keyring: Path) -> Iterator[HttpClient]:
+def rewritten(sqlite_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """A service behind a proxy that rewrites the path."""
     paths = {"FLASK_NOTIFY_PATH": "/inside", "FLASK_PUBLIC_NOTIFY_PATH": "/outside/notify"}
-    http = HttpClient(create_app(an_environ(sqlite_url, keyring, **paths)), keyring)
+    http = HttpClient(create_app(an_environ(sqlite_url, keyring_path, **paths)), keyring_path)
     yield http
     http.service.database.close()
 
@@ -39,7 +39,7 @@ def result(response: TestResponse) -> tuple[int, str, str]:
 
 def post(http: HttpClient, body: bytes, **environ: str) -> TestResponse:
     """Post bytes with the headers of a genuine delivery of them, and the environment as a server would have it."""
-    headers = dict(headers_of(a_genuine_delivery(http.keyring, body)))
+    headers = dict(headers_of(a_genuine_delivery(http.keyring_path, body)))
     return http.app.test_client().post(
         NOTIFY_PATH, input_stream=io.BytesIO(body), headers=headers, environ_overrides=environ
     )
@@ -71,7 +71,7 @@ def test_a_forgery_is_refused_without_a_signature_of_ours(http: HttpClient) -> N
 
 
 def test_headers_are_found_whatever_their_case(http: HttpClient) -> None:
-    delivery = a_genuine_delivery(http.keyring, CODE)
+    delivery = a_genuine_delivery(http.keyring_path, CODE)
     headers = {name.upper(): value for name, value in headers_of(delivery).items()}
     assert http.app.test_client().post(NOTIFY_PATH, data=delivery.body, headers=headers).status_code == 200
 
@@ -82,7 +82,7 @@ def test_the_query_is_signed_as_it_was_sent(http: HttpClient, query: str) -> Non
 
 
 def test_a_query_that_was_not_signed_is_refused(http: HttpClient) -> None:
-    delivery = a_genuine_delivery(http.keyring, CODE)
+    delivery = a_genuine_delivery(http.keyring_path, CODE)
     response = http.app.test_client().post(f"{NOTIFY_PATH}?a=1", data=delivery.body, headers=dict(headers_of(delivery)))
     assert result(response) == (401, "F", "INVALID_SIGNATURE")
 
@@ -142,14 +142,16 @@ def test_a_length_is_the_same_number_with_zeros_in_front(http: HttpClient, zeros
     assert post(http, body, CONTENT_LENGTH=f"{'0' * zeros}{len(body)}").status_code == 200
 
 
-def test_a_service_that_came_up_without_tables_asks_to_send_again(unmigrated_database_url: str, keyring: Path) -> None:
-    http = HttpClient(create_app(an_environ(unmigrated_database_url, keyring)), keyring)
+def test_a_service_that_came_up_without_tables_asks_to_send_again(
+    unmigrated_database_url: str, keyring_path: Path
+) -> None:
+    http = HttpClient(create_app(an_environ(unmigrated_database_url, keyring_path)), keyring_path)
     assert result(http.notify(CODE)) == (503, "U", "UNKNOWN_EXCEPTION")
     http.service.database.close()
 
 
-def test_a_service_that_cannot_store_asks_to_send_again(keyring: Path) -> None:
-    http = HttpClient(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring)), keyring)
+def test_a_service_that_cannot_store_asks_to_send_again(keyring_path: Path) -> None:
+    http = HttpClient(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring_path)), keyring_path)
     assert result(http.notify(CODE)) == (503, "U", "UNKNOWN_EXCEPTION")
 
 
@@ -162,9 +164,9 @@ def test_a_service_that_cannot_store_asks_to_send_again(keyring: Path) -> None:
     ],
 )
 def test_a_path_is_listened_at_and_signed_to_the_letter(
-    database_url: str, keyring: Path, path: str, others: list[str]
+    database_url: str, keyring_path: Path, path: str, others: list[str]
 ) -> None:
-    http = HttpClient(create_app(an_environ(database_url, keyring, FLASK_NOTIFY_PATH=path)), keyring)
+    http = HttpClient(create_app(an_environ(database_url, keyring_path, FLASK_NOTIFY_PATH=path)), keyring_path)
     assert result(http.notify(CODE, path=path, signed_path=path, query="x=1"))[0] == 200
     assert result(http.notify(CODE, path=path, signed_path=path + "/")) == (401, "F", "INVALID_SIGNATURE")
     for other in others:
@@ -177,9 +179,9 @@ def test_a_path_is_listened_at_and_signed_to_the_letter(
 
 
 @pytest.mark.parametrize("public", ["/public/notify/", "//public//notify", "/public/%7Eshop%2Fnotify", "/"])
-def test_the_public_path_is_verified_as_alipay_calls_it(database_url: str, keyring: Path, public: str) -> None:
-    environ = an_environ(database_url, keyring, FLASK_PUBLIC_NOTIFY_PATH=public)
-    http = HttpClient(create_app(environ), keyring)
+def test_the_public_path_is_verified_as_alipay_calls_it(database_url: str, keyring_path: Path, public: str) -> None:
+    environ = an_environ(database_url, keyring_path, FLASK_PUBLIC_NOTIFY_PATH=public)
+    http = HttpClient(create_app(environ), keyring_path)
     assert result(http.notify(CODE, signed_path=public))[0] == 200
     assert result(http.notify(CODE)) == (401, "F", "INVALID_SIGNATURE")
     http.service.database.close()

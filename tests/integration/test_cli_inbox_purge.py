@@ -1,15 +1,13 @@
-"""`flask inbox purge`: whatever the clocks said, what is old and concluded goes, and nothing else."""
+"""`flask inbox purge`: old notifications with a final outcome are deleted, whatever the clocks said, and no others."""
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
 
 from app.inbox import upkeep
-from app.models import InboxEntry
-from app.simulator.draft import Draft
+from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from tests.builders import an_environ
 from tests.integration.shell import Shell, run_flask_at_terminal
 from tests.integration.stage import Stage
@@ -21,14 +19,52 @@ AHEAD = NOW + timedelta(days=4000)
 
 def a_concluded_entry(shell: Shell, number: int, *, received: datetime, last_received: datetime | None = None) -> str:
     entry_id = shell.notify(Draft("TOKEN_CANCELED", access_token=f"token-{number}", result_status="F"))
-    times = {"received_at": received, "last_received_at": last_received or received}
-    change = update(InboxEntry).where(InboxEntry.id == int(entry_id)).values(times)
-    shell.service.database.run(lambda session: session.execute(change))
+    shell.change_entry(entry_id, received_at=received, last_received_at=last_received or received)
     return entry_id
 
 
 def left(shell: Shell) -> list[str]:
     return [row["id"] for row in shell.json("inbox", "list", "--oldest-first")]
+
+
+def test_purge_deletes_what_is_old_and_concluded_and_leaves_history(shell: Shell) -> None:
+    shell.consult()
+    old = datetime.now(UTC) - timedelta(days=91)
+    for entry_id in (shell.notify(authcode_created("s-1", "code-1")), shell.notify(token_canceled("token-9"))):
+        shell.change_entry(entry_id, received_at=old, last_received_at=old)
+    young = shell.notify(token_created("s-1", "token-1"))
+    assert shell.ask("inbox", "purge", "--older-than", "90d") == "Purged 1.\n"
+    assert [row["id"] for row in shell.json("inbox", "list")] == [young, "2"]
+    assert [move["notificationId"] for move in shell.json("authorizations", "show", "s-1")["history"]] == [
+        None,
+        "1",
+        "3",
+    ]
+
+
+def test_purge_leaves_what_was_repeated_lately_however_old_it_is(shell: Shell) -> None:
+    """What Alipay still repeats must be known when it comes again."""
+    shell.consult()
+    entry_id = shell.notify(authcode_created("s-1", "code-1"))
+    shell.change_entry(entry_id, received_at=datetime.now(UTC) - timedelta(days=91))
+    assert shell.ask("inbox", "purge", "--older-than", "90d") == "Purged 0.\n"
+
+
+@pytest.mark.parametrize("age", ["47h", "1d", "0w"])
+def test_purge_refuses_what_alipay_may_still_send_again(shell: Shell, age: str) -> None:
+    result = shell.run("inbox", "purge", "--older-than", age)
+    assert result.exit_code == 1
+    assert "two days" in result.stderr
+
+
+@pytest.mark.parametrize("age", ["48h", "2d", "1w", "99999w"])
+def test_purge_takes_hours_days_and_weeks(shell: Shell, age: str) -> None:
+    assert shell.ask("inbox", "purge", "--older-than", age) == "Purged 0.\n"
+
+
+@pytest.mark.parametrize("age", ["", "90", "d", "-3d", "1.5d", "90 d", "1y", "999999d"])
+def test_an_impossible_age_is_a_usage_error(shell: Shell, age: str) -> None:
+    assert shell.run("inbox", "purge", "--older-than", age).exit_code == 2
 
 
 def test_an_entry_of_a_clock_that_was_ahead_stops_no_purge(shell: Shell) -> None:
@@ -74,8 +110,8 @@ def test_purge_goes_batch_by_batch_and_reads_only_what_is_old(stage: Stage) -> N
     assert len(stage.entries()) == 3
 
 
-def test_purge_asks_first_at_a_terminal(sqlite_url: str, keyring: Path) -> None:
-    environ = an_environ(sqlite_url, keyring)
+def test_purge_asks_first_at_a_terminal(sqlite_url: str, keyring_path: Path) -> None:
+    environ = an_environ(sqlite_url, keyring_path)
     arguments = ("inbox", "purge", "--older-than", "90d")
     question = b"[y/N]: "
     assert "Purged" not in run_flask_at_terminal(*arguments, environ=environ, answers={question: b"n"})
