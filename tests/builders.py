@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import load_private_key
-from app.config import DEFAULT_NOTIFY_PATH, new_vault_key
+from app.config import DEFAULT_NOTIFY_PATH, Settings, new_vault_key, read_settings
 from app.simulator.draft import Draft
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.simulator.sender import Signer, headers_of
@@ -19,6 +19,12 @@ def an_environ(database_url: str, keyring_path: Path, **settings: str) -> dict[s
         "FLASK_VAULT_KEYS": new_vault_key(),
     }
     return required | settings
+
+
+def some_settings(url: str, folder: Path) -> Settings:
+    """The settings of a service whose files, the keyring too, are in this folder."""
+    environ = {"FLASK_DATABASE_URL": url, "FLASK_VAULT_KEYS": new_vault_key()}
+    return read_settings(environ, instance_path=folder)
 
 
 def a_genuine_delivery(

@@ -83,7 +83,7 @@ def _reasons(entry: InboxEntry, authorization: Authorization | None) -> dict[str
 
 
 def _wrong_flow(authorization: Authorization) -> str:
-    """Say how to correct a flow that nobody named, as long as that can be done."""
+    """Say how to correct a flow that no consult named, as long as that can be done."""
     if authorization.flow_was_said or not can_correct_flow(authorization):
         return ""
     (other,) = set(Flow) - {authorization.current_flow}

@@ -10,7 +10,7 @@ from app.state_machine import INITIAL_STATE, AuthorizationState, Flow, reachable
 
 #: Of more entries than twice this, the first and the last are shown: a token refreshed daily would fill a wall.
 _ENTRIES_AT_EITHER_END = 3
-#: Twice what Alipay allows for a type; a stranger's may be as long as a body.
+#: Twice what Alipay allows for a type; a sender may invent one as long as a body.
 _TYPE_LENGTH_MAX = 64
 
 

@@ -21,7 +21,7 @@ _KEY_BITS = 2048
 _PUBLIC_EXPONENT = 65537
 
 _KEYRING = """\
-# A sandbox: whoever holds {simulator_key} signs as Alipay. Never use it in production.
+# A sandbox: anyone with {simulator_key} can sign as Alipay. Never use it in production.
 [clients.{client_id}]
 default_flow = "auto_debit"
 merchant_private_key = "file:{merchant_key}"

@@ -1,4 +1,4 @@
-"""`flask serve` as a process: what the server makes of a request before the door sees it, and how it stops."""
+"""`flask serve` as a process: what the server makes of a request before the application sees it, and how it stops."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def in_chunks(request: bytes, *, size: int) -> bytes:
     return head + b"\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
 
 
-def test_what_reaches_the_door_is_what_was_sent(server: Server, keyring_path: Path) -> None:
+def test_the_application_receives_the_bytes_that_were_sent(server: Server, keyring_path: Path) -> None:
     """A repeated header is joined with a comma, and then names nobody; `client_id` never passes for `client-id`."""
     request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
     assert status(server.say(request)) == 200

@@ -1,4 +1,4 @@
-"""A stage for each test, on each database; and an operator at a shell."""
+"""A stage, an operator at a shell and an HTTP client for each test, on each database."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +46,7 @@ def shell(database_url: str, keyring_path: Path) -> Iterator[Shell]:
 
 @pytest.fixture
 def http(database_url: str, keyring_path: Path) -> Iterator[HttpClient]:
-    """Everybody who calls over HTTP; the test runs once on each kind of database."""
+    """A client of a whole service over HTTP; the test runs once on each kind of database."""
     environ = an_environ(database_url, keyring_path, FLASK_API_KEYS=f"shop={API_KEY}")
     http = HttpClient(create_app(environ), keyring_path)
     yield http

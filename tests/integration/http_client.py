@@ -1,4 +1,4 @@
-"""Everybody who calls over HTTP, in this process; every answer is held to the OpenAPI document."""
+"""A client of the HTTP endpoints, in this process. Every response is checked against the OpenAPI document."""
 
 import json
 import re
@@ -23,11 +23,11 @@ AUTHORIZATIONS = "/v1/authorizations"
 
 @dataclass
 class HttpClient:
-    """Calls the doors of one application."""
+    """Calls the endpoints of one application."""
 
     app: Flask
     keyring_path: Path
-    #: What the answers are held to, once it is needed.
+    #: The OpenAPI document, once it is needed.
     _described: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,14 +58,14 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         data: bytes | None = None,
     ) -> TestResponse:
-        """Call the merchant's interface, and hold the answer to its description."""
+        """Call the merchant's interface, and check the response against its description."""
         if body is not None:
             data = json.dumps(body).encode()
         sent = {} if key is None else {"Authorization": f"Bearer {key}"}
         response = self.app.test_client().open(
             path, method=method, data=data, content_type="application/json", headers={**sent, **(headers or {})}
         )
-        self._hold_to_description(method, path, response)
+        self._check_against_description(method, path, response)
         return response
 
     def get(self, path: str, **options: Any) -> TestResponse:  # noqa: ANN401 -- those of `call`
@@ -91,7 +91,7 @@ class HttpClient:
             self._described = self.app.test_client().get("/openapi.json").get_json()
         return self._described
 
-    def _hold_to_description(self, method: str, path: str, response: TestResponse) -> None:
+    def _check_against_description(self, method: str, path: str, response: TestResponse) -> None:
         described = self.description()
         for template, operations in described["paths"].items():
             pattern = re.sub(r"\{\w+\}", "[0-9a-f-]{36}", template)

@@ -1,4 +1,4 @@
-"""The merchant's doors: every report and every reading, and what conflicts with what is on record."""
+"""The merchant's endpoints: every report and every reading, and what conflicts with what is on record."""
 
 import json
 import logging
@@ -225,13 +225,13 @@ def test_notifications_show_in_the_document(http: HttpClient) -> None:
         ("tokens", {"accessToken": "token-2", "replaces": "token-1"}, "contradiction"),
     ],
 )
-def test_what_a_consulted_authorization_cannot_take_is_a_conflict(
+def test_a_report_that_is_early_or_illegal_is_a_conflict(
     http: HttpClient, report: str, body: dict[str, str], code: str
 ) -> None:
     assert problem(http.post(http.at(http.consult(), report), body)) == (409, code)
 
 
-def test_another_code_or_token_is_a_conflict(http: HttpClient) -> None:
+def test_a_report_of_another_code_or_token_is_a_conflict(http: HttpClient) -> None:
     authorization = http.consult()
     http.post(http.at(authorization, "tokens"), TOKEN)
     assert problem(http.post(http.at(authorization, "authcode"), {"authCode": "code-2"})) == (409, "illegal-transition")
@@ -250,7 +250,7 @@ def test_there_is_no_token_to_read_unless_one_is_active(http: HttpClient) -> Non
     assert problem(http.get(http.at(authorization, "token"))) == (409, "no-active-token")
 
 
-# --- secrets leave by two doors only ---
+# --- two endpoints only reveal a secret ---
 
 
 def test_a_secret_is_given_out_uncached_and_the_reading_is_logged(

@@ -1,4 +1,4 @@
-"""The merchant's doors: find authorizations, page by page."""
+"""The merchant's endpoints: find authorizations, page by page."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The merchant's doors: who is refused, and what."""
+"""The merchant's endpoints: what is refused, with which status and code."""
 
 import io
 import logging
@@ -195,7 +195,7 @@ def test_a_body_that_was_cut_short_reports_nothing(http: HttpClient) -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_time_in_utc_is_refused(http: HttpClient, time: object) -> None:
+def test_an_expiry_time_that_is_no_time_is_refused(http: HttpClient, time: object) -> None:
     report = {"accessToken": "token-1", "accessTokenExpiryTime": time}
     assert problem(http.post(http.at(http.consult(), "tokens"), report)) == (422, "invalid")
 
@@ -214,13 +214,13 @@ def test_what_does_not_exist_is_not_found(http: HttpClient) -> None:
 # --- what is not the caller's fault ---
 
 
-def test_a_database_that_is_away_is_said_to_be(stranded: HttpClient) -> None:
+def test_an_unavailable_database_is_answered_with_503(stranded: HttpClient) -> None:
     response = stranded.get(AUTHORIZATIONS)
     assert problem(response) == (503, "unavailable")
     assert int(response.headers["Retry-After"]) > 0
 
 
-def test_a_fault_of_ours_is_told_to_the_log_and_not_to_the_caller(
+def test_an_internal_error_is_described_in_the_log_and_not_in_the_response(
     http: HttpClient, log: pytest.LogCaptureFixture
 ) -> None:
     """A code that does not open stands for everything that should not happen."""

@@ -14,9 +14,9 @@ from app.database import Database, DatabaseUnavailableError
 from app.receiver import Receipt
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.wiring import Service
+from tests.builders import some_settings
 from tests.conftest import migrate
 from tests.integration.stage import Stage, a_stage
-from tests.integration.test_wiring import some_settings
 from tests.postgres import SERVER_SETTINGS, PostgresServer, running_cluster
 
 CODE = authcode_created("s-1", "code-1").body()

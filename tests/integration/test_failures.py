@@ -102,7 +102,7 @@ def test_what_cannot_be_stored_is_not_acknowledged(stage: Stage, table: str) -> 
         assert is_acknowledgement(receipt.answer.status, receipt.answer.body) == (len(stage.entries()) == 1)
 
 
-def test_a_database_that_is_away_is_said_to_be(alipay_key: RSAPrivateKey) -> None:
+def test_an_unavailable_database_is_answered_with_503(alipay_key: RSAPrivateKey) -> None:
     stage = a_stage("postgresql://nobody@127.0.0.1:1/nothing", alipay_key)
     receipt = stage.notify(authcode_created("s-1", "code-1"))
     assert (receipt.answer.status, receipt.answer.result_status) == (503, "U")

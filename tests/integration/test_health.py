@@ -1,4 +1,4 @@
-"""The operator's doors: alive, ready, and the figures to be woken by."""
+"""The operator's endpoints: alive, ready, and the metrics that alerts watch."""
 
 import re
 import time
@@ -66,9 +66,7 @@ def test_a_wrong_vault_key_is_not_ready(http: HttpClient, database_url: str, key
     wrong.service.database.close()
 
 
-def test_figures_are_for_who_has_a_key_unless_they_are_open(
-    http: HttpClient, sqlite_url: str, keyring_path: Path
-) -> None:
+def test_metrics_need_a_key_unless_they_are_open(http: HttpClient, sqlite_url: str, keyring_path: Path) -> None:
     assert http.get("/metrics", key=None).status_code == 401
     assert http.get("/metrics").status_code == 200
     opened = HttpClient(create_app(an_environ(sqlite_url, keyring_path, FLASK_METRICS_OPEN="1")), keyring_path)
@@ -93,7 +91,7 @@ def test_deliveries_and_outcomes_are_counted(http: HttpClient) -> None:
     assert gained("notifyauth_delivery_seconds_count") == 3
 
 
-def test_a_strangers_client_id_is_no_label(http: HttpClient) -> None:
+def test_a_client_id_that_is_not_in_the_keyring_is_no_label(http: HttpClient) -> None:
     before = figure(http, "notifyauth_signature_failures_total", client_id="unknown", cause="unknown_client")
     for number in range(3):
         http.app.test_client().post(NOTIFY_PATH, data=b"{}", headers={"client-id": f"stranger-{number}"})
@@ -131,7 +129,7 @@ def test_every_series_is_there_before_its_first_event(http: HttpClient) -> None:
     } <= there
 
 
-def test_a_key_of_the_figures_reads_them_and_nothing_else(database_url: str, keyring_path: Path) -> None:
+def test_a_metrics_key_reads_the_metrics_and_nothing_else(database_url: str, keyring_path: Path) -> None:
     environ = an_environ(database_url, keyring_path, FLASK_API_KEYS="shop=k-1", FLASK_METRICS_KEYS="shop=k-2,other=k-3")
     scraped = HttpClient(create_app(environ), keyring_path)
     assert [scraped.get("/metrics", key=key).status_code for key in ("k-1", "k-2", "k-3", "k-4")] == [
@@ -171,7 +169,7 @@ def test_one_old_parked_entry_hides_no_other(http: HttpClient) -> None:
     assert figure(http, "notifyauth_parked_oldest_seconds", reason="unknown_token") == 0
 
 
-def test_it_is_shown_when_a_client_was_last_heard(http: HttpClient) -> None:
+def test_metrics_show_when_a_client_last_sent_an_authentic_delivery(http: HttpClient) -> None:
     before = time.time()
     http.notify(b"{}")
     heard = figure(http, "notifyauth_last_verified_timestamp_seconds", client_id=SANDBOX_CLIENT_ID)
@@ -188,7 +186,7 @@ def test_it_is_shown_when_a_client_was_last_heard(http: HttpClient) -> None:
         ("verify", ("authorizations", "verify")),
     ],
 )
-def test_it_is_shown_when_maintenance_last_succeeded(http: HttpClient, name: str, command: tuple[str, ...]) -> None:
+def test_metrics_show_when_maintenance_last_succeeded(http: HttpClient, name: str, command: tuple[str, ...]) -> None:
     assert figure(http, "notifyauth_last_run_timestamp_seconds", maintenance=name) == 0
     for _ in range(2):
         before = time.time()
@@ -213,14 +211,14 @@ def test_parked_entries_are_shown_by_reason_with_the_age_of_the_oldest(http: Htt
     assert 3600 <= figure(http, "notifyauth_parked_oldest_seconds", reason="unknown_token") < 3700
 
 
-def test_figures_are_given_while_the_database_is_away(keyring_path: Path) -> None:
+def test_metrics_are_shown_while_the_database_is_away(keyring_path: Path) -> None:
     environ = an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring_path, FLASK_API_KEYS=API_KEY)
     page = HttpClient(create_app(environ), keyring_path).get("/metrics")
     assert page.status_code == 200
     assert re.search(r"^notifyauth_deliveries_total", page.text, re.MULTILINE) or "notifyauth_deliveries" in page.text
 
 
-def test_no_secret_is_in_the_figures(http: HttpClient) -> None:
+def test_no_secret_is_in_the_metrics(http: HttpClient) -> None:
     delivery = a_genuine_delivery(http.keyring_path, token_canceled("token-5f1c"))
     http.notify(delivery.body)
     assert "token-5f1c" not in http.get("/metrics").text

@@ -1,4 +1,4 @@
-"""Whoever guesses at API keys learns from no answer, and from no time it took, how close the guess was."""
+"""Neither the response to a guessed API key nor the time it takes tells how close the guess was."""
 
 import hmac
 import statistics
@@ -15,7 +15,7 @@ from tests.integration.http_client import AUTHORIZATIONS, HttpClient
 KEYS = {"first": "a-key-of-the-shop", "second": "another", "third": "x" * 300}
 
 
-def a_door(url: str, keyring_path: Path, keys: dict[str, str]) -> HttpClient:
+def an_http_client(url: str, keyring_path: Path, keys: dict[str, str]) -> HttpClient:
     named = ",".join(f"{name}={key}" for name, key in keys.items())
     return HttpClient(create_app(an_environ(url, keyring_path, FLASK_API_KEYS=named)), keyring_path)
 
@@ -23,7 +23,7 @@ def a_door(url: str, keyring_path: Path, keys: dict[str, str]) -> HttpClient:
 @pytest.fixture
 def savepoint(sqlite_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """A service with several keys."""
-    http = a_door(sqlite_url, keyring_path, KEYS)
+    http = an_http_client(sqlite_url, keyring_path, KEYS)
     yield http
     http.service.database.close()
 
@@ -71,7 +71,7 @@ def test_a_guess_that_is_right_but_for_its_end_takes_no_longer_than_one_that_is_
 ) -> None:
     """A thousand long keys that begin alike make whatever one comparison gives away a thousand times larger."""
     alike = "k" * 4000
-    http = a_door(sqlite_url, keyring_path, {f"key-{number}": f"{alike}{number:04}" for number in range(1000)})
+    http = an_http_client(sqlite_url, keyring_path, {f"key-{number}": f"{alike}{number:04}" for number in range(1000)})
     guesses = {"near": alike + "none", "far": "j" + alike[1:] + "none"}
     took: dict[str, list[float]] = {name: [] for name in guesses}
     client = http.app.test_client()

@@ -105,7 +105,7 @@ class Instance:
 
 @dataclass
 class Everybody:
-    """Whoever works with the service until they are told to stop."""
+    """A client that uses the service until it is stopped."""
 
     stopped: threading.Event = field(default_factory=threading.Event)
     #: What they have done: one name of an instance for each time.

@@ -58,7 +58,7 @@ def test_an_acknowledgement_is_the_fixed_body_with_its_headers(http: HttpClient)
     assert response.headers["signature"].startswith("algorithm=RSA256")
 
 
-def test_a_malformed_notification_is_told_so_each_time(http: HttpClient) -> None:
+def test_a_malformed_notification_is_answered_400_each_time(http: HttpClient) -> None:
     for _ in range(2):
         assert result(http.notify(b"{}")) == (400, "F", "PARAM_ILLEGAL")
 
@@ -104,7 +104,7 @@ def test_other_methods_are_not_allowed(http: HttpClient, method: str) -> None:
     "path",
     ["/", f"{NOTIFY_PATH}/", f"/{NOTIFY_PATH}", "/alipay", "/alipay//notifyAuthorization", NOTIFY_PATH.lower()],
 )
-def test_other_paths_lead_nowhere(http: HttpClient, path: str) -> None:
+def test_other_paths_are_not_found(http: HttpClient, path: str) -> None:
     """Nothing is redirected, and no path passes for another: a test client would take "//alipay" for a host."""
     assert post(http, CODE.body(), PATH_INFO=path).status_code == 404
     assert stored(http) == []
@@ -142,7 +142,7 @@ def test_a_length_is_the_same_number_with_zeros_in_front(http: HttpClient, zeros
     assert post(http, body, CONTENT_LENGTH=f"{'0' * zeros}{len(body)}").status_code == 200
 
 
-def test_a_service_that_came_up_without_tables_asks_to_send_again(
+def test_a_service_without_tables_answers_503_so_that_alipay_redelivers(
     unmigrated_database_url: str, keyring_path: Path
 ) -> None:
     http = HttpClient(create_app(an_environ(unmigrated_database_url, keyring_path)), keyring_path)
@@ -150,7 +150,7 @@ def test_a_service_that_came_up_without_tables_asks_to_send_again(
     http.service.database.close()
 
 
-def test_a_service_that_cannot_store_asks_to_send_again(keyring_path: Path) -> None:
+def test_a_service_that_cannot_store_answers_503_so_that_alipay_redelivers(keyring_path: Path) -> None:
     http = HttpClient(create_app(an_environ("postgresql://nobody@127.0.0.1:1/nothing", keyring_path)), keyring_path)
     assert result(http.notify(CODE)) == (503, "U", "UNKNOWN_EXCEPTION")
 
@@ -163,7 +163,7 @@ def test_a_service_that_cannot_store_asks_to_send_again(keyring_path: Path) -> N
         ("/", ["/notify", "/index.html"]),
     ],
 )
-def test_a_path_is_listened_at_and_signed_to_the_letter(
+def test_the_notification_path_is_matched_and_signed_to_the_letter(
     database_url: str, keyring_path: Path, path: str, others: list[str]
 ) -> None:
     http = HttpClient(create_app(an_environ(database_url, keyring_path, FLASK_NOTIFY_PATH=path)), keyring_path)

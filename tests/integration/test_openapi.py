@@ -1,4 +1,4 @@
-"""The description of the doors is valid, and describes just the doors there are."""
+"""The OpenAPI document is valid, and describes just the endpoints that there are."""
 
 import re
 
@@ -24,5 +24,5 @@ def test_the_document_has_just_the_routes_of_the_application(http: HttpClient) -
 def test_every_operation_has_a_name_of_its_own_and_says_whether_it_needs_a_key(http: HttpClient) -> None:
     operations = [each for methods in http.description()["paths"].values() for each in methods.values()]
     assert len({each["operationId"] for each in operations}) == len(operations)
-    open_doors = {each["operationId"] for each in operations if not each["security"]}
-    assert open_doors == {"getHealthz", "getReadyz", "getOpenapiJson", "postAlipayNotifyAuthorization"}
+    open_endpoints = {each["operationId"] for each in operations if not each["security"]}
+    assert open_endpoints == {"getHealthz", "getReadyz", "getOpenapiJson", "postAlipayNotifyAuthorization"}

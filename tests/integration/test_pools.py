@@ -19,9 +19,9 @@ from app.database.condition import LosesStatementsError
 from app.simulator.draft import authcode_created
 from app.simulator.keys import make_sandbox
 from app.wiring import Service
+from tests.builders import some_settings
 from tests.conftest import migrate
 from tests.integration.stage import Stage, a_stage
-from tests.integration.test_wiring import some_settings
 
 #: Debian installs it where only root's PATH leads.
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

@@ -17,10 +17,10 @@ from app.models import REVISION
 from app.preflight import MissingPrivilegesError, NoSchemaError, OutdatedReleaseError
 from app.simulator.keys import make_sandbox
 from app.wiring import Service, is_ready
-from tests.builders import an_environ
+from tests.builders import an_environ, some_settings
 from tests.conftest import migrate
 from tests.integration.shell import run_flask
-from tests.integration.test_wiring import ALL_OK, some_settings
+from tests.integration.test_wiring import ALL_OK
 from tests.postgres import Cluster, running_cluster
 
 ROLE = "notifyauth_app"
@@ -143,7 +143,9 @@ def test_a_role_that_may_not_do_what_the_service_does_is_told_what_to_grant(clus
             assert service.ready() == ALL_OK
 
 
-def test_a_role_that_may_not_look_into_the_schema_is_not_told_to_migrate(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_role_without_usage_of_the_schema_is_told_to_grant_it_and_not_to_migrate(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     with a_database(cluster) as url:
         migrate(address(url).replace("postgresql:", "postgresql+psycopg:"))
         granted(url, "REVOKE USAGE ON SCHEMA public FROM PUBLIC")
@@ -165,7 +167,7 @@ def test_a_role_that_may_not_look_into_the_schema_is_not_told_to_migrate(cluster
     ],
     ids=["password", "database", "socket", "host", "port"],
 )
-def test_what_a_wrong_url_leads_to_is_said_in_the_databases_words(
+def test_the_error_of_a_wrong_url_quotes_the_database(
     cluster: Cluster, wrong: dict[str, object], said: str, keyring_path: Path, tmp_path: Path
 ) -> None:
     url = of_role(cluster.url).set(**wrong)  # type: ignore[arg-type] # what each case names
@@ -216,7 +218,7 @@ def test_a_database_that_a_later_release_has_upgraded_is_worked_on(database_url:
     ["ALTER TABLE transitions DROP COLUMN cause", "ALTER TABLE rendezvous RENAME TO key_locks"],
     ids=["column", "table"],
 )
-def test_a_database_that_has_lost_what_this_release_needs_is_refused(
+def test_a_newer_database_without_a_column_of_this_release_is_refused(
     database_url: str, change: str, tmp_path: Path
 ) -> None:
     """A release may take away, two releases later, what no release in between has used."""
@@ -292,7 +294,7 @@ def test_the_files_of_sqlite_are_their_owners_whatever_the_umask(
         assert modes == dict.fromkeys(("notifyauth.db", "notifyauth.db-wal", "notifyauth.db-shm"), 0o600)
 
 
-def test_a_file_that_everybody_may_read_is_taken_from_them_at_the_start(sqlite_url: str, tmp_path: Path) -> None:
+def test_a_database_file_that_all_may_read_is_made_private_at_the_start(sqlite_url: str, tmp_path: Path) -> None:
     file = Path(make_url(sqlite_url).database or "")
     file.chmod(0o644)
     with a_service(sqlite_url, tmp_path) as service:

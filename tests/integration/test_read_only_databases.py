@@ -22,7 +22,7 @@ from tests.postgres import SERVER_SETTINGS, running_cluster
 
 
 @pytest.fixture
-def door_to_postgresql(postgresql_url: str, keyring_path: Path) -> Iterator[HttpClient]:
+def http_on_postgresql(postgresql_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """A service on PostgreSQL, of which each connection has read before."""
     http = HttpClient(
         create_app(an_environ(postgresql_url, keyring_path, FLASK_API_KEYS=f"shop={API_KEY}")), keyring_path
@@ -47,8 +47,8 @@ def frozen(url: str) -> Iterator[None]:
         owner.execute(f"ALTER DATABASE {owner.info.dbname} RESET default_transaction_read_only")
 
 
-def test_a_frozen_database_is_not_written_to(door_to_postgresql: HttpClient, postgresql_url: str) -> None:
-    http = door_to_postgresql
+def test_a_frozen_database_is_not_written_to(http_on_postgresql: HttpClient, postgresql_url: str) -> None:
+    http = http_on_postgresql
     with frozen(postgresql_url):
         for number in range(8):
             # Each connection has had its first transaction that only reads.

@@ -91,7 +91,7 @@ def test_what_the_server_refuses_is_counted_and_logged(
     ("path", "status"),
     [(f"{NOTIFY_PATH}/", 404), ("/", 404), (f"/{NOTIFY_PATH}", 404), ("/healthz", 405), (f"/v1{NOTIFY_PATH}", 404)],
 )
-def test_a_notification_that_finds_no_one_home_is_seen(
+def test_a_notification_sent_to_a_wrong_path_is_counted_and_logged(
     http: HttpClient, log: pytest.LogCaptureFixture, path: str, status: int
 ) -> None:
     before = figure(http, "notifyauth_misdirected_deliveries_total", status=str(status))

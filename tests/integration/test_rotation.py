@@ -154,7 +154,7 @@ def test_a_sealed_value_opens_in_no_other_row_no_other_column_and_no_other_table
                 stage.vault.open_bytes(mine.sealed, column=other.sealed_column.name, row_key=other.row)
 
 
-def test_a_sealed_value_that_somebody_moved_in_the_database_is_noticed(stage: Stage) -> None:
+def test_a_sealed_value_that_was_moved_to_another_row_does_not_open(stage: Stage) -> None:
     """Re-sealing reads every place there is: it stops where something lies that was sealed for another."""
     two_lives(stage)
     vault = Vault(Sealer([NEW, OLD]), INDEX_KEY)
@@ -170,7 +170,7 @@ def test_a_sealed_value_that_somebody_moved_in_the_database_is_noticed(stage: St
     assert reseal(stage, vault, limit=500) == len(found)
 
 
-def test_two_values_that_somebody_swapped_are_not_given_out(stage: Stage) -> None:
+def test_two_sealed_values_that_were_swapped_are_not_given_out(stage: Stage) -> None:
     two_lives(stage)
     for sealed_column in SEALED_COLUMNS[:-1]:
         first, second = (box for box in stage.database.run(boxes) if box.sealed_column is sealed_column)

@@ -9,19 +9,15 @@ import pytest
 from sqlalchemy import func, select, text
 
 from app.alipay.keyring import KeyringError
-from app.config import Settings, new_vault_key, read_settings
+from app.config import Settings
 from app.index_key import WrongVaultKeyError
 from app.models import IndexKey
 from app.preflight import NotMigratedError
 from app.simulator.keys import make_sandbox
 from app.wiring import Service
+from tests.builders import some_settings
 
 ALL_OK = {"database": "ok", "migrated": "ok", "vault": "ok"}
-
-
-def some_settings(url: str, folder: Path) -> Settings:
-    environ = {"FLASK_DATABASE_URL": url, "FLASK_VAULT_KEYS": new_vault_key()}
-    return read_settings(environ, instance_path=folder)
 
 
 @pytest.fixture
@@ -46,7 +42,7 @@ def test_a_service_with_everything_in_place_is_ready(service: Service) -> None:
     assert service.has_receiver
 
 
-def test_of_several_that_start_first_all_get_the_same_index_key(settings: Settings) -> None:
+def test_several_processes_that_start_at_once_get_the_same_index_key(settings: Settings) -> None:
     services = [Service(settings) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         indexes = set(pool.map(lambda service: service.vault.blind_index("token", "t"), services))

@@ -126,7 +126,7 @@ def test_notifications_may_arrive_at_a_path_with_any_slashes_but_two_first(tmp_p
 
 
 @pytest.mark.parametrize("around", ["\r", " ", "\t", "\r\n"])
-def test_what_an_editor_leaves_around_a_setting_is_no_part_of_it(tmp_path: Path, around: str) -> None:
+def test_blanks_and_line_ends_around_a_setting_are_no_part_of_it(tmp_path: Path, around: str) -> None:
     plain = {
         "FLASK_DATABASE_URL": "postgresql://db/notifyauth",
         "FLASK_KEYRING": str(tmp_path / "keys.toml"),
@@ -202,7 +202,7 @@ class Told(logging.Handler):
         self.records.append(record)
 
 
-def test_a_vault_key_that_is_made_is_told_of_once(tmp_path: Path) -> None:
+def test_making_a_vault_key_is_logged_once(tmp_path: Path) -> None:
     told, logger = Told(), logging.getLogger("app.config")
     logger.addHandler(told)
     for _ in range(2):
@@ -231,7 +231,7 @@ def test_no_vault_key_is_made_beside_a_database_that_was_sealed_under_another(tm
     assert settings(tmp_path, FLASK_VAULT_KEYS=new_vault_key()).vault_keys
 
 
-def test_what_cannot_be_read_may_be_sealed_under_another_vault_key(tmp_path: Path) -> None:
+def test_an_unreadable_database_is_taken_for_one_that_was_sealed(tmp_path: Path) -> None:
     (tmp_path / "notifyauth.db").write_text("no database at all, and long enough to be sure" * 40)
     with pytest.raises(SettingError, match=r"vault\.key"):
         settings(tmp_path)
@@ -339,7 +339,7 @@ def test_a_freshness_that_loses_redeliveries_is_warned_of(tmp_path: Path, second
         ("FLAS_KEYRING", "FLASK_KEYRING"),
     ],
 )
-def test_a_name_that_is_one_slip_away_from_a_setting_is_warned_of(tmp_path: Path, name: str, meant: str) -> None:
+def test_a_misspelled_setting_is_warned_of(tmp_path: Path, name: str, meant: str) -> None:
     (warning,) = settings(tmp_path, **{name: "a-secret"}).warnings
     assert warning == f"{name} is no setting and is ignored: {meant} is probably meant."
 
@@ -347,13 +347,13 @@ def test_a_name_that_is_one_slip_away_from_a_setting_is_warned_of(tmp_path: Path
 @pytest.mark.parametrize(
     "name", ["FLASK_APP", "FLASK_DEBUG", "FLASK_ENV", "FLASK_RUN_PORT", "FLASK_KEYS", "FLASK_KEYRING_FILE", *NAMES]
 )
-def test_no_other_name_is_warned_of(tmp_path: Path, name: str) -> None:
+def test_an_unrelated_variable_is_not_warned_of(tmp_path: Path, name: str) -> None:
     given = SECRET_VALUES | {"FLASK_FRESHNESS_SECONDS": "90000", "FLASK_METRICS_OPEN": "1"}
     assert settings(tmp_path, **{name: given.get(name, "/a-path")}).warnings == ()
 
 
 @pytest.mark.parametrize("threshold", ["0", "5", "none", "None"])
-def test_how_often_a_statement_runs_before_it_is_prepared_may_be_said(tmp_path: Path, threshold: str) -> None:
+def test_a_prepare_threshold_may_be_set(tmp_path: Path, threshold: str) -> None:
     url = f"postgresql://db/notifyauth?prepare_threshold={threshold}&host=other"
     assert settings(tmp_path, **POSTGRESQL | {"FLASK_DATABASE_URL": url}).database_url == url
 

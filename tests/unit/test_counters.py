@@ -37,7 +37,7 @@ def test_processes_count_together(tmp_path: Path) -> None:
     assert [process.total for process in processes] == [{SERIES: 6}] * 3
 
 
-def test_of_times_the_latest_is_kept(tmp_path: Path) -> None:
+def test_the_latest_of_several_times_is_kept(tmp_path: Path) -> None:
     first, second = Process(tmp_path), Process(tmp_path)
     for process, at in ((first, 7.0), (second, 9.0), (second, 8.0)):
         process.memory.note(SERIES, at)
@@ -75,7 +75,7 @@ def test_a_file_that_vanished_is_written_again(tmp_path: Path) -> None:
     assert process.total == {SERIES: 1}
 
 
-def test_where_nothing_can_be_written_each_counts_for_itself(tmp_path: Path) -> None:
+def test_a_process_that_cannot_write_shows_its_own_counts(tmp_path: Path) -> None:
     (tmp_path / "counters").write_text("a file where the folder should be")
     process = Process(tmp_path / "counters")
     process.memory.add(SERIES)
@@ -86,7 +86,7 @@ def test_where_nothing_can_be_written_each_counts_for_itself(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"sums": [[]], "latest": []}', b'{"sums": [[["x"], 1]]}'])
-def test_what_somebody_else_has_written_counts_nothing(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_form_counts_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0.json").write_bytes(content)
     process = Process(tmp_path)
     process.memory.add(SERIES)
@@ -137,14 +137,14 @@ def test_a_folder_is_made_in_the_first_place_that_takes_one(tmp_path: Path) -> N
         assert none is None
 
 
-def test_a_place_that_another_has_made_a_link_of_is_not_used(tmp_path: Path) -> None:
+def test_a_place_that_is_a_symbolic_link_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "counters").symlink_to(tmp_path / "elsewhere")
     with folder_of_its_own([tmp_path / "counters"]) as folder:
         assert folder is None
 
 
-def test_what_a_killed_service_left_is_removed_once_none_of_its_processes_lives(tmp_path: Path) -> None:
+def test_the_folder_of_a_killed_service_is_removed_once_none_of_its_processes_lives(tmp_path: Path) -> None:
     left = tmp_path / "left"
     orphan = Process(left)
     orphan.shared.write()

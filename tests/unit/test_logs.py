@@ -35,7 +35,7 @@ def test_a_value_stays_within_its_quotes_on_its_line(value: str) -> None:
     assert '="' in line
 
 
-def test_a_failure_is_described_without_its_words() -> None:
+def test_a_failure_is_logged_without_its_message() -> None:
     with pytest.raises(ValueError, match="token-1") as caught:
         int("token-1")
     described = failure(caught.value)
@@ -84,7 +84,7 @@ def test_lines_are_written_in_their_order(unread: Unread) -> None:
     assert [line.split(b"number=")[1] for line in lines] == [b"%d" % number for number in range(1000)]
 
 
-def test_nobody_waits_for_a_log_that_is_not_read_and_what_is_dropped_is_counted(unread: Unread) -> None:
+def test_a_log_that_is_not_read_delays_nothing_and_dropped_lines_are_counted(unread: Unread) -> None:
     line = "x" * 1000
     logged = 0
     while not unread.dropped:
@@ -109,7 +109,7 @@ def test_the_end_of_a_process_does_not_wait_long_for_a_log_that_is_not_read(unre
     unread.handler.flush()
 
 
-def test_what_a_full_disk_does_not_take_is_tried_again(tmp_path: Path) -> None:
+def test_a_line_that_a_full_disk_refuses_is_written_again(tmp_path: Path) -> None:
     """`/dev/full` refuses every byte; then the descriptor leads to a file."""
     full = os.open("/dev/full", os.O_WRONLY)
     handler = BackgroundHandler(full)

@@ -31,7 +31,7 @@ def test_two_seals_of_one_text_have_nothing_in_common() -> None:
 
 
 @pytest.mark.parametrize(("place", "row"), [("table.column", b"2"), ("table.other", b"1"), ("table.colum", b"n1")])
-def test_a_sealed_value_does_not_open_in_another_place(place: str, row: bytes) -> None:
+def test_a_sealed_value_does_not_open_in_another_row_or_column(place: str, row: bytes) -> None:
     sealed = a_vault().seal("token", column="table.column", row_key=b"1")
     with pytest.raises(SealBrokenError):
         a_vault().open_text(sealed, column=place, row_key=row)
