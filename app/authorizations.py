@@ -99,7 +99,7 @@ def decide(authorization: Authorization, event: Event) -> Decision:
 
 def can_correct_flow(authorization: Authorization) -> bool:
     """Say whether the flow may still be another: nothing but its consult has moved the authorization."""
-    return authorization.current_state is INITIAL_STATE
+    return authorization.state == INITIAL_STATE
 
 
 # --- finding ---------------------------------------------------------------------------------------------------------
@@ -317,4 +317,4 @@ def keep_cancel_reason(vault: Vault, authorization: Authorization, reason: Secre
 
 def is_canceled(authorization: Authorization) -> bool:
     """Say whether the user, or the merchant, has taken the authorization back."""
-    return authorization.current_state is AuthorizationState.CANCELED
+    return authorization.state == AuthorizationState.CANCELED

@@ -18,6 +18,9 @@ from app.unit_of_work import UnitOfWork
 
 T = TypeVar("T")
 
+#: Why a notification fails here that a newer release can judge, when it is processed again there.
+STATE_OF_A_NEWER_RELEASE = "StateOfNewerRelease"
+
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
@@ -83,6 +86,8 @@ def _judge_token_canceled(work: UnitOfWork, subject: CorrelationKeys) -> Judgmen
 
 
 def _ask_machine(authorization: Authorization, event: Event) -> Judgment:
+    if not authorization.is_understood:
+        return Judgment(Outcome.FAILED, STATE_OF_A_NEWER_RELEASE, authorization)
     match authorizations.decide(authorization, event).verdict:
         case Verdict.LEGAL:
             return Judgment(Outcome.APPLIED, None, authorization, event)

@@ -32,6 +32,9 @@ from app.state_machine import AuthorizationState, Flow
 #: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
 REVISION = "0006"
 
+_STATES = frozenset(AuthorizationState)
+_FLOWS = frozenset(Flow)
+
 _UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
 
@@ -156,6 +159,11 @@ class Authorization(Base):
             sqlite_where=text("resume_after IS NOT NULL"),
         ),
     )
+
+    @property
+    def is_understood(self) -> bool:
+        """Whether this release knows its state and its flow: a newer one, beside it, may have written others."""
+        return self.state in _STATES and self.flow in _FLOWS
 
     @property
     def current_state(self) -> AuthorizationState:

@@ -12,7 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from app import authorizations, inbox
-from app.alipay.notification import MalformedNotificationError, Notification, parse
+from app.alipay.notification import MalformedNotificationError, Notification
 from app.authorizations import Cause
 from app.correlation import CorrelationKeys, PendingEntry
 from app.inbox import REPLAYABLE_OUTCOMES, Outcome, Reason, StoredEntry
@@ -223,7 +223,11 @@ def _resume_in_turn(
                 resumed.append(entry)
             if authorization.state != state:
                 if not work.begin_anew(authorization):
-                    return resumed
+                    # All else waits for the next transaction, in which the first is loaded; no cancellation does.
+                    cancellations = [each for each in work.waiting(authorization) if each.auth_state is None]
+                    for each in cancellations:
+                        decide(work, each, now=now)
+                    return resumed + [each for each in cancellations if each.outcome != Outcome.PARKED]
                 is_anew = True
                 break
     work.come_to_the_end(authorization)
@@ -231,6 +235,8 @@ def _resume_in_turn(
 
 
 def _resume_one(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
+    # What was changed since the last one is no part of this one, and must not be taken back with it.
+    work.write()
     try:
         with work.savepoint():
             return _decide_again(work, entry, now=now)
@@ -255,7 +261,7 @@ def _decide_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Auth
 
 def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedNotificationError:
     try:
-        return CorrelationKeys.read(vault, entry.client_id, parse(inbox.open_body(vault, entry)))
+        return CorrelationKeys.read(vault, entry.client_id, inbox.read_again(vault, entry))
     except MalformedNotificationError as malformed:
         return malformed
 

@@ -41,12 +41,15 @@ class Resumption:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="resume")
         self._lock = threading.Lock()
         self._under_way: set[UUID] = set()
+        #: Those of them for which more was left since their piece began: it may have begun too early to see that.
+        self._asked_again: set[UUID] = set()
 
     def go_on(self, authorization_ids: Iterable[UUID]) -> None:
         """Resume what is left for these authorizations in another thread, a piece of each in turn."""
         for authorization_id in authorization_ids:
             with self._lock:
                 if authorization_id in self._under_way:
+                    self._asked_again.add(authorization_id)
                     continue
                 self._under_way.add(authorization_id)
             try:
@@ -73,6 +76,8 @@ class Resumption:
 
     def _do_piece(self, authorization_id: UUID) -> None:
         is_unfinished = False
+        with self._lock:
+            self._asked_again.discard(authorization_id)
         try:
             is_unfinished = self._resume(authorization_id)
         except DatabaseUnavailableError as unavailable:
@@ -83,8 +88,10 @@ class Resumption:
         finally:
             with self._lock:
                 self._under_way.discard(authorization_id)
+                is_asked_again = authorization_id in self._asked_again
+                self._asked_again.discard(authorization_id)
         # A process that ends leaves the rest to others.
-        if is_unfinished and threading.main_thread().is_alive():
+        if (is_unfinished or is_asked_again) and threading.main_thread().is_alive():
             time.sleep(_PAUSE_S)
             self.go_on([authorization_id])
 

@@ -291,7 +291,8 @@ class UnitOfWork:
     def waiting(self, authorization: Authorization) -> list[InboxEntry]:
         """List the parked entries to be resumed that name an authorization or a token of it, in inbox sequence.
 
-        What is not stored yet comes last, behind all that is not loaded.
+        What is not stored yet comes last, behind all that is not loaded. A cancellation of a token that is known has
+        no turn to wait for: until it is carried out, somebody could be handed that token.
         """
         first, horizon = authorization.resume_after or 0, self._horizon(authorization)
         return [
@@ -299,7 +300,10 @@ class UnitOfWork:
             for entry in self._parked
             if entry.outcome == Outcome.PARKED
             and self._names(entry, authorization)
-            and (horizon is None if entry in self.drafts else first < entry.id <= (horizon or entry.id))
+            and (
+                entry.auth_state is None
+                or (horizon is None if entry in self.drafts else first < entry.id <= (horizon or entry.id))
+            )
         ]
 
     @property

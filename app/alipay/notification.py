@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from app.alipay.json_text import UnreadableJsonError, json_text
+from app.alipay.json_text import UnreadableJsonError, json_text, shallow_json_text
 from app.secret import Secret
 
 #: The longest values of the wire protocol, in characters. Where the documents disagree, the larger number counts.
@@ -72,14 +72,15 @@ class MalformedNotificationError(ValueError):
         self.rule = rule
 
 
-def parse(body: bytes) -> Notification:
+def parse(body: bytes, *, nesting_bounded: bool = True) -> Notification:
     """Read a notification from the exact bytes that were verified.
 
     Only the type, the result's status and the keys that the type requires can make it malformed: losing a cancellation
-    because an optional field is a character too long would charge a user who said stop. Nothing is trimmed. Raises
-    `MalformedNotificationError` and nothing else, whatever the bytes.
+    because an optional field is a character too long would charge a user who said stop. Nothing is trimmed. What was
+    acknowledged before nesting was bounded is read without that bound. Raises `MalformedNotificationError` and nothing
+    else, whatever the bytes.
     """
-    document = _json_object(body)
+    document = _json_object(body, nesting_bounded=nesting_bounded)
     _refuse_other_family(document)
     notification_type = _required(document, "authorizationNotifyType", TYPE_CHARACTERS_MAX)
     result_status = _result_status(document)
@@ -122,7 +123,7 @@ def names(body: bytes) -> Named:
     )
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def _json_object(body: bytes, *, nesting_bounded: bool = True) -> dict[str, Any]:
     """Decode strict UTF-8 and strict JSON (RFC 8259).
 
     Of a key that is there twice the last value counts, as in every parser at either end; refusing would make Alipay
@@ -130,7 +131,8 @@ def _json_object(body: bytes) -> dict[str, Any]:
     Python refuses to build an integer of thousands of digits, which a field we ignore may hold.
     """
     try:
-        document = json.loads(json_text(body), parse_int=float, parse_constant=_refuse_constant)
+        text = json_text(body) if nesting_bounded else shallow_json_text(body)
+        document = json.loads(text, parse_int=float, parse_constant=_refuse_constant)
     except UnreadableJsonError as error:
         raise MalformedNotificationError("body", error.rule) from None
     except ValueError:

@@ -44,7 +44,10 @@ def _why(entry: InboxEntry, authorization: Authorization | None) -> str:
 
 
 def _applied(entry: InboxEntry, authorization: Authorization | None) -> str:
-    if authorization is None or entry.found_state is None or entry.type is None:
+    if authorization is None or not authorization.is_understood:
+        return "it moved the authorization"
+    # A newer release may have written other words.
+    if entry.found_state not in _STATES or entry.type not in _KNOWN_TYPES:
         return "it moved the authorization"
     state, event = AuthorizationState(entry.found_state), Event(entry.type.lower())
     if event is Event.AUTHCODE_CREATED and state is AuthorizationState.AUTHCODE_ISSUED:
@@ -63,7 +66,7 @@ def _failed(entry: InboxEntry) -> str:
 def _reasons(entry: InboxEntry, authorization: Authorization | None) -> dict[str, str]:
     """Explain each reason, for this entry."""
     kind, state = plain(entry.type), entry.found_state
-    flow = "" if authorization is None or authorization.current_flow is Flow.AUTO_DEBIT else " in the direct flow"
+    flow = "" if authorization is None or authorization.flow == Flow.AUTO_DEBIT else " in the direct flow"
     wrong_flow = "" if authorization is None else _wrong_flow(authorization)
     subject = _SUBJECTS.get(NotificationType(entry.type)) if entry.type in _KNOWN_TYPES else None
     return {
@@ -84,7 +87,7 @@ def _reasons(entry: InboxEntry, authorization: Authorization | None) -> dict[str
 
 def _wrong_flow(authorization: Authorization) -> str:
     """Say how to correct a flow that no consult named, as long as that can be done."""
-    if authorization.flow_was_said or not can_correct_flow(authorization):
+    if authorization.flow_was_said or not authorization.is_understood or not can_correct_flow(authorization):
         return ""
     (other,) = set(Flow) - {authorization.current_flow}
     return (
@@ -94,3 +97,4 @@ def _wrong_flow(authorization: Authorization) -> str:
 
 
 _KNOWN_TYPES = frozenset(NotificationType)
+_STATES = frozenset(AuthorizationState)

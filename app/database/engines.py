@@ -18,6 +18,7 @@ from app.database.errors import is_of_the_connection
 from app.database.pipeline import enable_pipelines
 from app.database.reaching import Reach
 from app.database.requirements import require_postgresql, require_sqlite
+from app.database.retry import seconds_left
 from app.database.transactions import READING, SESSION, STATEMENT_TIMEOUT_MS, WRITING
 from app.database.urls import driver_arguments
 
@@ -115,7 +116,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connection.isolation_level = None
         with _closed_on_error(connection):
             # The wait comes first: switching to WAL needs the lock that another starting process may hold.
-            connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+            connection.execute(f"PRAGMA busy_timeout = {_busy_timeout_ms()}")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -125,12 +126,19 @@ def _sqlite_engine(url: URL) -> Engine:
     def begin(connection: Connection) -> None:
         if connection.info["file"] != _identity(url):
             raise OperationalError("BEGIN", None, FileReplacedError())
+        driver_connection = typed("sqlite3.Connection", connection.connection.driver_connection)
         if connection.get_execution_options().get(_READ_ONLY, False):
+            driver_connection.execute(f"PRAGMA busy_timeout = {_busy_timeout_ms()}")
             connection.exec_driver_sql("BEGIN")
         else:
-            _begin_to_write(typed("sqlite3.Connection", connection.connection.driver_connection))
+            _begin_to_write(driver_connection)
 
     return engine
+
+
+def _busy_timeout_ms() -> int:
+    """Say how long to wait for the file's lock: no longer than there is time for the work that needs it."""
+    return round(1000 * min(_BUSY_TIMEOUT_MS / 1000, seconds_left()))
 
 
 def _begin_to_write(connection: sqlite3.Connection) -> None:
@@ -139,7 +147,7 @@ def _begin_to_write(connection: sqlite3.Connection) -> None:
     SQLite itself would look for the lock ever less often, and one busy process would leave another next to no chance:
     two of them under load kept each other out for seconds.
     """
-    until = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    until = time.monotonic() + _busy_timeout_ms() / 1000
     connection.execute("PRAGMA busy_timeout = 0")
     try:
         while True:
@@ -154,7 +162,7 @@ def _begin_to_write(connection: sqlite3.Connection) -> None:
                 return
             time.sleep(random.uniform(*_LOOK_AGAIN_MS) / 1000)  # noqa: S311 -- jitter, not a secret
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        connection.execute(f"PRAGMA busy_timeout = {_busy_timeout_ms()}")
 
 
 class FileReplacedError(sqlite3.OperationalError):

@@ -10,7 +10,7 @@ from uuid import UUID
 from flask import Blueprint, Response, current_app, g, url_for
 from sqlalchemy.orm import Session
 
-from app import authorizations, tokens
+from app import authorizations, inbox, tokens
 from app.alipay.token_answer import read_login_id
 from app.authorizations import Filter
 from app.documents import Document, authorization_document, authorization_summary, timestamp
@@ -21,11 +21,15 @@ from app.secret import Secret
 from app.state_machine import AuthorizationState, Flow
 from app.tokens import Grant
 from app.web.bearer import require_key, require_token_key
-from app.web.problems import ProblemError
+from app.web.problems import NotYetError, ProblemError
 from app.web.request_models import AuthcodeBody, CanceledBody, ConsultBody, TokenBody, read_body, read_query
 from app.wiring import Service
 
 _log = logging.getLogger(__name__)
+
+#: What a token is not given out before, since it may say that the token was canceled.
+_REST = "Notifications of this authorization are"
+_UNDECIDED = "Entry {} of the inbox, a cancellation of this token, is"
 
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
 blueprint.before_request(require_key)
@@ -107,9 +111,14 @@ def show_token(authorization_id: UUID) -> Response:
 
     def read(session: Session) -> Document:
         authorization = _find(session, authorization_id)
+        if authorization.resume_after is not None and not authorizations.is_canceled(authorization):
+            raise NotYetError(_REST)
         token = tokens.current(session, authorization)
-        if token is None or authorization.current_state is not AuthorizationState.TOKEN_ACTIVE:
+        if token is None or authorization.state != AuthorizationState.TOKEN_ACTIVE:
             raise ProblemError(409, "no-active-token", f"No token is active; the state is {authorization.state}.")
+        undecided = inbox.undecided_cancellation(session, (token.client_id, token.token_index))
+        if undecided is not None:
+            raise NotYetError(_UNDECIDED.format(undecided))
         expires_at = token.access_token_expires_at
         if expires_at is not None and expires_at <= now:
             detail = (

@@ -77,6 +77,14 @@ class ProblemError(Exception):
         super().__init__(detail)
 
 
+class NotYetError(ProblemError):
+    """What is asked for depends on something that is stored and not processed yet, which is soon done."""
+
+    def __init__(self, what_is: str) -> None:
+        headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+        super().__init__(503, "unavailable", f"{what_is} still to be processed. Ask again.", headers=headers)
+
+
 def init_app(app: Flask, notify_path: str) -> None:
     """Turn every error into a document. A log is told the error's class only."""
 

@@ -90,6 +90,7 @@ def look(stage: Stage) -> None:
     run(lambda session: upkeep.replayable_ids(session, inbox.REPLAYABLE_OUTCOMES, after=0, limit=50))
     run(lambda session: upkeep.of_tokens(session, [(CLIENT_ID, b"a token")], limit=50))
     run(lambda session: authorizations.of_tokens(session, [(CLIENT_ID, b"a token")]))
+    run(lambda session: inbox.undecided_cancellation(session, (CLIENT_ID, b"a token")))
     for column in (InboxEntry.type, InboxEntry.reason, Authorization.client_id):
         run(partial(contents.distinct_values, column=column))
         run(partial(contents.has_value, column=column, value="x"))

@@ -180,3 +180,25 @@ def test_a_delivery_reads_as_many_tokens_after_many_refreshes_as_after_one(stage
         named = authorizations.tokens_named_and_current({(CLIENT_ID, "s-1")}, set())
         (answer,) = execute(connection, named)
     assert len(answer.rows) == 1
+
+
+def test_a_mark_survives_what_breaks_after_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a transaction says it has left is what is on record, also where one of the entries breaks."""
+    monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 3)
+    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    park(stage, [token_created("s-1", f"token-{number}") for number in range(3)])
+    stage.notify(authcode_created("s-1", "code-1"))
+    authorization_id = consult_and_die(stage)
+    # Applies the code, behind which all is to begin anew. Of that the first is applied, and the second breaks.
+    assert resume(stage, authorization_id)
+    second = stage.entries()[1].id
+    stage.database.run(lambda session: damage(session, second))
+    while resume(stage, authorization_id):
+        assert not is_finished(stage)
+    assert is_finished(stage)
+    assert Counter(outcome for outcome, _ in stage.outcomes()) == {"applied": 2, "failed": 1, "rejected": 1}
+    assert inconsistencies(stage) == []
+
+
+def resume(stage: Stage, authorization_id: UUID) -> bool:
+    return stage.receiver._resume(authorization_id)  # noqa: SLF001 -- threads would leave it to chance when

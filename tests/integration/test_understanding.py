@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
@@ -12,6 +13,7 @@ from app.simulator.draft import Draft, authcode_created, token_canceled, token_c
 from tests.integration.http_client import HttpClient
 from tests.integration.shell import Shell
 from tests.integration.stage import Stage
+from tests.integration.test_consistency import inconsistencies
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -79,10 +81,32 @@ def test_a_body_deeper_than_the_limit_is_malformed_at_the_endpoint_and_when_proc
     )
 
 
-def test_an_entry_that_was_understood_once_fails_and_stays_open_when_it_cannot_be_read(stage: Stage) -> None:
-    """An older release read deeper bodies, and acknowledged them: Alipay will not send them again."""
+@pytest.mark.parametrize("depth", [NESTING_MAX + 1, 900])
+def test_what_an_older_release_acknowledged_is_carried_out_however_deep_it_nests(stage: Stage, depth: int) -> None:
+    """It had no bound but Python's. Alipay will not send it again."""
     parked = stage.notify(token_canceled("token-1"))
-    store_as_an_older_release(stage, parked.entry_id, nested(token_canceled("token-1"), 900))
+    store_as_an_older_release(stage, parked.entry_id, nested(token_canceled("token-1"), depth))
+    authorization_id = stage.consult(flow="direct")
+    stage.report_token(authorization_id, "token-1")
+    assert (stage.state(), stage.outcomes()) == ("canceled", [("applied", None)])
+    assert inconsistencies(stage) == []
+
+
+def test_what_failed_because_it_nests_too_deeply_is_carried_out_when_it_is_processed_again(stage: Stage) -> None:
+    parked = stage.notify(token_canceled("token-1"))
+    failed = {"outcome": "failed", "reason": "NoLongerUnderstoodError"}
+    store_as_an_older_release(stage, parked.entry_id, nested(token_canceled("token-1"), 900), **failed)
+    authorization_id = stage.consult(flow="direct")
+    stage.report_token(authorization_id, "token-1")
+    assert parked.entry_id is not None
+    (again,) = stage.process(parked.entry_id)
+    assert (again.outcome, again.reason, stage.state()) == ("applied", None, "canceled")
+
+
+def test_an_entry_that_was_understood_once_fails_and_stays_open_when_it_cannot_be_read(stage: Stage) -> None:
+    """It was acknowledged: Alipay will not send it again."""
+    parked = stage.notify(token_canceled("token-1"))
+    store_as_an_older_release(stage, parked.entry_id, nested(token_canceled("token-1"), 900)[:-1])
     authorization_id = stage.consult(flow="direct")
     stage.report_token(authorization_id, "token-1")
     assert stage.outcomes() == [("failed", "NoLongerUnderstoodError")]

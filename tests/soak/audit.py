@@ -9,7 +9,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import authorizations, consistency, inbox
-from app.alipay.notification import parse
 from app.database import ATTEMPTS_MAX
 from app.inbox import Outcome
 from app.models import Authorization, InboxEntry, KeyLock
@@ -69,7 +68,7 @@ def _entries(service: Service, after: int) -> dict[Said, list[Kept]]:
             select(InboxEntry).where(InboxEntry.id > after).order_by(InboxEntry.id).limit(_BATCH_SIZE)
         ).all()
         for row in rows:
-            said = said_by_notification(parse(inbox.open_body(service.vault, row)))
+            said = said_by_notification(inbox.read_again(service.vault, row))
             entries[said].append((Outcome(row.outcome), row.deliveries))
         return rows[-1].id if rows else None
 

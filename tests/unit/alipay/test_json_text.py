@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, strategies as st
 
-from app.alipay.json_text import NESTING_MAX, UnreadableJsonError, json_text
+from app.alipay.json_text import NESTING_MAX, UnreadableJsonError, json_text, shallow_json_text
 from app.alipay.notification import MalformedNotificationError, parse
 from tests.unit.alipay.wire import a_body
 
@@ -98,3 +98,39 @@ def test_depth_is_counted_as_a_parser_finds_it(value: object, wrapped: int) -> N
         assert depth_of(value) > NESTING_MAX
     else:
         assert depth_of(value) <= NESTING_MAX
+
+
+# --- what was acknowledged before there was a limit ---
+
+
+@pytest.mark.parametrize("depth", [2, NESTING_MAX, NESTING_MAX + 1, 900, 20_000])
+def test_what_was_acknowledged_before_is_read_however_deep_it_nests_wherever_it_is_parsed(depth: int) -> None:
+    body = nested(depth)
+    assert parse(body, nesting_bounded=False) == parse(a_body())
+    assert far_down(FRAMES, lambda: parse(body, nesting_bounded=False) == parse(a_body()))
+
+
+def pruned(value: object, depth: int = 0) -> object:
+    """The value without what nests deeper than the limit."""
+    if not isinstance(value, dict | list):
+        return value
+    if depth == NESTING_MAX:
+        return None
+    if isinstance(value, list):
+        return [pruned(each, depth + 1) for each in value]
+    return {name: pruned(each, depth + 1) for name, each in value.items()}
+
+
+@given(
+    st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)), st.data()
+)
+def test_nothing_but_what_nests_too_deeply_is_passed_over(value: object, data: st.DataObject) -> None:
+    for kind in data.draw(st.lists(st.booleans(), min_size=55, max_size=75)):
+        value = [value, "]}"] if kind else {'"[': value, "after": []}
+    assert json.loads(shallow_json_text(json.dumps(value).encode())) == pruned(value)
+
+
+def test_no_text_breaks_the_passing_over() -> None:
+    for text in ("]" * 70 + "[" * 70, "[" * 70 + '"', '{"a":' * 70, "[" * 70 + "}" * 200):
+        with pytest.raises(ValueError, match=r"Expecting|Unterminated|Extra"):
+            json.loads(shallow_json_text(text.encode()))
