@@ -174,4 +174,6 @@ def _places_for_counters(settings: Settings) -> Iterator[Path]:
     if runtime:
         yield Path(runtime) / "counters"
     yield settings.instance_path / "counters"
-    yield Path(tempfile.gettempdir()) / f"notifyauth-counters-{os.geteuid()}"
+    # It is not found where no folder for temporary files takes any, as on a read-only root.
+    with suppress(FileNotFoundError):
+        yield Path(tempfile.gettempdir()) / f"notifyauth-counters-{os.geteuid()}"
