@@ -39,10 +39,10 @@ _MISSING_PRIVILEGES = text(
 
 #: With names in this setting a commit waits until one of those machines has it. Only a privileged role sees whether a
 #: standby is synchronous. Every role sees whether there is a standby at all, and what its own connections wait for; a
-#: commit that waits for a standby that is there is over in milliseconds.
+#: commit that waits for a standby that is there is over in milliseconds. Ours wait whatever
+#: synchronous_commit says.
 _WAITS_FOR_STANDBY = text(
     "SELECT current_setting('synchronous_standby_names') <> '' "
-    "AND current_setting('synchronous_commit') NOT IN ('off', 'local') "
     "AND (NOT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum')) "
     "OR EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' "
     "AND query_start < clock_timestamp() - interval '1 second'))"
