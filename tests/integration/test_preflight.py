@@ -1,7 +1,9 @@
 """A database that this release cannot work on is named in one sentence, before anything is served on it."""
 
+import os
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from app.preflight import MissingPrivilegesError, NoSchemaError, OutdatedRelease
 from app.simulator.keys import make_sandbox
 from app.wiring import Service, is_ready
 from tests.builders import an_environ, some_settings
-from tests.conftest import migrate
+from tests.conftest import ROOT, migrate
 from tests.integration.shell import run_flask
 from tests.integration.test_wiring import ALL_OK, ready
 from tests.postgres import Cluster, running_cluster
@@ -271,6 +273,29 @@ def test_an_upgrade_by_an_older_release_finds_nothing_to_do(
     assert result.stdout == (
         f"Nothing to do: the database is at 9001, which is newer than this version's {REVISION}.\n"
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["ALTER TABLE inbox RENAME TO inbox2", "ALTER TABLE transitions DROP COLUMN cause"],
+    ids=["table", "column"],
+)
+def test_a_database_that_has_lost_a_table_or_a_column_is_not_ready_and_nothing_starts_on_it(
+    database_url: str, change: str, keyring: Path, tmp_path: Path
+) -> None:
+    with a_service(database_url, tmp_path) as service:
+        service.open_all()
+        service.database.run(lambda session: session.execute(text(change)))
+        checks = service.ready()
+        assert "lacks a table or column" in checks["database"]
+        assert not is_ready(checks)
+    environ = {"PATH": os.environ["PATH"], **an_environ(database_url, keyring)}
+    worker = subprocess.run(
+        [sys.executable, "-c", "import app.wsgi"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    assert worker.returncode == 3
+    (sentence,) = worker.stderr.splitlines()
+    assert "cannot be used: it says to be at revision" in sentence
 
 
 # --- files ---
