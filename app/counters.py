@@ -112,13 +112,21 @@ class SharedCounts:
         return not self._has_failed
 
     def total(self) -> tuple[Counts, Counts]:
-        """Add up the counts of all processes; where this one cannot write, return only its own."""
+        """Add up the counts of all processes; where this one cannot write, its own from memory and the others' files."""
+        total, own = Memory(), None
         if not self.write():
-            return self._memory.snapshot()
-        total = Memory()
-        for path in self.folder.glob("*.json"):
-            total.merge(*_read(path))
+            own = f"{self._slot}.json"
+            total.merge(*self._memory.snapshot())
+        for path in self._written_files():
+            if path.name != own:
+                total.merge(*_read(path))
         return total.snapshot()
+
+    def _written_files(self) -> list[Path]:
+        # A folder that may not be looked into, or whose place is a file, has none.
+        with suppress(OSError):
+            return list(self.folder.glob("*.json"))
+        return []
 
     def forget_slot(self) -> None:
         """Leave the slot to the process that this one was forked from."""

@@ -39,10 +39,10 @@ _MISSING_PRIVILEGES = text(
 
 #: With names in this setting a commit waits until one of those machines has it. Only a privileged role sees whether a
 #: standby is synchronous. Every role sees whether there is a standby at all, and what its own connections wait for; a
-#: commit that waits for a standby that is there is over in milliseconds.
+#: commit that waits for a standby that is there is over in milliseconds. Ours wait whatever
+#: synchronous_commit says.
 _WAITS_FOR_STANDBY = text(
     "SELECT current_setting('synchronous_standby_names') <> '' "
-    "AND current_setting('synchronous_commit') NOT IN ('off', 'local') "
     "AND (NOT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum')) "
     "OR EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' "
     "AND query_start < clock_timestamp() - interval '1 second'))"
@@ -75,6 +75,16 @@ class OutdatedReleaseError(Exception):
         )
 
 
+class IncompleteTablesError(UnfitDatabaseError):
+    """The database says to be at this release's revision, and a table or a column is not there."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"it says to be at revision {REVISION}, and lacks a table or column of it: somebody has taken or renamed "
+            "one; bring it back, or restore a backup"
+        )
+
+
 class NoSchemaError(UnfitDatabaseError):
     """The role may not even look into the schema."""
 
@@ -95,7 +105,7 @@ def check_database(session: Session) -> str:
 
     A release works on its own tables and on those of the next one, so that old processes go on through an upgrade.
 
-    Raises `NotMigratedError`, `OutdatedReleaseError`, `NoSchemaError` and `MissingPrivilegesError`.
+    Raises `NotMigratedError`, `OutdatedReleaseError`, and of `UnfitDatabaseError` those of this module.
     """
     is_postgresql = session.get_bind().dialect.name == "postgresql"
     if is_postgresql and session.scalar(text("SELECT current_schema()")) is None:
@@ -106,6 +116,8 @@ def check_database(session: Session) -> str:
         _require_privileges(session)
     revision = session.scalars(_FIND_REVISION).one_or_none()
     if revision == REVISION:
+        if not _has_our_columns(session):
+            raise IncompleteTablesError
         return OK
     if revision is None or not is_newer(revision):
         raise NotMigratedError(revision)

@@ -30,6 +30,9 @@ from app.vault import Sealer, Vault
 
 _log = logging.getLogger(__name__)
 
+#: How a database is named that is worked on although its operator has chosen that a power cut may take commits back.
+FORGETS = "set to forget"
+
 
 class Service:
     """The parts of one process. Each is made when it is first needed."""
@@ -39,8 +42,8 @@ class Service:
         self._vault: Vault | None = None
         self._receiver: Receiver | None = None
         self._is_pool_checked = False
-        self._is_durability_checked = False
         self._checks_before = {"database": OK, "migrated": OK, "vault": OK}
+        self._forgets_before: dict[str, str] = {}
 
     # --- the parts, each after those that it needs ---
 
@@ -103,7 +106,7 @@ class Service:
         _ = self.keyring
         self._check_pool()
         _ = self.receiver
-        self._check_durability()
+        self._unsafe_durability_settings()
         if (reason := self.database.why_not_writable()) is not None:
             # No error: it may become writable while the service runs.
             _log.warning("the database is not writable", extra={"reason": reason})
@@ -127,7 +130,8 @@ class Service:
     def ready(self) -> dict[str, str]:
         """Check the database, its migration and the vault: each is `ok`, or what is wrong with it.
 
-        Tables that are newer than this release are in order: `newer (…)`. A change is logged once.
+        Tables that are newer than this release are in order: `newer (…)`. A database whose settings let a power
+        cut take commits back is named and worked on: `set to forget (…)`. A change is logged once.
         """
         checks = self._checks()
         if checks != self._checks_before:
@@ -141,7 +145,9 @@ class Service:
             # As at the start: the service may have started while the database was away.
             self._check_pool()
             found["migrated"] = self._check_database()
-            self._check_durability()
+            if forgets := self._unsafe_durability_settings():
+                settings = ", ".join(f"{name} = {value}" for name, value in sorted(forgets.items()))
+                found["database"] = f"{FORGETS} ({settings})"
             if (reason := self.database.why_not_writable()) is not None:
                 found["database"] = reason
             elif self.database.run(waits_for_standby, read_only=True):
@@ -176,17 +182,24 @@ class Service:
             raise NotMigratedError(None)
         return self.database.run(check_database, read_only=True)
 
-    def _check_durability(self) -> None:
-        """Warn, once, of settings of the database under which a power cut may undo an acknowledged commit."""
-        if not self._is_durability_checked:
-            for name, value in self.database.unsafe_durability_settings().items():
-                _log.warning("the database may forget what is acknowledged", extra={"setting": name, "value": value})
-            self._is_durability_checked = True
+    def _unsafe_durability_settings(self) -> dict[str, str]:
+        """Name the settings under which the database forgets commits in a power cut; each is logged when it changes.
+
+        Raises `DatabaseUnavailableError`.
+        """
+        found = self.database.unsafe_durability_settings()
+        before, self._forgets_before = self._forgets_before, found
+        for name, value in found.items():
+            if before.get(name) != value:
+                _log.warning("the database is set to forget commits", extra={"setting": name, "value": value})
+        for name in before.keys() - found.keys():
+            _log.info("the database is set to keep commits again", extra={"setting": name})
+        return found
 
 
 def is_ready(checks: Mapping[str, str]) -> bool:
     """Say whether a service with these checks can do its work."""
-    return all(found == OK or found.startswith(f"{NEWER} ") for found in checks.values())
+    return all(found == OK or found.startswith((f"{NEWER} ", f"{FORGETS} ")) for found in checks.values())
 
 
 def _trouble(error: DatabaseUnavailableError | SQLAlchemyError) -> str:

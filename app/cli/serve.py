@@ -20,7 +20,7 @@ from app.cli.current_service import the_service
 from app.cli.errors import UsageProblem, plain_errors
 from app.config import SettingError, Settings, read_settings
 from app.counters import folder_of_its_own
-from app.database import DatabaseUnavailableError
+from app.database import DatabaseUnavailableError, UnfitDatabaseError
 from app.logs import failure
 from app.server.connections import Connections
 from app.server.rsgi_to_wsgi import HEAD_BYTES_MAX, RsgiToWsgi
@@ -111,9 +111,12 @@ def _problem(instance_path: Path) -> str | None:
         with plain_errors():
             service = Service(read_settings(os.environ, instance_path=instance_path))
             try:
-                # A database that is away is waited for by the workers, and keeps nobody from another keyring.
-                with suppress(DatabaseUnavailableError):
-                    service.open_all()
+                service.open_all()
+            except UnfitDatabaseError:
+                raise
+            except DatabaseUnavailableError:
+                # One that is away is waited for by the workers, and keeps nobody from another keyring.
+                pass
             finally:
                 service.database.close()
     except SettingError as error:
@@ -174,4 +177,6 @@ def _places_for_counters(settings: Settings) -> Iterator[Path]:
     if runtime:
         yield Path(runtime) / "counters"
     yield settings.instance_path / "counters"
-    yield Path(tempfile.gettempdir()) / f"notifyauth-counters-{os.geteuid()}"
+    # It is not found where no folder for temporary files takes any, as on a read-only root.
+    with suppress(FileNotFoundError):
+        yield Path(tempfile.gettempdir()) / f"notifyauth-counters-{os.geteuid()}"

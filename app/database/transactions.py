@@ -33,6 +33,14 @@ _PLANNER = {
 }
 
 
+#: A server, a database or a role may be set to confirm commits that a power cut, or with standbys the loss of the
+#: machine, still takes back. Ours are never confirmed before they last; remote_write and remote_apply stay as chosen.
+_LASTING_COMMIT = (
+    "set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on' "
+    "ELSE current_setting('synchronous_commit') END, true)"
+)
+
+
 @dataclass(frozen=True)
 class Opening:
     """What begins a transaction: its mode, and the settings that hold until it ends."""
@@ -40,25 +48,27 @@ class Opening:
     #: What BEGIN says of it. READ WRITE is never said: it would override that a database was made read-only.
     mode: str
     settings: Mapping[str, str]
+    #: For a setting whose value depends on the one it has.
+    calls: Sequence[str] = ()
 
     @cached_property
     def message(self) -> bytes:
         """All of it, for where a message may have several statements."""
         local = (f"SET LOCAL {name} = '{value}'" for name, value in self.settings.items())
-        return "; ".join([self._begin, *local]).encode()
+        return "; ".join([self._begin, *local, *(f"SELECT {call}" for call in self.calls)]).encode()
 
     @cached_property
     def statements(self) -> Sequence[bytes]:
         """The same for where a message may not, in as few statements as there can be."""
-        calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in self.settings.items())
-        return self._begin.encode(), f"SELECT {calls}".encode()
+        calls = (f"set_config('{name}', '{value}', true)" for name, value in self.settings.items())
+        return self._begin.encode(), f"SELECT {', '.join([*calls, *self.calls])}".encode()
 
     @property
     def _begin(self) -> str:
         return f"BEGIN ISOLATION LEVEL {self.mode}"
 
 
-WRITING = Opening("READ COMMITTED", _TIMEOUTS | _WARNINGS | _PLANNER)
+WRITING = Opening("READ COMMITTED", _TIMEOUTS | _WARNINGS | _PLANNER, (_LASTING_COMMIT,))
 #: Sees one snapshot, and waits for no writer.
 READING = Opening("REPEATABLE READ READ ONLY", _TIMEOUTS | _PLANNER)
 

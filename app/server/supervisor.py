@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -104,6 +104,8 @@ class _Slot:
     #: When to start the next one; `None` while there is one.
     due: float | None = None
     was_ready: bool = False
+    #: Whether a worker that was ready listens at the socket, as far as is known.
+    is_listened_at: bool = False
 
 
 class Supervisor(MPServer):
@@ -200,7 +202,7 @@ class Supervisor(MPServer):
             return False
         if not self._becomes_ready(index):
             _stop(new)
-            self._slots[index].was_ready = old.is_alive()
+            self._slots[index].was_ready = not _has_ended(old)
             return False
         self.wrks[index] = new
         self._slots[index].deaths = 0
@@ -210,8 +212,10 @@ class Supervisor(MPServer):
 
     def _drain(self, worker: WorkerProcess) -> None:
         """Let a worker that others replace take no more connections, and give those it has a request or an end."""
-        if worker.is_alive():
-            os.kill(worker.inner.pid, _DRAIN)
+        if not _has_ended(worker):
+            # It may end just now, and somebody else take note of that.
+            with suppress(ProcessLookupError):
+                os.kill(worker.inner.pid, _DRAIN)
             deadline = time.monotonic() + _DRAIN_SECONDS
             while not self.interrupt_signal and time.monotonic() < deadline:
                 time.sleep(_LOOK_SECONDS)
@@ -231,7 +235,7 @@ class Supervisor(MPServer):
             return False
         try:
             slot.news.recv_bytes()
-            slot.was_ready = True
+            slot.was_ready = slot.is_listened_at = True
         except EOFError:
             pass
         slot.news.close()
@@ -249,11 +253,17 @@ class Supervisor(MPServer):
             slot.due = time.monotonic() + pause
             facts = {"worker": worker.idx + 1, "exit_code": worker.inner.exitcode, "lived_seconds": round(lived)}
             _log.error("worker died", extra=facts | {"again_in_seconds": pause})
-            if SPREADS and any(each.is_alive() for each in self.wrks):
-                # The others are to get the connections that would wait here for the next one.
+            slot.is_listened_at = False
+            if SPREADS and self._is_any_listened_at():
+                # Those that listen are to get the connections that would wait here for the next one. One that is still
+                # starting does not: without this socket nobody would, and connections be refused.
                 with suppress(OSError):
                     slot.listener, old = self._address.bound(), slot.listener
                     old.close()
+
+    def _is_any_listened_at(self) -> bool:
+        pairs = zip(self._slots, self.wrks, strict=True)
+        return any(slot.is_listened_at and not _has_ended(worker) for slot, worker in pairs)
 
     def _is_hopeless(self) -> bool:
         return not any(slot.was_ready for slot in self._slots) and all(
@@ -278,12 +288,24 @@ class Supervisor(MPServer):
 
 def _stop(worker: WorkerProcess) -> None:
     """Let a worker finish what it has begun, and no longer than that may take."""
+    if _has_ended(worker):
+        # Its id may be another's by now.
+        return
     worker.terminate()
-    worker.join(STOP_SECONDS_MAX)
-    if worker.is_alive():
+    if not _ends_within(worker, STOP_SECONDS_MAX):
         _log.warning("worker killed", extra={"worker": worker.idx + 1})
         worker.kill()
         worker.join()
+
+
+def _has_ended(worker: WorkerProcess) -> bool:
+    """Say whether a worker has ended, also while granian's thread, which waits for it, has not yet said how."""
+    return _ends_within(worker, 0)
+
+
+def _ends_within(worker: WorkerProcess, seconds: float) -> bool:
+    # Its end of this pipe closes with the process. `is_alive` asks for its status, which only one of two can be given.
+    return bool(wait([worker.inner.sentinel], seconds))
 
 
 def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -85,12 +85,19 @@ def running_server(
 
 @contextmanager
 def starting_server(
-    environ: Mapping[str, str], output: IO[str] | int, *options: str, asked_at: str = "127.0.0.1"
+    environ: Mapping[str, str],
+    output: IO[str] | int,
+    *options: str,
+    asked_at: str = "127.0.0.1",
+    through: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """Serve until the end of the block; what is said goes wherever the caller wants."""
+    """Serve until the end of the block; what is said goes wherever the caller wants.
+
+    Another program may prepare the surroundings, if it leaves its process to the server in the end.
+    """
     port = a_free_port()
     process = subprocess.Popen(
-        [FLASK, "serve", "--port", str(port), *options],
+        [*through, FLASK, "serve", "--port", str(port), *options],
         cwd=ROOT,
         env=_environ(environ),
         stdout=output,

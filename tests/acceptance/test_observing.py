@@ -5,6 +5,7 @@ import re
 import select
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -173,3 +174,26 @@ def test_a_folder_that_the_operator_has_chosen_is_used_and_kept(
         assert figures(server)['notifyauth_deliveries_total{status="200"}'] == 1
     assert chosen.is_dir()
     assert not Path(environ["RUNTIME_DIRECTORY"]).exists()
+
+
+#: Makes every folder that a temporary file could lie in read-only, for this process and its children alone.
+_READ_ONLY = (
+    "mount --make-rprivate / && for place in / /tmp /var/tmp; do "
+    'mount --bind "$place" "$place" && mount -o remount,ro,bind "$place" || exit 99; done && exec "$@"'
+)
+_IN_READ_ONLY_ROOT = ("unshare", "--mount", "sh", "-c", _READ_ONLY, "sh")
+
+
+def test_on_a_read_only_root_the_service_starts_and_each_worker_counts_alone(
+    postgresql_url: str, keyring: Path, tmp_path: Path
+) -> None:
+    if subprocess.run([*_IN_READ_ONLY_ROOT, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("only root may make a root read-only")
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        environ = an_environ(postgresql_url, keyring)
+        with starting_server(environ, output, "--workers", "1", through=_IN_READ_ONLY_ROOT) as server:
+            wait_until_ready(server, log)
+            deliver(server, keyring, 1)
+    assert "each counts alone" in log.read_text()
+    assert "Traceback" not in log.read_text()

@@ -3,10 +3,11 @@
 import os
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -15,7 +16,7 @@ import pytest
 
 from app.simulator.draft import authcode_created, token_canceled
 from app.simulator.keys import make_sandbox
-from tests.acceptance.server import Server, a_free_port, flask, running_server, status
+from tests.acceptance.server import Server, a_free_port, flask, running_server, status, wait_until_ready
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 
 CODE = authcode_created("s-1", "code-1")
@@ -122,6 +123,20 @@ def test_a_broken_keyring_is_refused_in_one_line_and_the_old_one_goes_on(
     assert status(server.say(request)) == 200
 
 
+def test_a_reload_on_a_database_that_no_worker_could_use_is_refused_in_one_line(
+    server: Server, log: Path, sqlite_url: str
+) -> None:
+    before, length = server.workers(), len(log.read_text())
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as owner:
+        owner.execute("ALTER TABLE inbox RENAME TO inbox2")
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "reload refused" in log.read_text(), log)
+    said = log.read_text()[length:]
+    assert "lacks a table or column" in said
+    assert "Traceback" not in said
+    assert server.workers() == before
+
+
 def test_a_worker_that_cannot_start_takes_nobodys_place(server: Server, keyring_path: Path, log: Path) -> None:
     """The keyring is in order when it is checked, and no longer when the new worker reads it."""
     before, request = server.workers(), a_raw_request(a_genuine_delivery(keyring_path, CODE))
@@ -188,6 +203,20 @@ def test_a_worker_that_keeps_dying_is_started_ever_more_slowly_and_the_other_ser
     assert healthy in server.workers()
     wait_until(lambda: len(server.workers()) == 2, log)
     assert server.process.poll() is None
+
+
+def test_two_deaths_close_together_refuse_no_connection(server: Server, log: Path) -> None:
+    """The worker in the place of the first is still starting, and does not listen, when the second dies."""
+    first, second = server.workers()
+    os.kill(first, signal.SIGKILL)
+    wait_until(partial(has_died, log, times=1), log)
+    os.kill(second, signal.SIGKILL)
+    wait_until(partial(has_died, log, times=2), log)
+    started = log.read_text().count("Started worker")
+    while log.read_text().count("Started worker") == started:
+        assert listens(server.port)
+        time.sleep(0.01)
+    wait_until_ready(server, log)
 
 
 def test_a_server_none_of_whose_workers_can_start_ends_and_says_so(

@@ -1,6 +1,8 @@
 """PostgreSQL says that a commit went well when its wait for the standby was cancelled: that is not stored."""
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +10,15 @@ from pathlib import Path
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.database import Database, DatabaseUnavailableError
+from app.database.pipeline import Statement, execute
 from app.receiver import Receipt
 from app.simulator.draft import authcode_created, token_canceled, token_created
-from app.wiring import Service
+from app.simulator.keys import make_sandbox
+from app.wiring import Service, is_ready
 from tests.builders import some_settings
 from tests.conftest import migrate
 from tests.integration.stage import Stage, a_stage
@@ -78,7 +83,7 @@ def standby_away(admin: psycopg.Connection, *, is_cancelled: bool) -> Iterator[N
         with psycopg.connect(url, autocommit=True) as other:
             warnings: list[object] = []
             other.add_notice_handler(warnings.append)
-            other.execute("SET client_min_messages = warning")
+            other.execute("SET client_min_messages = warning; SET synchronous_commit = on")
             while not warnings:
                 other.execute("SELECT pg_logical_emit_message(true, 'probe', '')")
 
@@ -189,3 +194,73 @@ def test_commits_that_do_not_wait_for_a_standby_that_is_named_do_not_last(url: s
     finally:
         set_standby(admin, "")
     database.close()
+
+
+@pytest.mark.parametrize("setting", ["off", "local"])
+def test_a_database_set_not_to_wait_for_its_standby_does_not_have_that_acknowledged_either(
+    url: str, admin: psycopg.Connection, alipay_key: RSAPrivateKey, setting: str
+) -> None:
+    """Whoever names a standby is promised what outlives the machine; a role's setting must not undo it."""
+    admin.execute(f"ALTER DATABASE {admin.info.dbname} SET synchronous_commit = {setting}")
+    stage = a_stage(url, alipay_key)
+    with standby_away(admin, is_cancelled=True):
+        assert is_to_be_sent_again(stage.notify(CODE))
+        with pytest.raises(DatabaseUnavailableError, match="commit"):
+            stage.consult()
+    assert stage.notify(CODE).answer.status == 200
+    stage.database.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "used"),
+    [("off", "on"), ("local", "on"), ("on", "on"), ("remote_write", "remote_write"), ("remote_apply", "remote_apply")],
+)
+def test_a_commit_is_never_weaker_than_the_database_is_set_to(
+    url: str, admin: psycopg.Connection, setting: str, used: str
+) -> None:
+    admin.execute(f"ALTER DATABASE {admin.info.dbname} SET synchronous_commit = {setting}")
+    database = Database(url)
+    ask = select(func.current_setting("synchronous_commit").label("value"))
+    assert database.run(lambda session: session.scalar(ask)) == used
+    # What stands in the transaction of one message, too.
+    asked = Statement(lambda _: ask, lambda _: {"current_setting_1": "synchronous_commit"})
+    assert database.run_once(lambda connection: execute(connection, asked)[0].rows) == [(used,)]
+    database.close()
+
+
+def test_a_database_that_becomes_set_to_forget_is_named_while_it_is(
+    url: str, admin: psycopg.Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = some_settings(url, tmp_path)
+    make_sandbox(settings.keyring_path)
+    service = Service(settings)
+    service.open_all()
+    caplog.set_level(logging.INFO, "app")
+    # Once an application was made in this process, nothing goes further than this logger.
+    logging.getLogger("app").addHandler(caplog.handler)
+    assert "synchronous_commit" not in service.ready()["database"]
+    admin.execute("ALTER SYSTEM SET synchronous_commit = off")
+    admin.execute("SELECT pg_reload_conf()")
+    try:
+        checks = database_said(service, lambda said: "synchronous_commit = off" in said)
+        assert is_ready(checks)
+    finally:
+        admin.execute("ALTER SYSTEM RESET synchronous_commit")
+        admin.execute("SELECT pg_reload_conf()")
+    database_said(service, lambda said: "synchronous_commit" not in said)
+    logging.getLogger("app").removeHandler(caplog.handler)
+    told = [each.message for each in caplog.records if vars(each).get("setting") == "synchronous_commit"]
+    assert list(dict.fromkeys(told)) == [
+        "the database is set to forget commits",
+        "the database is set to keep commits again",
+    ]
+    service.database.close()
+
+
+def database_said(service: Service, is_so: Callable[[str], bool]) -> dict[str, str]:
+    """What is found once that is said of the database: a server reads its settings anew in its own time."""
+    deadline = time.monotonic() + 30
+    while not is_so((checks := service.ready())["database"]):
+        assert time.monotonic() < deadline, checks
+        time.sleep(0.05)
+    return checks

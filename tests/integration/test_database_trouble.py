@@ -30,7 +30,7 @@ from tests.integration.stage import Stage, a_stage
 #: Larger than what the last page of a full file may still have room for.
 CODE = authcode_created("s-1", "code-1").body()[:-1] + b', "padding": "' + b"." * 50_000 + b'"}'
 
-FORGETFUL = "the database may forget what is acknowledged"
+FORGETFUL = "the database is set to forget commits"
 
 #: A delivery may take four seconds; a busy machine adds to that.
 SECONDS_MAX = 8

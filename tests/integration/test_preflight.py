@@ -1,7 +1,9 @@
 """A database that this release cannot work on is named in one sentence, before anything is served on it."""
 
+import os
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +20,9 @@ from app.preflight import MissingPrivilegesError, NoSchemaError, OutdatedRelease
 from app.simulator.keys import make_sandbox
 from app.wiring import Service, is_ready
 from tests.builders import an_environ, some_settings
-from tests.conftest import migrate
+from tests.conftest import ROOT, migrate
 from tests.integration.shell import run_flask
-from tests.integration.test_wiring import ALL_OK
+from tests.integration.test_wiring import ALL_OK, ready
 from tests.postgres import Cluster, running_cluster
 
 ROLE = "notifyauth_app"
@@ -140,7 +142,7 @@ def test_a_role_that_may_not_do_what_the_service_does_is_told_what_to_grant(clus
                 f"REVOKE UPDATE, DELETE ON transitions, index_key FROM {ROLE}",
             )
             service.open_all()
-            assert service.ready() == ALL_OK
+            assert ready(service) == ALL_OK
 
 
 def test_a_role_without_usage_of_the_schema_is_told_to_grant_it_and_not_to_migrate(
@@ -207,9 +209,8 @@ def test_a_database_that_a_later_release_has_upgraded_is_worked_on(database_url:
     old.database.run(lambda session: session.execute(text("ALTER TABLE inbox ADD COLUMN told_at INTEGER")))
     for service in (old, Service(settings)):
         service.open_all()
-        checks = service.ready()
-        assert checks == ALL_OK | {"migrated": "newer (9001)"}
-        assert is_ready(checks)
+        assert ready(service) == ALL_OK | {"migrated": "newer (9001)"}
+        assert is_ready(service.ready())
         service.database.close()
 
 
@@ -274,6 +275,29 @@ def test_an_upgrade_by_an_older_release_finds_nothing_to_do(
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["ALTER TABLE inbox RENAME TO inbox2", "ALTER TABLE transitions DROP COLUMN cause"],
+    ids=["table", "column"],
+)
+def test_a_database_that_has_lost_a_table_or_a_column_is_not_ready_and_nothing_starts_on_it(
+    database_url: str, change: str, keyring: Path, tmp_path: Path
+) -> None:
+    with a_service(database_url, tmp_path) as service:
+        service.open_all()
+        service.database.run(lambda session: session.execute(text(change)))
+        checks = service.ready()
+        assert "lacks a table or column" in checks["database"]
+        assert not is_ready(checks)
+    environ = {"PATH": os.environ["PATH"], **an_environ(database_url, keyring)}
+    worker = subprocess.run(
+        [sys.executable, "-c", "import app.wsgi"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    assert worker.returncode == 3
+    (sentence,) = worker.stderr.splitlines()
+    assert "cannot be used: it says to be at revision" in sentence
+
+
 # --- files ---
 
 
@@ -317,7 +341,7 @@ def test_commits_that_wait_for_a_standby_are_noticed(cluster: Cluster, tmp_path:
         granted(url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {ROLE}")
         with a_service(url if privileged else of_role(url), tmp_path) as service:
             service.open_all()
-            assert service.ready() == ALL_OK
+            assert ready(service) == ALL_OK
             granted(cluster.url, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
             try:
                 wait_for(service, "commits wait for a synchronous standby that is not there")
@@ -373,6 +397,6 @@ def wait_until_connected(cluster: Cluster) -> None:
 def wait_for(service: Service, said: str) -> None:
     """Return once that is said of the database: a server reads its settings anew in its own time."""
     deadline = time.monotonic() + 30
-    while service.ready()["database"] != said:
+    while ready(service)["database"] != said:
         assert time.monotonic() < deadline, service.ready()
         time.sleep(0.05)
