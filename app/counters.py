@@ -112,7 +112,7 @@ class SharedCounts:
         return not self._has_failed
 
     def total(self) -> tuple[Counts, Counts]:
-        """Add up the counts of all processes; where this one cannot write, its own from memory and the others' files."""
+        """Add up the counts of all processes; where this one cannot write, its own and the files of the others."""
         total, own = Memory(), None
         if not self.write():
             own = f"{self._slot}.json"

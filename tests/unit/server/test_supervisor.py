@@ -14,7 +14,7 @@ from app.server.supervisor import _stop
 def a_worker() -> WorkerProcess:
     """A process that ends at once, as granian keeps one."""
     parent: Any = None
-    worker = WorkerProcess(parent, 0, int, ())  # type: ignore[no-untyped-call] # granian's
+    worker = WorkerProcess(parent, 0, int, ())
     worker.inner.start()
     return worker
 
