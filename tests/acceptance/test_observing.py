@@ -185,15 +185,15 @@ _IN_READ_ONLY_ROOT = ("unshare", "--mount", "sh", "-c", _READ_ONLY, "sh")
 
 
 def test_on_a_read_only_root_the_service_starts_and_each_worker_counts_alone(
-    postgresql_url: str, keyring: Path, tmp_path: Path
+    postgresql_url: str, keyring_path: Path, tmp_path: Path
 ) -> None:
     if subprocess.run([*_IN_READ_ONLY_ROOT, "true"], check=False, capture_output=True).returncode:
         pytest.skip("only root may make a root read-only")
     log = tmp_path / "log"
     with log.open("w") as output:
-        environ = an_environ(postgresql_url, keyring)
+        environ = an_environ(postgresql_url, keyring_path)
         with starting_server(environ, output, "--workers", "1", through=_IN_READ_ONLY_ROOT) as server:
             wait_until_ready(server, log)
-            deliver(server, keyring, 1)
+            deliver(server, keyring_path, 1)
     assert "each counts alone" in log.read_text()
     assert "Traceback" not in log.read_text()

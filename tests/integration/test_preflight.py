@@ -281,7 +281,7 @@ def test_an_upgrade_by_an_older_release_finds_nothing_to_do(
     ids=["table", "column"],
 )
 def test_a_database_that_has_lost_a_table_or_a_column_is_not_ready_and_nothing_starts_on_it(
-    database_url: str, change: str, keyring: Path, tmp_path: Path
+    database_url: str, change: str, keyring_path: Path, tmp_path: Path
 ) -> None:
     with a_service(database_url, tmp_path) as service:
         service.open_all()
@@ -289,7 +289,7 @@ def test_a_database_that_has_lost_a_table_or_a_column_is_not_ready_and_nothing_s
         checks = service.ready()
         assert "lacks a table or column" in checks["database"]
         assert not is_ready(checks)
-    environ = {"PATH": os.environ["PATH"], **an_environ(database_url, keyring)}
+    environ = {"PATH": os.environ["PATH"], **an_environ(database_url, keyring_path)}
     worker = subprocess.run(
         [sys.executable, "-c", "import app.wsgi"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
     )
