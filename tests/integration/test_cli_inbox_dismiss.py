@@ -118,7 +118,7 @@ def test_a_dismissed_entry_is_purged_after_its_age(shell: Shell) -> None:
     old = datetime.now(UTC) - timedelta(days=91)
     aging = update(InboxEntry).values(received_at=old, last_received_at=old)
     shell.service.database.run(lambda session: session.execute(aging))
-    assert shell.ask("inbox", "purge", "--older-than", "90d") == "Purged 1.\n"
+    assert shell.ask("inbox", "purge", "--older-than", "90d", "--yes") == "Purged 1.\n"
     assert shell.run("inbox", "show", entry_id).exit_code == 1
     assert ended(shell, parked)[0] == "parked"
 
