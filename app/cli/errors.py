@@ -24,6 +24,9 @@ USAGE = 2
 #: The key under which a command leaves its service in the context: its application is gone once it has ended.
 SERVICE = "notifyauth.service"
 
+#: Where an application that has just its commands, for want of good settings, keeps the `SettingError`.
+BAD_SETTING = "notifyauth.bad_setting"
+
 
 class UsageProblem(click.ClickException):
     """A setting, a file or the database is not as it must be: the command could not do its work."""
@@ -56,7 +59,14 @@ def plain_errors() -> Iterator[None]:
     """Turn an error that an operator can mend into a sentence and an exit code."""
     try:
         yield
-    except (KeyringError, NotMigratedError, OutdatedReleaseError, WrongVaultKeyError, VaultError) as error:
+    except (
+        SettingError,
+        KeyringError,
+        NotMigratedError,
+        OutdatedReleaseError,
+        WrongVaultKeyError,
+        VaultError,
+    ) as error:
         raise UsageProblem(str(error)) from None
     except (DatabaseUnavailableError, DBAPIError) as error:
         raise DatabaseProblem(error) from None
@@ -76,12 +86,20 @@ def _asked() -> str:
     return f"{service.settings.database_asked} ({origin})"
 
 
+def is_looked_for_commands() -> bool:
+    """Say whether Flask loads the application to find a command, or to list all of them, and none is running yet.
+
+    The commands of Flask itself, such as `run`, load it once they are running.
+    """
+    context = click.get_current_context(silent=True)
+    return context is not None and context.parent is None
+
+
 @contextmanager
 def bad_settings_end_the_shell() -> Iterator[None]:
     """End a `flask …` command with one sentence where a setting is bad; every other caller gets the error.
 
-    Flask loads the application while it looks for the command, and for `flask --help` prints a traceback of every
-    exception. So this leaves as `exit` does.
+    Flask prints a traceback of every exception that it meets on its way, so this leaves as `exit` does.
     """
     try:
         yield
