@@ -8,6 +8,7 @@ import click
 from sqlalchemy.exc import DBAPIError
 
 from app.alipay.keyring import KeyringError
+from app.cli.tables import plain
 from app.config import SettingError
 from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
 from app.index_key import WrongVaultKeyError
@@ -70,11 +71,22 @@ def plain_errors() -> Iterator[None]:
         raise UsageProblem(str(error)) from None
     except (DatabaseUnavailableError, DBAPIError) as error:
         raise DatabaseProblem(error) from None
-    except (ClientNotNamedError, ClientNotInKeyringError) as error:
-        # Their messages speak of a field of the API.
+    except ClientNotInKeyringError as error:
+        known = ", ".join(map(plain, sorted(error.known))) or "none"
+        message = f"The keyring has no client {plain(error.client_id)}. Known are: {known}."
+        raise Refusal(message) from None
+    except ClientNotNamedError as error:
+        # Its message speaks of a field of the API.
         raise Refusal(str(error).replace("clientId", "--client")) from None
     except ReportRefusedError as error:
-        raise Refusal(str(error)) from None
+        raise Refusal(_for_shell(str(error))) from None
+
+
+def _for_shell(problem: str) -> str:
+    """Say of a field of the API how the shell takes it."""
+    for field in ("replaces", "authCode"):
+        problem = problem.replace(f"in `{field}`", f'as "{field}" in a JSON object on stdin')
+    return problem
 
 
 def _asked() -> str:

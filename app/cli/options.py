@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
+from sqlalchemy.orm import Session
 from typing_extensions import override
 
+from app.cli.current_service import known_clients
 from app.cli.errors import Refusal
 from app.cli.tables import plain
 
@@ -74,6 +76,12 @@ class NobodyToAskError(Refusal):
 
     def __init__(self, warning: str) -> None:
         super().__init__(f"{warning} Nothing was done: there is no terminal to ask at. Add --yes to do it without.")
+
+
+def require_known_client(session: Session, client_id: str | None) -> None:
+    """Tell a client that has nothing on record from one that nobody knows. Raises `NotOnRecordError`."""
+    if client_id is not None and client_id not in (known := known_clients(session)):
+        raise NotOnRecordError("--client", client_id, known)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
