@@ -73,7 +73,7 @@ def plain_errors() -> Iterator[None]:
         raise DatabaseProblem(error) from None
     except ClientNotInKeyringError as error:
         known = ", ".join(map(plain, sorted(error.known))) or "none"
-        message = f"The keyring has no client {plain(error.client_id)}. Known are: {known}."
+        message = f"The keyring has no --client {plain(error.client_id)}. Known are: {known}."
         raise Refusal(message) from None
     except ClientNotNamedError as error:
         # Its message speaks of a field of the API.
