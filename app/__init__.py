@@ -8,8 +8,8 @@ from pathlib import Path
 from flask import Flask
 
 from app import cli, logs, metrics, web
-from app.cli.errors import bad_settings_end_the_shell
-from app.config import Settings, read_settings
+from app.cli.errors import BAD_SETTING, bad_settings_end_the_shell, is_looked_for_commands
+from app.config import SettingError, Settings, read_settings
 from app.wiring import Service
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,15 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     # Reading the settings may have something to say.
     logs.configure()
     with bad_settings_end_the_shell():
-        settings = read_settings(os.environ if environ is None else environ, instance_path=Path(app.instance_path))
+        try:
+            settings = read_settings(os.environ if environ is None else environ, instance_path=Path(app.instance_path))
+        except SettingError as error:
+            if not is_looked_for_commands():
+                raise
+            # Help is to be had whatever the settings are; a command that needs them says what is wrong.
+            app.extensions[BAD_SETTING] = error
+            cli.init_app(app)
+            return app
     return create_app_with(settings, app)
 
 

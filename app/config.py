@@ -108,7 +108,7 @@ class Settings:
     #: SQLAlchemy URL; its password is a secret.
     database_url: str = field(repr=False)
     keyring_path: Path
-    #: The first seals, all open.
+    #: Those of FLASK_VAULT_KEYS: the first seals, all open. Empty where it is not set: see `open_vault_keys`.
     vault_keys: tuple[bytes, ...] = field(repr=False)
     #: Bearer keys by the name they are logged under.
     api_keys: Mapping[str, Secret]
@@ -155,9 +155,7 @@ class Settings:
 
 
 def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Settings:
-    """Read and check every setting.
-
-    With SQLite, the vault key is made in `instance_path` the first time.
+    """Read and check every setting, and write nothing.
 
     Raises `SettingError` where a setting is missing or cannot be used.
     """
@@ -170,7 +168,7 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
     return Settings(
         database_url=database_url,
         keyring_path=read_keyring_path(environ, instance_path=instance_path),
-        vault_keys=_vault_keys(given, database_url, instance_path),
+        vault_keys=_given_vault_keys(given),
         api_keys=_united("FLASK_TOKEN_KEYS", api_keys, token_keys or {}),
         token_key_names=None if token_keys is None else _names_of(token_keys, api_keys),
         metrics_keys=_metrics_keys(given, {**api_keys, **(token_keys or {})}),
@@ -207,7 +205,7 @@ def _with_files(given: Mapping[str, str]) -> dict[str, str]:
         try:
             read[name] = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            raise SettingError(name + _FILE, f"names {path}, which cannot be read ({type(error).__name__}).") from None
+            raise SettingError(name + _FILE, f"names {path}, which cannot be read: {_why(error)}.") from None
         if not read[name]:
             raise SettingError(name + _FILE, f"names {path}, which is empty.")
     return read
@@ -321,23 +319,39 @@ def _require_libpq_options(url: URL) -> None:
         raise ValueError
 
 
-def _vault_keys(given: Mapping[str, str], database_url: str, instance_path: Path) -> tuple[bytes, ...]:
+def _given_vault_keys(given: Mapping[str, str]) -> tuple[bytes, ...]:
     name = "FLASK_VAULT_KEYS"
-    if name in given:
-        return tuple(_vault_key(name, text) for text in given[name].split(","))
-    if not database_url.startswith("sqlite"):
+    return tuple(_vault_key(name, text) for text in given[name].split(",")) if name in given else ()
+
+
+def open_vault_keys(settings: Settings) -> tuple[bytes, ...]:
+    """Return the vault keys that are set or, with SQLite, the one in `instance_path`, which is made the first time.
+
+    Only what seals or opens asks for them: whoever asks for help makes no key. Raises `SettingError`.
+    """
+    if settings.vault_keys:
+        return settings.vault_keys
+    name = "FLASK_VAULT_KEYS"
+    if not settings.uses_sqlite:
         raise SettingError(
             name,
-            "must be set when FLASK_DATABASE_URL is not SQLite: comma-separated base64 of 32 bytes each. "
-            "Make one with: flask keys new-vault-key",
+            "must be set when FLASK_DATABASE_URL is not SQLite: to what this database was used with, or for a new "
+            "database to one that you make with: flask keys new-vault-key",
         )
-    path = instance_path / "vault.key"
-    if not path.exists() and _holds_index_key(_sqlite_file(database_url)):
+    path = settings.instance_path / "vault.key"
+    if not path.exists() and _holds_index_key(settings.sqlite_file):
         raise VaultKeyLostError(path)
     try:
         return (_vault_key(str(path), _made_once(path)),)
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(name, f"is not set, and {path} cannot be used ({type(error).__name__}).") from None
+        raise SettingError(name, f"is not set, and {path} cannot be used: {_why(error)}.") from None
+
+
+def _why(error: OSError | ValueError) -> str:
+    """Say for a person what is wrong with a file."""
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be read"
+    return "it is no text" if isinstance(error, UnicodeDecodeError) else "its name cannot be that of a file"
 
 
 def _vault_key(name: str, text: str) -> bytes:
@@ -347,7 +361,9 @@ def _vault_key(name: str, text: str) -> bytes:
         key = b""
     if len(key) != VAULT_KEY_BYTES:
         raise SettingError(
-            name, "must be comma-separated base64 of 32 bytes each. Make one with: flask keys new-vault-key"
+            name,
+            "must be comma-separated base64 of 32 bytes each: what this database was used with, or for a new database "
+            "one that you make with: flask keys new-vault-key",
         )
     return key
 

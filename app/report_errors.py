@@ -1,9 +1,28 @@
 """Say why a report cannot be recorded. Each error is an answer of status 409, 404 or 422 and has no secret in it."""
 
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 from uuid import UUID
 
-from app.state_machine import Event
+from app.state_machine import AuthorizationState, Event
+
+#: What helps where a report is not legal, by the event and the state.
+_REMEDIES: Mapping[tuple[str, str], str] = {
+    (
+        Event.TOKEN_CREATED,
+        AuthorizationState.TOKEN_ACTIVE,
+    ): "if this is a refresh, name the token it replaces in `replaces`",
+    (
+        Event.TOKEN_CREATED,
+        AuthorizationState.CONSULTED,
+    ): "report the auth code first, or name in `authCode` the one that it was exchanged for",
+    (Event.TOKEN_CANCELED, AuthorizationState.CONSULTED): "report the token first",
+    (Event.TOKEN_CANCELED, AuthorizationState.AUTHCODE_ISSUED): "report the token first",
+}
+#: The same whatever the event is.
+_REMEDIES_IN: Mapping[str, str] = {
+    AuthorizationState.CANCELED: "it is canceled for good: a new consent needs a new authState"
+}
 
 
 class ReportRefusedError(Exception):
@@ -37,7 +56,9 @@ class ClientNotInKeyringError(ReportRefusedError):
 
     code = "client-not-in-keyring"
 
-    def __init__(self) -> None:
+    def __init__(self, client_id: str, known: Collection[str]) -> None:
+        self.client_id = client_id
+        self.known = known
         super().__init__("The keyring has no client with this clientId.")
 
 
@@ -91,7 +112,10 @@ class NothingToReplaceError(ContradictionError):
     """A refresh is reported of a token that the authorization never had."""
 
     def __init__(self) -> None:
-        super().__init__("The token that was to be replaced is no token of this authorization.")
+        super().__init__(
+            "The token that was to be replaced is no token of this authorization: name in `replaces` the one that was "
+            "refreshed, and report that first if it is not on record."
+        )
 
 
 class ReplacedOtherwiseError(ContradictionError):
@@ -107,7 +131,8 @@ class TransitionRefusedError(ReportRefusedError):
     def __init__(self, event: Event, state: str) -> None:
         self.event = event
         self.state = state
-        super().__init__(f"{event} is not legal in {state}.")
+        remedy = _REMEDIES.get((event, state)) or _REMEDIES_IN.get(state)
+        super().__init__(f"{event} is not legal in {state}{f'; {remedy}' if remedy else ''}.")
 
 
 class EarlyReportError(TransitionRefusedError):

@@ -180,7 +180,7 @@ def _client_and_flow(keyring: Keyring, consult: Consult) -> tuple[str, Flow]:
     try:
         client = keyring.client(client_id)
     except UnknownClientError:
-        raise ClientNotInKeyringError from None
+        raise ClientNotInKeyringError(client_id, keyring.clients) from None
     return client_id, consult.flow or Flow(client.default_flow)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import index_key
 from app.alipay.keyring import Keyring
-from app.config import Settings
+from app.config import SettingError, Settings, open_vault_keys
 from app.database import Database, DatabaseUnavailableError, UnfitDatabaseError, name_of
 from app.database.files import tighten
 from app.index_key import WrongVaultKeyError
@@ -64,17 +64,22 @@ class Service:
 
     @cached_property
     def sealer(self) -> Sealer:
-        """Seals and opens under FLASK_VAULT_KEYS."""
-        return Sealer(self.settings.vault_keys)
+        """Seals and opens under FLASK_VAULT_KEYS, or under the key that is made where it is not set.
+
+        Raises `SettingError`.
+        """
+        return Sealer(open_vault_keys(self.settings))
 
     @property
     def vault(self) -> Vault:
         """The vault of this database, once the database is checked. Its index key is made the first time.
 
-        Raises `NotMigratedError`, `OutdatedReleaseError`, `WrongVaultKeyError` and `DatabaseUnavailableError`.
+        Raises `SettingError`, `NotMigratedError`, `OutdatedReleaseError`, `WrongVaultKeyError` and
+        `DatabaseUnavailableError`.
         """
         # Without a lock: behind a silent database threads would wait for each other, and a second vault does no harm.
         if self._vault is None:
+            self._require_vault_keys()
             if (found := self._check_database()) != OK:
                 _log.info("the database is newer than this release", extra={"migrated": found})
             # To look does not wait for writers, and the key is made once in the life of a database.
@@ -82,6 +87,14 @@ class Service:
             sealed = sealed or self.database.run(partial(index_key.make_sealed, sealer=self.sealer))
             self._vault = Vault(self.sealer, index_key.unseal(self.sealer, sealed))
         return self._vault
+
+    def _require_vault_keys(self) -> None:
+        """See that the keys are set, before a database that is away can hide that they are not. Raises `SettingError`.
+
+        With SQLite one can be made, but only once there is a database for it.
+        """
+        if not self.settings.uses_sqlite:
+            _ = self.sealer
 
     @property
     def receiver(self) -> Receiver:
@@ -104,6 +117,7 @@ class Service:
                 "every account of the machine may read the database", extra={"path": self.settings.sqlite_file}
             )
         _ = self.keyring
+        self._require_vault_keys()
         self._check_pool()
         _ = self.receiver
         self._unsafe_durability_settings()
@@ -163,6 +177,9 @@ class Service:
             return found | {"migrated": f"too new ({error.revision}): install a newer release", "vault": "unknown"}
         except WrongVaultKeyError:
             return found | {"vault": "does not open"}
+        except SettingError as error:
+            # Only where a server was started that does not open everything first, as `flask run` does.
+            return found | {"vault": str(error)}
         return found
 
     # --- checks of the database ---

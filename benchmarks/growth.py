@@ -130,7 +130,7 @@ def _flask(environ: Mapping[str, str], *arguments: str) -> str:
 def _purge(environ: Mapping[str, str]) -> tuple[int, float]:
     """Purge once, for there is nothing left to purge then; give how many, and how long it took."""
     started = time.perf_counter()
-    said = _flask(environ, "inbox", "purge", "--older-than", f"{_PURGED_DAYS}d")
+    said = _flask(environ, "inbox", "purge", "--older-than", f"{_PURGED_DAYS}d", "--yes")
     took = (time.perf_counter() - started) * _MS
     found = re.search(r"Purged (\d+)", said)
     if found is None:

@@ -38,6 +38,7 @@ _TYPE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 class Named:
     """What a body that is not understood as a whole names all the same, to be found by."""
 
+    type: str | None = None
     auth_state: str | None = None
     access_token: Secret | None = None
 
@@ -117,6 +118,7 @@ def names(body: bytes) -> Named:
     token = _optional(document, "accessToken", ACCESS_TOKEN_CHARACTERS_MAX)
     is_cancellation = notification_type == NotificationType.TOKEN_CANCELED
     return Named(
+        type=notification_type,
         # As in a whole one, an authState sent along must not say whose cancellation it is.
         auth_state=None if is_cancellation else _optional(document, "authState", AUTH_STATE_CHARACTERS_MAX),
         access_token=None if token is None else Secret(token),

@@ -9,7 +9,8 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from app.alipay.keyring import KeyringError
-from app.cli.errors import SERVICE
+from app.cli.errors import BAD_SETTING, SERVICE
+from app.config import SettingError
 from app.database.contents import distinct_values
 from app.models import Authorization
 from app.wiring import Service
@@ -21,7 +22,10 @@ LOOK_UP_SECONDS_MAX = 60
 
 
 def the_service() -> Service:
-    """Return the service of the application whose command is running."""
+    """Return the service of the application whose command is running. Raises `SettingError`."""
+    bad_setting: SettingError | None = current_app.extensions.get(BAD_SETTING)
+    if bad_setting is not None:
+        raise bad_setting
     service: Service = current_app.extensions["notifyauth"]
     # A test may do what a command does without one.
     if (context := click.get_current_context(silent=True)) is not None:

@@ -8,6 +8,7 @@ import click
 from sqlalchemy.exc import DBAPIError
 
 from app.alipay.keyring import KeyringError
+from app.cli.tables import plain
 from app.config import SettingError
 from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
 from app.index_key import WrongVaultKeyError
@@ -23,6 +24,9 @@ USAGE = 2
 
 #: The key under which a command leaves its service in the context: its application is gone once it has ended.
 SERVICE = "notifyauth.service"
+
+#: Where an application that has just its commands, for want of good settings, keeps the `SettingError`.
+BAD_SETTING = "notifyauth.bad_setting"
 
 
 class UsageProblem(click.ClickException):
@@ -56,15 +60,33 @@ def plain_errors() -> Iterator[None]:
     """Turn an error that an operator can mend into a sentence and an exit code."""
     try:
         yield
-    except (KeyringError, NotMigratedError, OutdatedReleaseError, WrongVaultKeyError, VaultError) as error:
+    except (
+        SettingError,
+        KeyringError,
+        NotMigratedError,
+        OutdatedReleaseError,
+        WrongVaultKeyError,
+        VaultError,
+    ) as error:
         raise UsageProblem(str(error)) from None
     except (DatabaseUnavailableError, DBAPIError) as error:
         raise DatabaseProblem(error) from None
-    except (ClientNotNamedError, ClientNotInKeyringError) as error:
-        # Their messages speak of a field of the API.
+    except ClientNotInKeyringError as error:
+        known = ", ".join(map(plain, sorted(error.known))) or "none"
+        message = f"The keyring has no --client {plain(error.client_id)}. Known are: {known}."
+        raise Refusal(message) from None
+    except ClientNotNamedError as error:
+        # Its message speaks of a field of the API.
         raise Refusal(str(error).replace("clientId", "--client")) from None
     except ReportRefusedError as error:
-        raise Refusal(str(error)) from None
+        raise Refusal(_for_shell(str(error))) from None
+
+
+def _for_shell(problem: str) -> str:
+    """Say of a field of the API how the shell takes it."""
+    for field in ("replaces", "authCode"):
+        problem = problem.replace(f"in `{field}`", f'as "{field}" in a JSON object on stdin')
+    return problem
 
 
 def _asked() -> str:
@@ -76,12 +98,20 @@ def _asked() -> str:
     return f"{service.settings.database_asked} ({origin})"
 
 
+def is_looked_for_commands() -> bool:
+    """Say whether Flask loads the application to find a command, or to list all of them, and none is running yet.
+
+    The commands of Flask itself, such as `run`, load it once they are running.
+    """
+    context = click.get_current_context(silent=True)
+    return context is not None and context.parent is None
+
+
 @contextmanager
 def bad_settings_end_the_shell() -> Iterator[None]:
     """End a `flask …` command with one sentence where a setting is bad; every other caller gets the error.
 
-    Flask loads the application while it looks for the command, and for `flask --help` prints a traceback of every
-    exception. So this leaves as `exit` does.
+    Flask prints a traceback of every exception that it meets on its way, so this leaves as `exit` does.
     """
     try:
         yield

@@ -1,12 +1,15 @@
 """The options that several commands share, so that all name and explain them alike."""
 
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import click
+from sqlalchemy.orm import Session
 from typing_extensions import override
 
+from app.cli.current_service import known_clients
 from app.cli.errors import Refusal
 from app.cli.tables import plain
 
@@ -68,6 +71,19 @@ class NotOnRecordError(Refusal):
         super().__init__(f"Nothing on record has {option} {plain(value)}. Known are: {names}.")
 
 
+class NobodyToAskError(Refusal):
+    """A command would destroy data, and there is no terminal at which somebody could say yes."""
+
+    def __init__(self, warning: str) -> None:
+        super().__init__(f"{warning} Nothing was done: there is no terminal to ask at. Add --yes to do it without.")
+
+
+def require_known_client(session: Session, client_id: str | None) -> None:
+    """Tell a client that has nothing on record from one that nobody knows. Raises `NotOnRecordError`."""
+    if client_id is not None and client_id not in (known := known_clients(session)):
+        raise NotOnRecordError("--client", client_id, known)
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 limit = click.option(
@@ -79,9 +95,23 @@ limit = click.option(
     help=f"How many to list, up to {LIMIT_MAX}.",
 )
 
+yes = click.option("--yes", is_flag=True, help="Do not ask first. Without a terminal this is needed.")
+
 client = click.option("--client", "client_id", metavar="ID", help="Whose, where several clients have this authState.")
 
 
 def tell_of_more(shown: int, last_id: object) -> None:
     """Say on stderr that a listing does not show everything, and how to go on."""
     click.echo(f"Only {shown} are shown: there are more. Go on with --cursor {last_id}, or see --limit.", err=True)
+
+
+def confirm(warning: str, *, yes: bool) -> None:
+    """Ask before data is destroyed.
+
+    Where nobody can answer, nothing may be destroyed by an oversight either: raises `NobodyToAskError`.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise NobodyToAskError(warning)
+    click.confirm(f"{warning} Go on?", abort=True, err=True)

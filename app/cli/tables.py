@@ -52,6 +52,11 @@ def moment(time: datetime | None) -> str:
     return "-" if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def minute(time: datetime) -> str:
+    """Write a time where a whole one takes too much room: in UTC, to the minute."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+
+
 def ending(outcome: str, reason: str | None) -> str:
     """Write how an entry ended, and why."""
     return outcome if reason is None else f"{outcome}: {reason}"
@@ -63,13 +68,21 @@ def print_json(document: object) -> None:
 
 
 def print_table(
-    headers: Sequence[str], rows: Iterable[Sequence[object]], *, free: Sequence[str] = (), last: str | None = None
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    free: Sequence[str] = (),
+    last: str | None = None,
+    shorter: Iterable[Sequence[object]] | None = None,
 ) -> None:
     """Print rows under their headers. The columns that are `free` give way first where the terminal is narrow.
 
-    The one that is `last` comes on a line of its own, below its row, where too little room is left for it.
+    The one that is `last` comes on a line of its own, below its row, where too little room is left for it. Before that
+    the `shorter` rows are taken, which say the same in less room.
     """
     cells = [[plain(value) for value in row] for row in rows]
+    if last is not None and shorter is not None and not _has_room(headers, cells, last):
+        cells = [[plain(value) for value in row] for row in shorter]
     if last is not None and not _has_room(headers, cells, last):
         _print_with_lines_below(headers, cells, free=free, last=last)
         return
@@ -102,6 +115,9 @@ def _print_with_lines_below(
     widths = _filled(columns, _widths(columns, without(headers), free))
     for row in (headers, *cells):
         _print(_new_table(without(headers), widths, show_header=False), [without(row)])
+        if row is headers or row[position] == plain(None):
+            # Each says itself what it is, and one that is not there says nothing.
+            continue
         _print(_new_table(("",), (None,), show_header=False, indent=_INDENT_COLUMNS), [[row[position]]])
 
 

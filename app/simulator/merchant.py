@@ -37,12 +37,12 @@ class Reply:
 
 
 class Merchant:
-    """One of the merchant's own services, with its API key; it remembers the ids of what it consulted."""
+    """One of the merchant's own services, with its API key; it remembers what its consults were answered."""
 
     def __init__(self, url: str, api_key: Secret, *, client_id: str) -> None:
         self._url = urljoin(url, "/v1/authorizations")
         self._client_id = client_id
-        self._ids: dict[str, str] = {}
+        self._consulted: dict[str, Reply] = {}
         self._http = urllib3.PoolManager(
             retries=False, timeout=_TIMEOUT, headers={"Authorization": f"Bearer {api_key.reveal()}"}
         )
@@ -51,16 +51,23 @@ class Merchant:
         """Register a consult."""
         consult = {"authState": auth_state, "clientId": self._client_id, "flow": flow, "userRef": user_ref}
         reply = self._ask("POST", self._url, consult)
-        self._ids[auth_state] = str(reply.said.get("id", ""))
+        self._consulted[auth_state] = reply
         return reply
 
     def report(self, auth_state: str, what: str, secrets: Mapping[str, str]) -> Reply:
         """Report what happened to an authorization that was consulted before."""
-        return self._ask("POST", f"{self._url}/{self._ids[auth_state]}/{what}", secrets)
+        return self._ask_about(auth_state, "POST", f"/{what}", secrets)
 
     def look_up(self, auth_state: str) -> Reply:
         """Read an authorization that was consulted before, with its history."""
-        return self._ask("GET", f"{self._url}/{self._ids[auth_state]}", None)
+        return self._ask_about(auth_state, "GET", "", None)
+
+    def _ask_about(self, auth_state: str, method: str, path: str, body: Mapping[str, str] | None) -> Reply:
+        """Ask about an authorization; where its consult was refused there is none, and that answer is still the one."""
+        consulted = self._consulted[auth_state]
+        if "id" not in consulted.said:
+            return consulted
+        return self._ask(method, f"{self._url}/{consulted.said['id']}{path}", body)
 
     def _ask(self, method: str, url: str, body: Mapping[str, str] | None) -> Reply:
         try:

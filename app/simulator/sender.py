@@ -159,6 +159,8 @@ class Sender:
         self.uri = address.request_uri
         #: Neither repeats nor follows: a repetition is a redelivery, and those have their own schedule.
         self._http = urllib3.PoolManager(retries=False, timeout=_TIMEOUT)
+        #: Whether an answer was that nobody listens at this path.
+        self.was_misdirected = False
 
     def send(self, delivery: Delivery) -> ServiceResponse:
         """Make one attempt. A failure of the network is an answer too: the next attempt follows."""
@@ -167,6 +169,7 @@ class Sender:
         except urllib3.exceptions.HTTPError as error:
             # urllib3's own message begins with the address, which is known here.
             return ServiceResponse(error=str(error.__cause__ or error))
+        self.was_misdirected = self.was_misdirected or response.status == HTTPStatus.NOT_FOUND
         return ServiceResponse(status=response.status, body=response.data)
 
     def __enter__(self) -> Self:

@@ -53,6 +53,8 @@ _CODES = {
     503: "unavailable",
 }
 
+_READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
 #: Long enough for a database to come back, short enough for a user who waits.
 _RETRY_AFTER_SECONDS = 5
 
@@ -100,7 +102,11 @@ def init_app(app: Flask, notify_path: str) -> None:
     def _unavailable(error: DatabaseUnavailableError) -> Response:
         note_failure(503, "database unavailable", {"error": error.cause})
         headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
-        return to_response(ProblemError(503, "unavailable", "The database is unavailable.", headers=headers))
+        detail = "The database is unavailable."
+        if request.method not in _READING_METHODS:
+            # A commit that was not confirmed, because it waited for a standby for example, may have been made.
+            detail += " The report may have been recorded all the same: send the same again."
+        return to_response(ProblemError(503, "unavailable", detail, headers=headers))
 
     @app.errorhandler(HTTPException)
     def _http(error: HTTPException) -> Response:

@@ -1,6 +1,7 @@
 """Remember how far the parked entries of an authorization have been resumed, where a transaction cannot take them all.
 
-Hardly any row ever has a value, and the index holds just those.
+The index that finds them is made by the next migration: beside the new column, which locks the whole table for an
+instant, it would keep readers out for as long as it takes to read the table.
 """
 
 import sqlalchemy as sa
@@ -10,22 +11,14 @@ revision = "0004"
 down_revision = "0003"
 
 _number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_IS_UNFINISHED = sa.text("resume_after IS NOT NULL")
 
 
 def upgrade() -> None:
     op.add_column("authorizations", sa.Column("resume_after", _number))
-    op.create_index(
-        "ix_authorizations_unfinished",
-        "authorizations",
-        ["id"],
-        postgresql_where=_IS_UNFINISHED,
-        sqlite_where=_IS_UNFINISHED,
-    )
 
 
 def downgrade() -> None:
-    op.drop_index("ix_authorizations_unfinished", "authorizations")
+    op.drop_index("ix_authorizations_unfinished", "authorizations", if_exists=True)
     # SQLite before 3.35 cannot drop a column in place.
     with op.batch_alter_table("authorizations") as table:
         table.drop_column("resume_after")

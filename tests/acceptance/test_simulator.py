@@ -236,3 +236,17 @@ def test_what_cannot_begin_is_a_usage_error(run: Run, arguments: tuple[str, ...]
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Error: " in result.output
+
+
+@pytest.mark.usefixtures("keyring")
+@pytest.mark.parametrize("command", [("send", "TOKEN_CANCELED"), ("play", "direct")])
+def test_a_path_where_nobody_listens_is_explained(run: Run, endpoint: Endpoint, command: tuple[str, ...]) -> None:
+    endpoint.answers = [(404, b"{}")]
+    result = run(*command, "--to", endpoint.url)
+    assert result.exit_code == 1
+    assert "with the path that the service has in FLASK_NOTIFY_PATH" in result.stderr
+
+
+@pytest.mark.usefixtures("keyring")
+def test_play_without_an_api_key_says_how_to_give_one(run: Run, endpoint: Endpoint) -> None:
+    assert "or set FLASK_SIMULATOR_API_KEY" in run("play", "direct", "--to", endpoint.url).output

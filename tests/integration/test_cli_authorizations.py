@@ -391,3 +391,19 @@ def test_show_prints_the_document_of_the_api(shell: Shell) -> None:
 def test_secrets_are_not_taken_from_the_command_line(shell: Shell) -> None:
     consult(shell)
     assert shell.run("authorizations", "record", "token", "s-1", "token-1").exit_code == 2
+
+
+def test_a_refused_refresh_says_how_the_shell_takes_the_old_token(shell: Shell) -> None:
+    consult(shell, "s-1", "--flow", "direct")
+    record(shell, "token", stdin="token-1")
+    result = shell.run("authorizations", "record", "token", "s-1", stdin="token-2")
+    assert result.exit_code == 1
+    assert 'name the token it replaces as "replaces" in a JSON object on stdin.' in result.stderr
+
+
+def test_a_slip_in_the_client_is_named_with_those_that_are_known(shell: Shell) -> None:
+    consult(shell)
+    for command in (("consult", "s-2"), ("show", "s-1"), ("diagram", "s-1")):
+        result = shell.run("authorizations", *command, "--client", "SLIP")
+        assert result.exit_code == 1
+        assert "SLIP. Known are: SANDBOX_5Y00000000000000." in result.stderr

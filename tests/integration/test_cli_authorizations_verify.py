@@ -8,8 +8,8 @@ from tests.integration.shell import Shell
 def test_verify_says_that_every_authorization_follows_from_what_is_stored(shell: Shell) -> None:
     shell.activate("s-1")
     shell.activate("s-2")
-    assert shell.ask("authorizations", "verify") == "2 authorizations follow from what is stored.\n"
-    assert shell.ask("authorizations", "verify", "s-1") == "1 authorization follows from what is stored.\n"
+    assert shell.ask("authorizations", "verify") == "2 authorizations checked: everything agrees.\n"
+    assert shell.ask("authorizations", "verify", "s-1") == "1 authorization checked: everything agrees.\n"
 
 
 def test_verify_names_an_inconsistency_and_ends_with_1(shell: Shell) -> None:

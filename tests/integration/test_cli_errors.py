@@ -52,7 +52,7 @@ def test_a_database_that_does_not_answer(environ: dict[str, str]) -> None:
 
 def test_a_database_that_is_not_migrated(environ: dict[str, str], tmp_path: Path) -> None:
     environ["FLASK_DATABASE_URL"] = f"sqlite:///{tmp_path}/new.db"
-    for command in (("inbox", "list"), ("inbox", "purge", "--older-than", "90d"), ("keys", "reseal")):
+    for command in (("inbox", "list"), ("inbox", "purge", "--older-than", "90d", "--yes"), ("keys", "reseal")):
         assert refusal(*command, environ=environ).endswith("Run: flask db upgrade")
 
 

@@ -75,7 +75,7 @@ def test_a_dismissed_entry_can_be_processed_again(shell: Shell) -> None:
 
 def test_all_that_were_dismissed_can_be_processed_again(shell: Shell) -> None:
     entry_id = a_dismissed_entry(shell)
-    assert shell.ask("inbox", "process", "--outcome", "dismissed") == "Processed 1: 1 parked.\n"
+    assert shell.ask("inbox", "process", "--outcome", "dismissed") == "Processed 1: 1 is still parked.\n"
     assert ended(shell, entry_id) == ("parked", "unknown_auth_state")
 
 
@@ -109,7 +109,7 @@ def test_a_dismissed_entry_stays_with_its_authorization_and_verify_has_no_object
     (linked,) = shell.json("authorizations", "show", "s-1")["notifications"]
     assert (linked["id"], linked["outcome"], linked["reason"]) == (entry_id, "dismissed", REASON)
     assert "dismissed" in shell.ask("authorizations", "diagram", "s-1")
-    assert shell.ask("authorizations", "verify") == "1 authorization follows from what is stored.\n"
+    assert shell.ask("authorizations", "verify") == "1 authorization checked: everything agrees.\n"
 
 
 def test_a_dismissed_entry_is_purged_after_its_age(shell: Shell) -> None:
@@ -118,7 +118,7 @@ def test_a_dismissed_entry_is_purged_after_its_age(shell: Shell) -> None:
     old = datetime.now(UTC) - timedelta(days=91)
     aging = update(InboxEntry).values(received_at=old, last_received_at=old)
     shell.service.database.run(lambda session: session.execute(aging))
-    assert shell.ask("inbox", "purge", "--older-than", "90d") == "Purged 1.\n"
+    assert shell.ask("inbox", "purge", "--older-than", "90d", "--yes") == "Purged 1.\n"
     assert shell.run("inbox", "show", entry_id).exit_code == 1
     assert ended(shell, parked)[0] == "parked"
 

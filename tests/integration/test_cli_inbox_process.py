@@ -15,7 +15,7 @@ def test_process_replays_all_that_failed_or_is_parked(shell: Shell) -> None:
     shell.change_entry(fails, outcome="failed", reason="KeyError")
     shell.consult()
     stays = shell.notify(token_canceled("token-1"))
-    assert shell.ask("inbox", "process") == "Processed 2: 1 applied, 1 parked.\n"
+    assert shell.ask("inbox", "process") == "Processed 2: 1 applied, 1 is still parked.\n"
     assert shell.json("inbox", "show", fails)["outcome"] == "applied"
     assert shell.json("inbox", "show", stays)["outcome"] == "parked"
 
@@ -23,7 +23,7 @@ def test_process_replays_all_that_failed_or_is_parked(shell: Shell) -> None:
 def test_process_replays_one_outcome(shell: Shell) -> None:
     shell.notify(token_canceled("token-1"))
     assert shell.ask("inbox", "process", "--outcome", "failed") == "There was nothing to process.\n"
-    assert shell.ask("inbox", "process", "--outcome", "parked") == "Processed 1: 1 parked.\n"
+    assert shell.ask("inbox", "process", "--outcome", "parked") == "Processed 1: 1 is still parked.\n"
 
 
 def test_process_counts_an_entry_that_it_resumes_once(shell: Shell) -> None:
@@ -36,7 +36,7 @@ def test_process_counts_an_entry_that_it_resumes_once(shell: Shell) -> None:
 
 def test_an_id_that_is_given_several_times_is_processed_once(shell: Shell) -> None:
     entry_id = shell.notify(token_canceled("token-1"))
-    assert shell.ask("inbox", "process", entry_id, entry_id, entry_id) == "Processed 1: 1 parked.\n"
+    assert shell.ask("inbox", "process", entry_id, entry_id, entry_id) == "Processed 1: 1 is still parked.\n"
 
 
 def test_an_entry_that_stays_parked_and_is_resumed_by_a_later_one_counts_once(shell: Shell) -> None:

@@ -33,7 +33,7 @@ def test_purge_deletes_what_is_old_and_concluded_and_leaves_history(shell: Shell
     for entry_id in (shell.notify(authcode_created("s-1", "code-1")), shell.notify(token_canceled("token-9"))):
         shell.change_entry(entry_id, received_at=old, last_received_at=old)
     young = shell.notify(token_created("s-1", "token-1"))
-    assert shell.ask("inbox", "purge", "--older-than", "90d") == "Purged 1.\n"
+    assert shell.ask("inbox", "purge", "--older-than", "90d", "--yes") == "Purged 1.\n"
     assert [row["id"] for row in shell.json("inbox", "list")] == [young, "2"]
     assert [move["notificationId"] for move in shell.json("authorizations", "show", "s-1")["history"]] == [
         None,
@@ -47,19 +47,19 @@ def test_purge_leaves_what_was_repeated_lately_however_old_it_is(shell: Shell) -
     shell.consult()
     entry_id = shell.notify(authcode_created("s-1", "code-1"))
     shell.change_entry(entry_id, received_at=datetime.now(UTC) - timedelta(days=91))
-    assert shell.ask("inbox", "purge", "--older-than", "90d") == "Purged 0.\n"
+    assert shell.ask("inbox", "purge", "--older-than", "90d", "--yes") == "Purged 0.\n"
 
 
 @pytest.mark.parametrize("age", ["47h", "1d", "0w"])
 def test_purge_refuses_what_alipay_may_still_send_again(shell: Shell, age: str) -> None:
-    result = shell.run("inbox", "purge", "--older-than", age)
-    assert result.exit_code == 1
+    result = shell.run("inbox", "purge", "--older-than", age, "--yes")
+    assert result.exit_code == 2
     assert "two days" in result.stderr
 
 
 @pytest.mark.parametrize("age", ["48h", "2d", "1w", "99999w"])
 def test_purge_takes_hours_days_and_weeks(shell: Shell, age: str) -> None:
-    assert shell.ask("inbox", "purge", "--older-than", age) == "Purged 0.\n"
+    assert shell.ask("inbox", "purge", "--older-than", age, "--yes") == "Purged 0.\n"
 
 
 @pytest.mark.parametrize("age", ["", "90", "d", "-3d", "1.5d", "90 d", "1y", "999999d"])
@@ -70,7 +70,7 @@ def test_an_impossible_age_is_a_usage_error(shell: Shell, age: str) -> None:
 def test_an_entry_of_a_clock_that_was_ahead_stops_no_purge(shell: Shell) -> None:
     ahead = a_concluded_entry(shell, 1, received=AHEAD)
     a_concluded_entry(shell, 2, received=LONG_AGO)
-    said = shell.ask("inbox", "purge", "--older-than", "90d")
+    said = shell.ask("inbox", "purge", "--older-than", "90d", "--yes")
     assert said.splitlines() == [
         "Purged 1.",
         "1 entry claims a time to come, and will be kept for as long: look at the clocks.",
@@ -83,13 +83,13 @@ def test_an_entry_whose_redelivery_came_by_a_clock_that_was_ahead_is_named_too(s
         a_concluded_entry(shell, 1, received=LONG_AGO, last_received=AHEAD),
         a_concluded_entry(shell, 2, received=AHEAD),
     ]
-    assert "2 entries claim a time to come" in shell.ask("inbox", "purge", "--older-than", "90d")
+    assert "2 entries claim a time to come" in shell.ask("inbox", "purge", "--older-than", "90d", "--yes")
     assert left(shell) == ahead
 
 
 def test_clocks_may_differ_by_moments(shell: Shell) -> None:
     a_concluded_entry(shell, 1, received=datetime.now(UTC) + timedelta(seconds=30))
-    assert shell.ask("inbox", "purge", "--older-than", "90d") == "Purged 0.\n"
+    assert shell.ask("inbox", "purge", "--older-than", "90d", "--yes") == "Purged 0.\n"
 
 
 def test_purge_goes_batch_by_batch_and_reads_only_what_is_old(stage: Stage) -> None:
@@ -117,6 +117,15 @@ def test_purge_asks_first_at_a_terminal(sqlite_url: str, keyring_path: Path) -> 
     assert "Purged" not in run_flask_at_terminal(*arguments, environ=environ, answers={question: b"n"})
     assert "Purged 0." in run_flask_at_terminal(*arguments, environ=environ, answers={question: b"y"})
     assert "Purged 0." in run_flask_at_terminal(*arguments, "--yes", environ=environ)
+
+
+@pytest.mark.parametrize("stdin", [b"", b"y\n"], ids=["nothing", "a yes in a pipe"])
+def test_purge_without_a_terminal_needs_a_yes_among_its_options(shell: Shell, stdin: bytes) -> None:
+    a_concluded_entry(shell, 1, received=LONG_AGO)
+    result = shell.run("inbox", "purge", "--older-than", "90d", stdin=stdin)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Nothing was done: there is no terminal to ask at. Add --yes to do it without." in result.stderr
+    assert len(shell.json("inbox", "list")) == 1
 
 
 @pytest.mark.parametrize("oldest_first", [False, True])

@@ -146,3 +146,21 @@ def test_no_log_line_disturbs_a_person(environ: dict[str, str]) -> None:
 
 def _columns(line: str) -> int:
     return sum(2 if character > "\u2e80" else 1 for character in line)
+
+
+def test_a_narrow_listing_has_one_header_line_and_no_line_that_says_nothing(
+    environ: dict[str, str], keyring: Path
+) -> None:
+    shell = Shell(create_app(environ), keyring)
+    shell.notify(authcode_created("s-1", "code-1"))
+    shell.notify(Draft("TOKEN_CANCELED", access_token="token-1"))
+    shell.service.database.close()
+    header, *rows = run_flask_at_terminal("inbox", "list", environ=environ, columns=80).splitlines()
+    assert header.split() == ["ID", "RECEIVED", "TYPE", "OUTCOME", "AUTH", "STATE"]
+    assert len(rows) == 2
+    shell.notify(authcode_created("s-" + "1" * 60, "code-1"))
+    shell.service.database.close()
+    header, *rows = run_flask_at_terminal("inbox", "list", environ=environ, columns=80).splitlines()
+    assert header.startswith("ID ")
+    assert len(rows) == 5
+    assert "-" not in [row.strip() for row in rows]

@@ -181,7 +181,7 @@ def test_metrics_show_when_a_client_last_sent_an_authentic_delivery(http: HttpCl
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("purge", ("inbox", "purge", "--older-than", "90d")),
+        ("purge", ("inbox", "purge", "--older-than", "90d", "--yes")),
         ("reseal", ("keys", "reseal")),
         ("verify", ("authorizations", "verify")),
     ],
@@ -195,7 +195,7 @@ def test_metrics_show_when_maintenance_last_succeeded(http: HttpClient, name: st
 
 
 def test_a_purge_that_is_refused_is_no_run(http: HttpClient) -> None:
-    assert Shell(http.app, http.keyring_path).run("inbox", "purge", "--older-than", "1h").exit_code == 1
+    assert Shell(http.app, http.keyring_path).run("inbox", "purge", "--older-than", "1h", "--yes").exit_code == 2
     assert figure(http, "notifyauth_last_run_timestamp_seconds", maintenance="purge") == 0
 
 

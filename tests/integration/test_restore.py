@@ -157,7 +157,7 @@ def test_reports_and_redeliveries_lead_from_a_backup_back_to_the_truth(town: Tow
         town.notify(*REPEATED)
         town.shell.ask("inbox", "process")
         assert town.lives() == truth
-        assert town.shell.ask("authorizations", "verify") == "5 authorizations follow from what is stored.\n"
+        assert town.shell.ask("authorizations", "verify") == "5 authorizations checked: everything agrees.\n"
         # And it may all be said once more: a consult of what is canceled by now is refused, and changes nothing.
         for name in ("new", "late"):
             assert problem(town.http.post(AUTHORIZATIONS, {"authState": name})) == (409, "canceled")

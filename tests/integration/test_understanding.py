@@ -199,3 +199,11 @@ def test_a_notification_of_another_family_is_told_so_and_kept(http: HttpClient) 
     assert "notifyType is PAYMENT_RESULT: this is a notification of another family" in said["resultMessage"]
     shell = Shell(http.app, http.keyring_path)
     assert "notifyType is PAYMENT_RESULT" in shell.ask("inbox", "show", "1")
+
+
+def test_the_type_that_a_malformed_body_names_is_shown(shell: Shell) -> None:
+    entry_id = shell.notify(Draft("TOKEN_CANCELED"))
+    assert shell.json("inbox", "show", entry_id)["type"] is None
+    shown = shell.ask("inbox", "show", entry_id)
+    assert shown.startswith("malformed: ")
+    assert "TOKEN_CANCELED" in next(line for line in shown.splitlines() if line.startswith("type "))

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app import authorizations
 from app.alipay.notification import AUTH_STATE_CHARACTERS_MAX
 from app.cli.errors import Refusal
-from app.cli.options import Words
+from app.cli.options import Words, require_known_client
 from app.cli.tables import plain
 from app.models import Authorization
 
@@ -35,12 +35,13 @@ class AmbiguousAuthStateError(Refusal):
 def find_one(session: Session, name: str, client_id: str | None) -> Authorization:
     """Find the authorization that a person means, by its authState or else by its id.
 
-    Raises `NoAuthorizationError` and `AmbiguousAuthStateError`.
+    Raises `NoAuthorizationError`, `NotOnRecordError` and `AmbiguousAuthStateError`.
     """
     candidates = [each for each in authorizations.find_all(session, name) if client_id in {None, each.client_id}]
     if not candidates:
         candidates = [each for each in _by_id(session, name) if client_id in {None, each.client_id}]
     if not candidates:
+        require_known_client(session, client_id)
         raise NoAuthorizationError(name, client_id)
     if len(candidates) > 1:
         raise AmbiguousAuthStateError(name, [each.client_id for each in candidates])

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from app import authorizations, documents
 from app.authorizations import Filter
 from app.cli import options
-from app.cli.current_service import known_clients, look_up
-from app.cli.options import NotOnRecordError
+from app.cli.current_service import look_up
+from app.cli.options import require_known_client
 from app.cli.tables import moment, print_json, print_table
 from app.models import Authorization
 from app.state_machine import AuthorizationState
@@ -35,8 +35,8 @@ def list_authorizations(
 
     def page(session: Session) -> Sequence[Authorization]:
         rows = authorizations.listing(session, wanted, limit=limit + 1, before=cursor)
-        if not rows and client_id is not None and client_id not in (known := known_clients(session)):
-            raise NotOnRecordError("--client", client_id, known)
+        if not rows:
+            require_known_client(session, client_id)
         return rows
 
     rows = look_up(page)

@@ -48,8 +48,7 @@ def verify(name: str | None, client_id: str | None) -> None:
         raise InconsistenciesFoundError(inconsistencies)
     if name is None:
         the_service().database.run(partial(record_run, name="verify", at=datetime.now(UTC)))
-    follow = "1 authorization follows" if count == 1 else f"{count} authorizations follow"
-    click.echo(f"{follow} from what is stored.")
+    click.echo(f"{count} {'authorization' if count == 1 else 'authorizations'} checked: everything agrees.")
 
 
 def _verified_one(name: str, client_id: str | None) -> Iterator[tuple[int, Sequence[Inconsistency]]]:

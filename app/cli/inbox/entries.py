@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from app import inbox
 from app.cli.errors import Refusal
 from app.cli.options import WholeNumber
-from app.cli.tables import ending, moment, print_table
+from app.cli.tables import ending, minute, moment, print_table
 from app.models import Authorization, InboxEntry
 
 #: What a column of ids holds on every database.
@@ -43,6 +43,10 @@ def print_entries(entries: Sequence[InboxEntry]) -> None:
             for entry in entries
         ],
         last="AUTH STATE",
+        shorter=[
+            (entry.id, minute(entry.received_at), entry.type, ending(entry.outcome, entry.reason), entry.auth_state)
+            for entry in entries
+        ],
     )
 
 

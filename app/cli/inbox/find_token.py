@@ -41,6 +41,7 @@ def find_token(client_id: str | None, limit: int, *, as_json: bool) -> None:
     token = Secret(ask((_TOKEN,))["accessToken"])
 
     def find(session: Session) -> tuple[Sequence[Authorization], Sequence[InboxEntry]]:
+        options.require_known_client(session, client_id)
         client_ids = known_clients(session) if client_id is None else [client_id]
         keys = [(each, tokens.index(the_service().vault, each, token)) for each in client_ids]
         return authorizations.of_tokens(session, keys), of_tokens(session, keys, limit=limit + 1)

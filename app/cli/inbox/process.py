@@ -57,10 +57,17 @@ def process(entry_ids: tuple[int, ...], outcomes: tuple[str, ...]) -> None:
         for entry_id in entry_ids or _replayable_ids(frozenset(map(Outcome, outcomes or OPEN_OUTCOMES)), last_id):
             tally.add(run_step(partial(receiver.process, entry_id)))
             progress.update(entry_id - progress.pos)
-    counts = ", ".join(f"{tally.ended[outcome]} {outcome}" for outcome in Outcome if tally.ended[outcome])
+    counts = ", ".join(_said(tally.ended[outcome], outcome) for outcome in Outcome if tally.ended[outcome])
     click.echo(f"Processed {tally.ended.total()}: {counts}." if counts else "There was nothing to process.")
     if tally.ended[Outcome.FAILED]:
         raise click.exceptions.Exit(REFUSED)
+
+
+def _said(count: int, outcome: Outcome) -> str:
+    """Say how many ended so. What was parked before has not ended at all."""
+    if outcome is not Outcome.PARKED:
+        return f"{count} {outcome}"
+    return f"{count} {'is' if count == 1 else 'are'} still parked"
 
 
 class Tally:

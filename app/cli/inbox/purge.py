@@ -1,7 +1,6 @@
 """`flask inbox purge`: delete old notifications that nothing waits for."""
 
 import re
-import sys
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -10,8 +9,8 @@ import click
 from flask.cli import with_appcontext
 from typing_extensions import override
 
+from app.cli import options
 from app.cli.current_service import look_up, the_service
-from app.cli.errors import Refusal
 from app.cli.long_running import progress_bar, run_step
 from app.cli.tables import moment
 from app.inbox.upkeep import Position, count_ahead, oldest_received_at, purge_batch
@@ -24,15 +23,8 @@ _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=
 _AGE = re.compile(r"(?P<number>[0-9]{1,5})(?P<unit>[hdw])")
 
 
-class TooYoungError(Refusal):
-    """A purge would delete notifications that Alipay may still redeliver."""
-
-    def __init__(self) -> None:
-        super().__init__("Notifications younger than two days are kept: Alipay sends them again for 24 h 22 min.")
-
-
 class Age(click.ParamType[timedelta]):
-    """A duration such as 90d, 36h or 2w."""
+    """A duration such as 90d, 72h or 2w, after which Alipay sends nothing again."""
 
     name = "age"
 
@@ -41,25 +33,26 @@ class Age(click.ParamType[timedelta]):
         """Read hours, days or weeks."""
         match = _AGE.fullmatch(str(value))
         if match is None:
-            self.fail("it must be a number of hours, days or weeks, such as 36h, 90d or 2w.", param, ctx)
-        return int(match["number"]) * _UNITS[match["unit"]]
+            self.fail("it must be a number of hours, days or weeks, such as 72h, 90d or 2w.", param, ctx)
+        age = int(match["number"]) * _UNITS[match["unit"]]
+        if age < PURGE_AGE_MIN:
+            self.fail("notifications younger than two days are kept: Alipay sends them for 24 h 22 min.", param, ctx)
+        return age
 
 
 @click.command()
 @with_appcontext
-@click.option("--older-than", metavar="AGE", type=Age(), required=True, help="Such as 90d, 36h or 2w; at least 2d.")
-@click.option("--yes", is_flag=True, help="Do not ask first, as a command that is run by a timer never does.")
+@click.option("--older-than", metavar="AGE", type=Age(), required=True, help="Such as 90d, 72h or 2w; at least 2d.")
+@options.yes
 def purge(older_than: timedelta, *, yes: bool) -> None:
     """Delete notifications that were last received longer ago than that.
 
-    Parked and failed ones stay, whatever their age, and history is never deleted. At a terminal it asks first.
+    Parked and failed ones stay, whatever their age, and history is never deleted. It asks first; where there is no
+    terminal to ask at, as in a nightly job, it does nothing without --yes.
     """
-    if older_than < PURGE_AGE_MIN:
-        raise TooYoungError
     now = datetime.now(UTC)
     before = now - older_than
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Delete for good what was last received before {moment(before)}?", abort=True)
+    options.confirm(f"This deletes for good what was last received before {moment(before)}.", yes=yes)
     database = the_service().database
     oldest = look_up(oldest_received_at)
     deleted, ahead = 0, look_up(partial(count_ahead, now=now))

@@ -43,7 +43,7 @@ def show(entry_id: int, *, as_json: bool) -> None:
     print_facts(
         {
             "id": entry.id,
-            "type": entry.type,
+            "type": entry.type or _named_type(body),
             "client": entry.client_id,
             **_fields(entry, body),
             "state found": entry.found_state,
@@ -96,6 +96,11 @@ def _fields_in_json(entry: InboxEntry, body: bytes | None, authorization: Author
 
 def _notification(body: bytes | None) -> Notification | None:
     return None if body is None else inbox.read(body).notification
+
+
+def _named_type(body: bytes | None) -> str | None:
+    """Read the type that a malformed body names. The entry has none: that tells it from one that was understood."""
+    return None if body is None else inbox.read(body).named.type
 
 
 def _key_version(entry: InboxEntry) -> int | None:

@@ -27,6 +27,12 @@ _NO_HEADER_VALUE = "no header can carry it: only visible ASCII characters, witho
 _WHOLE_URL = f"write the whole URL, with its path, such as {DEFAULT_URL}."
 
 
+MISDIRECTED = (
+    "404 says that the service does not listen at this path: give --to the whole URL, with the path that the service "
+    "has in FLASK_NOTIFY_PATH."
+)
+
+
 class NoKeyError(UsageProblem):
     """The private key to sign with cannot be read."""
 

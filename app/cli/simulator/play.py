@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import click
 
-from app.cli.simulator.options import signer_options, to_option, uri_option
+from app.cli.simulator.options import MISDIRECTED, signer_options, to_option, uri_option
 from app.cli.tables import plain
 from app.secret import Secret
 from app.simulator.merchant import Merchant
@@ -47,9 +47,14 @@ def play(
             Merchant(api_url or sender.url, Secret(api_key.strip()), client_id=signer.client_id)
         )
     else:
-        click.echo("Without an API key, the merchant's steps are left out.")
+        click.echo(
+            "Without an API key, the merchant's steps are left out: give one of FLASK_API_KEYS with --api-key, or set "
+            "FLASK_SIMULATOR_API_KEY."
+        )
     player = Player(signer, sender, uri or sender.uri, now=lambda: datetime.now(UTC), merchant=merchant)
     rights = [_play(player, SCENARIOS[name]) for name in names]
+    if sender.was_misdirected:
+        click.echo(MISDIRECTED, err=True)
     if not all(rights):
         raise click.exceptions.Exit(1)
 

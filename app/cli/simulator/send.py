@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from app.alipay.delivery import Delivery
-from app.cli.simulator.options import signer_options, to_option, uri_option
+from app.cli.simulator.options import MISDIRECTED, signer_options, to_option, uri_option
 from app.cli.tables import plain
 from app.simulator.draft import Draft
 from app.simulator.forgery import Forgery, forge
@@ -73,6 +73,8 @@ def send(
     for number, (answer, offset) in enumerate(zip(answers, itertools.accumulate(delays), strict=False), start=1):
         click.echo(f"  {number}. after {offset}: {plain(_shown(answer))}")
         acknowledged = answer.acknowledged
+    if sender.was_misdirected:
+        click.echo(MISDIRECTED, err=True)
     if not acknowledged:
         raise click.exceptions.Exit(1)
 

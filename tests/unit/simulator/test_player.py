@@ -88,3 +88,11 @@ def test_merchant_is_told_of_an_outage(endpoint: Endpoint, merchant: Merchant) -
 
 def test_every_scenario_lets_alipay_deliver() -> None:
     assert all(any(isinstance(step, Deliver) for step in scenario.steps) for scenario in SCENARIOS.values())
+
+
+def test_a_merchant_with_a_wrong_key_is_told_so_at_every_step(endpoint: Endpoint, merchant: Merchant) -> None:
+    """What was never consulted has no address at which it could be looked up."""
+    endpoint.answers = [(401, b'{"title": "No valid API key"}')]
+    merchant.consult("s-1", flow="direct", user_ref="u-1")
+    assert str(merchant.look_up("s-1")) == "401 No valid API key"
+    assert str(merchant.report("s-1", "canceled", {})) == "401 No valid API key"
