@@ -218,31 +218,33 @@ def test_an_unavailable_database_is_answered_with_503(stranded: HttpClient) -> N
     response = stranded.get(AUTHORIZATIONS)
     assert problem(response) == (503, "unavailable")
     assert int(response.headers["Retry-After"]) > 0
-    assert response.json["detail"] == "The database is unavailable."
+    assert response.get_json()["detail"] == "The database is unavailable."
 
 
 def test_a_report_that_may_have_been_recorded_is_to_be_sent_again(stranded: HttpClient) -> None:
     response = stranded.post(f"{NOBODY}/canceled", {})
     assert problem(response) == (503, "unavailable")
-    assert response.json["detail"].endswith("The report may have been recorded all the same: send the same again.")
+    assert response.get_json()["detail"].endswith(
+        "The report may have been recorded all the same: send the same again."
+    )
 
 
 def test_a_refusal_says_what_to_do_where_that_is_known(http: HttpClient) -> None:
     at = http.at(http.consult(flow="auto_debit"))
     early = http.post(f"{at}/tokens", {"accessToken": "token-1"})
-    assert early.json["detail"] == (
+    assert early.get_json()["detail"] == (
         "token_created is not legal in consulted; report the auth code first, or name in `authCode` the one that it "
         "was exchanged for."
     )
     assert http.post(f"{at}/tokens", {"accessToken": "token-1", "authCode": "code-1"}).status_code == 200
     refresh = http.post(f"{at}/tokens", {"accessToken": "token-2"})
-    assert refresh.json["detail"] == (
+    assert refresh.get_json()["detail"] == (
         "token_created is not legal in token_active; if this is a refresh, name the token it replaces in `replaces`."
     )
     assert http.post(f"{at}/tokens", {"accessToken": "token-2", "replaces": "token-1"}).status_code == 200
     assert http.post(f"{at}/canceled", {}).status_code == 200
     late = http.post(f"{at}/tokens", {"accessToken": "token-3"})
-    assert late.json["detail"].endswith("; it is canceled for good: a new consent needs a new authState.")
+    assert late.get_json()["detail"].endswith("; it is canceled for good: a new consent needs a new authState.")
 
 
 def test_an_internal_error_is_described_in_the_log_and_not_in_the_response(

@@ -40,8 +40,8 @@ def test_a_downgrade_without_a_terminal_changes_nothing(shell: Shell, database_u
     assert "inbox" in tables(database_url)
 
 
-def test_a_downgrade_asks_first_at_a_terminal(sqlite_url: str, keyring: Path) -> None:
-    environ, question = an_environ(sqlite_url, keyring), b"[y/N]: "
+def test_a_downgrade_asks_first_at_a_terminal(sqlite_url: str, keyring_path: Path) -> None:
+    environ, question = an_environ(sqlite_url, keyring_path), b"[y/N]: "
     for answer in (b"n", b""):
         run_flask_at_terminal("db", "downgrade", "base", environ=environ, answers={question: answer})
         assert "inbox" in tables(sqlite_url)
@@ -134,8 +134,8 @@ def test_a_check_says_where_the_tables_differ(shell: Shell, database_url: str) -
     assert "ix_inbox_reason_id" in result.stderr
 
 
-def test_a_folder_that_is_not_there_is_named(keyring: Path, tmp_path: Path) -> None:
-    result = run_flask("db", "upgrade", environ=an_environ(f"sqlite:///{tmp_path}/slip/new.db", keyring))
+def test_a_folder_that_is_not_there_is_named(keyring_path: Path, tmp_path: Path) -> None:
+    result = run_flask("db", "upgrade", environ=an_environ(f"sqlite:///{tmp_path}/slip/new.db", keyring_path))
     assert result.returncode == 2
     assert result.stderr == (
         f"Error: The folder of the database, {tmp_path}/slip, does not exist: make it, or mend FLASK_DATABASE_URL.\n"

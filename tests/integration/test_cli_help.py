@@ -38,9 +38,9 @@ def test_a_vault_key_can_be_made_whatever_the_settings_are(name: str) -> None:
 
 @pytest.mark.parametrize("command", [("serve",), ("inbox", "list"), ("keys", "reseal")])
 def test_a_command_that_needs_vault_keys_names_the_setting_before_it_asks_the_database(
-    keyring: Path, command: tuple[str, ...]
+    keyring_path: Path, command: tuple[str, ...]
 ) -> None:
-    environ = {**ENVIRONS["no vault key"], "FLASK_KEYRING": str(keyring)}
+    environ = {**ENVIRONS["no vault key"], "FLASK_KEYRING": str(keyring_path)}
     result = run_flask(*command, environ=environ)
     assert result.returncode == 2
     assert result.stderr.startswith("Error: FLASK_VAULT_KEYS must be set when FLASK_DATABASE_URL is not SQLite: ")
@@ -56,9 +56,11 @@ def test_a_bad_setting_ends_every_command_that_needs_it(command: tuple[str, ...]
 
 
 def test_the_migrations_of_another_database_than_sqlite_need_no_vault_keys(
-    unmigrated_postgresql_url: str, keyring: Path
+    unmigrated_postgresql_url: str, keyring_path: Path
 ) -> None:
     environ = {
-        name: value for name, value in an_environ(unmigrated_postgresql_url, keyring).items() if "VAULT" not in name
+        name: value
+        for name, value in an_environ(unmigrated_postgresql_url, keyring_path).items()
+        if "VAULT" not in name
     }
     assert run_flask("db", "upgrade", environ=environ).returncode == 0

@@ -149,9 +149,9 @@ def _columns(line: str) -> int:
 
 
 def test_a_narrow_listing_has_one_header_line_and_no_line_that_says_nothing(
-    environ: dict[str, str], keyring: Path
+    environ: dict[str, str], keyring_path: Path
 ) -> None:
-    shell = Shell(create_app(environ), keyring)
+    shell = Shell(create_app(environ), keyring_path)
     shell.notify(authcode_created("s-1", "code-1"))
     shell.notify(Draft("TOKEN_CANCELED", access_token="token-1"))
     shell.service.database.close()
