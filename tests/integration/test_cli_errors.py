@@ -24,10 +24,10 @@ def refusal(*arguments: str, environ: dict[str, str], exit_code: int = 2) -> str
     return sentence
 
 
-@pytest.mark.parametrize(
-    "command", [("--help",), ("inbox", "list"), ("db", "upgrade"), ("keys", "show"), ("run",), ("nonsense",)]
-)
-def test_a_bad_setting_is_one_sentence_for_every_command(environ: dict[str, str], command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", [("inbox", "list"), ("db", "upgrade"), ("keys", "show"), ("run",)])
+def test_a_bad_setting_is_one_sentence_for_every_command_that_needs_it(
+    environ: dict[str, str], command: tuple[str, ...]
+) -> None:
     environ["FLASK_METRICS_OPEN"] = "yes"
     assert refusal(*command, environ=environ) == "Error: FLASK_METRICS_OPEN must be 0 or 1."
 
