@@ -203,7 +203,7 @@ def _with_files(given: Mapping[str, str]) -> dict[str, str]:
         if name in given:
             raise SettingError(name + _FILE, f"and {name} are both set: choose one.")
         try:
-            read[name] = Path(path).read_text(encoding="utf-8").strip()
+            read[name] = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, ValueError) as error:
             raise SettingError(name + _FILE, f"names {path}, which cannot be read: {_why(error)}.") from None
         if not read[name]:
@@ -308,6 +308,9 @@ def _require_sqlite_options(url: URL) -> None:
 
 
 def _require_libpq_options(url: URL) -> None:
+    if any(not isinstance(url.query.get(option, ""), str) for option in _OPTIONS_OF_PSYCOPG):
+        # Given twice.
+        raise ValueError
     _, options = url.get_dialect()().create_connect_args(url)
     given = {key: value for key, value in options.items() if key not in _OPTIONS_OF_PSYCOPG}
     make_conninfo(**given)
@@ -424,7 +427,7 @@ def _bearer_keys(given: Mapping[str, str], name: str) -> dict[str, Secret]:
     for item in filter(None, (part.strip() for part in given.get(name, "").split(","))):
         label, _, key = item.partition("=")
         if item == f"{label}=" and len(item) < _UNNAMED_KEY_LENGTH_MIN:
-            raise SettingError(name, f"gives {label} an empty key.")
+            raise SettingError(name, f"gives {label} an empty key." if label else "has an empty key.")
         # Base64 ends in "=": such a key is not a name with an empty key.
         if not key.strip("=") or not _KEY_NAME.fullmatch(label):
             label, key = f"key-{hashlib.sha256(item.encode()).hexdigest()[:8]}", item

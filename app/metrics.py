@@ -4,6 +4,7 @@ Every series is there from the start, at 0: a series that appears with its first
 could see. Nothing here raises or waits, so that counting decides nothing.
 """
 
+import atexit
 import logging
 import os
 import threading
@@ -172,6 +173,8 @@ def share() -> None:
     if folder and not _shared:
         _shared.append(SharedCounts(_memory, Path(folder)))
         _write_in_background()
+        # What was counted within the last second, where a process ends in order.
+        atexit.register(_shared[0].write)
         os.register_at_fork(after_in_child=_start_anew)
 
 

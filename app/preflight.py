@@ -5,6 +5,7 @@ Done at the start, in /readyz and by every `flask …` command. An error is one 
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from sqlalchemy import Text, column, inspect, select, table, text
 from sqlalchemy.exc import DBAPIError
@@ -62,6 +63,18 @@ class NotMigratedError(Exception):
         self.revision = revision
         found = "has no tables yet" if revision is None else f"is at revision {revision}, this version needs {REVISION}"
         super().__init__(f"The database (FLASK_DATABASE_URL) {found}. Run: flask db upgrade")
+
+
+class NoDatabaseFileError(NotMigratedError):
+    """There is no SQLite file where the setting says, or not yet: its path may be wrong."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(None)
+        self.path = path
+        folder = "" if path.parent.is_dir() else f", nor a folder {path.parent}"
+        self.args = (
+            f"There is no database {path}{folder}: correct FLASK_DATABASE_URL, or make it. Run: flask db upgrade",
+        )
 
 
 class OutdatedReleaseError(Exception):

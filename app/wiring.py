@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from functools import cached_property, partial
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,6 +20,7 @@ from app.index_key import WrongVaultKeyError
 from app.preflight import (
     NEWER,
     OK,
+    NoDatabaseFileError,
     NotMigratedError,
     OutdatedReleaseError,
     check_database,
@@ -196,7 +198,7 @@ class Service:
     def _check_database(self) -> str:
         """Check the migration and the privileges. Raises what `check_database` raises."""
         if not self.database.is_there():
-            raise NotMigratedError(None)
+            raise NoDatabaseFileError(self.settings.sqlite_file or Path())
         return self.database.run(check_database, read_only=True)
 
     def _unsafe_durability_settings(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from app.cli.errors import Refusal, UsageProblem
 from app.config import make_private_folder
 from app.database import name_of
 from app.models import REVISION
-from app.preflight import NotMigratedError, OutdatedReleaseError, is_newer
+from app.preflight import NoDatabaseFileError, NotMigratedError, OutdatedReleaseError, is_newer
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -173,7 +173,7 @@ def _run(
 
     is_there = the_service().database.is_there()
     if is_to_be_there and not is_there:
-        raise NotMigratedError(None)
+        raise NoDatabaseFileError(the_service().settings.sqlite_file or Path())
     config = Config(toml_file=PROJECT / "pyproject.toml")
     # A percent sign, as in an escaped password, would start an interpolation.
     config.set_main_option("sqlalchemy.url", the_service().settings.database_url.replace("%", "%%"))

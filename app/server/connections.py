@@ -101,7 +101,8 @@ class Connections:
     def look(self, now: float) -> Counter[str]:
         """End the connections whose time is up, and say how many for which reason."""
         ended: Counter[str] = Counter()
-        known_peers = list(self._begun)
+        # A request may end after its connection has: what is counted of it is forgotten with the peer all the same.
+        known_peers = {*self._begun, *self._answered}
         everyone = list(self._open())
         self._seen = {each.identity: self._update(each, now) for each in everyone}
         is_full = len(everyone) >= self.places * _FULL_SHARE

@@ -156,7 +156,9 @@ def test_a_database_that_was_not_migrated_is_said_in_one_sentence(
 ) -> None:
     refused = flask(an_environ(unmigrated_sqlite_url, keyring_path), "serve")
     assert refused.returncode == 2
-    assert refused.stderr == "Error: The database (FLASK_DATABASE_URL) has no tables yet. Run: flask db upgrade\n"
+    path = unmigrated_sqlite_url.removeprefix("sqlite:///")
+    there_is_none = f"Error: There is no database {path}: correct FLASK_DATABASE_URL, or make it."
+    assert refused.stderr == f"{there_is_none} Run: flask db upgrade\n"
 
 
 def test_no_secret_is_in_the_servers_log(environ: dict[str, str], keyring_path: Path, tmp_path: Path) -> None:

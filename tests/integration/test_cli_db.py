@@ -64,13 +64,22 @@ def test_a_revision_that_names_nothing_is_refused(shell: Shell, command: str, re
     assert "it must name one, such as 0001" in result.stderr
 
 
+def test_a_path_with_a_slip_in_its_folder_is_named(keyring_path: Path, tmp_path: Path) -> None:
+    environ = an_environ(f"sqlite:///{tmp_path}/slip/new.db", keyring_path)
+    for command in (("inbox", "list"), ("db", "current")):
+        result = run_flask(*command, environ=environ)
+        assert result.returncode == 2
+        assert f"There is no database {tmp_path}/slip/new.db, nor a folder {tmp_path}/slip:" in result.stderr
+
+
 @pytest.mark.parametrize("command", ["current", "check", "downgrade"])
 def test_only_an_upgrade_makes_a_database(keyring_path: Path, tmp_path: Path, command: str) -> None:
     environ = an_environ(f"sqlite:///{tmp_path}/new.db", keyring_path)
     arguments = ("base", "--yes") if command == "downgrade" else ()
     result = run_flask("db", command, *arguments, environ=environ)
     assert result.returncode == 2
-    assert result.stderr == "Error: The database (FLASK_DATABASE_URL) has no tables yet. Run: flask db upgrade\n"
+    there_is_none = f"Error: There is no database {tmp_path}/new.db: correct FLASK_DATABASE_URL, or make it."
+    assert result.stderr == f"{there_is_none} Run: flask db upgrade\n"
     assert list(tmp_path.iterdir()) == []
 
 

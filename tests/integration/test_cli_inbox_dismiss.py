@@ -154,3 +154,10 @@ def test_a_dismissal_at_the_instant_of_the_consult_is_either_refused_or_holds(st
 
 def _outcome(session: Session, entry_id: int) -> str:
     return session.get_one(InboxEntry, entry_id).outcome
+
+
+def test_a_dismissal_without_a_reason_is_refused(shell: Shell) -> None:
+    shell.notify(token_canceled("token-1"))
+    result = shell.run("inbox", "dismiss", "1", "--reason", " ")
+    assert result.exit_code == 2
+    assert shell.json("inbox", "show", "1")["outcome"] == "parked"

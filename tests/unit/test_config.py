@@ -159,6 +159,7 @@ UNUSABLE_URLS = [
     "postgresql://u:geheim@127.0.0.1/db?host=a&port=wort",
     "postgresql://u:geheim@127.0.0.1/db?host=a&host=b&port=1",
     "postgresql://u:geheim@127.0.0.1/db?passwort=wort",
+    "postgresql://u:geheim@127.0.0.1/db?prepare_threshold=5&prepare_threshold=6",
     "postgresql://u:geheim@127.0.0.1/db?connect_timeout=wort",
     "postgresql://u:geheim%00wort@127.0.0.1/db",
     "sqlite://geheim/wort.db",
@@ -303,6 +304,11 @@ def test_every_secret_may_come_from_a_file(tmp_path: Path) -> None:
 
 def test_one_newline_at_the_end_of_a_file_is_not_part_of_the_secret(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("shop=k-1\n\n")
+    assert settings(tmp_path, FLASK_API_KEYS_FILE=str(tmp_path / "keys")).api_keys["shop"].reveal() == "k-1"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(b"\xef\xbb\xbfshop=k-1\n")
     assert settings(tmp_path, FLASK_API_KEYS_FILE=str(tmp_path / "keys")).api_keys["shop"].reveal() == "k-1"
 
 

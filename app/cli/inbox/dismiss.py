@@ -32,19 +32,24 @@ def dismiss(entry_ids: tuple[int, ...], reason: str) -> None:
     They are kept, wait for nothing any more, and can be purged; `flask inbox process ID` processes one again. Ends with
     1 if one of them is not parked.
     """
+    if not reason.strip():
+        message = "--reason must say why: it is all that is left to judge the dismissal by."
+        raise click.UsageError(message)
     # Checks that the database is migrated and opens under the vault keys, before anything is written.
     _ = the_service().vault
-    dismissed = 0
+    dismissed, refused = 0, list[NotParkedError]()
     ids = dict.fromkeys(entry_ids)
     for entry_id in ids:
         work = partial(dismiss_entry, entry_id=entry_id, reason=reason)
         try:
             run_step(partial(the_service().database.run, work))
         except NotParkedError as error:
-            click.echo(f"Error: {error}", err=True)
+            refused.append(error)
             continue
         dismissed += 1
         _log.warning("notification dismissed", extra={"entry": entry_id, "by": operating_user()})
     click.echo(f"Dismissed {dismissed}.")
-    if dismissed < len(ids):
+    for each in refused:
+        click.echo(f"Error: {each}", err=True)
+    if refused:
         raise click.exceptions.Exit(REFUSED)
