@@ -196,7 +196,8 @@ def _record_consult_again(work: UnitOfWork, authorization: Authorization, consul
     authorization.flow_was_said = True
     if consult.flow == authorization.flow:
         return Recorded(authorization.id, changed)
-    reason = f"flow corrected from {authorization.flow} to {consult.flow}"
+    # One that only a newer release knows is not ours to correct: that this raises takes all back.
+    reason = f"flow corrected from {authorization.current_flow} to {consult.flow}"
     authorization.flow = consult.flow
     work.advance(authorization, authorizations.CONSULT, cause=cause, reason=reason)
     # What was illegal in the flow that it never had may be legal in the one that it has.

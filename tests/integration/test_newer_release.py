@@ -79,6 +79,15 @@ def test_an_authorization_in_a_state_of_a_newer_release_breaks_no_batch_and_lose
     assert inconsistencies(stage) == []
 
 
+def test_a_flow_of_a_newer_release_is_not_corrected(stage: Stage) -> None:
+    stage.consult()
+    set_word(stage, "flow", "a_new_flow")
+    with pytest.raises(ValueError, match="a_new_flow"):
+        stage.consult(flow="direct")
+    document = stage.document()
+    assert (document["flow"], len(document["history"])) == ("a_new_flow", 1)
+
+
 def test_the_shell_shows_what_a_newer_release_has_written(shell: Shell) -> None:
     shell.ask("authorizations", "consult", "s-1", "--flow", "direct")
     applied = shell.notify(token_created("s-1", "token-1"))

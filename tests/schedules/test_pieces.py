@@ -48,8 +48,9 @@ class LiveInPieces(Live):
 
     @override
     def agrees(self, actual: str, expected: str) -> bool:
-        """What comes while there is a rest waits behind it."""
-        return actual == expected or (self.was_unfinished and actual == "parked")
+        """What comes while there is a rest waits behind it; a consult said again does not."""
+        is_before_the_rest = actual == "parked" or (actual, expected) == ("known", "refused")
+        return actual == expected or (self.was_unfinished and is_before_the_rest)
 
     @override
     def deliver_together(self, notifications: Sequence[Words]) -> list[int]:
