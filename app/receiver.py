@@ -91,6 +91,12 @@ class Receiver:
         self._replays = ThreadPoolExecutor(_REPLAYS_AT_ONCE_MAX, thread_name_prefix="replay")
         self._resumption = Resumption(self._resume)
 
+    def close(self) -> None:
+        """End all threads, once what is under way is done. Nothing may be asked of it afterwards."""
+        self.group_commit.close()
+        self._replays.shutdown()
+        self._resumption.close()
+
     def receive(self, delivery: Delivery) -> Receipt:
         """Answer one delivery as `receive_later` does, and wait for it."""
         return self.receive_later(delivery).result()

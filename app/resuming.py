@@ -44,6 +44,10 @@ class Resumption:
         #: Those of them for which more was left since their piece began: it may have begun too early to see that.
         self._asked_again: set[UUID] = set()
 
+    def close(self) -> None:
+        """End the thread; what is left to resume stays marked."""
+        self._thread.shutdown()
+
     def go_on(self, authorization_ids: Iterable[UUID]) -> None:
         """Resume what is left for these authorizations in another thread, a piece of each in turn."""
         for authorization_id in authorization_ids:
