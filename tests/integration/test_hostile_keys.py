@@ -1,7 +1,6 @@
 """Neither the response to a guessed API key nor the time it takes tells how close the guess was."""
 
 import hmac
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +81,7 @@ def test_a_guess_that_is_right_but_for_its_end_takes_no_longer_than_one_that_is_
             answer = client.get(AUTHORIZATIONS, headers={"Authorization": f"Bearer {guess}"})
             took[name].append(time.perf_counter() - started)
             assert answer.status_code == 401
-    near, far = (statistics.median(each) for each in took.values())
+    # What each takes at best: noise only ever adds to it.
+    near, far = (min(each) for each in took.values())
     assert near == pytest.approx(far, rel=0.25), (near, far)
     http.service.database.close()
