@@ -19,6 +19,19 @@ blueprint = Blueprint("openapi", __name__)
 
 _ID = "/v1/authorizations/{authorizationId}"
 
+#: The statuses that any request can be refused with: by the server, for a body in too many pieces or too late, a head
+#: that is too large or a queue that is full; and for another method.
+_OF_ANY_REQUEST = (400, 405, 408, 431, 503)
+
+#: The headers of responses, as OpenAPI describes them.
+_HEADERS = {
+    "X-Request-Id": {
+        "description": "The id that the request brought, if it is well-formed, or one of ours: it is in the log.",
+        "required": True,
+        "schema": {"type": "string"},
+    }
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -31,8 +44,9 @@ class Operation:
     responses: Mapping[int, type[BaseModel] | None]
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
-    #: The statuses of problem documents.
+    #: The statuses that it is refused with, besides those of any request, and the form in which that is said.
     problems: tuple[int, ...] = ()
+    problem: type[BaseModel] = response_models.Problem
     needs_key: bool = True
     tags: tuple[str, ...] = field(default=("authorizations",))
 
@@ -96,7 +110,9 @@ def operations(notify_path: str) -> list[Operation]:
             "post",
             notify_path,
             "Receive a notification of Alipay's",
-            dict.fromkeys((200, 400, 401, 413, 503), response_models.NotificationResponse),
+            {200: response_models.NotificationResponse},
+            problems=(401, 413),
+            problem=response_models.NotificationResponse,
             needs_key=False,
             tags=("alipay",),
         ),
@@ -135,11 +151,16 @@ def _document(notify_path: str) -> str:
             "info": {
                 "title": "notifyauth",
                 "version": version("notifyauth"),
-                "description": "Where the authorizations of Alipay's users stand.",
+                "description": (
+                    "Where the authorizations of Alipay's users stand. The server below the service refuses itself, "
+                    "without a document and without X-Request-Id: what is no HTTP (400), a URL of more than 64 KiB "
+                    "(414), and more than 100 headers or a head whose pieces together are too large (431)."
+                ),
             },
             "paths": paths,
             "components": {
                 "schemas": _schemas(listed),
+                "headers": _HEADERS,
                 "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             },
         }
@@ -151,8 +172,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "summary": operation.summary,
         "operationId": _operation_id(operation),
         "tags": list(operation.tags),
-        "responses": {str(status): _response(status, model) for status, model in operation.responses.items()}
-        | {str(status): _problem(status) for status in operation.problems},
+        "responses": _responses(operation),
         "security": [{"key": []}] if operation.needs_key else [],
     }
     if operation.body is not None:
@@ -192,16 +212,24 @@ def _query_parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return parameter
 
 
-def _response(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": HTTPStatus(status).phrase}
-    if model is not None:
-        described["content"] = {"application/json": {"schema": _reference(model)}}
+def _responses(operation: Operation) -> dict[str, Any]:
+    described = {str(status): _response(status, model) for status, model in operation.responses.items()}
+    for status in sorted({*operation.problems, *_OF_ANY_REQUEST}):
+        refused = _response(status, operation.problem)
+        # A status can have two forms: /readyz says 503 of itself, and the server of a full queue.
+        described.setdefault(str(status), refused)["content"] |= refused["content"]
     return described
 
 
-def _problem(status: int) -> dict[str, Any]:
-    content = {"application/problem+json": {"schema": _reference(response_models.Problem)}}
-    return {"description": HTTPStatus(status).phrase, "content": content}
+def _response(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "description": HTTPStatus(status).phrase,
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS},
+    }
+    if model is not None:
+        media_type = "application/problem+json" if model is response_models.Problem else "application/json"
+        described["content"] = {media_type: {"schema": _reference(model)}}
+    return described
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:
@@ -211,7 +239,7 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 def _schemas(listed: list[Operation]) -> dict[str, Any]:
     taken = {operation.body for operation in listed if operation.body is not None}
     given = {each for operation in listed for each in operation.responses.values() if each is not None}
-    models = sorted(taken | given | {response_models.Problem}, key=lambda model: model.__name__)
+    models = sorted(taken | given | {operation.problem for operation in listed}, key=lambda model: model.__name__)
     _, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )

@@ -1,4 +1,7 @@
-"""Count and log every request that is refused, so that none is refused unseen."""
+"""Count and log every request that the application refuses, so that none of them is refused unseen.
+
+What granian refuses before (no HTTP, a URL or a head beyond its own bounds) never comes here.
+"""
 
 import logging
 from collections.abc import Mapping

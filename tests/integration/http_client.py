@@ -65,7 +65,7 @@ class HttpClient:
         response = self.app.test_client().open(
             path, method=method, data=data, content_type="application/json", headers={**sent, **(headers or {})}
         )
-        self._check_against_description(method, path, response)
+        self.check_against_description(method, path, response)
         return response
 
     def get(self, path: str, **options: Any) -> TestResponse:  # noqa: ANN401 -- those of `call`
@@ -91,14 +91,17 @@ class HttpClient:
             self._described = self.app.test_client().get("/openapi.json").get_json()
         return self._described
 
-    def _check_against_description(self, method: str, path: str, response: TestResponse) -> None:
+    def check_against_description(self, method: str, path: str, response: TestResponse) -> None:
+        """Require that the description has this response to this request: its status, headers and document."""
         described = self.description()
         for template, operations in described["paths"].items():
             pattern = re.sub(r"\{\w+\}", "[0-9a-f-]{36}", template)
             if re.fullmatch(pattern, path.partition("?")[0]) and method.lower() in operations:
                 answers = operations[method.lower()]["responses"]
                 assert str(response.status_code) in answers, (method, path, response.status_code, response.text)
-                content = answers[str(response.status_code)].get("content")
+                answer = answers[str(response.status_code)]
+                assert set(answer["headers"]) <= set(response.headers.keys())
+                content = answer.get("content")
                 if content is not None:
                     schema = {**content[response.mimetype]["schema"], "components": described["components"]}
                     Draft202012Validator(schema, format_checker=FormatChecker()).validate(response.get_json())
