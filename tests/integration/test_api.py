@@ -143,6 +143,27 @@ def test_times_are_given_in_utc(http: HttpClient, told: str, given: str) -> None
     assert http.get(http.at(authorization, "token")).get_json()["accessTokenExpiryTime"] == given
 
 
+@pytest.mark.parametrize(
+    ("told", "given"),
+    [
+        ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.000Z"),
+        ("0001-01-01T00:00:00+05:00", "0001-01-01T00:00:00.000Z"),
+        ("0000-12-31t23:59:59z", "0001-01-01T00:00:00.000Z"),
+    ],
+)
+def test_a_time_that_is_over_or_that_no_database_holds_is_given_in_utc_too(
+    http: HttpClient, told: str, given: str
+) -> None:
+    authorization = http.consult()
+    expired = TOKEN | {"accessTokenExpiryTime": told}
+    assert http.post(http.at(authorization, "tokens"), expired).status_code == 200
+    assert problem(http.get(http.at(authorization, "token"))) == (409, "token-expired")
+    refresh = {"replaces": TOKEN["accessToken"], "accessToken": "token-2", "refreshToken": "refresh-2"}
+    report = refresh | {"refreshTokenExpiryTime": told}
+    assert [http.post(http.at(authorization, "tokens"), report).status_code for _ in range(2)] == [200, 200]
+    assert http.get(http.at(authorization, "token")).get_json()["refreshTokenExpiryTime"] == given
+
+
 def test_an_answer_of_apply_token_is_taken_as_it_came_and_again(http: HttpClient) -> None:
     authorization = http.consult("s-1", flow="direct")
     first, again = (http.post(http.at(authorization, "tokens"), ANSWER) for _ in range(2))
