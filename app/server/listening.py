@@ -85,9 +85,16 @@ def stop_accepting(listener: int) -> None:
     When the server stops, it closes connections whose request has not come yet. So it is kept from taking any for a
     moment before. It has no word for that, but waits for connections with epoll, where the socket can be taken out.
     """
-    for entry in Path("/proc/self/fd").iterdir() if SPREADS else ():
+    for entry in _descriptors() if SPREADS else ():
         with suppress(OSError):
             if str(entry.readlink()) == "anon_inode:[eventpoll]":
                 # The object closes what it is made from.
                 with closing(select.epoll.fromfd(os.dup(int(entry.name)))) as epoll:
                     epoll.unregister(listener)
+
+
+def _descriptors() -> list[Path]:
+    # Where the process has no descriptor left to look with, it takes connections until it stops.
+    with suppress(OSError):
+        return list(Path("/proc/self/fd").iterdir())
+    return []

@@ -130,6 +130,10 @@ def _never(_path: str) -> bool:
     return False
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass
 class RsgiToWsgi:
     """What granian calls for every request, on its event loop."""
@@ -144,6 +148,8 @@ class RsgiToWsgi:
     is_inline: Callable[[str], bool] = _never
     #: Told of every request, so that it can tell an idle connection from one whose head does not end.
     connections: Connections | None = None
+    #: Called once the loop runs and the server listens.
+    when_serving: Callable[[], None] = _nothing
     #: Whether every response ends its connection, so that none is open when the server stops.
     is_draining: bool = False
     _responses: _ResponseQueue = field(default_factory=_ResponseQueue)
@@ -160,6 +166,10 @@ class RsgiToWsgi:
     def drain(self) -> None:
         """End each connection with its next response."""
         self.is_draining = True
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take note of the loop, which runs once granian listens."""
+        loop.call_soon(self.when_serving)
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """End the threads: one that runs on while the interpreter ends can take the process down with it."""

@@ -53,6 +53,9 @@ _DRAIN_SECONDS = 1
 class Served(Protocol):
     """What a worker serves: for granian something to call, and for the supervisor something to drain."""
 
+    #: Called once, when a request would be answered.
+    when_serving: Callable[[], None]
+
     def __call__(self, scope: Any, protocol: Any, /) -> Any:  # noqa: ANN401 -- granian's
         """Answer a request."""
 
@@ -309,15 +312,21 @@ def _ends_within(worker: WorkerProcess, seconds: float) -> bool:
 
 
 def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:
-    """Load what a worker serves, and tell its parent. This is the first of our code that runs in a worker."""
+    """Load what a worker serves, which tells the parent when it does. This is the first of our code in a worker."""
     # A terminal that goes away tells everyone. For a worker that is no reason to die.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     loaded = loader()
     signal.signal(_DRAIN, partial(_on_drain, loaded, listener.detach()))
-    ready.send_bytes(b"ready")
-    ready.close()
+    loaded.when_serving = partial(_say_ready, ready)
     return loaded
+
+
+def _say_ready(ready: Connection) -> None:
+    # A parent that has given this worker up listens no more.
+    with suppress(OSError):
+        ready.send_bytes(b"ready")
+    ready.close()
 
 
 def _on_drain(loaded: Served, listener: int, *_: object) -> None:

@@ -336,6 +336,19 @@ def test_of_a_body_that_is_too_large_no_more_is_read_than_shows_that(announced: 
     assert taken == [expected]
 
 
+def test_the_server_is_said_to_serve_once_its_loop_runs() -> None:
+    said: list[str] = []
+    bridge = RsgiToWsgi(lambda _environ, _start: [b""], 1, body_bytes_max=BODY_BYTES_MAX)
+    bridge.when_serving = lambda: said.append("serving")
+    loop = asyncio.new_event_loop()
+    bridge.__rsgi_init__(loop)
+    assert said == []
+    loop.run_until_complete(asyncio.sleep(0))
+    assert said == ["serving"]
+    bridge.__rsgi_del__(loop)
+    loop.close()
+
+
 def test_the_threads_end_with_the_server() -> None:
     def application(_environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         start("200 OK", [])

@@ -1,14 +1,19 @@
 """What the supervisor believes of a worker: its end, whoever took note of it first."""
 
 import logging
+import multiprocessing
 import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
 import pytest
 from granian.server.mp import WorkerProcess
 
-from app.server.supervisor import _stop
+from app.server.supervisor import _DRAIN, _load, _stop
 
 
 def a_worker() -> WorkerProcess:
@@ -29,3 +34,41 @@ def test_a_worker_whose_end_another_thread_took_note_of_is_not_killed(caplog: py
     _stop(worker)
     logging.getLogger("app").removeHandler(caplog.handler)
     assert "worker killed" not in caplog.text
+
+
+@dataclass
+class Application:
+    """What a worker would serve."""
+
+    when_serving: Callable[[], None] = lambda: None
+
+    def __call__(self, scope: object, protocol: object, /) -> None:
+        pass
+
+    def drain(self) -> None:
+        pass
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    """Leave this process's signals as they were: a worker has its own."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGHUP, _DRAIN)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.usefixtures("_signals")
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_worker_is_ready_when_it_serves_and_not_when_it_is_loaded(*, is_heard: bool) -> None:
+    """Until then it may fail to listen, and the one that it replaces has to stay."""
+    news, ready = multiprocessing.Pipe(duplex=False)
+    loaded = _load(Application, ready, socket.socket())
+    assert not news.poll(0)
+    if not is_heard:
+        news.close()
+    loaded.when_serving()
+    assert ready.closed
+    if is_heard:
+        assert news.recv_bytes() == b"ready"
+        news.close()
