@@ -28,7 +28,8 @@ _SLOTS_MAX = 1024
 _FILLED_TO_BYTES = 8192
 #: A disk that hangs delays the figures of the others by this much, once a scrape.
 _WAIT_SECONDS_MAX = 1
-_PRIVATE = 0o700
+#: Whatever the umask is, and also in a folder that is given (`PROMETHEUS_MULTIPROC_DIR`).
+_PRIVATE, _PRIVATE_FILE = 0o700, 0o600
 
 #: A series: the name of a sample, and the values of its labels.
 Series = tuple[str, ...]
@@ -147,7 +148,8 @@ class SharedCounts:
         # A reader sees the old file or the new one. No fsync: a power cut ends the counting process too.
         fresh = self.folder / f"{self._slot}.fresh"
         try:
-            fresh.write_bytes(filled)
+            with open(fresh, "wb", opener=_open_private) as file:
+                file.write(filled)
             fresh.replace(path)
         except OSError:
             with suppress(OSError):
@@ -166,7 +168,7 @@ class SharedCounts:
             self._descriptor = self._slot = None
         self.folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
         for slot in range(_SLOTS_MAX):
-            descriptor = os.open(self.folder / f"{slot}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(self.folder / f"{slot}.lock", os.O_RDWR | os.O_CREAT, _PRIVATE_FILE)
             if _lock(descriptor):
                 self._slot, self._descriptor = slot, descriptor
                 self._memory.merge(*_read(self.folder / f"{slot}.json"))
@@ -174,6 +176,10 @@ class SharedCounts:
             os.close(descriptor)
         message = "every slot is taken"
         raise ValueError(message)
+
+
+def _open_private(path: str | Path, flags: int) -> int:
+    return os.open(path, flags, _PRIVATE_FILE)
 
 
 def _read(path: Path) -> tuple[Counts, Counts]:
@@ -230,7 +236,7 @@ def _made_in(place: Path) -> tuple[Path, int] | None:
             descriptor = os.open(folder, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # A file too, so that a full disk is noticed now.
-            (folder / "0.lock").write_bytes(b"")
+            os.close(_open_private(folder / "0.lock", os.O_WRONLY | os.O_CREAT))
         finally:
             os.close(place_descriptor)
     except OSError:

@@ -85,6 +85,21 @@ def test_a_process_that_cannot_write_shows_its_own_counts(tmp_path: Path) -> Non
     assert process.shared.write()
 
 
+def test_only_its_owner_reads_what_is_counted_whatever_the_umask(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        process = Process(tmp_path)
+        process.memory.add(SERIES)
+        process.shared.write()
+        with folder_of_its_own([tmp_path / "place"]) as folder:
+            assert folder is not None
+            written = [*tmp_path.glob("*.*"), *folder.iterdir()]
+            assert sorted(path.name for path in written) == ["0.json", "0.lock", "0.lock"]
+            assert {path.stat().st_mode & 0o777 for path in written} == {0o600}
+    finally:
+        os.umask(umask)
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"sums": [[]], "latest": []}', b'{"sums": [[["x"], 1]]}'])
 def test_a_file_of_another_form_counts_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0.json").write_bytes(content)
