@@ -69,10 +69,10 @@ def name_of(error: Exception) -> str:
 def said_by(original: BaseException) -> str | None:
     """Quote what a driver's error says where no value can be in it; `None` where one could be.
 
-    That is so of a connection that could not be made, or was lost, of a privilege that is missing, and of the fixed
-    texts of SQLite about its file. None of them ever has a password in it.
+    That is so of a connection that could not be made, or was lost, of a privilege that is missing, of a database that
+    is read-only, and of the fixed texts of SQLite about its file. None of them ever has a password in it.
     """
-    if isinstance(original, psycopg.errors.InsufficientPrivilege):
+    if isinstance(original, psycopg.errors.InsufficientPrivilege | psycopg.errors.ReadOnlySqlTransaction):
         return _one_line(original.diag.message_primary or str(original))
     # Whatever the server says of a statement has a code. What has none is the word of libpq, or of the server as it
     # refuses a connection.

@@ -13,10 +13,11 @@ from sqlalchemy import make_url
 from app import create_app
 from app.database import Database
 from app.database.condition import READ_ONLY, STANDBY
-from app.simulator.draft import authcode_created
+from app.simulator.draft import authcode_created, token_canceled
 from tests.builders import an_environ
 from tests.conftest import migrate
 from tests.integration.http_client import API_KEY, HttpClient
+from tests.integration.shell import Shell
 from tests.integration.stage import Stage
 from tests.postgres import SERVER_SETTINGS, running_cluster
 
@@ -61,6 +62,19 @@ def test_a_frozen_database_is_not_written_to(http_on_postgresql: HttpClient, pos
     assert http.get("/readyz", key=None).status_code == 200
     assert http.notify(authcode_created("s-1", "code-0")).status_code == 200
     assert http.post("/v1/authorizations", {"authState": "s-2"}).status_code == 201
+
+
+def test_a_frozen_database_is_verified_and_refuses_in_its_own_words(
+    http_on_postgresql: HttpClient, postgresql_url: str
+) -> None:
+    http_on_postgresql.notify(token_canceled("nobody"))
+    shell = Shell(http_on_postgresql.app, http_on_postgresql.keyring_path)
+    with frozen(postgresql_url):
+        assert shell.run("authorizations", "verify").output.startswith("1 authorization checked: everything agrees.\n")
+        assert shell.run("authorizations", "verify").exit_code == 0
+        refused = shell.run("inbox", "dismiss", "1", "--reason", "a test")
+        assert refused.exit_code != 0
+        assert "in a read-only transaction" in refused.output
 
 
 def test_a_standby_is_not_ready_and_its_reports_come_again(keyring_path: Path) -> None:

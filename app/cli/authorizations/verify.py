@@ -1,5 +1,6 @@
 """`flask authorizations verify`: check that what is on record follows from the stored notifications and reports."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -17,9 +18,12 @@ from app.cli.errors import Refusal
 from app.cli.long_running import progress_bar, run_step
 from app.cli.tables import plain
 from app.consistency import Inconsistency
+from app.database import DatabaseUnavailableError
 from app.database.contents import estimated_rows
 from app.maintenance import record_run
 from app.models import Authorization
+
+_log = logging.getLogger(__name__)
 
 
 class InconsistenciesFoundError(Refusal):
@@ -46,9 +50,17 @@ def verify(name: str | None, client_id: str | None) -> None:
             click.echo(f"{plain(each.auth_state)} of {plain(each.client_id)}: {plain(each.what)}.")
     if inconsistencies:
         raise InconsistenciesFoundError(inconsistencies)
-    if name is None:
-        the_service().database.run(partial(record_run, name="verify", at=datetime.now(UTC)))
     click.echo(f"{count} {'authorization' if count == 1 else 'authorizations'} checked: everything agrees.")
+    if name is None:
+        _record_success()
+
+
+def _record_success() -> None:
+    try:
+        the_service().database.run(partial(record_run, name="verify", at=datetime.now(UTC)))
+    except DatabaseUnavailableError as error:
+        # A standby and a frozen database are read as any other, and take nothing.
+        _log.warning("the metrics will not show this run", extra={"error": error.cause})
 
 
 def _verified_one(name: str, client_id: str | None) -> Iterator[tuple[int, Sequence[Inconsistency]]]:
