@@ -1,7 +1,7 @@
 """The notification endpoint: copies one delivery exactly as it came, and responds as the receiver says.
 
-It never blocks, so that the event loop calls it (`app.cli.serve`): it verifies, parses and submits. The response is
-deferred until the delivery is stored.
+It never blocks, so that the event loop calls it (`Service.never_blocks`): it verifies, parses and submits. The response
+is deferred until the delivery is stored.
 """
 
 import logging
