@@ -14,8 +14,7 @@ from uuid_utils.compat import uuid7
 from app import state_machine
 from app.database.bulk import CopiedColumn, KeyedStatement, KeyFilter, insertion
 from app.database.contents import keys_in
-from app.database.pipeline import Statement
-from app.database.rows import plain
+from app.database.pipeline import Statement, plain
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.secret import Secret
 from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow

@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple
 from sqlalchemy import delete
 
 from app.database.bulk import KeyedStatement, insertion
-from app.database.pipeline import Statement
-from app.database.rows import plain
+from app.database.pipeline import Statement, plain
 from app.models import KeyLock
 
 Kind = Literal["authState", "token"]

@@ -26,8 +26,7 @@ from app.authorizations import AuthStateKey, Cause
 from app.correlation import PendingEntry, named_by
 from app.database import is_transient
 from app.database.bulk import update_of
-from app.database.pipeline import Statement, execute, execute_and_commit
-from app.database.rows import plain, table_of
+from app.database.pipeline import Statement, execute, execute_and_commit, plain, table_of
 from app.inbox import Outcome, Reason, StoredEntry
 from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
 from app.state_machine import Event

@@ -25,8 +25,7 @@ from app.alipay.notification import (
     parse,
 )
 from app.database.bulk import KeyedStatement, insertion, update_of
-from app.database.pipeline import Rows, Statement, execute
-from app.database.rows import plain
+from app.database.pipeline import Rows, Statement, execute, plain
 from app.models import InboxEntry
 from app.tokens import TokenKey
 from app.vault import Vault

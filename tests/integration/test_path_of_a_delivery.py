@@ -28,7 +28,7 @@ from tests.builders import a_genuine_delivery, an_environ
 from tests.conftest import ROOT
 
 #: What a reader opens to follow a notification from the socket to the commit, and between which threads it passes.
-FILES_MAX = 24
+FILES_MAX = 21
 HAND_OVERS_MAX = 5
 
 
