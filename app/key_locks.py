@@ -15,6 +15,9 @@ from app.database.bulk import KeyedStatement, insertion
 from app.database.pipeline import Statement, plain
 from app.models import KeyLock
 
+#: What a client calls an authorization: client id and authState.
+AuthStateKey = tuple[str, str]
+
 Kind = Literal["authState", "token"]
 
 

@@ -28,8 +28,10 @@ from tests.builders import a_genuine_delivery, an_environ
 from tests.conftest import ROOT
 
 #: What a reader opens to follow a notification from the socket to the commit, and between which threads it passes.
-FILES_MAX = 21
+FILES_MAX = 20
 HAND_OVERS_MAX = 5
+#: Room for the factory of an application. Nobody looks for more in an `__init__`.
+INIT_LINES_MAX = 50
 
 
 @dataclass
@@ -143,3 +145,8 @@ def test_a_reader_opens_few_files_and_follows_few_hand_overs(page: str) -> None:
     assert 0 < len(files_in(section(page, "## Files from socket to commit"))) <= FILES_MAX
     rows = re.findall(r"^\| (?!from|-)", section(page, "## Hand-overs"), re.MULTILINE)
     assert 0 < len(rows) <= HAND_OVERS_MAX
+
+
+def test_no_init_hides_what_is_to_be_read() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "app").rglob("__init__.py")}
+    assert {path: length for path, length in lengths.items() if length > INIT_LINES_MAX} == {}
