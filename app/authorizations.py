@@ -14,16 +14,13 @@ from uuid_utils.compat import uuid7
 from app import state_machine
 from app.database.bulk import CopiedColumn, KeyedStatement, KeyFilter, insertion
 from app.database.contents import keys_in
-from app.database.pipeline import Statement
-from app.database.rows import plain
+from app.database.pipeline import Statement, plain
+from app.key_locks import AuthStateKey
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.secret import Secret
 from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow
 from app.tokens import TokenKey
 from app.vault import Vault
-
-#: What a client calls an authorization: client id and authState.
-AuthStateKey = tuple[str, str]
 
 #: The first line of every history. No event of the machine: it is how an authorization begins.
 CONSULT: Final = "consult"

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app import authorizations
-from app.inbox.upkeep import of_authorization
+from app.inbox_admin import of_authorization
 from app.models import Authorization, InboxEntry, Transition
 
 Document = dict[str, Any]

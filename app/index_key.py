@@ -6,7 +6,8 @@ It is also what tells a wrong vault key: that row does not open.
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.database import insert
+from app.database.bulk import insertion
+from app.database.pipeline import execute, plain
 from app.models import IndexKey
 from app.vault import INDEX_KEY_COLUMN, Sealer, VaultError, new_index_key
 
@@ -33,7 +34,8 @@ def find_sealed(session: Session) -> bytes | None:
 def make_sealed(session: Session, sealer: Sealer) -> bytes:
     """Make the index key, and return it sealed; of several processes at once all get the same one."""
     fresh = sealer.seal(new_index_key(), column=INDEX_KEY_COLUMN, row_key=INDEX_KEY_ID.to_bytes())
-    session.execute(insert(session, IndexKey).values(id=INDEX_KEY_ID, sealed_key=fresh).on_conflict_do_nothing())
+    row = plain(IndexKey)(id=INDEX_KEY_ID, sealed_key=fresh)
+    execute(session.connection(), insertion(IndexKey, [row], on_conflict="leave"))
     return session.scalars(_FIND).one()
 
 

@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from app import authorizations
 from app.alipay.notification import NotificationType
-from app.correlation import CorrelationKeys
-from app.inbox import Outcome, Reason
+from app.inbox import CorrelationKeys, Outcome, Reason
 from app.models import Authorization
 from app.state_machine import Event, Verdict
 from app.unit_of_work import UnitOfWork

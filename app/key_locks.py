@@ -12,9 +12,11 @@ from typing import Literal, NamedTuple
 from sqlalchemy import delete
 
 from app.database.bulk import KeyedStatement, insertion
-from app.database.pipeline import Statement
-from app.database.rows import plain
+from app.database.pipeline import Statement, plain
 from app.models import KeyLock
+
+#: What a client calls an authorization: client id and authState.
+AuthStateKey = tuple[str, str]
 
 Kind = Literal["authState", "token"]
 

@@ -10,7 +10,8 @@ from typing import Literal, get_args
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.database import insert
+from app.database.bulk import insertion, update_of
+from app.database.pipeline import execute, plain
 from app.models import MaintenanceRun
 
 Name = Literal["purge", "reseal", "verify"]
@@ -18,8 +19,12 @@ Name = Literal["purge", "reseal", "verify"]
 
 def record_run(session: Session, name: Name, at: datetime) -> None:
     """Record that this maintenance has succeeded."""
-    statement = insert(session, MaintenanceRun).values(name=name, at=at)
-    session.execute(statement.on_conflict_do_update(index_elements=[MaintenanceRun.name], set_={"at": at}))
+    row = [plain(MaintenanceRun)(name=name, at=at)]
+    execute(
+        session.connection(),
+        insertion(MaintenanceRun, row, on_conflict="lock"),
+        update_of(MaintenanceRun, row, ["at"]),
+    )
 
 
 def last_runs(session: Session) -> Mapping[str, datetime | None]:

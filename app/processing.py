@@ -14,8 +14,7 @@ from uuid import UUID
 from app import authorizations, inbox
 from app.alipay.notification import MalformedNotificationError, Notification
 from app.authorizations import Cause
-from app.correlation import CorrelationKeys, PendingEntry
-from app.inbox import REPLAYABLE_OUTCOMES, Outcome, Reason, StoredEntry
+from app.inbox import REPLAYABLE_OUTCOMES, CorrelationKeys, Outcome, PendingEntry, Reason, StoredEntry
 from app.judging import Judgment, judge
 from app.logs import failure
 from app.models import Authorization, InboxEntry

@@ -25,10 +25,9 @@ from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.authorizations import Cause
-from app.correlation import CorrelationKeys, PendingEntry
 from app.database import Database, DatabaseUnavailableError, seconds_left, within
 from app.group_commit import GroupCommit
-from app.inbox import Attempt, Outcome, StoredEntry, VerifiedDelivery
+from app.inbox import Attempt, CorrelationKeys, Outcome, PendingEntry, StoredEntry, VerifiedDelivery
 from app.logs import failure
 from app.models import InboxEntry
 from app.processing import Done, Processed

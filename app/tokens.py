@@ -8,8 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.database.bulk import KeyedStatement, insertion
-from app.database.pipeline import Statement
-from app.database.rows import plain
+from app.database.pipeline import Statement, plain
 from app.models import AccessToken, Authorization
 from app.secret import Secret
 from app.vault import Vault

@@ -22,13 +22,12 @@ from sqlalchemy.engine import Connection
 
 from app import authorizations, inbox, key_locks, tokens
 from app.alipay.notification import NotificationType
-from app.authorizations import AuthStateKey, Cause
-from app.correlation import PendingEntry, named_by
+from app.authorizations import Cause
 from app.database import is_transient
 from app.database.bulk import update_of
-from app.database.pipeline import Statement, execute, execute_and_commit
-from app.database.rows import plain, table_of
-from app.inbox import Outcome, Reason, StoredEntry
+from app.database.pipeline import Statement, execute, execute_and_commit, plain, table_of
+from app.inbox import Outcome, PendingEntry, Reason, StoredEntry, named_by
+from app.key_locks import AuthStateKey
 from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey

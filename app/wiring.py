@@ -105,10 +105,12 @@ class Service:
             self._receiver = Receiver(self.database, self.keyring, self.vault, freshness=self.settings.freshness)
         return self._receiver
 
-    @property
-    def has_receiver(self) -> bool:
-        """Whether the receiver is made, so that using it asks neither a file nor the database."""
-        return self._receiver is not None
+    def never_blocks(self, path: str) -> bool:
+        """Say whether a request for this path blocks nowhere: the event loop answers it without a thread.
+
+        A notification is verified, parsed and submitted, once there is a receiver. Making one asks the database.
+        """
+        return path == "/healthz" or (path == self.settings.notify_path and self._receiver is not None)
 
     # --- at the start of a server ---
 

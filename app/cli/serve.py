@@ -144,17 +144,9 @@ def _make_bridge(threads: int, port: int) -> RsgiToWsgi:
         application,
         threads,
         body_bytes_max=BODY_BYTES_MAX,
-        is_inline=partial(_is_inline, service),
+        is_inline=service.never_blocks,
         connections=connections,
     )
-
-
-def _is_inline(service: Service, path: str) -> bool:
-    """Say whether a request for this path blocks nowhere: the event loop answers it without a thread.
-
-    A notification is verified, parsed and submitted, once there is a receiver. Making one asks the database.
-    """
-    return path == "/healthz" or (path == service.settings.notify_path and service.has_receiver)
 
 
 @contextmanager

@@ -38,8 +38,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, QueryableAttribute
 from sqlalchemy.types import TypeEngine
 
-from app.database.pipeline import Statement
-from app.database.rows import table_of
+from app.database.pipeline import Statement, table_of
 
 Ts = TypeVarTuple("Ts")
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, false, func, or_, select
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
-from app.database.rows import table_of
+from app.database.pipeline import table_of
 
 #: More values than this no sentence names.
 DISTINCT_MAX = 20

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from math import inf
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -29,6 +30,22 @@ _WARNING = "WARNING"
 _GARBAGE = (UnicodeDecodeError, AssertionError)
 #: What it raises where all that it does is to read.
 UNREADABLE = (ValueError, LookupError, ArithmeticError, NotImplementedError, AssertionError, psycopg.DataError)
+
+
+def seconds_left() -> float:
+    """Say how long whoever waits for the work of this thread will do so."""
+    until = deadline.get()
+    return inf if until is None else max(0.0, until - time.monotonic())
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let all waits for the database within this block end by then, whatever else was said before."""
+    token = deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        deadline.reset(token)
 
 
 class CommitNotConfirmedError(psycopg.OperationalError):

@@ -13,12 +13,11 @@ from sqlalchemy import Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import OperationalError
 
-from app.database.driver import Connection as DriverConnection
+from app.database.driver import Connection as DriverConnection, seconds_left
 from app.database.errors import is_of_the_connection
 from app.database.pipeline import enable_pipelines
 from app.database.reaching import Reach
 from app.database.requirements import require_postgresql, require_sqlite
-from app.database.retry import seconds_left
 from app.database.transactions import READING, SESSION, STATEMENT_TIMEOUT_MS, WRITING
 from app.database.urls import driver_arguments
 

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg
 from psycopg.errors import PipelineAborted
-from sqlalchemy import Dialect, Engine, Executable, event
+from sqlalchemy import Dialect, Engine, Executable, Table, event
 from sqlalchemy.engine import Connection, ExecutionContext
 from sqlalchemy.orm import DeclarativeBase
 
 from app.database.driver import Connection as DriverConnection
-from app.database.rows import plain
 
 M = TypeVar("M", bound=DeclarativeBase)
 
@@ -81,6 +80,34 @@ def _send_alone(connection: Connection, request: Statement) -> Rows:
     parameters = request.parameters(connection.dialect)
     result = connection.execute(request.statement(connection.dialect.name), parameters)
     return Rows(tuple(result.keys()), result.all()) if result.returns_rows else Rows((), ())
+
+
+# --- plain rows ------------------------------------------------------------------------------------------------------
+
+
+def plain(model: type[M]) -> type[M]:
+    """Make the class of a model's plain rows: objects with its columns and properties, which no session watches.
+
+    Watching what is read, judged and written whole would cost more than all of that. A column that is not given is
+    empty. The type checker takes them for the model: its columns are there to be read and to be written.
+    """
+    return cast("type[M]", _plain(model))
+
+
+@cache
+def _plain(model: type[DeclarativeBase]) -> type:
+    empty = dict.fromkeys(column.key for column in table_of(model).columns)
+
+    def initialize(self: object, **values: Any) -> None:  # noqa: ANN401 -- whatever the columns hold
+        self.__dict__ = empty | values
+
+    properties = {name: value for name, value in vars(model).items() if isinstance(value, property)}
+    return type(model.__name__, (), {"__init__": initialize, "__table__": table_of(model), **properties})
+
+
+def table_of(model: type[DeclarativeBase] | DeclarativeBase) -> Table:
+    """Give the table of a mapped class or of a row of it, plain or not."""
+    return cast("Table", model.__table__)
 
 
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing_extensions import override
 from app import metrics
 from app.alipay.keyring import KeyringError
 from app.database import DatabaseUnavailableError
-from app.inbox.upkeep import Waiting, failed_count, parked_by_reason
+from app.inbox_admin import Waiting, failed_count, parked_by_reason
 from app.maintenance import last_runs
 from app.web.bearer import require_metrics_key
 from app.wiring import Service, is_ready

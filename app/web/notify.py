@@ -1,25 +1,30 @@
 """The notification endpoint: copies one delivery exactly as it came, and responds as the receiver says.
 
-It never blocks, so that the event loop calls it (`app.cli.serve`): it verifies, parses and submits. The response is
-deferred until the delivery is stored.
+It never blocks, so that the event loop calls it (`Service.never_blocks`): it verifies, parses and submits. The response
+is deferred until the delivery is stored, and keeps no thread until then: `app.server.rsgi_to_wsgi` is called back. Any
+other WSGI server reads the response, and so waits.
 """
 
 import logging
 import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from flask import Flask, Response, abort, current_app, request
+from typing_extensions import override
 
 from app import metrics
 from app.alipay.acknowledgement import NotifyResponse, refuse
 from app.alipay.delivery import Delivery
 from app.logs import failure
 from app.receiver import Receipt
-from app.server.rsgi_to_wsgi import RECEIVED
-from app.web.deferred import DeferredResponse
-from app.web.origin import origin
+from app.server.rsgi_to_wsgi import RECEIVED, Deferred
+from app.web.every_request import origin
 from app.web.request_body import BodyIncompleteError, BodyTooLargeError, exact_body
 from app.wiring import Service
 
@@ -99,3 +104,45 @@ def _fill(response: Response, answer: NotifyResponse, received: float) -> None:
     response.status_code = answer.status
     response.headers.update(answer.headers)
     response.set_data(answer.body)
+
+
+class DeferredResponse(Response):
+    """A response that is filled in when it is read, once a future is resolved.
+
+    Flask is done with the request by then: what it has added to the headers stays, and of the status and the body it
+    sees nothing.
+    """
+
+    def __init__(self, future: "Future[Any]", fill: Callable[[Response], None]) -> None:
+        super().__init__()
+        self.future = future
+        self._fill = fill
+
+    @override
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return _DeferredBody(self, environ, start_response)
+
+    def read(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Fill it in, and begin to send it as any other."""
+        self._fill(self)
+        return super().__call__(environ, start_response)
+
+
+@dataclass
+class _DeferredBody(Deferred):
+    response: DeferredResponse
+    environ: WSGIEnvironment
+    start_response: StartResponse
+
+    @override
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        self.response.future.add_done_callback(lambda _: callback())
+
+    @override
+    def __iter__(self) -> Iterator[bytes]:
+        # A server hears of the status with the first piece, which is early enough (PEP 3333).
+        yield from self.response.read(self.environ, self.start_response)
+
+    def close(self) -> None:
+        """End the response, whether it was read or not."""
+        self.response.close()

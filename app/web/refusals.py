@@ -10,7 +10,7 @@ from http import HTTPStatus
 from flask import current_app, g, request
 
 from app import metrics
-from app.web.origin import origin
+from app.web.every_request import origin
 from app.wiring import Service
 
 _log = logging.getLogger(__name__)

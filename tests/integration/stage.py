@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from app import authorizations, documents
 from app.alipay.keyring import Client, Keyring
 from app.database import Database
-from app.inbox.upkeep import parked_by_reason
+from app.inbox_admin import parked_by_reason
 from app.models import Authorization, InboxEntry, KeyLock
 from app.processing import Processed
 from app.receiver import Receipt, Receiver

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.inbox.upkeep import NotParkedError, dismiss, parked_by_reason
+from app.inbox_admin import NotParkedError, dismiss, parked_by_reason
 from app.models import InboxEntry
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from tests.integration.shell import Shell

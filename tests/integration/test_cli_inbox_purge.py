@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.inbox import upkeep
+from app import inbox_admin
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from tests.builders import an_environ
 from tests.integration.shell import Shell, run_flask_at_terminal
@@ -100,7 +100,7 @@ def test_purge_goes_batch_by_batch_and_reads_only_what_is_old(stage: Stage) -> N
     before = stage.clock.now - timedelta(days=2)
     after, batches = None, []
     while True:
-        purge = partial(upkeep.purge_batch, older_than=before, now=stage.clock.now, after=after, limit=2)
+        purge = partial(inbox_admin.purge_batch, older_than=before, now=stage.clock.now, after=after, limit=2)
         batch = stage.database.run(purge)
         if batch.up_to is None:
             break

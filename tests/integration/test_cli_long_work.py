@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app import rotation
+from app import inbox_admin, rotation
 from app.cli.current_service import LOOK_UP_SECONDS_MAX, look_up
 from app.cli.long_running import run_step
 from app.database import DatabaseUnavailableError
-from app.inbox import OPEN_OUTCOMES, upkeep
+from app.inbox import OPEN_OUTCOMES
 from app.models import Authorization
 from app.simulator.draft import token_canceled
 from tests.integration.shell import Shell
@@ -57,7 +57,7 @@ def test_what_is_to_be_processed_again_is_read_in_inbox_sequence_page_by_page(st
     ids = [stage.notify(token_canceled(f"token-{number}")).entry_id for number in range(5)]
     stage.database.run(lambda session: session.execute(text("UPDATE inbox SET outcome = 'failed' WHERE id IN (2, 3)")))
     pages, after = [], 0
-    while page := stage.database.run(partial(upkeep.replayable_ids, outcomes=OPEN_OUTCOMES, after=after, limit=2)):
+    while page := stage.database.run(partial(inbox_admin.replayable_ids, outcomes=OPEN_OUTCOMES, after=after, limit=2)):
         pages.append(list(page))
         after = page[-1]
     assert pages == [ids[:2], ids[2:4], ids[4:]]

@@ -14,7 +14,7 @@ from werkzeug.test import Client, EnvironBuilder, TestResponse
 from app.server.rsgi_to_wsgi import Deferred
 from app.simulator.draft import authcode_created
 from app.simulator.sender import headers_of
-from app.web.deferred import DeferredResponse
+from app.web.notify import DeferredResponse
 from tests.builders import a_genuine_delivery
 from tests.integration.http_client import NOTIFY_PATH, HttpClient
 

@@ -11,9 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import BigInteger, LargeBinary, Uuid, inspect
 
-from app import authorizations, consistency, inbox, rotation
+from app import authorizations, consistency, inbox, inbox_admin, rotation
 from app.database import contents
-from app.inbox import upkeep
 from app.models import Authorization, Base, EscapedText, InboxEntry
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from benchmarks.loading import load
@@ -33,11 +32,11 @@ AUTHORIZATION_FILTERS = [
     authorizations.Filter(client_id="c"),
 ]
 INBOX_FILTERS = [
-    upkeep.Filter(),
-    upkeep.Filter(auth_state="s-1"),
-    upkeep.Filter(type="TOKEN_CREATED"),
-    upkeep.Filter(outcome="parked"),
-    upkeep.Filter(reason="unknown_token"),
+    inbox_admin.Filter(),
+    inbox_admin.Filter(auth_state="s-1"),
+    inbox_admin.Filter(type="TOKEN_CREATED"),
+    inbox_admin.Filter(outcome="parked"),
+    inbox_admin.Filter(reason="unknown_token"),
 ]
 
 #: No key comes after these.
@@ -82,24 +81,24 @@ def look(stage: Stage) -> None:
     for each in AUTHORIZATION_FILTERS:
         run(partial(authorizations.listing, wanted=each, limit=50))
     for every in INBOX_FILTERS:
-        run(partial(upkeep.listing, wanted=every, limit=50))
-        run(partial(upkeep.listing, wanted=every, limit=50, oldest_first=True, after=10))
+        run(partial(inbox_admin.listing, wanted=every, limit=50))
+        run(partial(inbox_admin.listing, wanted=every, limit=50, oldest_first=True, after=10))
     now = datetime.now(UTC)
-    run(partial(upkeep.parked_by_reason, now=now))
-    run(upkeep.failed_count)
-    run(lambda session: upkeep.replayable_ids(session, inbox.REPLAYABLE_OUTCOMES, after=0, limit=50))
-    run(lambda session: upkeep.of_tokens(session, [(CLIENT_ID, b"a token")], limit=50))
+    run(partial(inbox_admin.parked_by_reason, now=now))
+    run(inbox_admin.failed_count)
+    run(lambda session: inbox_admin.replayable_ids(session, inbox.REPLAYABLE_OUTCOMES, after=0, limit=50))
+    run(lambda session: inbox_admin.of_tokens(session, [(CLIENT_ID, b"a token")], limit=50))
     run(lambda session: authorizations.of_tokens(session, [(CLIENT_ID, b"a token")]))
     run(lambda session: inbox.undecided_cancellation(session, (CLIENT_ID, b"a token")))
     for column in (InboxEntry.type, InboxEntry.reason, Authorization.client_id):
         run(partial(contents.distinct_values, column=column))
         run(partial(contents.has_value, column=column, value="x"))
-    run(lambda session: upkeep.count_ahead(session, now=now))
-    run(upkeep.oldest_received_at)
+    run(lambda session: inbox_admin.count_ahead(session, now=now))
+    run(inbox_admin.oldest_received_at)
     long_ago = now - timedelta(days=300)
     after = (now - timedelta(days=399), 1)
-    run(lambda session: upkeep.purge_batch(session, older_than=long_ago, now=now, limit=50))
-    run(lambda session: upkeep.purge_batch(session, older_than=long_ago, now=now, after=after, limit=50))
+    run(lambda session: inbox_admin.purge_batch(session, older_than=long_ago, now=now, limit=50))
+    run(lambda session: inbox_admin.purge_batch(session, older_than=long_ago, now=now, after=after, limit=50))
     run(rotation.rows_to_look_at)
     for sealed_column in rotation.SEALED_COLUMNS:
         # Behind every row: what the rows hold is noise, and opens under no key.

@@ -4,7 +4,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from app.database.circuit_breaker import CircuitBreaker
+from app.database.database import CircuitBreaker
 from app.database.errors import DatabaseUnavailableError
 
 INSIDE_MAX = 3

@@ -5,7 +5,8 @@ from threading import Semaphore
 
 import pytest
 
-from app.database import DatabaseUnavailableError, retry_while_locked, within
+from app.database import DatabaseUnavailableError, within
+from app.database.database import retry_while_locked
 
 HELD = DatabaseUnavailableError("LockNotAvailable")
 

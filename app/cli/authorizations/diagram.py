@@ -14,7 +14,7 @@ from app.cli.current_service import look_up
 from app.diagrams import graphviz, mermaid
 from app.diagrams.authorization import Step, WithoutEffect, draw_authorization
 from app.diagrams.drawing import Drawing
-from app.inbox.upkeep import of_authorization
+from app.inbox_admin import of_authorization
 from app.state_machine import AuthorizationState
 
 

@@ -12,7 +12,7 @@ from app.cli import options
 from app.cli.authorizations.finding import find_one, name_argument
 from app.cli.current_service import look_up
 from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
-from app.inbox.upkeep import of_authorization
+from app.inbox_admin import of_authorization
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 
 

@@ -11,7 +11,7 @@ from app.cli.errors import REFUSED
 from app.cli.inbox.entries import entry_id_type
 from app.cli.long_running import run_step
 from app.cli.options import Words
-from app.inbox.upkeep import DISMISSAL_REASON_CHARACTERS_MAX, NotParkedError, dismiss as dismiss_entry
+from app.inbox_admin import DISMISSAL_REASON_CHARACTERS_MAX, NotParkedError, dismiss as dismiss_entry
 
 _log = logging.getLogger(__name__)
 

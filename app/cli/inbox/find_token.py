@@ -13,7 +13,7 @@ from app.cli.errors import Refusal
 from app.cli.inbox.entries import authorization_facts, print_entries
 from app.cli.stdin import Question, ask
 from app.cli.tables import plain, print_facts, print_json
-from app.inbox.upkeep import of_tokens
+from app.inbox_admin import of_tokens
 from app.models import Authorization, InboxEntry
 from app.secret import Secret
 

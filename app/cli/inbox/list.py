@@ -15,7 +15,7 @@ from app.cli.options import NotOnRecordError
 from app.cli.tables import print_json
 from app.database.contents import distinct_values, has_value
 from app.inbox import Outcome, Reason
-from app.inbox.upkeep import Filter, listing
+from app.inbox_admin import Filter, listing
 from app.models import InboxEntry
 
 

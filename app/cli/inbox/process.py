@@ -13,7 +13,7 @@ from app.cli.errors import REFUSED, Refusal
 from app.cli.inbox.entries import entry_id_type, find_entry
 from app.cli.long_running import progress_bar, run_step
 from app.inbox import OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome
-from app.inbox.upkeep import Filter, listing, replayable_ids
+from app.inbox_admin import Filter, listing, replayable_ids
 from app.processing import Processed
 
 #: Ids are read this many at a time; each entry is processed in a transaction of its own.

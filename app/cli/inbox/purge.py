@@ -13,7 +13,7 @@ from app.cli import options
 from app.cli.current_service import look_up, the_service
 from app.cli.long_running import progress_bar, run_step
 from app.cli.tables import moment
-from app.inbox.upkeep import Position, count_ahead, oldest_received_at, purge_batch
+from app.inbox_admin import Position, count_ahead, oldest_received_at, purge_batch
 from app.maintenance import record_run
 
 #: Alipay redelivers for 24 h 22 min. A purged notification that came again would be taken for a new one.

@@ -1,4 +1,4 @@
-"""Look through what is kept, dismiss what is not ours, and delete what has been concluded for long enough."""
+"""What operators ask of the inbox: its listings and figures, dismissing what is not ours, purging what is concluded."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
