@@ -1,7 +1,7 @@
-"""Let work in to the database, but let nobody queue behind those who wait for it in vain.
+"""The circuit breaker: turns work away at once while the database does not answer.
 
-A server has few threads. If each of them waited out its whole time for a database that does not answer, whoever came
-behind would wait many times that, and be answered after their senders have given up.
+A server has few threads. If each waited out its whole time for a database that does not answer, the requests queued
+behind them would be answered only after their senders have given up.
 """
 
 import threading
@@ -11,17 +11,17 @@ from contextlib import contextmanager
 
 from app.database.errors import DatabaseUnavailableError
 
-#: Whoever failed after less than this was told at once, and held nobody up.
+#: A failure sooner than this is not a database that does not answer, and does not count.
 _LONG_S = 1.0
-#: One that waits in vain may have met a lock of its own; two in a row, with nobody getting through, is trouble for all.
+#: One failure may come from a lock; two in a row, with no success between them, open the circuit.
 _FAILURES_MAX = 2
 
 
 class CircuitBreaker:
-    """Turns away at once whoever could only wait. Safe to share between threads."""
+    """Lets work in, or turns it away at once while the circuit is open. Safe to share between threads."""
 
     def __init__(self, *, inside_max: int, clock: Callable[[], float] = time.monotonic) -> None:
-        #: More at the same time would only wait for each other.
+        #: The concurrency limit: more pieces of work would only wait for each other.
         self._inside_max = inside_max
         self._clock = clock
         self._lock = threading.Lock()
@@ -29,16 +29,16 @@ class CircuitBreaker:
         self._failures = 0
 
     def is_open(self) -> bool:
-        """Say whether whoever came now would be turned away, since those inside wait in vain."""
+        """Say whether work would be turned away now, because the database does not answer the work inside."""
         with self._lock:
             return self._inside > 0 and self._failures >= _FAILURES_MAX
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """Let one piece of work in, and learn from how it goes.
+        """Let one piece of work in, and count whether it fails.
 
-        Once those inside have waited in vain, one at a time is let in, which finds out whether that is still so: there
-        is no moment at which nobody may try. Raises `DatabaseUnavailableError` for all others.
+        While the circuit is open one piece at a time is let in, as a probe: its success closes the circuit. Raises
+        `DatabaseUnavailableError` for all others.
         """
         self._enter()
         started = self._clock()

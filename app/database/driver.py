@@ -1,6 +1,6 @@
-"""The driver's connection to PostgreSQL: every transaction, commit and answer passes through it.
+"""The connection to PostgreSQL, a subclass of psycopg's: opens transactions, confirms commits, keeps the deadline.
 
-SQLAlchemy and the pipeline are two ways to it, and what both rely on is kept here, so that neither can get past it.
+SQLAlchemy and the pipeline both use the driver's connection, so neither can get past what is checked here.
 """
 
 import time
@@ -18,7 +18,7 @@ from app.database.transactions import Opening
 
 T = TypeVar("T")
 
-#: By when, on the monotonic clock, whoever works in this thread must be done with the database.
+#: The deadline of this thread's work with the database, on the monotonic clock.
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 #: NOTICE, INFO and the like say nothing about whether a commit holds. Not translated, unlike what `severity` says.
@@ -52,7 +52,7 @@ class AnswerTimeoutError(psycopg.OperationalError):
 
 
 class Connection(psycopg.Connection[Any]):
-    """A connection that opens its transactions with what they need, and believes no commit that comes with a warning.
+    """A connection that opens its transactions with their settings, and takes no commit with a warning for confirmed.
 
     It gives up, and closes, when the deadline of the work has passed: the timeouts of the server are no help against a
     server, or a proxy before it, that has fallen silent.

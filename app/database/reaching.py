@@ -1,7 +1,7 @@
 """Connect to PostgreSQL within the deadline of the work, whatever the resolver, the network or the server does.
 
-Neither the look-up of a name nor TLS or Kerberos can be interrupted, and each address has a timeout of its own. So a
-thread apart connects, and whoever waits for it stops waiting in time.
+Neither the look-up of a name nor TLS or Kerberos can be interrupted, and each address has a timeout of its own. So
+another thread connects, and the caller stops waiting for it at its deadline.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _RESOLVE_S = 1.0
 #: libpq gives each address two seconds. The one that answered after others had not is asked first for this long.
 _PREFER_S = 30.0
-#: Whoever waited this long for a connection met an address that does not answer.
+#: A connection that took this long came after an address that does not answer.
 _SILENT_S = 1.0
 
 _DEFAULT_PORT = "5432"
@@ -167,7 +167,7 @@ def _resolve(host: str, port: str) -> Sequence[str]:
 
 
 def _in_background(work: Callable[[], T], result: "Future[T]", *, unwanted: Callable[[T], None] | None = None) -> None:
-    """Work in a thread that nobody waits for when the process ends; what nobody waits for any more is `unwanted`."""
+    """Run `work` in a daemon thread; its result goes to `unwanted` where the future was cancelled before."""
 
     def do() -> None:
         try:

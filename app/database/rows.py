@@ -1,6 +1,6 @@
-"""Plain rows: objects with the columns and the properties of a model, which no session watches.
+"""Plain rows: objects with a model's columns and properties, invisible to the ORM session.
 
-Watching what is read, judged and written whole would cost more than all of that.
+The session's change tracking would cost more than reading, judging and writing the rows.
 """
 
 from functools import cache
