@@ -82,7 +82,7 @@ class NoLongerUnderstoodError(Exception):
         super().__init__(f"Entry {entry_id} was understood before, and now its {malformed}.")
 
 
-def process_together(
+def process_batch(
     work: UnitOfWork, cases: Sequence[PendingEntry], *, times: Counter[bytes], now: datetime
 ) -> BatchResult:
     """Process entries that are not stored yet, in this order, resume what waited for them, store all and commit.

@@ -120,47 +120,47 @@ class Receiver:
             receipt.set_result(self._answer_not_authentic(delivery, refusal, now))
         else:
             metrics.LAST_VERIFIED.note(delivery.client_id, now.timestamp())
-            arrival = VerifiedDelivery(delivery, inbox.read(delivery.body), now)
-            stored = self.group_commit.submit(arrival, seconds=seconds)
-            stored.add_done_callback(partial(self._when_stored, arrival, receipt, until))
+            verified = VerifiedDelivery(delivery, inbox.read(delivery.body), now)
+            stored = self.group_commit.submit(verified, seconds=seconds)
+            stored.add_done_callback(partial(self._when_stored, verified, receipt, until))
         return receipt
 
-    def _store_batch(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
+    def _store_batch(self, deliveries: Sequence[VerifiedDelivery]) -> list[StoreResult]:
         """Store a batch of deliveries, and process the first of each notification, in one transaction.
 
         What was resumed beside them is returned with the first of them.
         """
         try:
-            return self._try_batch(arrivals)
+            return self._try_batch(deliveries)
         except (KnownMeanwhileError, IntegrityError):
             # Another process was quicker with one of them, and its transaction is over by now.
-            return self._try_batch(arrivals)
+            return self._try_batch(deliveries)
 
-    def _try_batch(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
-        drafts = [inbox.draft(self._vault, each) for each in arrivals]
+    def _try_batch(self, deliveries: Sequence[VerifiedDelivery]) -> list[StoreResult]:
+        drafts = [inbox.draft(self._vault, each) for each in deliveries]
         times = Counter(draft.fingerprint for draft in drafts)
         first: dict[bytes, PendingEntry] = {}
-        for draft, arrival in zip(drafts, arrivals, strict=True):
-            first.setdefault(draft.fingerprint, PendingEntry(draft, _correlation_keys(draft, arrival)))
+        for draft, verified in zip(drafts, deliveries, strict=True):
+            first.setdefault(draft.fingerprint, PendingEntry(draft, _correlation_keys(draft, verified)))
         # One time for all that moves: no history runs backwards, in whatever order they are judged.
-        latest = max(arrival.at for arrival in arrivals)
+        latest = max(verified.at for verified in deliveries)
         for fingerprint, (draft, _) in first.items():
             if times[fingerprint] > 1:
                 draft.deliveries, draft.last_received_at = times[fingerprint], latest
         # In the order in which they will be stored.
-        cases = [first[fingerprint] for fingerprint in sorted(first)]
+        pending = [first[fingerprint] for fingerprint in sorted(first)]
         try:
             done = self._database.run_once(
-                lambda connection: processing.process_together(
-                    UnitOfWork(connection, self._vault, has_savepoints=False), cases, times=times, now=latest
+                lambda connection: processing.process_batch(
+                    UnitOfWork(connection, self._vault, has_savepoints=False), pending, times=times, now=latest
                 )
             )
         except DBAPIError as error:
             if error.connection_invalidated:
                 # It may have been committed all the same.
-                for draft, arrival in zip(drafts, arrivals, strict=True):
+                for draft, verified in zip(drafts, deliveries, strict=True):
                     entry = first[draft.fingerprint].entry
-                    arrival.attempts.append(Attempt(entry.sealed_body, is_first=entry is draft, counted_at=latest))
+                    verified.attempts.append(Attempt(entry.sealed_body, is_first=entry is draft, counted_at=latest))
             raise
         self._resumption.go_on(done.unfinished)
         ended = {each.entry_id: each for each in done.resumed}
@@ -173,25 +173,27 @@ class Receiver:
                 stored.append(StoredEntry.of(entry, is_new=entry is draft))
         return list(zip(stored, chain([done.resumed], repeat([])), strict=False))
 
-    def _store_single(self, arrival: VerifiedDelivery) -> StoreResult:
+    def _store_single(self, verified: VerifiedDelivery) -> StoreResult:
         """Store one delivery by itself, and process it; where that breaks it is stored all the same.
 
         Raises `DatabaseUnavailableError`, at once where another transaction holds a row that it needs.
         """
-        draft = inbox.draft(self._vault, arrival)
-        subject = _correlation_keys(draft, arrival)
-        this = Attempt(draft.sealed_body, is_first=True, counted_at=arrival.at)
+        draft = inbox.draft(self._vault, verified)
+        subject = _correlation_keys(draft, verified)
+        this = Attempt(draft.sealed_body, is_first=True, counted_at=verified.at)
 
         def store_and_process(session: Session) -> tuple[StoredEntry, Done]:
             work = UnitOfWork(session.connection(), self._vault)
-            entry, is_new = inbox.store_or_count(work.connection, draft, arrival.attempts)
+            entry, is_new = inbox.store_or_count(work.connection, draft, verified.attempts)
             done = Done()
             if is_new and subject is not None:
-                done = processing.process(work, entry, subject, now=arrival.at)
+                done = processing.process(work, entry, subject, now=verified.at)
             work.close()
-            is_new = is_new or any(each.is_first and each.sealed_body == entry.sealed_body for each in arrival.attempts)
+            is_new = is_new or any(
+                each.is_first and each.sealed_body == entry.sealed_body for each in verified.attempts
+            )
             # Only the commit is left. Whatever becomes of that, another try finds it.
-            arrival.attempts.append(this)
+            verified.attempts.append(this)
             stored = StoredEntry.of(entry, is_new=is_new)
             return _as_ended(stored, done.processed[0] if done.processed else None), done
 
@@ -200,34 +202,34 @@ class Receiver:
         return stored, done.processed[1:]
 
     def _when_stored(
-        self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", until: float, run: "Future[StoreResult]"
+        self, verified: VerifiedDelivery, receipt: "Future[Receipt]", until: float, run: "Future[StoreResult]"
     ) -> None:
         """Answer a delivery whose transaction has ended."""
         if (error := run.exception()) is not None:
             # Whatever it is, nothing was stored, so nothing may be acknowledged.
-            client = self._keyring.client(arrival.delivery.client_id)
-            self._fulfil(arrival, receipt, lambda: self._answer_not_stored(arrival, error, client))
+            client = self._keyring.client(verified.delivery.client_id)
+            self._resolve(verified, receipt, lambda: self._answer_not_stored(verified, error, client))
             return
         stored, resumed = run.result()
-        if not _is_to_be_replayed(stored, arrival):
-            self._fulfil(arrival, receipt, lambda: self._answer_stored(arrival, stored, resumed))
+        if not _is_to_be_replayed(stored, verified):
+            self._resolve(verified, receipt, lambda: self._answer_stored(verified, stored, resumed))
             return
         # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
         replay = partial(self._replay_failed, stored, until=until)
-        answer = partial(self._fulfil, arrival, receipt, lambda: self._answer_stored(arrival, replay(), resumed))
+        answer = partial(self._resolve, verified, receipt, lambda: self._answer_stored(verified, replay(), resumed))
         try:
             self._replays.submit(answer)
         except RuntimeError:
             # No thread can be had, or the interpreter ends: the entry is stored all the same.
-            self._fulfil(arrival, receipt, lambda: self._answer_stored(arrival, stored, resumed))
+            self._resolve(verified, receipt, lambda: self._answer_stored(verified, stored, resumed))
 
     # --- answers ---
 
-    def _fulfil(self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
+    def _resolve(self, verified: VerifiedDelivery, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
         try:
             made = make()
         except BaseException as error:  # noqa: BLE001 -- whatever it is, somebody waits; and it may be our signature that fails
-            made = self._answer_not_stored(arrival, error, None)
+            made = self._answer_not_stored(verified, error, None)
         receipt.set_result(made)
 
     def _replay_failed(self, stored: StoredEntry, *, until: float) -> StoredEntry:
@@ -260,48 +262,48 @@ class Receiver:
         )
         return Receipt(answer)
 
-    def _answer_not_stored(self, arrival: VerifiedDelivery, error: BaseException, client: Client | None) -> Receipt:
-        fields = {"client_id": arrival.delivery.client_id, **failure(error), **arrival.delivery.origin.fields()}
+    def _answer_not_stored(self, verified: VerifiedDelivery, error: BaseException, client: Client | None) -> Receipt:
+        fields = {"client_id": verified.delivery.client_id, **failure(error), **verified.delivery.origin.fields()}
         _log.error("delivery not stored", extra=fields)
         answer = refuse(
-            arrival.delivery,
+            verified.delivery,
             status=503,
             result_code="UNKNOWN_EXCEPTION",
             result_status="U",
             message="The notification could not be stored. Send it again.",
             client=client,
-            now=arrival.at,
+            now=verified.at,
         )
         return Receipt(answer)
 
-    def _answer_stored(self, arrival: VerifiedDelivery, stored: StoredEntry, resumed: list[Processed]) -> Receipt:
+    def _answer_stored(self, verified: VerifiedDelivery, stored: StoredEntry, resumed: list[Processed]) -> Receipt:
         fields = {
             "entry": stored.id,
             "duplicate": not stored.is_new,
             "outcome": stored.outcome.value,
             "reason": stored.reason,
-            "request_id": arrival.delivery.origin.request_id,
+            "request_id": verified.delivery.origin.request_id,
         }
         _log.info("delivery stored", extra=fields)
         if stored.is_new:
-            notification = arrival.parsed.notification
+            notification = verified.parsed.notification
             auth_state = None if notification is None else notification.auth_state
             if stored.outcome is Outcome.PARKED and not inbox.can_be_consulted(auth_state):
                 _log.warning("parked for an authState that no consult can name", extra={"entry": stored.id})
             metrics.count_notification(None if notification is None else notification.type, stored.outcome)
-        _tell(resumed)
-        client = self._keyring.client(arrival.delivery.client_id)
+        _count_and_log(resumed)
+        client = self._keyring.client(verified.delivery.client_id)
         if stored.outcome is not Outcome.MALFORMED:
-            answer = acknowledge(arrival.delivery, client, now=arrival.at)
+            answer = acknowledge(verified.delivery, client, now=verified.at)
             return Receipt(answer, stored.id, stored.outcome, stored.reason, stored.is_new)
         answer = refuse(
-            arrival.delivery,
+            verified.delivery,
             status=400,
             result_code="PARAM_ILLEGAL",
             result_status="F",
             message=f"The notification is malformed: {stored.reason}.",
             client=client,
-            now=arrival.at,
+            now=verified.at,
         )
         return Receipt(answer, stored.id, stored.outcome, stored.reason, stored.is_new)
 
@@ -317,7 +319,7 @@ class Receiver:
         done = self._resumption.first_finish(
             lambda: self._in_transaction(lambda work: processing.replay(work, entry_id, now=now))
         )
-        _tell(done.processed)
+        _count_and_log(done.processed)
         self._resumption.go_on(done.unfinished)
         return done.processed
 
@@ -339,7 +341,7 @@ class Receiver:
             "key": by,
         }
         _log.info("report recorded", extra=fields)
-        _tell(recorded.resumed)
+        _count_and_log(recorded.resumed)
         self._resumption.go_on(recorded.unfinished)
         return recorded
 
@@ -356,7 +358,7 @@ class Receiver:
         """Resume some more parked entries, in one transaction, and say whether there are still more."""
         now = self._clock()
         done = self._in_transaction(lambda work: processing.resume(work, authorization_id, now=now))
-        _tell(done.processed)
+        _count_and_log(done.processed)
         return bool(done.unfinished)
 
     def _in_transaction(self, do: Callable[[UnitOfWork], T]) -> T:
@@ -376,12 +378,12 @@ class Receiver:
                 continue
 
 
-def _is_to_be_replayed(stored: StoredEntry, arrival: VerifiedDelivery) -> bool:
+def _is_to_be_replayed(stored: StoredEntry, verified: VerifiedDelivery) -> bool:
     """Say whether a redelivery is the occasion to process its entry again: it failed, or can be understood by now."""
     if stored.is_new:
         return False
     return stored.outcome is Outcome.FAILED or (
-        stored.outcome is Outcome.MALFORMED and arrival.parsed.notification is not None
+        stored.outcome is Outcome.MALFORMED and verified.parsed.notification is not None
     )
 
 
@@ -390,12 +392,12 @@ def _as_ended(stored: StoredEntry, resumed: Processed | None) -> StoredEntry:
     return stored if resumed is None else replace(stored, outcome=resumed.outcome, reason=resumed.reason)
 
 
-def _correlation_keys(draft: InboxEntry, arrival: VerifiedDelivery) -> CorrelationKeys | None:
-    notification = arrival.parsed.notification
+def _correlation_keys(draft: InboxEntry, verified: VerifiedDelivery) -> CorrelationKeys | None:
+    notification = verified.parsed.notification
     return None if notification is None else CorrelationKeys(draft.client_id, notification, draft.token_index)
 
 
-def _tell(processed: list[Processed]) -> None:
+def _count_and_log(processed: list[Processed]) -> None:
     """Count and log what was processed beside a delivery of its own, once its transaction is committed."""
     for done in processed:
         metrics.count_notification(done.type, done.outcome)

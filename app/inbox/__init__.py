@@ -148,12 +148,12 @@ def read(body: bytes) -> ParseResult:
         return ParseResult(None, error=error)
 
 
-def draft(vault: Vault, arrival: VerifiedDelivery) -> InboxEntry:
+def draft(vault: Vault, verified: VerifiedDelivery) -> InboxEntry:
     """Make the entry of a delivery, which is not stored yet."""
-    delivery, notification = arrival.delivery, arrival.parsed.notification
-    named: Notification | Named = notification or arrival.parsed.named
+    delivery, notification = verified.delivery, verified.parsed.notification
+    named: Notification | Named = notification or verified.parsed.named
     fingerprint = _fingerprint(vault, delivery, notification)
-    outcome, reason = _first_outcome(arrival.parsed)
+    outcome, reason = _first_outcome(verified.parsed)
     return plain(InboxEntry)(
         fingerprint=fingerprint,
         client_id=delivery.client_id,
@@ -166,18 +166,18 @@ def draft(vault: Vault, arrival: VerifiedDelivery) -> InboxEntry:
         request_time=delivery.request_time,
         signature=delivery.signature,
         deliveries=1,
-        received_at=arrival.at,
-        last_received_at=arrival.at,
+        received_at=verified.at,
+        last_received_at=verified.at,
         outcome=outcome,
         reason=reason,
     )
 
 
-def needed_by(arrival: VerifiedDelivery) -> Hashable:
+def needed_by(verified: VerifiedDelivery) -> Hashable:
     """Name what a delivery needs locked, as far as it says so itself: two that say the same wait for the same row."""
-    notification = arrival.parsed.notification
+    notification = verified.parsed.notification
     named = None if notification is None else notification.auth_state or notification.access_token
-    return arrival.delivery.client_id, named or arrival.delivery.body
+    return verified.delivery.client_id, named or verified.delivery.body
 
 
 def known(drafts: Collection[InboxEntry]) -> Statement:
