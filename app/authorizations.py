@@ -1,4 +1,7 @@
-"""Find authorizations, advance them, and keep the history of how they came to be what they are."""
+"""Authorizations: the statements that find, lock and insert them, and what they store of codes and users.
+
+The unit of work advances them: it alone changes their state and appends to their history.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -197,7 +200,7 @@ _NOTIFICATION_ID = CopiedColumn("notification_id", of=InboxEntry.id, key=InboxEn
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which authorizations a listing shows; what is `None` does not matter."""
+    """Which authorizations a listing shows; a filter that is `None` is not applied."""
 
     auth_state: str | None = None
     user_ref: str | None = None

@@ -1,4 +1,7 @@
-"""Look through what is kept, dismiss what is not ours, and delete what has been concluded for long enough."""
+"""Upkeep of the inbox: list and count entries, dismiss what is not ours, purge what has been final for long enough.
+
+Nothing here is on the path of a delivery.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,7 +128,7 @@ def replayable_ids(session: Session, outcomes: Collection[Outcome], *, after: in
 
 
 class NotParkedError(Exception):
-    """An entry that is to be dismissed is not parked: nobody waits for it."""
+    """An entry that is to be dismissed is not parked."""
 
     def __init__(self, entry_id: int, outcome: str | None) -> None:
         self.outcome = outcome

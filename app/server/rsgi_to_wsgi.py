@@ -1,8 +1,8 @@
 """The bridge between granian's event loop (RSGI) and the application (WSGI).
 
 The loop reads each body within bounds of time, size and pieces, and only then calls the application: in a thread, or on
-the loop itself for what never blocks. So a slow client costs a socket and no thread. A response that is not known yet
-keeps no thread either: the thread that comes to know it hands it to the loop.
+the loop itself for paths that never block. So a slow client costs a socket and no thread. A deferred response costs no
+thread either: the thread that resolves it hands it to the loop.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class Deferred(ABC):
 
 @dataclass(slots=True)
 class _ResponseQueue:
-    """Takes responses from threads to the loop, which is woken once for all that are there.
+    """Hands responses from threads to the loop, which is woken once for all that are queued.
 
     Waking it is a system call, and the responses to one batch come one right after the other.
     """

@@ -1,4 +1,4 @@
-"""Deferred responses: an endpoint returns before its response is known, and keeps no thread until it is.
+"""Deferred responses: an endpoint returns before its response is known, and no thread waits for it.
 
 `app.server.rsgi_to_wsgi` is called back once it is known. Any other WSGI server reads the response, and so waits.
 """

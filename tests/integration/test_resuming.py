@@ -83,7 +83,7 @@ def test_no_statement_reads_or_locks_more_than_a_transaction_resumes(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 5)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(50)])
     numbers: list[int] = []
     locked = inbox.locked
@@ -142,7 +142,7 @@ def test_a_report_comes_after_the_rest(stage: Stage, monkeypatch: pytest.MonkeyP
 
 def test_the_same_consult_again_does_not_wait_for_the_rest(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 1)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(5)])
     stage.consult()
     assert not stage.receiver.record(Consult("s-1", client_id=CLIENT_ID), cause="api").changed
@@ -185,7 +185,7 @@ def test_a_delivery_reads_as_many_tokens_after_many_refreshes_as_after_one(stage
 def test_a_mark_survives_what_breaks_after_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a transaction says it has left is what is on record, also where one of the entries breaks."""
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 3)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     park(stage, [token_created("s-1", f"token-{number}") for number in range(3)])
     stage.notify(authcode_created("s-1", "code-1"))
     authorization_id = consult_and_die(stage)

@@ -23,7 +23,7 @@ def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """How many parked entries a transaction resumes. No thread goes on: a process died after each of them."""
     size: int = request.param
     monkeypatch.setattr(unit_of_work, "RESUMED_AT_ONCE_MAX", size)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     return size
 
 

@@ -85,7 +85,7 @@ def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """How many parked entries a transaction resumes. No thread resumes any: threads would leave it to chance when."""
     size: int = request.param
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", size)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     return size
 
 

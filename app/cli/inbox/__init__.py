@@ -1,4 +1,4 @@
-"""`flask inbox`: see the notifications that were kept, and decide about them again. A command is in its file."""
+"""`flask inbox`: see, deliver, process, dismiss and purge stored notifications. A command is in its file."""
 
 from app.cli.command_group import CommandGroup
 from app.cli.inbox.deliver import deliver
