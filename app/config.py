@@ -330,7 +330,7 @@ def _given_vault_keys(given: Mapping[str, str]) -> tuple[bytes, ...]:
 def open_vault_keys(settings: Settings) -> tuple[bytes, ...]:
     """Return the vault keys that are set or, with SQLite, the one in `instance_path`, which is made the first time.
 
-    Only what seals or opens asks for them: whoever asks for help makes no key. Raises `SettingError`.
+    Only code that seals or opens calls this, so that `--help` makes no key. Raises `SettingError`.
     """
     if settings.vault_keys:
         return settings.vault_keys

@@ -298,7 +298,7 @@ def _apply(
     """Store the code or the token that a notification brings; return the reason that its transition is to name."""
     if event is Event.AUTHCODE_CREATED and notification.auth_code is not None:
         # The code's minute began with its first delivery, however long the entry was parked.
-        return authorizations.keep_auth_code(
+        return authorizations.store_auth_code(
             work.vault, authorization, notification.auth_code, received_at=entry.received_at, now=at
         )
     if event is Event.TOKEN_CREATED and notification.access_token is not None:

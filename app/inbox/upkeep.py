@@ -23,10 +23,10 @@ from app.inbox import (
 from app.models import AccessToken, Authorization, InboxEntry
 from app.tokens import TokenKey
 
-#: Figures count no further, so that being asked every few seconds costs milliseconds however much there is.
+#: Gauges count no further, so that a scrape costs milliseconds however many entries there are.
 COUNTED_MAX = 10_000
 
-#: Whoever parks has one of these.
+#: Every reason for which an entry is parked.
 PARKED_REASONS = (Reason.UNKNOWN_AUTH_STATE, Reason.UNKNOWN_TOKEN, Reason.EARLY, Reason.UNKNOWN_TYPE)
 _AGES = {
     "1m": timedelta(minutes=1),
@@ -142,7 +142,7 @@ class NotParkedError(Exception):
 def dismiss(session: Session, entry_id: int, reason: str) -> None:
     """End a parked entry, since an operator says that it is not ours. Its link to an authorization stays.
 
-    Whoever resumes parked entries locks them and looks again, as this does: one of the two sees what the other did.
+    Locks the entry and looks again, as resuming does: of the two transactions, the second sees what the first did.
     Raises `NotParkedError`.
     """
     entry = session.get(InboxEntry, entry_id, with_for_update=True)

@@ -196,7 +196,7 @@ def test_a_delivery_judges_what_whoever_moved_the_authorization_before_it_has_le
         assert authorization is not None
         delivering = pool.submit(stage.notify, authcode_created("s-1", "code-1"))
         wait_until_somebody_waits(stage)
-        authorizations.keep_auth_code(stage.vault, authorization, Secret("code-1"), received_at=NOON, now=NOON)
+        authorizations.store_auth_code(stage.vault, authorization, Secret("code-1"), received_at=NOON, now=NOON)
         work.advance(authorization, Event.AUTHCODE_CREATED, cause=Cause("api", at=NOON))
         work.close()
         connection.commit()
