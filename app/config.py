@@ -224,7 +224,7 @@ def _misspelled(given: Mapping[str, str]) -> Iterator[str]:
 def _is_one_slip(name: str, meant: str) -> bool:
     """Whether one letter is missing, added or different, or two neighbors have changed places."""
     pairs = enumerate(zip(name, meant, strict=False))
-    begin = next((place for place, (letter, other) in pairs if letter != other), min(len(name), len(meant)))
+    begin = next((index for index, (letter, other) in pairs if letter != other), min(len(name), len(meant)))
     rest, rest_meant = name[begin:], meant[begin:]
     return (
         rest[1:] == rest_meant

@@ -159,11 +159,11 @@ def _is_inline(service: Service, path: str) -> bool:
 
 @contextmanager
 def _shared_counters(settings: Settings) -> Iterator[None]:
-    """Give the workers a folder to count in together, unless they have one; without any, each counts alone."""
+    """Make a folder for the counters of all workers, unless one is set; without any, each worker counts by itself."""
     if os.environ.get(metrics.FOLDER_VARIABLE):
         yield
         return
-    with folder_of_its_own(_places_for_counters(settings)) as folder:
+    with folder_of_its_own(_parents_of_counters(settings)) as folder:
         if folder is None:
             click.echo("No folder can be made for the workers to count in together: each counts alone.", err=True)
         else:
@@ -171,8 +171,8 @@ def _shared_counters(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _places_for_counters(settings: Settings) -> Iterator[Path]:
-    """Name the places where a folder that nobody keeps may be made: systemd's for this, or our own."""
+def _parents_of_counters(settings: Settings) -> Iterator[Path]:
+    """Name the folders in which one for counters may be made: systemd's, or our own."""
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if runtime:
         yield Path(runtime) / "counters"

@@ -141,8 +141,8 @@ class KeyFilter:
                 yield name, _json(fields, keys[name], dialect)
                 continue
             yield name, list(keys[name])
-            for place, (field, _) in enumerate(fields):
-                yield f"{name}_{field}", list({key[place] for key in keys[name]})
+            for index, (field, _) in enumerate(fields):
+                yield f"{name}_{field}", list({key[index] for key in keys[name]})
 
     def parameters(self, dialect: Dialect, keys: Mapping[str, Collection[tuple[Any, ...]]]) -> dict[str, Any]:
         """Return keys as the parameters of the statement."""

@@ -99,8 +99,8 @@ class _Written(NamedTuple):
             return Rows(self.names, rows)
         read = [list(row) for row in rows]
         for row in read:
-            for place, reader in self.readers:
-                row[place] = reader(row[place])
+            for index, reader in self.readers:
+                row[index] = reader(row[index])
         return Rows(self.names, read)
 
 
@@ -119,7 +119,7 @@ def _written(statement: Executable, dialect: Dialect) -> _Written:
     return _Written(
         str(statement.compile(dialect=dialect)),  # type: ignore[attr-defined] # every statement is a clause, too
         [each.key for each in columns],
-        [(place, reader) for place, reader in enumerate(readers) if reader is not None],
+        [(index, reader) for index, reader in enumerate(readers) if reader is not None],
     )
 
 

@@ -35,7 +35,7 @@ class Folder:
         with pytest.raises(KeyringError) as refusal:
             self.load(text)
         sentence = str(refusal.value)
-        assert sentence == f"{refusal.value.place} {refusal.value.problem}; {refusal.value.remedy}."
+        assert sentence == f"{refusal.value.where} {refusal.value.problem}; {refusal.value.remedy}."
         assert sentence.startswith(str(self.keyring))
         return sentence.removeprefix(str(self.keyring)).strip(": ")
 
