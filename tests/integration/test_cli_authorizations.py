@@ -105,7 +105,7 @@ def test_a_second_code_is_told_of(shell: Shell) -> None:
     assert "another auth code" in said
 
 
-def test_consult_settles_what_waited_for_it(shell: Shell) -> None:
+def test_consult_resumes_parked_notifications(shell: Shell) -> None:
     entry_id = shell.notify(authcode_created("s-1", "code-1"))
     said = shell.ask("authorizations", "consult", "s-1")
     assert f"Notification {entry_id} waited for this, and was applied." in said

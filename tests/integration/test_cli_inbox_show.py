@@ -198,7 +198,7 @@ def test_what_is_malformed_is_found_by_what_it_names(shell: Shell) -> None:
     "body",
     [b'{"authState": "s-1", "authorizationNotif', b'\xff{"authState": "s-1"}', b"[]", b'{"authState": 1}', b"{}"],
 )
-def test_of_what_cannot_be_read_nothing_is_guessed(shell: Shell, body: bytes) -> None:
+def test_nothing_is_guessed_of_a_body_that_cannot_be_read(shell: Shell, body: bytes) -> None:
     shell.json("inbox", "show", shell.notify(body))
     (row,) = shell.json("inbox", "list")
     assert (row["type"], row["authState"], row["outcome"]) == (None, None, "malformed")

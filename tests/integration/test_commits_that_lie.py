@@ -228,7 +228,7 @@ def test_a_commit_is_never_weaker_than_the_database_is_set_to(
     database.close()
 
 
-def test_a_database_that_becomes_set_to_forget_is_named_while_it_is(
+def test_a_database_whose_settings_become_unsafe_is_named_while_they_are(
     url: str, admin: psycopg.Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = some_settings(url, tmp_path)

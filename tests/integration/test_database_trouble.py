@@ -101,7 +101,7 @@ def another_connection(stage: Stage) -> Iterator[psycopg.Connection]:
 # --- PostgreSQL ---
 
 
-def test_a_table_that_somebody_locked_is_not_waited_for_long(on_postgresql: Stage) -> None:
+def test_a_wait_for_a_locked_table_is_short(on_postgresql: Stage) -> None:
     with another_connection(on_postgresql) as other, other.transaction():
         other.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
         assert refused_in_time(on_postgresql)
@@ -179,7 +179,7 @@ def test_noise_from_a_dying_server_is_no_failure_of_ours(afar: Stage, network: N
     assert works_again(afar)
 
 
-def test_a_server_that_nobody_reaches_is_found_again(afar: Stage, network: Network) -> None:
+def test_a_server_that_was_unreachable_is_reached_again(afar: Stage, network: Network) -> None:
     with network.closed():
         assert refused_in_time(afar)
     assert works_again(afar)
@@ -303,7 +303,7 @@ def tell_connection(stage: Stage, pragma: str) -> None:
     pooled.close()
 
 
-def test_a_file_that_was_replaced_is_not_written_to_in_vain(on_sqlite: Stage) -> None:
+def test_a_database_file_that_was_replaced_is_not_written_to(on_sqlite: Stage) -> None:
     """What went into the old file, which has no name any more, would be acknowledged and gone."""
     file = file_of(on_sqlite)
     copy = file.with_name("copy.db")
@@ -400,7 +400,7 @@ def test_a_file_system_that_refuses_the_journal_is_said_to(tmp_path: Path) -> No
     database.close()
 
 
-def test_who_waits_in_vain_for_a_connection_is_told(sqlite_url: str) -> None:
+def test_work_that_gets_no_connection_in_time_fails(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     held_up = [database.engine.connect() for _ in range(POOL_SIZE)]
     with pytest.raises(DatabaseUnavailableError, match="TimeoutError"):

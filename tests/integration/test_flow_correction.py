@@ -63,7 +63,7 @@ def test_a_flow_that_was_said_contradicts_another(stage: Stage) -> None:
     assert len(stage.moves()) == 2
 
 
-def test_naming_the_flow_that_was_taken_by_default_settles_it(stage: Stage) -> None:
+def test_naming_the_default_flow_makes_it_final(stage: Stage) -> None:
     stage.consult()
     stage.consult(flow="auto_debit")
     with pytest.raises(ConsultContradictedError):

@@ -71,7 +71,7 @@ def held(stage: Stage, what: str, *parameters: object) -> Iterator[None]:
 
 # One, and more than there are connections.
 @pytest.mark.parametrize("number", [1, POOL_SIZE + 8])
-def test_rows_that_somebody_holds_hold_up_only_the_deliveries_that_need_them(on_postgresql: Stage, number: int) -> None:
+def test_held_rows_delay_only_the_deliveries_that_need_them(on_postgresql: Stage, number: int) -> None:
     stage = on_postgresql
     names = [f"s-{number}" for number in range(BATCH_SIZE_MAX)]
     for name in names:
@@ -91,7 +91,7 @@ def test_rows_that_somebody_holds_hold_up_only_the_deliveries_that_need_them(on_
 
 
 @pytest.mark.parametrize("what", [ROWS, TABLE], ids=["rows", "table"])
-def test_what_is_held_for_a_moment_is_waited_for(on_postgresql: Stage, what: str) -> None:
+def test_a_row_that_is_held_for_a_moment_is_waited_for(on_postgresql: Stage, what: str) -> None:
     """For longer than anybody waits with a connection, and by more than there are connections."""
     stage = on_postgresql
     names = [f"s-{number}" for number in range(2 * POOL_SIZE)]
@@ -115,7 +115,7 @@ def test_readers_wait_for_a_table_that_is_held_for_a_moment(on_postgresql: Stage
         assert {each.result() for each in states} == {"consulted"}
 
 
-def test_work_that_waits_for_a_row_keeps_no_other_row(on_postgresql: Stage) -> None:
+def test_a_transaction_that_waits_for_a_row_holds_no_other_row(on_postgresql: Stage) -> None:
     """As when many rows are sealed again, and somebody holds the last of them."""
     stage = on_postgresql
     stage.consult("s-1")
@@ -165,7 +165,7 @@ def test_other_work_that_waits_for_a_row_leaves_connections_to_deliveries(on_pos
         wait(waiting)
 
 
-def test_the_replay_of_a_failed_entry_holds_up_nobody(on_postgresql: Stage) -> None:
+def test_the_replay_of_a_failed_entry_delays_no_other_delivery(on_postgresql: Stage) -> None:
     """Not even whoever delivered it: the answer comes later."""
     stage = on_postgresql
     found = stage.consult()
@@ -183,7 +183,7 @@ def test_the_replay_of_a_failed_entry_holds_up_nobody(on_postgresql: Stage) -> N
     assert replayed.result(timeout=10).outcome == "redundant"
 
 
-def test_what_breaks_is_stored_as_failed_and_takes_nobody_with_it(stage: Stage) -> None:
+def test_a_delivery_that_breaks_is_stored_as_failed_and_the_rest_of_its_batch_is_applied(stage: Stage) -> None:
     names = [f"s-{number}" for number in range(BATCH_SIZE_MAX)]
     ids = {name: stage.consult(name) for name in names}
     stage.report_authcode(ids["s-7"], "code-of-s-7")
@@ -204,7 +204,7 @@ def test_of_one_notification_many_times_one_is_new(stage: Stage) -> None:
     assert [(entry.outcome, entry.deliveries) for entry in stage.entries()] == [("applied", 6)]
 
 
-def test_what_comes_twice_at_once_was_last_received_when_it_came_last(stage: Stage) -> None:
+def test_a_notification_twice_in_a_batch_has_the_time_of_its_last_delivery(stage: Stage) -> None:
     stage.consult()
     first = stage.clock.now
     stage.notify_together([authcode_created("s-1", "code-1").body()] * 2, apart=timedelta(seconds=1))
@@ -212,7 +212,7 @@ def test_what_comes_twice_at_once_was_last_received_when_it_came_last(stage: Sta
     assert (entry.received_at, entry.last_received_at) == (first, first + timedelta(seconds=1))
 
 
-def test_what_repeats_an_entry_of_before_is_counted_beside_what_is_new(stage: Stage) -> None:
+def test_a_batch_counts_redeliveries_and_stores_new_notifications(stage: Stage) -> None:
     stage.consult(flow="direct")
     stage.notify(token_canceled("token-1"))
     receipts = stage.notify_together([token_canceled("token-1").body(), token_created("s-1", "token-1").body()])

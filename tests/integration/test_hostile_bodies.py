@@ -124,7 +124,7 @@ def last_received(session: Session) -> InboxEntry | None:
 
 @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=BODIES, query=LATIN, request_time=LATIN.filter(bool))
-def test_whatever_is_signed_is_answered_and_kept_and_shown_again(
+def test_any_signed_body_is_answered_stored_and_shown(
     http: HttpClient, alipay: Signer, troubles: Troubles, body: bytes, query: str, request_time: str
 ) -> None:
     uri = f"{NOTIFY_PATH}?{query}" if query else NOTIFY_PATH

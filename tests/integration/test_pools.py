@@ -143,7 +143,9 @@ def test_a_pool_of_sessions_loses_nothing(postgresql_url: str, alipay_key: RSAPr
         stage.database.close()
 
 
-def test_what_a_pool_lost_ends_no_notification(pooled_url: str, postgresql_url: str, alipay_key: RSAPrivateKey) -> None:
+def test_statements_that_a_pool_lost_end_no_notification(
+    pooled_url: str, postgresql_url: str, alipay_key: RSAPrivateKey
+) -> None:
     """A pool may be put before the database while the service runs: Alipay sends again, and nothing has failed."""
     stage = a_stage(pooled_url, alipay_key)
 

@@ -183,7 +183,7 @@ def test_a_cancellation_starts_over_when_its_token_becomes_known_between_two_loo
     stage.database.close()
 
 
-def test_a_delivery_judges_what_whoever_moved_the_authorization_before_it_has_left(
+def test_a_delivery_that_waited_for_a_lock_judges_the_state_after_it(
     postgresql_url: str, alipay_key: RSAPrivateKey
 ) -> None:
     """Held open: somebody records the same code, and has not committed yet when the delivery comes."""

@@ -67,7 +67,7 @@ def test_a_consult_resumes_a_few_hundred_parked_entries_and_the_rest_follows_by_
     assert inconsistencies(stage) == []
 
 
-def test_what_is_early_is_passed_over_until_what_it_waits_for_comes(stage: Stage) -> None:
+def test_an_early_entry_is_passed_over_until_its_predecessor_comes(stage: Stage) -> None:
     """The first few hundred cannot be decided before the last one is, and must not be looked at again and again."""
     stage.notify(token_created("s-1", "token-0"))
     park(stage, [token_created("s-1", f"token-{number}") for number in range(1, MANY)])
@@ -97,7 +97,7 @@ def test_no_statement_reads_or_locks_more_than_a_transaction_resumes(
     assert numbers == [5]
 
 
-def test_what_a_process_that_died_has_left_is_found_by_another(stage: Stage) -> None:
+def test_another_process_resumes_what_a_dead_one_has_left(stage: Stage) -> None:
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(MANY)])
     consult_and_die(stage)
     assert not is_finished(stage)
@@ -182,7 +182,7 @@ def test_a_delivery_reads_as_many_tokens_after_many_refreshes_as_after_one(stage
     assert len(answer.rows) == 1
 
 
-def test_a_mark_survives_what_breaks_after_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mark_to_resume_survives_an_error_after_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a transaction says it has left is what is on record, also where one of the entries breaks."""
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 3)
     monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)

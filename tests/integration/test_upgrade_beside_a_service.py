@@ -40,7 +40,7 @@ def reader(unmigrated_postgresql_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def test_nobody_queues_for_long_behind_an_upgrade_that_waits_for_a_reader(
+def test_deliveries_do_not_queue_behind_an_upgrade_that_waits_for_a_reader(
     unmigrated_postgresql_url: str, reader: psycopg.Connection
 ) -> None:
     said: list[str] = []

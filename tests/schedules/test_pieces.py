@@ -121,7 +121,7 @@ OTHER_STEPS = st.sampled_from(
 
 @pytest.mark.no_cover
 @pytest.mark.usefixtures("piece")
-def test_what_comes_between_two_pieces_ends_as_if_there_were_none(stage: Stage, tmp_path: Path) -> None:
+def test_a_delivery_between_two_pieces_ends_as_without_pieces(stage: Stage, tmp_path: Path) -> None:
     rests: list[int] = []
 
     @settings(

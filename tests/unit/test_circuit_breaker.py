@@ -59,14 +59,14 @@ def test_as_many_as_there_are_places_are_let_in(breaker: CircuitBreaker) -> None
     assert lets_in(breaker)
 
 
-def test_one_that_waited_in_vain_closes_nothing(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_one_failure_does_not_open_the_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
     wait_in_vain(breaker, clock)
     assert lets_several_in(breaker)
     wait_in_vain(breaker, clock)
     assert lets_several_in(breaker)
 
 
-def test_after_two_in_a_row_that_waited_in_vain_one_at_a_time_finds_out(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_after_two_failures_in_a_row_one_probe_at_a_time_is_admitted(breaker: CircuitBreaker, clock: Clock) -> None:
     wait_in_vain(breaker, clock)
     wait_in_vain(breaker, clock)
     with breaker.admit():
@@ -76,7 +76,7 @@ def test_after_two_in_a_row_that_waited_in_vain_one_at_a_time_finds_out(breaker:
     assert lets_several_in(breaker)
 
 
-def test_who_finds_out_that_nothing_has_changed_keeps_the_others_out(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_probe_that_fails_keeps_the_circuit_open(breaker: CircuitBreaker, clock: Clock) -> None:
     for _ in range(3):
         wait_in_vain(breaker, clock)
     with breaker.admit():
@@ -99,9 +99,7 @@ def test_an_error_of_the_work_is_no_trouble_of_the_database(breaker: CircuitBrea
     assert lets_several_in(breaker)
 
 
-def test_a_row_that_somebody_locked_keeps_nobody_out_who_does_not_need_it(
-    breaker: CircuitBreaker, clock: Clock
-) -> None:
+def test_a_held_row_does_not_open_the_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
     for _ in range(5):
         wait_in_vain(breaker, clock, cause="LockNotAvailable")
     with breaker.admit():

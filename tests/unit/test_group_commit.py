@@ -132,7 +132,7 @@ def test_the_caller_never_leads(runs: Runs) -> None:
     assert {name.rpartition("_")[0] for name in runs.threads} == {"leader", "single"}
 
 
-def test_what_is_submitted_while_leaders_are_held_is_one_batch(runs: Runs) -> None:
+def test_calls_that_are_submitted_while_leaders_are_held_are_one_batch(runs: Runs) -> None:
     runs.go.set()
     group_commit = runs.group_commit()
     with group_commit.held():
@@ -307,7 +307,7 @@ def test_after_trouble_calls_run_as_before(runs: Runs, error: Exception) -> None
     assert group_commit.submit(5).result(timeout=10) == "5 together"
 
 
-def test_what_a_call_raises_by_itself_is_raised() -> None:
+def test_the_future_has_the_error_that_a_call_raises_by_itself() -> None:
     def break_down(_: object) -> list[str]:
         raise ValueError
 

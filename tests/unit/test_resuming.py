@@ -26,7 +26,7 @@ def test_a_rest_that_is_left_while_a_piece_is_under_way_is_resumed_after_it() ->
     assert pieces.acquire(timeout=HANG_S)
 
 
-def test_what_is_asked_several_times_before_its_piece_begins_is_done_once() -> None:
+def test_a_piece_that_is_requested_several_times_before_it_begins_runs_once() -> None:
     done: list[UUID] = []
     is_occupied, may_end, is_last = threading.Event(), threading.Event(), threading.Event()
     occupying, asked, last = uuid4(), uuid4(), uuid4()

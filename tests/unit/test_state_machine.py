@@ -73,6 +73,6 @@ def test_the_machine_refuses_what_is_illegal() -> None:
         machine.send(Event.AUTHCODE_CREATED.value)
 
 
-def test_answers_are_kept() -> None:
+def test_decisions_are_cached() -> None:
     arguments = AuthorizationState.CONSULTED, Event.TOKEN_CREATED, Flow.DIRECT
     assert decide(*arguments) is decide(*arguments)

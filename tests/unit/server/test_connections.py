@@ -136,7 +136,7 @@ def test_an_answer_that_nobody_reads_ends_its_connection(world: World) -> None:
     assert healthy.is_open()
 
 
-def test_where_places_are_scarce_those_that_are_idle_make_room(world: World) -> None:
+def test_near_the_limit_of_connections_idle_ones_are_closed(world: World) -> None:
     idle = [world.connect() for _ in range(8)]
     for each in idle:
         each.answer()
@@ -151,7 +151,7 @@ def test_where_places_are_scarce_those_that_are_idle_make_room(world: World) -> 
     assert world.connections.look(1001 + IDLE_SECONDS_WHEN_FULL) == Counter()
 
 
-def test_nothing_is_kept_of_those_that_have_gone(world: World) -> None:
+def test_closed_connections_are_forgotten(world: World) -> None:
     gone = world.connect()
     gone.answer()
     world.connections.look(0)

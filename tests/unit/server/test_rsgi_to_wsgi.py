@@ -107,7 +107,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
         return super().call_soon_threadsafe(*arguments, **options)
 
 
-def test_a_request_whose_response_is_not_known_keeps_no_thread() -> None:
+def test_a_deferred_response_keeps_no_thread() -> None:
     application = LateApplication()
 
     async def ask_meanwhile() -> list[int]:

@@ -51,7 +51,7 @@ def signed(signer: Signer, uri: str, clock: VirtualClock) -> Delivery:
     return signer.sign(BODY, uri=uri, request_time=epoch_milliseconds(clock.now))
 
 
-def test_what_arrives_is_authentic(endpoint: Endpoint, sender: Sender, signer: Signer, keyring: Keyring) -> None:
+def test_a_sent_delivery_is_authentic(endpoint: Endpoint, sender: Sender, signer: Signer, keyring: Keyring) -> None:
     sent = signer.sign(BODY, uri=sender.uri, request_time="1685599933871")
     assert sender.send(sent).acknowledged
     assert endpoint.deliveries == [sent]
