@@ -21,7 +21,7 @@ from app.simulator.sender import Signer, headers_of
 from tests.integration.http_client import NOTIFY_PATH, HttpClient
 from tests.integration.shell import Shell
 
-#: Any text a JSON string can hold, NUL and lone surrogates keys_in it.
+#: Any text a JSON string can hold, NUL and lone surrogates among it.
 TEXTS = st.text(st.characters(codec=None, exclude_categories=()), max_size=40)
 #: Texts as JSON, or nearly: escaped, as they are, and with whatever a string must not hold.
 STRINGS = st.one_of(

@@ -10,7 +10,7 @@ from app.vault import SealBrokenError, Sealer, UnknownVaultKeyError, Vault
 OLD, NEW = b"o" * 32, b"n" * 32
 INDEX_KEY = b"i" * 32
 
-#: Any text a JSON string can hold, lone surrogates keys_in it.
+#: Any text a JSON string can hold, lone surrogates among it.
 TEXTS = st.text(st.characters(codec=None, exclude_categories=()))
 
 
