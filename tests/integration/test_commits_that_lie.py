@@ -122,7 +122,7 @@ def test_a_commit_that_no_standby_confirmed_acknowledges_nothing(
     assert [event for _, event, _, _ in stage.moves()] == ["consult", "authcode_created"]
 
 
-def test_one_that_goes_alone_is_not_acknowledged_either(stage: Stage, admin: psycopg.Connection) -> None:
+def test_nor_does_it_acknowledge_a_single_delivery(stage: Stage, admin: psycopg.Connection) -> None:
     stage.notify(token_canceled("token-1"))
     authorization = stage.consult()
     with stage.broken_code(authorization), standby_away(admin, is_cancelled=True):

@@ -198,7 +198,7 @@ def test_a_delivery_that_breaks_is_stored_as_failed_and_the_rest_of_its_batch_is
 def test_of_one_notification_many_times_one_is_new(stage: Stage) -> None:
     stage.consult()
     bodies = [authcode_created("s-1", "code-1").body() + b" " * number for number in range(6)]
-    receipts = stage.notify_together(bodies)
+    receipts = stage.notify_batch(bodies)
     assert [each.is_new for each in receipts] == [True, False, False, False, False, False]
     assert len({each.entry_id for each in receipts}) == 1
     assert [(entry.outcome, entry.deliveries) for entry in stage.entries()] == [("applied", 6)]
@@ -207,7 +207,7 @@ def test_of_one_notification_many_times_one_is_new(stage: Stage) -> None:
 def test_a_notification_twice_in_a_batch_has_the_time_of_its_last_delivery(stage: Stage) -> None:
     stage.consult()
     first = stage.clock.now
-    stage.notify_together([authcode_created("s-1", "code-1").body()] * 2, apart=timedelta(seconds=1))
+    stage.notify_batch([authcode_created("s-1", "code-1").body()] * 2, apart=timedelta(seconds=1))
     (entry,) = stage.entries()
     assert (entry.received_at, entry.last_received_at) == (first, first + timedelta(seconds=1))
 
@@ -215,7 +215,7 @@ def test_a_notification_twice_in_a_batch_has_the_time_of_its_last_delivery(stage
 def test_a_batch_counts_redeliveries_and_stores_new_notifications(stage: Stage) -> None:
     stage.consult(flow="direct")
     stage.notify(token_canceled("token-1"))
-    receipts = stage.notify_together([token_canceled("token-1").body(), token_created("s-1", "token-1").body()])
+    receipts = stage.notify_batch([token_canceled("token-1").body(), token_created("s-1", "token-1").body()])
     assert [each.is_new for each in receipts] == [False, True]
     assert [(entry.type, entry.outcome, entry.deliveries) for entry in stage.entries()] == [
         ("TOKEN_CANCELED", "applied", 2),
@@ -228,7 +228,7 @@ def test_a_batch_counts_redeliveries_and_stores_new_notifications(stage: Stage) 
 def test_a_whole_life_in_one_batch_ends_as_one_after_another(stage: Stage, order: tuple[int, ...]) -> None:
     stage.consult()
     life = [authcode_created("s-1", "code-1"), token_created("s-1", "token-1"), token_canceled("token-1")]
-    stage.notify_together([life[number].body() for number in order])
+    stage.notify_batch([life[number].body() for number in order])
     assert [move[1] for move in stage.moves()] == ["consult", "authcode_created", "token_created", "token_canceled"]
     assert {entry.outcome for entry in stage.entries()} == {"applied"}
     assert stage.key_locks() == []
@@ -243,7 +243,7 @@ def test_the_history_of_a_life_in_one_batch_does_not_run_backwards(stage: Stage,
             token_created(name, f"token-of-{name}"),
             token_canceled(f"token-of-{name}"),
         ]
-        stage.notify_together([life[number].body() for number in order], apart=timedelta(seconds=1))
+        stage.notify_batch([life[number].body() for number in order], apart=timedelta(seconds=1))
         times = [move["at"] for move in stage.document(name)["history"]]
         assert (len(times), times) == (4, sorted(times))
 

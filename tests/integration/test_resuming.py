@@ -27,7 +27,7 @@ MANY = 2 * RESUMED_AT_ONCE_MAX + 20
 def park(stage: Stage, drafts: Iterable[Draft]) -> None:
     bodies = [draft.body() for draft in drafts]
     for first in range(0, len(bodies), 64):
-        stage.notify_together(bodies[first : first + 64])
+        stage.notify_batch(bodies[first : first + 64])
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -166,7 +166,7 @@ def test_a_batch_that_more_waits_for_than_a_transaction_resumes_is_taken_apart(
         park(stage, [token_created(name, f"token-{number}-of-{name}") for number in range(4)])
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 6)
     bodies = [authcode_created(name, f"code-of-{name}").body() for name in ("s-1", "s-2")]
-    kept = stage.notify_together(bodies, alone=2)
+    kept = stage.notify_batch(bodies, singles=2)
     assert {each.outcome for each in kept} == {"applied"}
     assert [stage.state(name) for name in ("s-1", "s-2")] == ["token_active"] * 2
 

@@ -62,7 +62,7 @@ def test_a_replaced_code_that_comes_again_is_no_news(stage: Stage, first_by: str
 def test_of_codes_in_one_batch_the_latest_is_returned(stage: Stage, codes: tuple[str, str]) -> None:
     """What is stored together is stored in the order of its fingerprints, which says nothing of when it came."""
     stage.consult()
-    stage.notify_together([authcode_created("s-1", code).body() for code in codes], apart=SECOND)
+    stage.notify_batch([authcode_created("s-1", code).body() for code in codes], apart=SECOND)
     assert stage.auth_code() == codes[-1]
     assert len(stage.moves()) == 3
     assert inconsistencies(stage) == []

@@ -53,10 +53,10 @@ class LiveInPieces(Live):
         return actual == expected or (self.was_unfinished and is_before_the_rest)
 
     @override
-    def deliver_together(self, notifications: Sequence[Words]) -> list[int]:
+    def deliver_batch(self, notifications: Sequence[Words]) -> list[int]:
         if any(each[0] == "TOKEN_CREATED" for each in notifications):
             self.finish()
-        return super().deliver_together(notifications)
+        return super().deliver_batch(notifications)
 
     @override
     def may_break(self) -> bool:
