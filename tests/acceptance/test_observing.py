@@ -29,7 +29,7 @@ LONG_PATH = "/" + "%C3%A9" * 256
 
 @pytest.fixture
 def environ(sqlite_url: str, keyring_path: Path, tmp_path: Path) -> dict[str, str]:
-    """The settings of a service under systemd, which names a folder for what need not be kept."""
+    """The settings of a service under systemd, which names a folder for temporary files."""
     return an_environ(sqlite_url, keyring_path, FLASK_METRICS_OPEN="1", RUNTIME_DIRECTORY=str(tmp_path / "run"))
 
 

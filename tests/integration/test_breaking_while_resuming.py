@@ -1,4 +1,4 @@
-"""An entry that breaks while others are resumed or replayed breaks alone, and leaves nothing of itself."""
+"""An entry that breaks while others are resumed or replayed fails by itself, and is rolled back whole."""
 
 from collections.abc import Callable
 from typing import Any
@@ -80,14 +80,14 @@ def test_a_replay_that_breaks_leaves_the_outcome_of_another_transaction(
         entry = stage.notify(token_created("s-1", "token-1")).entry_id
     assert entry is not None
 
-    def meanwhile() -> None:
+    def resume_elsewhere() -> None:
         if kind == "failed":
             stage.process(entry)
         else:
             stage.notify(code)
         assert stage.outcomes()[0] == ("applied", None)
 
-    break_once(monkeypatch, processing, "_read_again", first=meanwhile)
+    break_once(monkeypatch, processing, "_read_again", first=resume_elsewhere)
     stage.process(entry)
     assert stage.outcomes()[0] == ("applied", None)
     stage.database.close()
@@ -115,7 +115,7 @@ def break_once(
 
 
 def test_an_entry_of_a_type_that_has_become_known_waits_for_what_it_names(stage: Stage) -> None:
-    """As an earlier version has kept it, which did not know what it says."""
+    """As an earlier release has stored it, which did not know its type."""
     entry = stage.notify(token_canceled("token-1")).entry_id
     assert entry is not None
     earlier = text("UPDATE inbox SET type = 'TOKEN_PAUSED', token_index = NULL, reason = 'unknown_type'")

@@ -1,4 +1,4 @@
-"""`flask inbox dismiss`: a parked notification that is not ours is kept, waits no more, and can be purged."""
+"""`flask inbox dismiss`: a parked notification that is not ours stays stored, waits no more, and can be purged."""
 
 import getpass
 import threading

@@ -1,4 +1,4 @@
-"""A flow that nobody named can be corrected while nothing but the consult has happened; a canceled one is over."""
+"""A flow that no consult named can be corrected until a code or a token comes; a canceled authorization is final."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -94,7 +94,7 @@ def test_a_consult_that_corrects_the_flow_and_contradicts_otherwise_changes_noth
 
 
 def test_a_flow_recorded_before_it_was_known_whether_it_was_said_can_be_corrected(stage: Stage) -> None:
-    """Those who wait for the correction were consulted with the release before."""
+    """Authorizations that wait for the correction were consulted with the release before."""
     stage.consult(flow="auto_debit")
     stage.database.run(lambda session: session.execute(text("UPDATE authorizations SET flow_was_said = NULL")))
     stage.consult(flow="direct")

@@ -1,4 +1,4 @@
-"""Deliveries that share a transaction: what is wrong with one, or held before it, costs the others nothing."""
+"""Deliveries that share a transaction: one that breaks, or needs a held row, costs the others nothing."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import a_signed_delivery
 
-#: More than ever go together.
+#: More than fit into a batch.
 CROWD = 80
 
 ROWS = "SELECT 1 FROM authorizations WHERE auth_state = ANY (%s) FOR UPDATE"
@@ -61,12 +61,12 @@ def on_postgresql(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[St
 
 @contextmanager
 def held(stage: Stage, what: str, *parameters: object) -> Iterator[None]:
-    """Be somebody else who holds what this statement locks."""
+    """Hold, in another transaction, the rows that this statement locks."""
     url = stage.database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(url) as somebody_else:
-        somebody_else.execute(what.encode(), parameters)
+    with psycopg.connect(url) as other:
+        other.execute(what.encode(), parameters)
         yield
-        somebody_else.rollback()
+        other.rollback()
 
 
 # One, and more than there are connections.
@@ -116,7 +116,7 @@ def test_readers_wait_for_a_table_that_is_held_for_a_moment(on_postgresql: Stage
 
 
 def test_a_transaction_that_waits_for_a_row_holds_no_other_row(on_postgresql: Stage) -> None:
-    """As when many rows are sealed again, and somebody holds the last of them."""
+    """As when many rows are sealed again, and another transaction holds the last of them."""
     stage = on_postgresql
     stage.consult("s-1")
     stage.consult("s-2")
@@ -166,7 +166,7 @@ def test_other_work_that_waits_for_a_row_leaves_connections_to_deliveries(on_pos
 
 
 def test_the_replay_of_a_failed_entry_delays_no_other_delivery(on_postgresql: Stage) -> None:
-    """Not even whoever delivered it: the answer comes later."""
+    """Its own sender gets the answer later, and holds no thread until then."""
     stage = on_postgresql
     found = stage.consult()
     stage.report_authcode(found, "code-1")

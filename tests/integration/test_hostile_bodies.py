@@ -1,4 +1,4 @@
-"""Whatever Alipay signs, nonsense too, is answered, kept and shown again; and the service breaks on none of it."""
+"""Any body that Alipay signs, nonsense too, is answered, stored and shown; and the service breaks on none of it."""
 
 import json
 import logging

@@ -1,6 +1,6 @@
-"""Whoever locks several rows locks them in one order, as the statements say that PostgreSQL is really sent.
+"""Every transaction locks several rows in one order, as the statements show that PostgreSQL is really sent.
 
-Two transactions that lock the same rows in two orders wait for each other.
+Two transactions that lock the same rows in two orders deadlock.
 """
 
 import json

@@ -73,7 +73,7 @@ def test_a_direct_life_in_any_order_ends_canceled_with_the_same_history(stage: S
     assert {outcome for outcome, _ in stage.outcomes()} == {"applied"}
 
 
-def test_settling_goes_on_until_nothing_moves(stage: Stage) -> None:
+def test_resuming_goes_on_until_nothing_moves(stage: Stage) -> None:
     stage.notify(token_canceled("token-1"))
     stage.notify(token_created("s-1", "token-1"))
     stage.notify(authcode_created("s-1", "code-1"))

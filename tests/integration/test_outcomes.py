@@ -1,4 +1,4 @@
-"""What becomes of a delivery: every outcome, every reason, every answer."""
+"""How a delivery ends: every outcome, every reason, every answer."""
 
 import json
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What breaks in a message to PostgreSQL is told as it would be alone, whatever was sent behind it."""
+"""An error in a pipeline is raised as it would be without one, whatever statements were sent after it."""
 
 import time
 from collections.abc import Iterator

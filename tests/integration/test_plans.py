@@ -22,7 +22,7 @@ from tests.unit.alipay.wire import CLIENT_ID
 
 #: Enough that reading a table as a whole is the dearer way.
 ROWS = 20_000
-#: Whoever reads one of these whole takes the longer, the longer the service has run. A rendezvous is soon over.
+#: Reading one of these whole takes the longer, the longer the service has run. Key locks are soon released.
 GROWING = set(Base.metadata.tables) - {"index_key", "maintenance_runs", "rendezvous"}
 
 AUTHORIZATION_FILTERS = [
@@ -56,7 +56,7 @@ def filled(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
 
 
 def live(stage: Stage) -> None:
-    """Say and report everything that can be, in an order that parks, settles and repeats."""
+    """Send every notification and report, in an order that parks, resumes and repeats."""
     stage.notify(token_canceled("token-1"))
     stage.notify(token_created("s-1", "token-1"))
     stage.notify(authcode_created("s-1", "code-1"))

@@ -1,4 +1,4 @@
-"""At the same instant: one entry, one transition, nothing left parked, whoever comes first."""
+"""Races: of what happens at one instant, one entry, one transition and nothing parked is left, in any order."""
 
 import re
 import time
@@ -186,7 +186,7 @@ def test_a_cancellation_starts_over_when_its_token_becomes_known_between_two_loo
 def test_a_delivery_that_waited_for_a_lock_judges_the_state_after_it(
     postgresql_url: str, alipay_key: RSAPrivateKey
 ) -> None:
-    """Held open: somebody records the same code, and has not committed yet when the delivery comes."""
+    """Held open: another transaction records the same code, and has not committed yet when the delivery comes."""
     stage = a_stage(postgresql_url, alipay_key)
     stage.consult()
     with ThreadPoolExecutor(1) as pool, stage.database.engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""However much is parked for one authorization, no transaction resumes more than a few hundred; the rest follows."""
+"""Many parked entries of one authorization are resumed in pieces of a few hundred, one transaction each."""
 
 import time
 from collections import Counter
@@ -166,8 +166,8 @@ def test_a_batch_that_more_waits_for_than_a_transaction_resumes_is_taken_apart(
         park(stage, [token_created(name, f"token-{number}-of-{name}") for number in range(4)])
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 6)
     bodies = [authcode_created(name, f"code-of-{name}").body() for name in ("s-1", "s-2")]
-    kept = stage.notify_batch(bodies, singles=2)
-    assert {each.outcome for each in kept} == {"applied"}
+    receipts = stage.notify_batch(bodies, singles=2)
+    assert {each.outcome for each in receipts} == {"applied"}
     assert [stage.state(name) for name in ("s-1", "s-2")] == ["token_active"] * 2
 
 

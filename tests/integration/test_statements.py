@@ -50,8 +50,8 @@ def test_any_number_of_deliveries_take_as_many_statements_as_one(stage: Stage, c
     for kind in before:
         stage.notify_batch([draft(kind, name).body() for name in names])
     with stage.overheard() as overheard:
-        kept = stage.notify_batch([draft(last, name).body() for name in names])
-    assert {each.outcome for each in kept} == {case.outcome}
+        receipts = stage.notify_batch([draft(last, name).body() for name in names])
+    assert {each.outcome for each in receipts} == {case.outcome}
     assert len(overheard.statements) == case.statements
     if stage.database.engine.dialect.name == "postgresql":
         assert overheard.messages == case.messages

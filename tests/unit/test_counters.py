@@ -1,4 +1,4 @@
-"""Counting never fails, whatever becomes of the folder in which several processes count together."""
+"""Counting never fails, whatever happens to the folder that several processes share their counts in."""
 
 import os
 import shutil

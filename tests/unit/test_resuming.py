@@ -10,7 +10,7 @@ HANG_S = 60
 
 
 def test_a_rest_that_is_left_while_a_piece_is_under_way_is_resumed_after_it() -> None:
-    """The transaction of the piece may have ended before that of whoever asks: it has not seen what that left."""
+    """The piece may have begun before the transaction that asks for it committed, and not have seen what it left."""
     pieces = threading.Semaphore(0)
     is_asked_again = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Waiting for what somebody holds: again and again, but not for ever."""
+"""Retrying while another transaction holds a row: with pauses, within a limit, and until the deadline."""
 
 import time
 from threading import Semaphore

@@ -1,4 +1,4 @@
-"""Connections that keep a place and give nothing for it are ended, and no others."""
+"""Slow connections are closed, and no others: a head that does not end, a response that is not read, idle ones."""
 
 import fcntl
 import socket

@@ -1,4 +1,4 @@
-"""What the supervisor believes of a worker: its end, whoever took note of it first."""
+"""The supervisor notices that a worker has ended, even if another thread has already read its exit status."""
 
 import logging
 import os
