@@ -197,7 +197,7 @@ def _inconsistencies_of_tokens(record: Record) -> Iterator[str]:
 
 
 def _inconsistencies_of_moves(record: Record) -> Iterator[str]:
-    """Compare each transition with the entry that caused it, as long as that is kept, and the other way about."""
+    """Compare each transition with the entry that caused it, unless that is purged, and the other way about."""
     causes: dict[int, list[Transition]] = defaultdict(list)
     for move in record.transitions:
         if move.notification_id is not None:

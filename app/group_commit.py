@@ -134,7 +134,7 @@ class GroupCommit(Generic[T, R]):
             return call.future
         with self._lock:
             is_led, self._is_led = self._is_led, True
-            # While nobody leads, one call is let through, and finds out whether the database answers again.
+            # With no leader at work, one call is let through, and finds out whether the database answers again.
             is_refused = is_led and self._is_circuit_open()
             if not is_refused:
                 self._queue.append(call)
@@ -327,7 +327,7 @@ class _SingleWorkers(Generic[T, R]):
             _start(self._workers, partial(self._try, key))
 
     def _try_later(self, key: Hashable, unavailable: Exception) -> None:
-        """Try again after a pause, since somebody holds the row; fail the calls of this key that are too many."""
+        """Try again after a pause, since the row is held; fail the calls of this key that are too many."""
         refused: list[_Call[T, R]] = []
         with self._lock:
             self._tried.discard(key)

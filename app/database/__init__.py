@@ -1,7 +1,7 @@
-"""Connect to the database, and hide how SQLite and PostgreSQL differ.
+"""The database: work in transactions, retried, within a deadline, on SQLite or PostgreSQL.
 
-Every piece of work runs through `Database.run`: one transaction, tried again when the database asks for it, and over
-within seconds whatever the database does.
+Every piece of work runs through `Database`: one transaction, retried after a deadlock, a held row or a lost connection,
+and over within seconds whatever the database does.
 """
 
 import random
@@ -47,7 +47,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: A transaction that lost a deadlock wins the next try almost surely; past three the sender does better to come back.
+#: A transaction that lost a deadlock nearly always wins the next try; after three the sender tries again.
 ATTEMPTS_MAX = 3
 #: A transaction that fails after waiting this long for a lock or a connection is not tried again.
 _LAST_TRY_S = 2
@@ -55,7 +55,7 @@ _LAST_TRY_S = 2
 REQUEST_SECONDS_MAX = 4
 #: Work that has less time than this left is not begun: waiting for a connection alone may take as long.
 _LEAST_S = 0.3
-#: Of the threads of a worker, the share that may wait for a row that somebody holds. The others are for other work.
+#: The share (one in so many) of a worker's threads that may wait for held rows. The others are for other work.
 _WAITING_SHARE = 4
 #: Milliseconds of pause before the next try; random, so that two that deadlocked do not deadlock again.
 _PAUSE_MS = (5, 40)

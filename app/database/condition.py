@@ -72,7 +72,7 @@ def _why_sqlite_is_not(engine: Engine) -> str | None:
         with engine.connect() as connection:
             _begin_at_once(typed("sqlite3.Connection", connection.connection.driver_connection))
     except (OperationalError, sqlite3.OperationalError) as error:
-        # Its lowest byte says what it is. Where it is only busy, somebody else writes.
+        # Its lowest byte says what it is. Where it is only busy, another connection writes.
         code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_READONLY:
             return READ_ONLY

@@ -111,10 +111,10 @@ class Connection(psycopg.Connection[Any]):
             self.close()
             raise UnreadableAnswerError(error) from error
         except psycopg.OperationalError as error:
-            # The answer to what was sent may still come, and nobody could tell it from the next one's.
+            # The answer may still come, and would be taken for that of the next statement.
             if self.info.transaction_status is TransactionStatus.ACTIVE:
                 self.close()
-                # What it would still do as it is thrown away fails now, and not where nobody can tell why.
+                # The cleanup of this generator fails on a closed connection: here, where the error is suppressed.
                 with suppress(psycopg.Error, RuntimeError):
                     gen.close()
             if error.sqlstate is None and until is not None and time.monotonic() >= until:

@@ -169,7 +169,7 @@ def _begin_to_write(connection: sqlite3.Connection) -> None:
 
 
 class FileReplacedError(sqlite3.OperationalError):
-    """The database's file was moved or replaced while it was open: what is written goes where nobody will look.
+    """The database's file was moved or replaced while it was open: what is written goes into a file without a name.
 
     A new connection would be no remedy: the journal beside the file belongs to the old one. Closing the last old
     connection, as the end of the process does, puts that right.

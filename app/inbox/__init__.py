@@ -376,7 +376,7 @@ _PARK_ILLEGAL = KeyedStatement(
 
 
 def can_be_consulted(auth_state: str | None) -> bool:
-    """Say whether a consult can name this authState: half a character is kept here, but is no JSON that is taken."""
+    """Say whether a consult can name this authState: half a character is stored here, but the API refuses it."""
     return auth_state is None or _LONE_SURROGATE.search(auth_state) is None
 
 

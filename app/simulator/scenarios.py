@@ -125,7 +125,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "illegal",
-        "A second code when there is a token: kept, without effect.",
+        "A second code when there is a token: stored, without effect.",
         (
             Consult("illegal"),
             Deliver(authcode_created("illegal", "code")),
@@ -191,7 +191,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "unknown-type",
-        "A type that did not exist yesterday is kept for tomorrow.",
+        "A type that this release does not know is stored for the next one.",
         (
             Consult("unknown-type"),
             Deliver(replace(token_canceled("token"), type="TOKEN_SUSPENDED")),

@@ -11,6 +11,6 @@ from app.cli.inbox.show import show
 
 inbox = CommandGroup(
     "inbox",
-    help="See the notifications that were kept, deliver, process, dismiss and purge them.",
+    help="See stored notifications, deliver, process, dismiss and purge them.",
     commands=[deliver, dismiss, find_token, list_entries, process, purge, show],
 )
