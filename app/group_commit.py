@@ -87,7 +87,7 @@ class _Call(Generic[T, R]):
 
 
 class GroupCommit(Generic[T, R]):
-    """Runs items in batches, or each by itself where its batch broke. Safe to share between threads."""
+    """Runs items in batches, or each by itself where its batch failed. Safe to share between threads."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class GroupCommit(Generic[T, R]):
             # The calls that are queued behind this batch would only wait for the same database.
             resolutions = [partial(call.fail, unavailable) for call in [*calls, *self._take()]]
         except BaseException as broken:  # noqa: BLE001 -- the call that raised it raises it again, by itself
-            _log.info("batch broke, running one by one", extra={"calls": len(calls), **failure(broken)})
+            _log.info("batch failed, running one by one", extra={"calls": len(calls), **failure(broken)})
             resolutions = [partial(self._singles.add, call) for call in calls]
         self._hand_over()
         for resolve in resolutions:

@@ -235,7 +235,7 @@ class Receiver:
     def _replay_failed(self, stored: StoredEntry, *, until: float) -> StoredEntry:
         """Process the stored entry of a redelivery again; an error is logged, and the entry stays as it is."""
         if time.monotonic() > until:
-            _log.warning("replay left out", extra={"entry": stored.id})
+            _log.warning("replay skipped", extra={"entry": stored.id})
             return stored
         try:
             with within(until - time.monotonic()):

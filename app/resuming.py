@@ -87,7 +87,7 @@ class Resumption:
             is_unfinished = self._resume(authorization_id)
         except DatabaseUnavailableError as unavailable:
             # The mark stays, and the next look finds it.
-            _log.warning("resuming put off", extra={"authorization": authorization_id, **failure(unavailable)})
+            _log.warning("resuming postponed", extra={"authorization": authorization_id, **failure(unavailable)})
         except BaseException as error:  # noqa: BLE001 -- a panic of a library too: the other pieces are to be done all the same
             _log.error("resuming failed", extra={"authorization": authorization_id, **failure(error)})
         finally:
@@ -107,7 +107,7 @@ def keep_looking(look: Callable[[], None], *, is_over: Callable[[], bool]) -> No
         try:
             look()
         except Exception as error:  # noqa: BLE001 -- whatever it is, the next look may go well
-            _log.warning("no look for what is to be resumed", extra=failure(error))
+            _log.warning("search for entries to resume failed", extra=failure(error))
         looked = time.monotonic()
         while not is_over() and time.monotonic() - looked < _LOOK_AGAIN_S:
             time.sleep(_NOTICE_S)
