@@ -144,7 +144,7 @@ def replay(work: UnitOfWork, entry_id: int, *, now: datetime) -> Done:
             return Done(unfinished=work.unfinished)
         for authorization_id in work.unfinished:
             raise UnfinishedError(authorization_id)
-        return _done(work, _move(work, locked, _decide_again(work, locked, now=now), now=now))
+        return _done(work, _resume_if_moved(work, locked, _decide_again(work, locked, now=now), now=now))
 
     return _in_savepoint(work, entry, attempt)
 
@@ -177,12 +177,14 @@ def _process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, n
     judgment = judge(work, subject)
     authorization = judgment.authorization
     if authorization is None or authorization.resume_after is None or judgment.reason in _DECIDED_ANYHOW:
-        return _move(work, entry, _carry_out(work, entry, subject, judgment, now=now), now=now)
+        return _resume_if_moved(work, entry, _apply_judgment(work, entry, subject, judgment, now=now), now=now)
     work.wait_behind(entry, authorization)
     return [entry]
 
 
-def _move(work: UnitOfWork, entry: InboxEntry, moved: Authorization | None, *, now: datetime) -> list[InboxEntry]:
+def _resume_if_moved(
+    work: UnitOfWork, entry: InboxEntry, moved: Authorization | None, *, now: datetime
+) -> list[InboxEntry]:
     """Resume what waited for an authorization that an entry has moved to another state."""
     return [entry] if moved is None else [entry, *_resume_parked(work, moved, now=now)]
 
@@ -257,7 +259,7 @@ def _decide_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Auth
         return None
     if (entry.type, entry.auth_state) != (subject.notification.type, subject.notification.auth_state):
         inbox.update_parsed_fields(work.vault, entry, subject.notification)
-    return _carry_out(work, entry, subject, judge(work, subject), now=now)
+    return _apply_judgment(work, entry, subject, judge(work, subject), now=now)
 
 
 def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedNotificationError:
@@ -267,7 +269,7 @@ def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedN
         return malformed
 
 
-def _carry_out(
+def _apply_judgment(
     work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, judgment: Judgment, *, now: datetime
 ) -> Authorization | None:
     """Set an entry's outcome, and advance its authorization if that is legal; return it if its state is another one."""

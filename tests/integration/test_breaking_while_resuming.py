@@ -114,7 +114,7 @@ def break_once(
     monkeypatch.setattr(owner, name, broken)
 
 
-def test_an_entry_of_a_type_that_has_become_known_waits_for_what_it_names(stage: Stage) -> None:
+def test_an_entry_of_a_type_that_has_become_known_is_parked_for_its_token(stage: Stage) -> None:
     """As an earlier release has stored it, which did not know its type."""
     entry = stage.notify(token_canceled("token-1")).entry_id
     assert entry is not None

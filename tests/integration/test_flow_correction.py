@@ -38,7 +38,7 @@ def test_what_waits_for_a_parked_token_is_resumed_with_it_once_the_flow_is_corre
     assert inconsistencies(stage) == []
 
 
-def test_a_code_that_was_illegal_in_a_flow_nobody_named_is_taken_once_the_flow_is_corrected(
+def test_a_code_that_was_illegal_in_the_default_flow_is_applied_once_the_flow_is_corrected(
     database_url: str, alipay_key: RSAPrivateKey
 ) -> None:
     """It was acknowledged, so it must not be lost by a wrong setting."""
@@ -110,7 +110,9 @@ def cancel(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("said", [{}, {"flow": "direct"}, {"flow": "auto_debit"}, {"user_ref": "u-2"}])
-def test_a_consult_for_what_is_canceled_is_refused_even_if_it_is_the_same(stage: Stage, said: dict[str, str]) -> None:
+def test_a_consult_for_a_canceled_auth_state_is_refused_even_if_it_is_the_same(
+    stage: Stage, said: dict[str, str]
+) -> None:
     stage.consult(flow="direct")
     cancel(stage)
     before = stage.document()
@@ -119,7 +121,7 @@ def test_a_consult_for_what_is_canceled_is_refused_even_if_it_is_the_same(stage:
     assert stage.document() == before
 
 
-def test_a_consult_for_what_is_canceled_is_409_and_asks_for_a_new_auth_state(http: HttpClient) -> None:
+def test_a_consult_for_a_canceled_auth_state_is_409_and_asks_for_a_new_one(http: HttpClient) -> None:
     http.consult(flow="direct")
     http.notify(token_created("s-1", "token-1"))
     http.notify(token_canceled("token-1"))

@@ -370,7 +370,7 @@ def test_where_no_thread_can_be_had_calls_run_once_and_here(runs: Runs, monkeypa
     assert (runs.batches, runs.singles) == ([[1], [0], [2]], [0])
 
 
-def test_closing_runs_what_is_queued_and_ends_the_threads(runs: Runs) -> None:
+def test_closing_runs_queued_calls_and_ends_the_threads(runs: Runs) -> None:
     before = threading.active_count()
     group_commit = runs.group_commit()
     futures = submit(runs, range(3), group_commit=group_commit)

@@ -118,7 +118,7 @@ def test_a_head_that_ended_and_a_request_in_hand_are_left_alone(world: World) ->
     assert busy.is_open()
 
 
-def test_an_answer_that_nobody_reads_ends_its_connection(world: World) -> None:
+def test_a_response_that_the_client_does_not_read_ends_its_connection(world: World) -> None:
     deaf, healthy = world.connect(), world.connect()
     for each in (deaf, healthy):
         each.answer()

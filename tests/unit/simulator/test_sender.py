@@ -59,7 +59,7 @@ def test_a_sent_delivery_is_authentic(endpoint: Endpoint, sender: Sender, signer
 
 
 @pytest.mark.parametrize("path", ["/", "/a?b=c&d=%2F", "/ä ö?ü", "/a//b/", "/a?"])
-def test_what_is_signed_is_what_the_receiver_sees(
+def test_the_signed_uri_is_the_one_that_the_receiver_sees(
     endpoint: Endpoint, signer: Signer, keyring: Keyring, path: str
 ) -> None:
     endpoint.url = endpoint.url.replace("/alipay/notifyAuthorization", path)
