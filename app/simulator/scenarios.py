@@ -125,7 +125,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "illegal",
-        "A second code when there is a token: stored, without effect.",
+        "A second code when there is a token: no effect.",
         (
             Consult("illegal"),
             Deliver(authcode_created("illegal", "code")),
@@ -191,7 +191,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "unknown-type",
-        "A type that this release does not know is stored for the next one.",
+        "A type of a later release is stored for it.",
         (
             Consult("unknown-type"),
             Deliver(replace(token_canceled("token"), type="TOKEN_SUSPENDED")),
