@@ -1,4 +1,7 @@
-"""Find authorizations, advance them, and keep the history of how they came to be what they are."""
+"""Authorizations: the statements that find, lock and insert them, and what they store of codes and users.
+
+The unit of work advances them: it alone changes their state and appends to their history.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -194,7 +197,7 @@ _NOTIFICATION_ID = CopiedColumn("notification_id", of=InboxEntry.id, key=InboxEn
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which authorizations a listing shows; what is `None` does not matter."""
+    """Which authorizations a listing shows; a filter that is `None` is not applied."""
 
     auth_state: str | None = None
     user_ref: str | None = None
@@ -237,7 +240,7 @@ def auth_code(vault: Vault, authorization: Authorization) -> Secret | None:
 
 
 def knows_code(vault: Vault, authorization: Authorization, code: Secret) -> bool:
-    """Say whether a code is on record, or was until another took its place.
+    """Say whether a code is stored, or was until another replaced it.
 
     Raises `VaultError` where the one on record does not open.
     """
@@ -249,22 +252,22 @@ def knows_code(vault: Vault, authorization: Authorization, code: Secret) -> bool
 
 
 def has_other_codes(authorization: Authorization) -> bool:
-    """Say whether another code is known than the one on record."""
+    """Say whether the authorization has had other codes than the stored one."""
     return authorization.other_code_indexes is not None
 
 
 def count_codes(authorization: Authorization) -> int:
-    """Count the codes that are known: the one on record, and the others as far as they are remembered."""
+    """Count the codes: the stored one, and the others as far as they are remembered."""
     return (authorization.sealed_auth_code is not None) + len(_other_codes(authorization))
 
 
-def keep_auth_code(
+def store_auth_code(
     vault: Vault, authorization: Authorization, code: Secret, *, received_at: datetime, now: datetime
 ) -> str | None:
-    """Put a new auth code on record with when it came, for it lives about a minute; say how it met another.
+    """Store a new auth code and when it came; return what the history is to say where there was a code already.
 
-    The one that came last is the one that lives. What an earlier failure held up, or what goes together with others,
-    may be processed after one that came later; then that one stays.
+    The code that came last is the valid one. A notification that was replayed, or shares a batch, may be processed
+    after one that came later; then the later code stays.
     """
     other = auth_code(vault, authorization)
     on_record_since = authorization.auth_code_received_at
@@ -279,7 +282,7 @@ def keep_auth_code(
 
 
 def remember_code(vault: Vault, authorization: Authorization, code: Secret) -> None:
-    """Remember a code that is not the one on record, so that it is no news when it comes again."""
+    """Remember the blind index of a code that is not the stored one, so that its repetition changes nothing."""
     known = [*_other_codes(authorization), _code_index(vault, authorization, code)]
     authorization.other_code_indexes = b"".join(known[-OTHER_CODES_MAX:])
 
@@ -294,7 +297,7 @@ def _code_index(vault: Vault, authorization: Authorization, code: Secret) -> byt
 
 
 def learn_user(vault: Vault, authorization: Authorization, *, user_id: str | None, login_id: Secret | None) -> bool:
-    """Keep who the user is to the wallet, the first time anybody says so, and say whether this was it."""
+    """Store the wallet's ids of the user where none are stored yet, and say whether that changed anything."""
     learned = False
     if user_id is not None and authorization.user_id is None:
         authorization.user_id = user_id
@@ -306,8 +309,8 @@ def learn_user(vault: Vault, authorization: Authorization, *, user_id: str | Non
     return learned
 
 
-def keep_cancel_reason(vault: Vault, authorization: Authorization, reason: Secret) -> None:
-    """Keep why the merchant revoked, in its own words: they may name a person."""
+def store_cancel_reason(vault: Vault, authorization: Authorization, reason: Secret) -> None:
+    """Store why the merchant revoked, sealed: its words may name a person."""
     row = authorization.id.bytes
     authorization.sealed_cancel_reason = vault.seal(reason.reveal(), column=CANCEL_REASON_COLUMN, row_key=row)
 

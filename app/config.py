@@ -224,7 +224,7 @@ def _misspelled(given: Mapping[str, str]) -> Iterator[str]:
 def _is_one_slip(name: str, meant: str) -> bool:
     """Whether one letter is missing, added or different, or two neighbors have changed places."""
     pairs = enumerate(zip(name, meant, strict=False))
-    begin = next((place for place, (letter, other) in pairs if letter != other), min(len(name), len(meant)))
+    begin = next((index for index, (letter, other) in pairs if letter != other), min(len(name), len(meant)))
     rest, rest_meant = name[begin:], meant[begin:]
     return (
         rest[1:] == rest_meant
@@ -330,7 +330,7 @@ def _given_vault_keys(given: Mapping[str, str]) -> tuple[bytes, ...]:
 def open_vault_keys(settings: Settings) -> tuple[bytes, ...]:
     """Return the vault keys that are set or, with SQLite, the one in `instance_path`, which is made the first time.
 
-    Only what seals or opens asks for them: whoever asks for help makes no key. Raises `SettingError`.
+    Only code that seals or opens calls this, so that `--help` makes no key. Raises `SettingError`.
     """
     if settings.vault_keys:
         return settings.vault_keys

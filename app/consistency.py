@@ -1,8 +1,8 @@
-"""Check that all that is on record follows from the history: a second judge, on purpose apart from `judging`.
+"""Check that every stored row follows from the history: a second judge, on purpose apart from `judging`.
 
-It folds the history of each authorization through the machine again, and shares no rule with what has written it, so
-that a mistake there is not made here, too. What a notification said is read from its sealed body, not from what was
-made of it; an entry that was purged is taken at the word of its transition. What does not fit is an inconsistency.
+It folds the history of each authorization through the machine again, and shares no rule with the code that wrote it, so
+that a mistake there is not repeated here. It reads a notification from its sealed body, not from the parsed columns; of
+a purged entry it believes the transition. What does not fit is an inconsistency.
 """
 
 from collections import defaultdict
@@ -197,7 +197,7 @@ def _inconsistencies_of_tokens(record: Record) -> Iterator[str]:
 
 
 def _inconsistencies_of_moves(record: Record) -> Iterator[str]:
-    """Compare each transition with the entry that caused it, as long as that is kept, and the other way about."""
+    """Compare each transition with the entry that caused it, unless that is purged, and the other way about."""
     causes: dict[int, list[Transition]] = defaultdict(list)
     for move in record.transitions:
         if move.notification_id is not None:

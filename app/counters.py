@@ -124,7 +124,7 @@ class SharedCounts:
         return total.snapshot()
 
     def _written_files(self) -> list[Path]:
-        # A folder that may not be looked into, or whose place is a file, has none.
+        # A folder that may not be looked into, or whose path is a file, has none.
         with suppress(OSError):
             return list(self.folder.glob("*.json"))
         return []
@@ -202,12 +202,12 @@ def _lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def folder_of_its_own(places: Iterable[Path]) -> Iterator[Path | None]:
-    """Make a folder in the first of these places that takes one, and remove it at the end.
+def folder_of_its_own(parents: Iterable[Path]) -> Iterator[Path | None]:
+    """Make a folder in the first of these parents that allows it, and remove it at the end.
 
-    The folders of killed services in that place are removed. A living one holds a lock, so several may share the place.
+    The folders of killed services in that parent are removed. A living one holds a lock, so several may share a parent.
     """
-    made = next(filter(None, map(_made_in, places)), None)
+    made = next(filter(None, map(_made_in, parents)), None)
     if made is None:
         yield None
         return
@@ -219,26 +219,26 @@ def folder_of_its_own(places: Iterable[Path]) -> Iterator[Path | None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _made_in(place: Path) -> tuple[Path, int] | None:
+def _made_in(parent: Path) -> tuple[Path, int] | None:
     try:
-        place.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-        place_descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        parent.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        parent_descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            if os.fstat(place_descriptor).st_uid != os.geteuid():
+            if os.fstat(parent_descriptor).st_uid != os.geteuid():
                 # Any user may have made it in a folder for temporary files.
                 return None
             # One at a time: a folder is locked before another service can take it for one that was left behind.
-            fcntl.flock(place_descriptor, fcntl.LOCK_EX)
-            for left in place.iterdir():
+            fcntl.flock(parent_descriptor, fcntl.LOCK_EX)
+            for left in parent.iterdir():
                 with suppress(OSError):
                     _remove_if_left(left)
-            folder = Path(tempfile.mkdtemp(dir=place))
+            folder = Path(tempfile.mkdtemp(dir=parent))
             descriptor = os.open(folder, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # A file too, so that a full disk is noticed now.
             os.close(_open_private(folder / "0.lock", os.O_WRONLY | os.O_CREAT))
         finally:
-            os.close(place_descriptor)
+            os.close(parent_descriptor)
     except OSError:
         return None
     return folder, descriptor

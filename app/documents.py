@@ -1,4 +1,4 @@
-"""Authorizations and notifications as JSON documents, without secrets: the same over HTTP and in the shell."""
+"""Serializers: authorizations and notifications as JSON documents, without secrets, for HTTP and the shell alike."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -3,8 +3,8 @@
 A call on an idle queue wakes a leader at once: there is no timer. The leader, a thread of its own, runs what is queued
 as one batch, hands over to a second leader, and only then resolves its futures. bbolt's `DB.Batch` is the model.
 
-A batch that breaks runs again call by call, in single workers: a call that breaks, or needs a row that somebody holds,
-costs the others a moment. Nothing here knows what a call does, or which database it asks: the constructor is told.
+A batch that fails runs again call by call, in single workers, so that a call that breaks or needs a held row does not
+fail the others. Nothing here knows what a call does, or which database it uses: the constructor is told.
 """
 
 import logging
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 #: A larger batch holds more locks, and hardly saves any more.
 BATCH_SIZE_MAX = 64
-#: A call that has not run by then is failed: the caller does better to come again.
+#: A call queued this long is failed, so that its caller tries again.
 SECONDS_MAX = 4
 #: A call with less time left is failed before its batch begins: else the whole batch would have to hurry.
 _BATCH_SECONDS_MIN = 1
@@ -37,14 +37,14 @@ _LEADERS_MAX = 2
 
 #: Fewer than there are connections, with those below.
 SINGLES_AT_ONCE_MAX = 8
-#: Calls that met a held row may have this many connections at once, however many calls there are.
+#: Calls that need a held row may have this many connections at once, however many calls there are.
 RETRIES_AT_ONCE_MAX = 4
-#: A quarter of the connections that a worker takes: senders that wait for held rows leave room for all others. Were
-#: each before a row of its own, each would be tried again within two seconds.
+#: A quarter of the connections that a worker takes, so that senders that wait for held rows leave room for the others.
+#: If each waits for another row, each is still tried again within two seconds.
 HELD_MAX = 64
 
-#: How long to pause before the next try, as a share of the time waited so far; a random one, so that two calls in each
-#: other's way do not meet again.
+#: The pause before the next try, as a share of the time waited so far; random, so that two calls that block each other
+#: do not try at the same moment again.
 _PAUSE = (0.3, 0.7)
 _PAUSE_S_MAX = 0.25
 #: A try that has less time than this would be given up in the middle.
@@ -87,7 +87,7 @@ class _Call(Generic[T, R]):
 
 
 class GroupCommit(Generic[T, R]):
-    """Runs items in batches, or each by itself where its batch broke. Safe to share between threads."""
+    """Runs items in batches, or each by itself where its batch failed. Safe to share between threads."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class GroupCommit(Generic[T, R]):
             return call.future
         with self._lock:
             is_led, self._is_led = self._is_led, True
-            # While nobody leads, one call is let through, and finds out whether the database answers again.
+            # With no leader at work, one call is let through, and finds out whether the database answers again.
             is_refused = is_led and self._is_circuit_open()
             if not is_refused:
                 self._queue.append(call)
@@ -148,7 +148,7 @@ class GroupCommit(Generic[T, R]):
     def held(self) -> Iterator[None]:
         """Keep leaders away, so that what is submitted within this block runs as one batch after it.
 
-        For tests, which could not tell otherwise which calls meet. Raises `RuntimeError` while a batch runs.
+        For tests, which decide by this which calls share a batch. Raises `RuntimeError` while a batch runs.
         """
         with self._lock:
             if self._is_led:
@@ -174,8 +174,8 @@ class GroupCommit(Generic[T, R]):
         except self._unavailable as unavailable:
             # The calls that are queued behind this batch would only wait for the same database.
             resolutions = [partial(call.fail, unavailable) for call in [*calls, *self._take()]]
-        except BaseException as broken:  # noqa: BLE001 -- the call that it belongs to meets it again, by itself
-            _log.info("batch broke, running one by one", extra={"calls": len(calls), **failure(broken)})
+        except BaseException as broken:  # noqa: BLE001 -- the call that raised it raises it again, by itself
+            _log.info("batch failed, running one by one", extra={"calls": len(calls), **failure(broken)})
             resolutions = [partial(self._singles.add, call) for call in calls]
         self._hand_over()
         for resolve in resolutions:
@@ -219,8 +219,8 @@ class GroupCommit(Generic[T, R]):
 class _SingleWorkers(Generic[T, R]):
     """Runs calls one by one; of those with one key only the first is tried, and the others wait behind it.
 
-    Somebody may hold a row for long, and a try costs a connection and a tenth of a second. So no more than a few held
-    rows are tried again at a time: the other workers are for calls that get through.
+    A row may be held for long, and a try costs a connection and a tenth of a second. So only a few held rows are tried
+    again at a time: the other workers are for calls that need none.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class _SingleWorkers(Generic[T, R]):
         self._lock = threading.Lock()
         #: Of each key, its calls: the first is being tried, or soon will be.
         self._queues: dict[Hashable, deque[_Call[T, R]]] = {}
-        #: The keys whose row somebody holds, and since when that is known.
+        #: The keys whose row is held by another transaction, and since when that is known.
         self._held: dict[Hashable, float] = {}
         #: The keys whose first call is being tried.
         self._tried: set[Hashable] = set()
@@ -327,7 +327,7 @@ class _SingleWorkers(Generic[T, R]):
             _start(self._workers, partial(self._try, key))
 
     def _try_later(self, key: Hashable, unavailable: Exception) -> None:
-        """Try again after a pause, since somebody holds the row; fail the calls of this key that are too many."""
+        """Try again after a pause, since the row is held; fail the calls of this key that are too many."""
         refused: list[_Call[T, R]] = []
         with self._lock:
             self._tried.discard(key)

@@ -1,4 +1,4 @@
-"""Keep every authentic notification once, however often it is delivered."""
+"""The inbox: every authentic notification is stored once, however often it is delivered."""
 
 import re
 from collections import Counter
@@ -50,9 +50,9 @@ class Outcome(StrEnum):
     @classmethod
     @override
     def _missing_(cls, value: object) -> "Outcome":
-        """Take the word of a newer release as it is: what that has concluded is on record, and acknowledged.
+        """Accept the outcome of a newer release: its entry is on record, and acknowledged.
 
-        Nothing here writes such an outcome, and none of the questions that are asked of one is answered with yes.
+        This release never writes such an outcome, and treats it as final.
         """
         word = str.__new__(cls, value)
         word._name_ = word._value_ = str(value)
@@ -99,34 +99,37 @@ class ParseResult:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedDelivery:
-    """An authentic delivery, what could be read from it, and when it came."""
+    """A delivery whose signature was verified, what could be read from it, and when it was received."""
 
     delivery: Delivery
     parsed: ParseResult
     at: datetime
-    #: Transactions that were to store or count this delivery, and of which nobody knows whether they were committed.
+    #: Transactions that were to store or count this delivery, and whose commit was neither confirmed nor refused.
     attempts: list["Attempt"] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a transaction whose outcome is unknown, for the answer to its commit was lost, will have left on record."""
+    """What a transaction has written if it was committed; the answer to its COMMIT was lost.
 
-    #: Of a new entry: random, as sealing is, so that no other transaction has written the same.
+    By this a retry recognizes the rows of the first try, and does not count one delivery twice.
+    """
+
+    #: Of a new entry. Sealing is random, so no other transaction has written the same bytes.
     sealed_body: bytes
-    #: Whether this delivery was the first of the notification, and not one that came together with it.
+    #: Whether this delivery was the first of its notification in the batch.
     is_first: bool
-    #: Of an entry that was on record already.
+    #: The time of the last delivery that was written to an entry on record.
     counted_at: datetime
 
     def is_of(self, entry: InboxEntry) -> bool:
-        """Say whether that transaction has written this entry last."""
+        """Say whether this transaction was the last to write this entry."""
         return self.sealed_body == entry.sealed_body or self.counted_at == entry.last_received_at
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """What is on record of a delivery, and whether it is the first of its notification."""
+    """The entry of a delivery as it is stored, and whether this delivery was the first of its notification."""
 
     id: int
     is_new: bool
@@ -135,12 +138,12 @@ class StoredEntry:
 
     @classmethod
     def of(cls, entry: InboxEntry, *, is_new: bool) -> "StoredEntry":
-        """Say it of a stored entry."""
+        """Read it from a stored entry."""
         return cls(entry.id, is_new, Outcome(entry.outcome), entry.reason)
 
 
 def read(body: bytes) -> ParseResult:
-    """Read a body without ever raising: an authentic delivery is kept whatever is in it."""
+    """Parse a body, and never raise: an authentic delivery is stored whatever its body is."""
     try:
         return ParseResult(parse(body))
     except MalformedNotificationError as malformed:
@@ -149,16 +152,16 @@ def read(body: bytes) -> ParseResult:
         return ParseResult(None, error=error)
 
 
-def draft(vault: Vault, arrival: VerifiedDelivery) -> InboxEntry:
+def draft(vault: Vault, verified: VerifiedDelivery) -> InboxEntry:
     """Make the entry of a delivery, which is not stored yet."""
-    delivery, notification = arrival.delivery, arrival.parsed.notification
-    named: Notification | Named = notification or arrival.parsed.named
+    delivery, notification = verified.delivery, verified.parsed.notification
+    named: Notification | Named = notification or verified.parsed.named
     fingerprint = _fingerprint(vault, delivery, notification)
-    outcome, reason = _first_outcome(arrival.parsed)
+    outcome, reason = _first_outcome(verified.parsed)
     return plain(InboxEntry)(
         fingerprint=fingerprint,
         client_id=delivery.client_id,
-        # Of one that is not understood it stays empty: that tells it from one that was, and can be read no more.
+        # Empty where the body is not understood: that tells such an entry from one that once was understood.
         type=notification.type if notification else None,
         auth_state=named.auth_state,
         token_index=token_index(vault, delivery.client_id, named),
@@ -167,18 +170,18 @@ def draft(vault: Vault, arrival: VerifiedDelivery) -> InboxEntry:
         request_time=delivery.request_time,
         signature=delivery.signature,
         deliveries=1,
-        received_at=arrival.at,
-        last_received_at=arrival.at,
+        received_at=verified.at,
+        last_received_at=verified.at,
         outcome=outcome,
         reason=reason,
     )
 
 
-def needed_by(arrival: VerifiedDelivery) -> Hashable:
-    """Name what a delivery needs locked, as far as it says so itself: two that say the same wait for the same row."""
-    notification = arrival.parsed.notification
+def needed_by(verified: VerifiedDelivery) -> Hashable:
+    """Return the key of the row that a delivery will lock: of two deliveries with one key, the second would wait."""
+    notification = verified.parsed.notification
     named = None if notification is None else notification.auth_state or notification.access_token
-    return arrival.delivery.client_id, named or arrival.delivery.body
+    return verified.delivery.client_id, named or verified.delivery.body
 
 
 # --- by what an entry names an authorization, so that all of it is locked and loaded at once --------------------------
@@ -193,33 +196,33 @@ class CorrelationKeys(NamedTuple):
 
     @classmethod
     def read(cls, vault: Vault, client_id: str, notification: Notification) -> "CorrelationKeys":
-        """Make it of a notification that could be read."""
+        """Return the keys of a notification."""
         return cls(client_id, notification, token_index(vault, client_id, notification))
 
     @property
     def auth_state_key(self) -> AuthStateKey | None:
-        """What it names an authorization by."""
+        """The client id and the authState, if it names one."""
         auth_state = self.notification.auth_state
         return None if auth_state is None else (self.client_id, auth_state)
 
     @property
     def token_key(self) -> TokenKey | None:
-        """What it names a token by."""
+        """The client id and the blind index of the token, if it names one."""
         return None if self.token_index is None else (self.client_id, self.token_index)
 
 
 class PendingEntry(NamedTuple):
-    """An entry to be judged, and what it is about, if that could be read."""
+    """An entry to be judged, and its correlation keys; `None` where its body could not be read."""
 
     entry: InboxEntry
     subject: CorrelationKeys | None
 
 
 def named_by(
-    cases: Sequence[PendingEntry], states: Collection[AuthStateKey], token_keys: Collection[TokenKey]
+    pending: Sequence[PendingEntry], states: Collection[AuthStateKey], token_keys: Collection[TokenKey]
 ) -> tuple[set[AuthStateKey], set[TokenKey]]:
-    """Add to what is named already by what these cases name authorizations: authStates, and tokens."""
-    subjects = [case.subject for case in cases if case.subject is not None]
+    """Return the authStates and tokens that these entries name, with those given."""
+    subjects = [each.subject for each in pending if each.subject is not None]
     return (
         {*states, *(state for subject in subjects if (state := subject.auth_state_key) is not None)},
         {*token_keys, *(key for subject in subjects if (key := subject.token_key) is not None)},
@@ -230,12 +233,12 @@ def named_by(
 
 
 def known(drafts: Collection[InboxEntry]) -> Statement:
-    """Find which of these notifications are on record."""
+    """Describe the query for which of these notifications are on record."""
     return _KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])
 
 
 def read_known(answer: Rows) -> dict[bytes, StoredEntry]:
-    """Read what is on record, by the fingerprints."""
+    """Read the result of `known`, by fingerprint."""
     return {
         fingerprint: StoredEntry(entry_id, is_new=False, outcome=Outcome(outcome), reason=reason)
         for fingerprint, entry_id, outcome, reason in answer.rows
@@ -243,27 +246,27 @@ def read_known(answer: Rows) -> dict[bytes, StoredEntry]:
 
 
 def inserted(drafts: Sequence[InboxEntry]) -> Statement:
-    """Insert entries of notifications that are not on record.
+    """Describe the INSERT of new entries.
 
-    The database refuses one that has come on record meanwhile (`sqlalchemy.exc.IntegrityError`): of many processes with
-    the same notification it lets one insert it, and the others wait for its transaction.
+    Where another transaction has just inserted one of them, this fails (`sqlalchemy.exc.IntegrityError`): the unique
+    fingerprint lets one process insert it, and the others wait for its transaction.
     """
-    # In one order for all: two that inserted the same ones in another would wait for each other.
+    # Sorted, so that two transactions with the same entries do not deadlock.
     ordered = sorted(drafts, key=lambda draft: draft.fingerprint)
     return insertion(InboxEntry, ordered, returning=_ID)
 
 
 def assign_ids(drafts: Sequence[InboxEntry], answer: Rows) -> None:
-    """Write into inserted entries the id that each was given."""
+    """Set the ids of inserted entries, as the database has assigned them."""
     ids = {row[0]: row[1] for row in answer.rows}
     for draft in drafts:
         draft.id = ids[draft.fingerprint]
 
 
 def store_or_count(connection: Connection, draft: InboxEntry, attempts: Sequence[Attempt]) -> tuple[InboxEntry, bool]:
-    """Store an entry, or find the one on record and count the delivery; return it and whether this has stored it.
+    """Store an entry, or else count a redelivery of the one on record; return the entry, and whether it is new.
 
-    What one of the attempts has stored or counted already is found as that has left it.
+    A delivery that one of the attempts has stored or counted is not counted again.
     """
     storing = insertion(InboxEntry, [draft], returning=_ID, on_conflict="leave")
     stored, found = execute(connection, storing, _BY_FINGERPRINT(fingerprints=[(draft.fingerprint,)]))
@@ -276,7 +279,7 @@ def store_or_count(connection: Connection, draft: InboxEntry, attempts: Sequence
 
 
 def redelivered(times: Counter[int], *, at: datetime) -> Statement:
-    """Raise the counters of entries, given how many times each came again. It locks them, and so comes last."""
+    """Describe the UPDATE that counts redeliveries. It locks the entries, so it comes last in its transaction."""
     rows = [
         plain(InboxEntry)(id=entry_id, deliveries=count, last_received_at=at)
         for entry_id, count in sorted(times.items())
@@ -422,7 +425,7 @@ _PARK_ILLEGAL = KeyedStatement(
 
 
 def can_be_consulted(auth_state: str | None) -> bool:
-    """Say whether a consult can name this authState: half a character is kept here, but is no JSON that is taken."""
+    """Say whether a consult can name this authState: half a character is stored here, but the API refuses it."""
     return auth_state is None or _LONE_SURROGATE.search(auth_state) is None
 
 

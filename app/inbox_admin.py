@@ -1,4 +1,7 @@
-"""What operators ask of the inbox: its listings and figures, dismissing what is not ours, purging what is concluded."""
+"""Work of operators on the inbox: list and count entries, dismiss what is not ours, purge what has long been final.
+
+Nothing here is on the path of a delivery.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +23,10 @@ from app.inbox import (
 from app.models import AccessToken, Authorization, InboxEntry
 from app.tokens import TokenKey
 
-#: Figures count no further, so that being asked every few seconds costs milliseconds however much there is.
+#: Gauges count no further, so that a scrape costs milliseconds however many entries there are.
 COUNTED_MAX = 10_000
 
-#: Whoever parks has one of these.
+#: Every reason for which an entry is parked.
 PARKED_REASONS = (Reason.UNKNOWN_AUTH_STATE, Reason.UNKNOWN_TOKEN, Reason.EARLY, Reason.UNKNOWN_TYPE)
 _AGES = {
     "1m": timedelta(minutes=1),
@@ -125,7 +128,7 @@ def replayable_ids(session: Session, outcomes: Collection[Outcome], *, after: in
 
 
 class NotParkedError(Exception):
-    """An entry that is to be dismissed is not parked: nobody waits for it."""
+    """An entry that is to be dismissed is not parked."""
 
     def __init__(self, entry_id: int, outcome: str | None) -> None:
         self.outcome = outcome
@@ -139,7 +142,7 @@ class NotParkedError(Exception):
 def dismiss(session: Session, entry_id: int, reason: str) -> None:
     """End a parked entry, since an operator says that it is not ours. Its link to an authorization stays.
 
-    Whoever resumes parked entries locks them and looks again, as this does: one of the two sees what the other did.
+    Locks the entry and looks again, as resuming does: of the two transactions, the second sees what the first did.
     Raises `NotParkedError`.
     """
     entry = session.get(InboxEntry, entry_id, with_for_update=True)

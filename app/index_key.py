@@ -1,6 +1,6 @@
-"""The index key: the key of all blind indexes of a database, made once and kept sealed in a table of one row.
+"""The index key: the key of all blind indexes of a database, made once and stored sealed in a table of one row.
 
-It is also what tells a wrong vault key: that row does not open.
+Under a wrong vault key that row does not open, which is how the start notices it.
 """
 
 from sqlalchemy import select

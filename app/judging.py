@@ -1,7 +1,6 @@
-"""Judge what one notification means for the authorization it names, as the unit of work has loaded it.
+"""Judge one notification: which outcome it has for the authorization it names, as the unit of work has loaded that.
 
-The order of the questions is part of the promise: whatever way the notifications arrived, the same ones are asked of
-each.
+Each notification is asked the same questions in the same order, so that the order of arrival does not matter.
 """
 
 from collections.abc import Callable
@@ -97,7 +96,7 @@ def _ask_machine(authorization: Authorization, event: Event) -> Judgment:
 
 
 def _given(value: T | None) -> T:
-    """Take what must be there: the parser requires it of this type, or a foreign key of this row."""
+    """Return a value that the parser requires of this type of notification."""
     if value is None:
         raise AssertionError
     return value

@@ -40,16 +40,16 @@ class Key(NamedTuple):
 
 
 def acquisition(keys: Collection[Key]) -> Statement:
-    """Take key locks until the transaction ends, as soon as no other transaction has one of them.
+    """Describe the INSERT that takes key locks until the transaction ends; it waits for transactions that have them.
 
-    What was read before may be outdated afterwards: look again.
+    Read again afterwards: the wait may have outdated what was read before.
     """
     # In one order for all: two that took the same ones in another would wait for each other.
     return insertion(KeyLock, [each.row() for each in sorted(keys, key=Key.stored)], on_conflict="lock")
 
 
 def release(keys: Collection[Key]) -> Statement:
-    """Remove the rows, which keeps others waiting until the transaction ends all the same."""
+    """Describe the DELETE of the rows. Others that want them still wait until the transaction ends."""
     return _RELEASE(keys=[each.stored() for each in keys])
 
 

@@ -1,6 +1,6 @@
-"""When each kind of maintenance last succeeded, so that an alert can tell that it no longer runs.
+"""When each kind of maintenance (purge, reseal, verify) last succeeded, so that an alert can tell when one stops.
 
-Commands run it and servers show it in /metrics, so it is kept in the database.
+Commands run them and servers show the times in /metrics, so the times are stored in the database.
 """
 
 from collections.abc import Mapping

@@ -207,7 +207,7 @@ class AccessToken(Base):
 
 
 class InboxEntry(Base):
-    """An authentic notification, kept once however often it is delivered."""
+    """An authentic notification, stored once however often it is delivered."""
 
     __tablename__ = "inbox"
 

@@ -1,4 +1,4 @@
-"""Check that this release can work on the database: its migration, its privileges, its synchronous standby.
+"""Preflight: check that this release can work on the database: its migration, its privileges, its standby.
 
 Done at the start, in /readyz and by every `flask …` command. An error is one sentence with the problem and its remedy.
 """

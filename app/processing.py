@@ -1,6 +1,7 @@
-"""Process stored notifications: judge each, apply it, resume what waited for that.
+"""Process stored notifications: judge each, apply it, resume the parked ones that waited for it.
 
-Any number at once: what they are about is loaded, each is judged in turn, and all that they change is written together.
+The unit of work loads what a whole batch names; each entry is judged in turn, in memory, without a statement; then the
+unit of work writes every change.
 """
 
 import logging
@@ -25,7 +26,7 @@ from app.vault import Vault
 
 _log = logging.getLogger(__name__)
 
-#: Whatever is still to be resumed before it changes nothing about these.
+#: Decided the same way whatever is resumed before, so these need not wait for it.
 _DECIDED_ANYHOW = frozenset({Reason.UNSUCCESSFUL_RESULT, Reason.SUPERSEDED_TOKEN})
 
 
@@ -35,7 +36,7 @@ class _Decide(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Processed:
-    """How an entry ended, this time."""
+    """How an entry ended, this time that it was processed."""
 
     entry_id: int
     type: str | None
@@ -45,13 +46,13 @@ class Processed:
 
     @classmethod
     def of(cls, entry: InboxEntry) -> "Processed":
-        """Say it of a stored entry."""
+        """Read it from a stored entry."""
         return cls(entry.id, entry.type, Outcome(entry.outcome), entry.reason, entry.authorization_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a transaction has processed, and what it has left to others."""
+    """What a transaction has processed, and what it left to later transactions."""
 
     processed: list[Processed] = field(default_factory=list)
     #: Authorizations for which more parked entries wait than one transaction resumes.
@@ -60,11 +61,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What came of entries that were processed together."""
+    """The result of a batch."""
 
-    #: Those of them that were on record already, by fingerprint.
+    #: The entries that were on record already, by fingerprint.
     known: dict[bytes, StoredEntry]
-    #: The entries beside them that were resumed.
+    #: The parked entries that were resumed, without those of the batch itself.
     resumed: list[Processed]
     #: Authorizations for which more parked entries wait than one transaction resumes.
     unfinished: list[UUID]
@@ -73,7 +74,7 @@ class BatchResult:
 class NoLongerUnderstoodError(Exception):
     """An entry was understood and acknowledged when it came, and cannot be read now.
 
-    That is our failure and not the sender's: Alipay will not send it again, so it stays open.
+    That is our failure and not the sender's: Alipay will not send it again, so it ends `failed` and is replayed.
     """
 
     def __init__(self, entry_id: int, malformed: MalformedNotificationError) -> None:
@@ -81,22 +82,22 @@ class NoLongerUnderstoodError(Exception):
         super().__init__(f"Entry {entry_id} was understood before, and now its {malformed}.")
 
 
-def process_together(
-    work: UnitOfWork, cases: Sequence[PendingEntry], *, times: Counter[bytes], now: datetime
+def process_batch(
+    work: UnitOfWork, pending: Sequence[PendingEntry], *, times: Counter[bytes], now: datetime
 ) -> BatchResult:
-    """Process entries that are not stored yet, in this order, resume what waited for them, store all and commit.
+    """Process a batch of entries in this order, resume what waited for them, store all, and commit.
 
-    Those without a subject are only stored, and for those that are on record already it is counted how many `times`
-    they came. What breaks is raised, and nothing is committed: each is then processed by itself.
+    Malformed entries are only stored. Redeliveries only have their counter raised, by how many `times` they came. An
+    error is raised and nothing is committed: the caller then processes each entry in a transaction of its own.
     """
-    work.lock_and_load(cases)
+    work.lock_and_load(pending)
     resumed = []
     for draft, subject in work.cases:
         if subject is not None:
             resumed += _process(work, draft, subject, now=now)[1:]
             if draft.outcome == Outcome.PARKED:
                 work.park(draft)
-    repeated = Counter({kept.id: times[fingerprint] for fingerprint, kept in work.known.items()})
+    repeated = Counter({known.id: times[fingerprint] for fingerprint, known in work.known.items()})
     work.store_and_commit(inbox.redelivered(repeated, at=now))
     beside = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
     return BatchResult(work.known, beside, work.unfinished)
@@ -105,8 +106,8 @@ def process_together(
 def process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> Done:
     """Process one entry that this transaction has just stored, and resume what waited for it.
 
-    Returns the entry first, then each one resumed. A failure of ours ends as outcome `failed`; only the database's
-    troubles are raised.
+    Returns the entry first, then each one resumed. An error of our own ends as outcome `failed`; only trouble of the
+    database is raised.
     """
 
     def attempt() -> Done:
@@ -117,9 +118,9 @@ def process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, no
 
 
 def replay(work: UnitOfWork, entry_id: int, *, now: datetime) -> Done:
-    """Process a stored entry again, unless it was decided for good, and resume what waited for it.
+    """Process a stored entry again, unless its outcome is final, and resume what waited for it.
 
-    Raises `UnfinishedError` where parked entries are to be resumed before.
+    Raises `UnfinishedError` where other parked entries of its authorization must be resumed first.
     """
     entry = work.find_entry(entry_id)
     if entry is None or entry.outcome not in REPLAYABLE_OUTCOMES:
@@ -134,29 +135,29 @@ def replay(work: UnitOfWork, entry_id: int, *, now: datetime) -> Done:
             # It was never acknowledged, and must not be by ending failed: its duplicates are answered with 400 still.
             _log.error("entry cannot be read", extra={"entry": entry.id, **failure(error)})
             return Done([Processed.of(entry)])
-        cases = [] if isinstance(subject, MalformedNotificationError) else [PendingEntry(entry, subject)]
-        work.lock_and_load(cases, replayed=entry)
+        pending = [] if isinstance(subject, MalformedNotificationError) else [PendingEntry(entry, subject)]
+        work.lock_and_load(pending, replayed=entry)
         locked = work.replayed
         if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
             # Another transaction has decided it while its locks were awaited.
             return Done(unfinished=work.unfinished)
         for authorization_id in work.unfinished:
             raise UnfinishedError(authorization_id)
-        return _done(work, _move(work, locked, _decide_again(work, locked, now=now), now=now))
+        return _done(work, _resume_if_moved(work, locked, _decide_again(work, locked, now=now), now=now))
 
     return _in_savepoint(work, entry, attempt)
 
 
 def resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> Done:
-    """Process the parked entries that wait for an authorization that a report has moved, until nothing moves.
+    """Resume the parked entries of an authorization that a report has moved, until nothing moves.
 
-    Where more wait than one transaction resumes, the authorization is marked, and `resume` goes on.
+    Where more wait than one transaction resumes, the authorization is marked, and `resume` goes on from there.
     """
     return _done(work, _resume_parked(work, authorization, now=now))
 
 
 def resume(work: UnitOfWork, authorization_id: UUID, *, now: datetime) -> Done:
-    """Process some more of the parked entries that are still to be resumed for an authorization, if any are."""
+    """Resume the next piece of an authorization's parked entries, if any are left."""
     key = work.auth_state_key(authorization_id)
     if key is None:
         return Done()
@@ -175,28 +176,30 @@ def _process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, n
     judgment = judge(work, subject)
     authorization = judgment.authorization
     if authorization is None or authorization.resume_after is None or judgment.reason in _DECIDED_ANYHOW:
-        return _move(work, entry, _carry_out(work, entry, subject, judgment, now=now), now=now)
+        return _resume_if_moved(work, entry, _apply_judgment(work, entry, subject, judgment, now=now), now=now)
     work.wait_behind(entry, authorization)
     return [entry]
 
 
-def _move(work: UnitOfWork, entry: InboxEntry, moved: Authorization | None, *, now: datetime) -> list[InboxEntry]:
-    """Settle what waited for an authorization that an entry has moved to another state."""
+def _resume_if_moved(
+    work: UnitOfWork, entry: InboxEntry, moved: Authorization | None, *, now: datetime
+) -> list[InboxEntry]:
+    """Resume what waited for an authorization that an entry has moved to another state."""
     return [entry] if moved is None else [entry, *_resume_parked(work, moved, now=now)]
 
 
 def _resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
-    """Process what waits until nothing moves, or as much of it as is laid out.
+    """Process the loaded entries that wait, until nothing moves.
 
-    Always the first that can be decided is next, so that of two that contradict each other the earlier one wins,
-    whenever they are resumed.
+    The first in the inbox that can be decided is always next, so that of two that contradict each other the earlier one
+    wins, whenever they are resumed.
     """
     if not work.has_savepoints:
         return _resume_in_turn(work, authorization, _decide_again, now=now)
-    # What breaks in writing what moved it is not the fault of what waited.
+    # An error in writing what moved the authorization must not be blamed on the entries that waited.
     work.write()
     try:
-        # Hardly ever does one break. All in one savepoint take a tenth of the time of one for each.
+        # One savepoint for all takes a tenth of the time of one for each, and entries hardly ever break.
         with work.savepoint():
             return _resume_in_turn(work, authorization, _decide_again, now=now)
     except SavepointFailedError:
@@ -206,10 +209,10 @@ def _resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datet
 def _resume_in_turn(
     work: UnitOfWork, authorization: Authorization, decide: "_Decide", *, now: datetime
 ) -> list[InboxEntry]:
-    """Decide one after another, and begin anew with the first each time that the authorization is in another state.
+    """Judge entries in inbox order, and start over with the first when the authorization reaches another state.
 
-    What could not be decided can be only then: whether an event is early depends on the state alone, and a token
-    becomes known with a new state. There are four states and no way back, so an entry is judged four times at most.
+    Only then can an early entry be decided: whether an event is early depends on the state alone, and a token becomes
+    known with a new state. There are four states and no way back, so an entry is judged four times at most.
     """
     resumed: list[InboxEntry] = []
     is_anew = True
@@ -222,7 +225,7 @@ def _resume_in_turn(
                 resumed.append(entry)
             if authorization.state != state:
                 if not work.begin_anew(authorization):
-                    # All else waits for the next transaction, in which the first is loaded; no cancellation does.
+                    # The first entry is not loaded, so the next transaction goes on; cancellations do not wait for it.
                     cancellations = [each for each in work.waiting(authorization) if each.auth_state is None]
                     for each in cancellations:
                         decide(work, each, now=now)
@@ -234,7 +237,7 @@ def _resume_in_turn(
 
 
 def _resume_one(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
-    # What was changed since the last one is no part of this one, and must not be taken back with it.
+    # Write what the entries before have changed: rolling back this savepoint must not undo it.
     work.write()
     try:
         with work.savepoint():
@@ -245,7 +248,7 @@ def _resume_one(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Author
 
 
 def _decide_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
-    """Judge a stored entry anew, and write down how it ends."""
+    """Judge a stored entry again, and set its outcome."""
     subject = _read_again(work.vault, entry)
     if isinstance(subject, MalformedNotificationError):
         if entry.type is not None:
@@ -255,7 +258,7 @@ def _decide_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Auth
         return None
     if (entry.type, entry.auth_state) != (subject.notification.type, subject.notification.auth_state):
         inbox.update_parsed_fields(work.vault, entry, subject.notification)
-    return _carry_out(work, entry, subject, judge(work, subject), now=now)
+    return _apply_judgment(work, entry, subject, judge(work, subject), now=now)
 
 
 def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedNotificationError:
@@ -265,10 +268,10 @@ def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedN
         return malformed
 
 
-def _carry_out(
+def _apply_judgment(
     work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, judgment: Judgment, *, now: datetime
 ) -> Authorization | None:
-    """Write down how an entry ends, and move the authorization if that is how; return one that is in another state."""
+    """Set an entry's outcome, and advance its authorization if that is legal; return it if its state is another one."""
     authorization, notification = judgment.authorization, subject.notification
     work.set_outcome(entry, judgment.outcome, judgment.reason, authorization)
     if authorization is None:
@@ -293,10 +296,10 @@ def _apply(
     *,
     at: datetime,
 ) -> str | None:
-    """Put on record what a notification brings, and say what the history is to say of that beyond the event."""
+    """Store the code or the token that a notification brings; return the reason that its transition is to name."""
     if event is Event.AUTHCODE_CREATED and notification.auth_code is not None:
-        # However long it has waited here, its minute began with its first delivery.
-        return authorizations.keep_auth_code(
+        # The code's minute began with its first delivery, however long the entry was parked.
+        return authorizations.store_auth_code(
             work.vault, authorization, notification.auth_code, received_at=entry.received_at, now=at
         )
     if event is Event.TOKEN_CREATED and notification.access_token is not None:
@@ -305,7 +308,7 @@ def _apply(
 
 
 def _in_savepoint(work: UnitOfWork, entry: InboxEntry, attempt: Callable[[], Done]) -> Done:
-    """Process one entry in a savepoint; when that breaks, it alone is given up, and its outcome says so."""
+    """Process one entry in a savepoint; an error rolls back the savepoint alone, and the entry ends `failed`."""
     while True:
         try:
             with work.savepoint():

@@ -1,7 +1,7 @@
 """The receiver: one delivery from top to bottom. Verify, parse, store and process, acknowledge.
 
-All that moves an authorization comes through here: a delivery over HTTP or from a file (`receive`), and below that a
-stored entry again (`process`) and a report of the merchant's (`record`).
+Everything that moves an authorization comes through here, so that all of it is logged and counted in one place: a
+delivery (`receive`), a stored entry that is processed again (`process`), and a report of the merchant's (`record`).
 """
 
 import logging
@@ -38,20 +38,20 @@ from app.vault import Vault
 
 _log = logging.getLogger(__name__)
 
-#: Each may wait for a row, without a connection. A failed entry that comes again is rare, and many at once are rarer.
+#: Threads that replay. Redeliveries of failed entries are rare, and a replay may wait for a held row for seconds.
 _REPLAYS_AT_ONCE_MAX = 8
-#: A delivery is answered by then. What a replay would still take is left out: the entry is stored.
+#: A delivery is answered by then, without its replay if need be: the entry is stored.
 _SECONDS_MAX = 4
 
 T = TypeVar("T")
 
-#: What is on record of a delivery, and what was resumed with it.
+#: The stored entry of a delivery, and the parked entries that were resumed with it.
 StoreResult = tuple[StoredEntry, list[Processed]]
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one delivery. Only an authentic one that was stored has an entry."""
+    """The answer to one delivery, and how its entry ended. Only an authentic delivery that was stored has an entry."""
 
     answer: NotifyResponse
     entry_id: int | None = None
@@ -101,10 +101,10 @@ class Receiver:
         return self.receive_later(delivery).result()
 
     def receive_later(self, delivery: Delivery) -> "Future[Receipt]":
-        """Say what the answer to one delivery will be: it is acknowledged once it is stored, and only then.
+        """Return the future of the answer to one delivery: it is acknowledged once it is stored, and only then.
 
-        Never fails: what cannot be stored now is answered so that Alipay sends it again. A callback of it must neither
-        take long nor wait for another delivery: the others of the batch are answered after it.
+        The future never fails: where a delivery cannot be stored, the answer makes Alipay send it again. A callback
+        must neither take long nor wait for another delivery: it delays the answers to the rest of the batch.
         """
         receipt: Future[Receipt] = Future()
         receipt.set_running_or_notify_cancel()
@@ -119,49 +119,49 @@ class Receiver:
             receipt.set_result(self._answer_not_authentic(delivery, refusal, now))
         else:
             metrics.LAST_VERIFIED.note(delivery.client_id, now.timestamp())
-            arrival = VerifiedDelivery(delivery, inbox.read(delivery.body), now)
-            stored = self.group_commit.submit(arrival, seconds=seconds)
-            stored.add_done_callback(partial(self._when_stored, arrival, receipt, until))
+            verified = VerifiedDelivery(delivery, inbox.read(delivery.body), now)
+            stored = self.group_commit.submit(verified, seconds=seconds)
+            stored.add_done_callback(partial(self._when_stored, verified, receipt, until))
         return receipt
 
-    def _store_batch(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
+    def _store_batch(self, deliveries: Sequence[VerifiedDelivery]) -> list[StoreResult]:
         """Store a batch of deliveries, and process the first of each notification, in one transaction.
 
-        What was resumed beside them is returned with the first of them.
+        The first result carries all parked entries that were resumed.
         """
         try:
-            return self._try_batch(arrivals)
+            return self._try_batch(deliveries)
         except (KnownMeanwhileError, IntegrityError):
-            # Another process was quicker with one of them, and its transaction is over by now.
-            return self._try_batch(arrivals)
+            # Another process has just committed one of these notifications, or what one of them names.
+            return self._try_batch(deliveries)
 
-    def _try_batch(self, arrivals: Sequence[VerifiedDelivery]) -> list[StoreResult]:
-        drafts = [inbox.draft(self._vault, each) for each in arrivals]
+    def _try_batch(self, deliveries: Sequence[VerifiedDelivery]) -> list[StoreResult]:
+        drafts = [inbox.draft(self._vault, each) for each in deliveries]
         times = Counter(draft.fingerprint for draft in drafts)
         first: dict[bytes, PendingEntry] = {}
-        for draft, arrival in zip(drafts, arrivals, strict=True):
-            first.setdefault(draft.fingerprint, PendingEntry(draft, _correlation_keys(draft, arrival)))
-        # One time for all that moves: no history runs backwards, in whatever order they are judged.
-        latest = max(arrival.at for arrival in arrivals)
+        for draft, verified in zip(drafts, deliveries, strict=True):
+            first.setdefault(draft.fingerprint, PendingEntry(draft, _correlation_keys(draft, verified)))
+        # One time for all transitions, so that no history runs backwards, in whatever order entries are judged.
+        latest = max(verified.at for verified in deliveries)
         for fingerprint, (draft, _) in first.items():
             if times[fingerprint] > 1:
                 draft.deliveries, draft.last_received_at = times[fingerprint], latest
-        # In the order in which they will be stored.
-        cases = [first[fingerprint] for fingerprint in sorted(first)]
+        # In the order of the inserts, so that two processes with the same notifications do not deadlock.
+        pending = [first[fingerprint] for fingerprint in sorted(first)]
         try:
             done = self._database.run_once(
-                lambda connection: processing.process_together(
-                    UnitOfWork(connection, self._vault, has_savepoints=False), cases, times=times, now=latest
+                lambda connection: processing.process_batch(
+                    UnitOfWork(connection, self._vault, has_savepoints=False), pending, times=times, now=latest
                 )
             )
         except DBAPIError as error:
             if error.connection_invalidated:
-                # It may have been committed all the same.
-                for draft, arrival in zip(drafts, arrivals, strict=True):
+                # The connection was lost, so the batch may have been committed: a retry must recognize its own rows.
+                for draft, verified in zip(drafts, deliveries, strict=True):
                     entry = first[draft.fingerprint].entry
-                    arrival.attempts.append(Attempt(entry.sealed_body, is_first=entry is draft, counted_at=latest))
+                    verified.attempts.append(Attempt(entry.sealed_body, is_first=entry is draft, counted_at=latest))
             raise
-        self._resumption.go_on(done.unfinished)
+        self._resumption.resume_later(done.unfinished)
         ended = {each.entry_id: each for each in done.resumed}
         stored = []
         for draft in drafts:
@@ -172,67 +172,69 @@ class Receiver:
                 stored.append(StoredEntry.of(entry, is_new=entry is draft))
         return list(zip(stored, chain([done.resumed], repeat([])), strict=False))
 
-    def _store_single(self, arrival: VerifiedDelivery) -> StoreResult:
-        """Store one delivery by itself, and process it; where that breaks it is stored all the same.
+    def _store_single(self, verified: VerifiedDelivery) -> StoreResult:
+        """Store and process one delivery in its own transaction; an error in processing still stores it, as `failed`.
 
         Raises `DatabaseUnavailableError`, at once where another transaction holds a row that it needs.
         """
-        draft = inbox.draft(self._vault, arrival)
-        subject = _correlation_keys(draft, arrival)
-        this = Attempt(draft.sealed_body, is_first=True, counted_at=arrival.at)
+        draft = inbox.draft(self._vault, verified)
+        subject = _correlation_keys(draft, verified)
+        this = Attempt(draft.sealed_body, is_first=True, counted_at=verified.at)
 
         def store_and_process(session: Session) -> tuple[StoredEntry, Done]:
             work = UnitOfWork(session.connection(), self._vault)
-            entry, is_new = inbox.store_or_count(work.connection, draft, arrival.attempts)
+            entry, is_new = inbox.store_or_count(work.connection, draft, verified.attempts)
             done = Done()
             if is_new and subject is not None:
-                done = processing.process(work, entry, subject, now=arrival.at)
+                done = processing.process(work, entry, subject, now=verified.at)
             work.close()
-            is_new = is_new or any(each.is_first and each.sealed_body == entry.sealed_body for each in arrival.attempts)
-            # Only the commit is left. Whatever becomes of that, another try finds it.
-            arrival.attempts.append(this)
+            is_new = is_new or any(
+                each.is_first and each.sealed_body == entry.sealed_body for each in verified.attempts
+            )
+            # Noted before the commit, whose answer may be lost: a retry must recognize its own rows.
+            verified.attempts.append(this)
             stored = StoredEntry.of(entry, is_new=is_new)
             return _as_ended(stored, done.processed[0] if done.processed else None), done
 
         stored, done = self._database.run_unless_locked(store_and_process)
-        self._resumption.go_on(done.unfinished)
+        self._resumption.resume_later(done.unfinished)
         return stored, done.processed[1:]
 
     def _when_stored(
-        self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", until: float, run: "Future[StoreResult]"
+        self, verified: VerifiedDelivery, receipt: "Future[Receipt]", until: float, run: "Future[StoreResult]"
     ) -> None:
         """Answer a delivery whose transaction has ended."""
         if (error := run.exception()) is not None:
-            # Whatever it is, nothing was stored, so nothing may be acknowledged.
-            client = self._keyring.client(arrival.delivery.client_id)
-            self._fulfil(arrival, receipt, lambda: self._answer_not_stored(arrival, error, client))
+            # Whatever the error is, no commit was confirmed, so nothing may be acknowledged.
+            client = self._keyring.client(verified.delivery.client_id)
+            self._resolve(verified, receipt, lambda: self._answer_not_stored(verified, error, client))
             return
         stored, resumed = run.result()
-        if not _is_to_be_replayed(stored, arrival):
-            self._fulfil(arrival, receipt, lambda: self._answer_stored(arrival, stored, resumed))
+        if not _is_to_be_replayed(stored, verified):
+            self._resolve(verified, receipt, lambda: self._answer_stored(verified, stored, resumed))
             return
-        # That takes a transaction of its own, and others wait to be told what came of the one that has ended.
+        # A replay takes a transaction of its own, and the rest of the batch waits for this callback: another thread.
         replay = partial(self._replay_failed, stored, until=until)
-        answer = partial(self._fulfil, arrival, receipt, lambda: self._answer_stored(arrival, replay(), resumed))
+        answer = partial(self._resolve, verified, receipt, lambda: self._answer_stored(verified, replay(), resumed))
         try:
             self._replays.submit(answer)
         except RuntimeError:
-            # No thread can be had, or the interpreter ends: the entry is stored all the same.
-            self._fulfil(arrival, receipt, lambda: self._answer_stored(arrival, stored, resumed))
+            # No thread can be started: acknowledge without the replay, since the entry is stored.
+            self._resolve(verified, receipt, lambda: self._answer_stored(verified, stored, resumed))
 
     # --- answers ---
 
-    def _fulfil(self, arrival: VerifiedDelivery, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
+    def _resolve(self, verified: VerifiedDelivery, receipt: "Future[Receipt]", make: Callable[[], Receipt]) -> None:
         try:
             made = make()
         except BaseException as error:  # noqa: BLE001 -- whatever it is, somebody waits; and it may be our signature that fails
-            made = self._answer_not_stored(arrival, error, None)
+            made = self._answer_not_stored(verified, error, None)
         receipt.set_result(made)
 
     def _replay_failed(self, stored: StoredEntry, *, until: float) -> StoredEntry:
-        """Take a redelivery as the occasion to process an entry again; it is stored whatever comes of it."""
+        """Process the stored entry of a redelivery again; an error is logged, and the entry stays as it is."""
         if time.monotonic() > until:
-            _log.warning("replay left out", extra={"entry": stored.id})
+            _log.warning("replay skipped", extra={"entry": stored.id})
             return stored
         try:
             with within(until - time.monotonic()):
@@ -259,75 +261,75 @@ class Receiver:
         )
         return Receipt(answer)
 
-    def _answer_not_stored(self, arrival: VerifiedDelivery, error: BaseException, client: Client | None) -> Receipt:
-        fields = {"client_id": arrival.delivery.client_id, **failure(error), **arrival.delivery.origin.fields()}
+    def _answer_not_stored(self, verified: VerifiedDelivery, error: BaseException, client: Client | None) -> Receipt:
+        fields = {"client_id": verified.delivery.client_id, **failure(error), **verified.delivery.origin.fields()}
         _log.error("delivery not stored", extra=fields)
         answer = refuse(
-            arrival.delivery,
+            verified.delivery,
             status=503,
             result_code="UNKNOWN_EXCEPTION",
             result_status="U",
             message="The notification could not be stored. Send it again.",
             client=client,
-            now=arrival.at,
+            now=verified.at,
         )
         return Receipt(answer)
 
-    def _answer_stored(self, arrival: VerifiedDelivery, stored: StoredEntry, resumed: list[Processed]) -> Receipt:
+    def _answer_stored(self, verified: VerifiedDelivery, stored: StoredEntry, resumed: list[Processed]) -> Receipt:
         fields = {
             "entry": stored.id,
             "duplicate": not stored.is_new,
             "outcome": stored.outcome.value,
             "reason": stored.reason,
-            "request_id": arrival.delivery.origin.request_id,
+            "request_id": verified.delivery.origin.request_id,
         }
         _log.info("delivery stored", extra=fields)
         if stored.is_new:
-            notification = arrival.parsed.notification
+            notification = verified.parsed.notification
             auth_state = None if notification is None else notification.auth_state
             if stored.outcome is Outcome.PARKED and not inbox.can_be_consulted(auth_state):
                 _log.warning("parked for an authState that no consult can name", extra={"entry": stored.id})
             metrics.count_notification(None if notification is None else notification.type, stored.outcome)
-        _tell(resumed)
-        client = self._keyring.client(arrival.delivery.client_id)
+        _count_and_log(resumed)
+        client = self._keyring.client(verified.delivery.client_id)
         if stored.outcome is not Outcome.MALFORMED:
-            answer = acknowledge(arrival.delivery, client, now=arrival.at)
+            answer = acknowledge(verified.delivery, client, now=verified.at)
             return Receipt(answer, stored.id, stored.outcome, stored.reason, stored.is_new)
         answer = refuse(
-            arrival.delivery,
+            verified.delivery,
             status=400,
             result_code="PARAM_ILLEGAL",
             result_status="F",
             message=f"The notification is malformed: {stored.reason}.",
             client=client,
-            now=arrival.at,
+            now=verified.at,
         )
         return Receipt(answer, stored.id, stored.outcome, stored.reason, stored.is_new)
 
     # --- replays and reports ---
 
     def process(self, entry_id: int) -> list[Processed]:
-        """Process a stored entry again that is not decided for good, and resume what waited for that.
+        """Process a stored entry again unless its outcome is final, and resume what waited for it.
 
         Returns the entry first, then each one resumed; an empty list where there is nothing to replay. Raises
         `DatabaseUnavailableError`.
         """
         now = self._clock()
-        done = self._resumption.first_finish(
+        done = self._resumption.run_after_pieces(
             lambda: self._in_transaction(lambda work: processing.replay(work, entry_id, now=now))
         )
-        _tell(done.processed)
-        self._resumption.go_on(done.unfinished)
+        _count_and_log(done.processed)
+        self._resumption.resume_later(done.unfinished)
         return done.processed
 
     def record(self, report: Report, *, cause: reports.Reporter, by: str | None = None) -> Recorded:
-        """Record what the merchant learned itself, and who says so, and resume what waited for that.
+        """Record a report of the merchant's and who made it, and resume what waited for it.
 
         Raises `ReportRefusedError` where the report contradicts what is on record, and
         `DatabaseUnavailableError`.
         """
         because = Cause(cause, at=self._clock(), by=by)
-        recorded = self._resumption.first_finish(
+        recorded = self._resumption.run_after_pieces(
             lambda: self._in_transaction(lambda work: reports.record(work, self._keyring, report, cause=because))
         )
         fields = {
@@ -338,16 +340,16 @@ class Receiver:
             "key": by,
         }
         _log.info("report recorded", extra=fields)
-        _tell(recorded.resumed)
-        self._resumption.go_on(recorded.unfinished)
+        _count_and_log(recorded.resumed)
+        self._resumption.resume_later(recorded.unfinished)
         return recorded
 
     def resume_unfinished(self) -> None:
-        """Go on, in another thread, with parked entries that any process has left to be resumed.
+        """Resume, in another thread, the parked entries that any process has left to be resumed.
 
         Raises `DatabaseUnavailableError`.
         """
-        self._resumption.go_on(
+        self._resumption.resume_later(
             self._database.run(lambda session: authorizations.unfinished(session, limit=UNFINISHED_MAX), read_only=True)
         )
 
@@ -355,11 +357,11 @@ class Receiver:
         """Resume some more parked entries, in one transaction, and say whether there are still more."""
         now = self._clock()
         done = self._in_transaction(lambda work: processing.resume(work, authorization_id, now=now))
-        _tell(done.processed)
+        _count_and_log(done.processed)
         return bool(done.unfinished)
 
     def _in_transaction(self, do: Callable[[UnitOfWork], T]) -> T:
-        """Do something in one transaction, and do all of it again where another has made known what was unknown."""
+        """Do something in one transaction; retry it where another has just made an authState or token known."""
 
         def do_and_write(session: Session) -> T:
             work = UnitOfWork(session.connection(), self._vault)
@@ -371,31 +373,31 @@ class Receiver:
             try:
                 return self._database.run(do_and_write)
             except KnownMeanwhileError:
-                # What is known stays known, so there is an end to it.
+                # What is known stays known, so this ends.
                 continue
 
 
-def _is_to_be_replayed(stored: StoredEntry, arrival: VerifiedDelivery) -> bool:
-    """Say whether a redelivery is the occasion to process its entry again: it failed, or can be understood by now."""
+def _is_to_be_replayed(stored: StoredEntry, verified: VerifiedDelivery) -> bool:
+    """Say whether a redelivery's entry is to be processed again: it failed, or this release understands its body."""
     if stored.is_new:
         return False
     return stored.outcome is Outcome.FAILED or (
-        stored.outcome is Outcome.MALFORMED and arrival.parsed.notification is not None
+        stored.outcome is Outcome.MALFORMED and verified.parsed.notification is not None
     )
 
 
 def _as_ended(stored: StoredEntry, resumed: Processed | None) -> StoredEntry:
-    """Say of an entry on record how it ended, where the same transaction has resumed it."""
+    """Return a stored entry with the outcome that the same transaction gave it, if it resumed it."""
     return stored if resumed is None else replace(stored, outcome=resumed.outcome, reason=resumed.reason)
 
 
-def _correlation_keys(draft: InboxEntry, arrival: VerifiedDelivery) -> CorrelationKeys | None:
-    notification = arrival.parsed.notification
+def _correlation_keys(draft: InboxEntry, verified: VerifiedDelivery) -> CorrelationKeys | None:
+    notification = verified.parsed.notification
     return None if notification is None else CorrelationKeys(draft.client_id, notification, draft.token_index)
 
 
-def _tell(processed: list[Processed]) -> None:
-    """Count and log what was processed beside a delivery of its own, once its transaction is committed."""
+def _count_and_log(processed: list[Processed]) -> None:
+    """Count and log processed entries, once their transaction is committed."""
     for done in processed:
         metrics.count_notification(done.type, done.outcome)
         fields = {

@@ -108,8 +108,8 @@ class Recorded:
 def record(work: UnitOfWork, keyring: Keyring, report: Report, *, cause: Cause) -> Recorded:
     """Record a report, and resume what waited for it.
 
-    Raises `ReportRefusedError`, `KnownMeanwhileError`, and `UnfinishedError` where parked entries are to be resumed
-    before: they came first. Then the transaction is to be given up.
+    Raises `ReportRefusedError`, `KnownMeanwhileError`, and `UnfinishedError` where parked entries came first and must
+    be resumed first. The caller then rolls the transaction back.
     """
     if isinstance(report, Consult):
         return _record_consult(work, keyring, report, cause)
@@ -146,7 +146,7 @@ def record(work: UnitOfWork, keyring: Keyring, report: Report, *, cause: Cause) 
 
 
 def _named_tokens(work: UnitOfWork, client_id: str, report: Report) -> list[TokenKey]:
-    """Find by what a report names tokens: the granted one, and the one that it replaces."""
+    """Return the keys of the tokens that a report names: the granted one, and the one that it replaces."""
     if not isinstance(report, TokenReport):
         return []
     named = [report.grant.access_token, *([report.replaces] if report.replaces else [])]
@@ -238,12 +238,12 @@ def _record_authcode(work: UnitOfWork, authorization: Authorization, code: Secre
 
 
 def _advance_to_code(work: UnitOfWork, authorization: Authorization, code: Secret, cause: Cause) -> None:
-    reason = authorizations.keep_auth_code(work.vault, authorization, code, received_at=cause.at, now=cause.at)
+    reason = authorizations.store_auth_code(work.vault, authorization, code, received_at=cause.at, now=cause.at)
     work.advance(authorization, Event.AUTHCODE_CREATED, cause=cause, reason=reason)
 
 
 def _record_code_of_token(work: UnitOfWork, authorization: Authorization, code: Secret, cause: Cause) -> bool:
-    """Record the code that a granted token names, as far as there is a place for it: it is never a reason to refuse."""
+    """Record the code that a reported token was exchanged for; a granted token is never refused for its code."""
     if authorizations.knows_code(work.vault, authorization, code):
         return False
     if authorizations.decide(authorization, Event.AUTHCODE_CREATED).verdict is Verdict.LEGAL:
@@ -301,7 +301,7 @@ def _record_canceled(work: UnitOfWork, authorization: Authorization, reason: Sec
         return False
     _require_legal(authorization, Event.TOKEN_CANCELED)
     if reason is not None:
-        authorizations.keep_cancel_reason(work.vault, authorization, reason)
+        authorizations.store_cancel_reason(work.vault, authorization, reason)
     work.advance(authorization, Event.TOKEN_CANCELED, cause=cause)
     return True
 
@@ -317,7 +317,7 @@ def _known_token(work: UnitOfWork, authorization: Authorization, access_token: S
 
 
 def _complete_token(work: UnitOfWork, token: AccessToken, grant: Grant) -> bool:
-    """Take a known token again: add what was unsaid before, refuse what contradicts."""
+    """Record a known token again: add what was unsaid before, refuse what contradicts."""
     if tokens.differs(work.vault, token, grant):
         raise TokenContradictedError
     return tokens.complete(work.vault, token, grant)

@@ -1,7 +1,7 @@
-"""Resume parked entries in pieces, where more wait for one authorization than a transaction can take.
+"""Resume parked entries in pieces, where more wait for one authorization than one transaction can take.
 
-The mark that the first transaction leaves on the authorization survives a crash: any worker may go on, and the pieces
-of several only wait for each other's lock.
+Each transaction leaves a mark on the authorization until all is resumed. The mark survives a crash, and any worker may
+resume the next piece.
 """
 
 import logging
@@ -20,20 +20,21 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Authorizations that one look for work takes on: more would only queue in this process while others are idle.
+#: Authorizations that one look for work takes: more would queue in this process while other workers are idle.
 UNFINISHED_MAX = 10
-#: Between two pieces everybody else may have the locks: on SQLite that is the only one there is.
+#: The pause between two pieces, in which other transactions get the locks; SQLite has only one.
 _PAUSE_S = 0.05
-#: A look reads an index that is nearly always empty. Whoever it finds something for has waited since a process died.
+#: The pause between two looks for work, each of an index that is nearly always empty. It finds what a process that died
+#: has left.
 _LOOK_AGAIN_S = 5
 #: Within this a thread notices that the process ends.
 _NOTICE_S = 0.5
-#: What a report or a replay does of the pieces before it, until its caller does better to come again.
+#: How long a report or a replay resumes the pieces that come before it, until its caller is answered to try again.
 _FIRST_S = 2
 
 
 class Resumption:
-    """Goes on where a transaction left off. Safe to share between threads."""
+    """Resumes the pieces that transactions have left. Safe to share between threads."""
 
     def __init__(self, resume: Callable[[UUID], bool]) -> None:
         #: Resumes one piece for an authorization, and says whether there is more.
@@ -41,14 +42,14 @@ class Resumption:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="resume")
         self._lock = threading.Lock()
         self._under_way: set[UUID] = set()
-        #: Those of them for which more was left since their piece began: it may have begun too early to see that.
+        #: Those of them for which more was left after their piece began, which may not see it.
         self._asked_again: set[UUID] = set()
 
     def close(self) -> None:
         """End the thread; what is left to resume stays marked."""
         self._thread.shutdown()
 
-    def go_on(self, authorization_ids: Iterable[UUID]) -> None:
+    def resume_later(self, authorization_ids: Iterable[UUID]) -> None:
         """Resume what is left for these authorizations in another thread, a piece of each in turn."""
         for authorization_id in authorization_ids:
             with self._lock:
@@ -59,14 +60,14 @@ class Resumption:
             try:
                 self._thread.submit(self._do_piece, authorization_id)
             except RuntimeError:
-                # No thread can be had, or the interpreter ends. The mark stays, and the next look for it finds it.
+                # No thread can be started. The mark stays, and the next look finds it.
                 with self._lock:
                     self._under_way.discard(authorization_id)
 
-    def first_finish(self, work: Callable[[], T]) -> T:
-        """Do work that must come after all pieces: do those first, here and now.
+    def run_after_pieces(self, work: Callable[[], T]) -> T:
+        """Do work that must come after all pieces of an authorization: resume those first, in this thread.
 
-        Raises `DatabaseUnavailableError` where there are too many of them to wait for.
+        Raises `DatabaseUnavailableError` where they take too long.
         """
         until = time.monotonic() + min(_FIRST_S, seconds_left())
         while True:
@@ -74,7 +75,7 @@ class Resumption:
                 return work()
             except UnfinishedError as unfinished:
                 if time.monotonic() > until:
-                    self.go_on([unfinished.authorization_id])
+                    self.resume_later([unfinished.authorization_id])
                     raise DatabaseUnavailableError(type(unfinished).__name__) from unfinished
                 self._resume(unfinished.authorization_id)
 
@@ -85,8 +86,8 @@ class Resumption:
         try:
             is_unfinished = self._resume(authorization_id)
         except DatabaseUnavailableError as unavailable:
-            # The mark stays, and the next look for it finds it.
-            _log.warning("resuming put off", extra={"authorization": authorization_id, **failure(unavailable)})
+            # The mark stays, and the next look finds it.
+            _log.warning("resuming postponed", extra={"authorization": authorization_id, **failure(unavailable)})
         except BaseException as error:  # noqa: BLE001 -- a panic of a library too: the other pieces are to be done all the same
             _log.error("resuming failed", extra={"authorization": authorization_id, **failure(error)})
         finally:
@@ -94,10 +95,10 @@ class Resumption:
                 self._under_way.discard(authorization_id)
                 is_asked_again = authorization_id in self._asked_again
                 self._asked_again.discard(authorization_id)
-        # A process that ends leaves the rest to others.
+        # A process that ends leaves the rest to the other workers.
         if (is_unfinished or is_asked_again) and threading.main_thread().is_alive():
             time.sleep(_PAUSE_S)
-            self.go_on([authorization_id])
+            self.resume_later([authorization_id])
 
 
 def keep_looking(look: Callable[[], None], *, is_over: Callable[[], bool]) -> None:
@@ -106,7 +107,7 @@ def keep_looking(look: Callable[[], None], *, is_over: Callable[[], bool]) -> No
         try:
             look()
         except Exception as error:  # noqa: BLE001 -- whatever it is, the next look may go well
-            _log.warning("no look for what is to be resumed", extra=failure(error))
+            _log.warning("search for entries to resume failed", extra=failure(error))
         looked = time.monotonic()
         while not is_over() and time.monotonic() - looked < _LOOK_AGAIN_S:
             time.sleep(_NOTICE_S)

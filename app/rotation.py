@@ -17,7 +17,7 @@ from app.vault import INDEX_KEY_COLUMN, Vault
 
 #: A re-sealed batch holds its row locks, and SQLite's only one, for a tenth of a second.
 BATCH_SIZE_MAX = 100
-#: Keys alone are read in a few milliseconds.
+#: Reading only the keys of so many rows takes a few milliseconds.
 WINDOW_SIZE_MAX = 1000
 
 Key = tuple[Any, ...]

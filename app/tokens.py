@@ -1,4 +1,4 @@
-"""Make access tokens known, find them blind, and remember which refresh replaced which."""
+"""Access tokens: sealed, found by their blind index, and replaced by refreshes."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

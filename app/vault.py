@@ -1,4 +1,4 @@
-"""The vault: seals secrets at rest, and finds them again without opening them.
+"""The vault: encrypts (seals) secrets at rest, and finds them again by blind indexes.
 
 A sealed value is AES-256-GCM under the first of a list of keys and opens under any of them, so a new key can be put
 first at any time. Its row and column are authenticated with each value: a value copied elsewhere does not open. What

@@ -1,4 +1,4 @@
-"""The parts of one process, opened and checked: database, keyring, vault and receiver.
+"""Wiring: the parts of one process (database, keyring, vault, receiver), opened and checked.
 
 A server opens all of them before it serves; a command only those that it uses.
 """

@@ -100,7 +100,13 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes of the service.")
 @click.option("--threads", type=click.IntRange(1, 32), default=16, show_default=True, help="Threads of each process.")
 @click.option("--connections", type=click.IntRange(1, 128), default=64, show_default=True, help="Of the load client.")
-@click.option("--seconds", type=click.FloatRange(1), default=_THOROUGH[0], show_default=True, help="Of the door.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1),
+    default=_THOROUGH[0],
+    show_default=True,
+    help="For which deliveries are measured.",
+)
 @click.option("--most", type=click.IntRange(1), default=2000, show_default=True, help="Notifications to sign a second.")
 @click.option("--quick", is_flag=True, help="One small size, one short round: shows that it works.")
 @click.option("--write", is_flag=True, help="Put the figures and their plots into benchmarks/.")

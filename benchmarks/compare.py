@@ -1,4 +1,4 @@
-"""Measure the contestants in turns, A B C A B C, so that whatever else the machine does meets them all."""
+"""Measure the contestants in turns, A B C A B C, so that whatever else the machine does slows all alike."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

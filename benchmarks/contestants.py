@@ -110,8 +110,8 @@ _GUNICORN = (
 
 #: No server: `benchmarks.floor` writes the rows itself.
 FLOOR = Contestant("floor", ())
-EMPTY = Contestant("empty", (*_GRANIAN, "benchmarks.doors:empty_door"), database=None)
-VERIFYING = Contestant("verifying", (*_GRANIAN, "benchmarks.doors:verifying_door"), database=None)
+EMPTY = Contestant("empty", (*_GRANIAN, "benchmarks.endpoints:empty_endpoint"), database=None)
+VERIFYING = Contestant("verifying", (*_GRANIAN, "benchmarks.endpoints:verifying_endpoint"), database=None)
 NAIVE = Contestant("naive", (*_GUNICORN, "benchmarks.naive:app"))
 NOTIFYAUTH = Contestant("notifyauth", _SERVE)
 NOTIFYAUTH_SQLITE = Contestant("notifyauth-sqlite", _SERVE, database="sqlite")

@@ -130,7 +130,7 @@ class SqliteDatabases:
             yield f"sqlite:///{shutil.copyfile(self._template, Path(folder) / 'notifyauth.db')}"
 
     def process_id(self) -> None:
-        """Give nothing: SQLite is part of whoever uses it."""
+        """Return nothing: SQLite runs within the process that uses it."""
         return
 
 

@@ -40,7 +40,7 @@ class Grown:
     """What was measured with so many authorizations on record."""
 
     authorizations: int
-    door: Measured
+    receiving: Measured
     #: Milliseconds that `flask authorizations show` takes, its start included.
     show_ms: float
     #: Milliseconds of a page of the listing over HTTP.
@@ -86,15 +86,15 @@ def _measure(size: int, url: str, course: Course, tell: Tell) -> Grown:
     load(url, size, tell=tell)
     kib_each = (_database_bytes(url) - empty) / size / _KIB
     consult(url, course.signed.mix.lives)
-    door = measure(NOTIFYAUTH, course)
-    tell(f"{size}: {door.per_second:.0f} per second")
+    receiving = measure(NOTIFYAUTH, course)
+    tell(f"{size}: {receiving.per_second:.0f} per second")
     environ = course.secrets.environ(url) | {"FLASK_API_KEYS": _KEY}
     by_user_ms, by_state_ms = _listings(environ, course.plan.size, size)
     show_ms = _shell_ms(environ, "authorizations", "show", _known(course.signed))
     parked_ms = _shell_ms(environ, "inbox", "list", "--outcome", "parked")
     purged, purge_ms = _purge(environ)
     tell(f"{size}: purged {purged}")
-    return Grown(size, door, show_ms, by_user_ms, by_state_ms, parked_ms, purge_ms, kib_each)
+    return Grown(size, receiving, show_ms, by_user_ms, by_state_ms, parked_ms, purge_ms, kib_each)
 
 
 def _database_bytes(url: str) -> int:

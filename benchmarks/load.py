@@ -112,7 +112,7 @@ class LoadClient:
 
 
 def _serve(pipe: Connection, script_path: Path, port: int, endless: bool) -> None:  # noqa: FBT001 -- passed on by multiprocessing
-    # Whoever interrupts the bench interrupts this too, which has only to end when the bench does.
+    # An interrupt of the bench reaches this process too, which has only to end when the bench does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     script = Script.load(script_path)
     known_answers: set[bytes] = set()
@@ -144,15 +144,15 @@ def _send(lanes: list["_Lane"], seconds: float, rate: float | None) -> Sent:
             now = time.perf_counter()
             while idle and due <= now < deadline:
                 lane = idle.popleft()
-                # An answer is as late as whoever waits for it finds it, so the wait for a connection counts.
+                # The wait for a free connection counts: a sender would wait for it too.
                 if lane.send_next(selector, due if pause else now):
                     busy += 1
                     due += pause
             if not busy and (now >= deadline or not idle):
                 break
-            patience = due - now if idle and now < deadline else _SILENCE_SECONDS_MAX
-            events = selector.select(patience)
-            if not events and patience == _SILENCE_SECONDS_MAX:
+            timeout = due - now if idle and now < deadline else _SILENCE_SECONDS_MAX
+            events = selector.select(timeout)
+            if not events and timeout == _SILENCE_SECONDS_MAX:
                 raise ServerSilentError
             for key, _ in events:
                 lane = key.data

@@ -26,7 +26,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
         used = process.cpu_times()
     except psutil.NoSuchProcess:
         return 0
-    # What ended is counted by whoever waited for it.
+    # The time of a process that has ended is in that of its parent.
     return float(used.user + used.system + used.children_user + used.children_system)
 
 
@@ -85,7 +85,7 @@ class WalMeter:
 
     def checkpoint(self) -> None:
         """Write everything out now, so that nothing of the past has to be written during a round."""
-        # Not everybody may; whoever brings a server along knows how it is set up.
+        # A role may lack the privilege; a server given by its URL is set up by its operator.
         with suppress(psycopg.errors.InsufficientPrivilege):
             self._connection.execute("CHECKPOINT")
 

@@ -146,7 +146,7 @@ def sign_mix(mix: Mix, keyring: Path) -> SignedMix:
     """Sign everything beforehand, on every core: a signature costs thirty times what checking it does."""
     chunks = [mix.notifications[first : first + _CHUNK] for first in range(0, len(mix.notifications), _CHUNK)]
     key = keyring.with_name(SIMULATOR_KEY_NAME)
-    # Forked processes would share what the caller has opened. Whoever interrupts the bench interrupts them too.
+    # Forked processes would share what the caller has opened. An interrupt of the bench reaches them too.
     with ProcessPoolExecutor(
         os.cpu_count(),
         mp_context=get_context("spawn"),

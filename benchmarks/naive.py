@@ -1,7 +1,7 @@
 """What one would write in an afternoon: Flask, SQLAlchemy's ORM and Alipay's own SDK, in one file.
 
 It is meant to be good: one transaction, row locks, duplicates by a unique key, what comes too early is kept and looked
-at again. It leaves out what takes longer than an afternoon: secrets are kept in the clear, two processes that learn of
+at again. It leaves out what takes longer than an afternoon: secrets are not sealed, two processes that learn of
 one token at the same instant may miss each other, and a bug in the processing loses the notification until it is sent
 again.
 """

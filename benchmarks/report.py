@@ -33,10 +33,10 @@ _FIGURES: tuple[tuple[str, Callable[[Measured], float | None]], ...] = (
 
 #: By the name of its plot: what a row says, and how it is read.
 GROWTH_FIGURES: tuple[tuple[str, str, Callable[[Grown], float]], ...] = (
-    ("rate", "acknowledged per second", lambda each: each.door.per_second),
-    ("p99", "p99 of the door, ms", lambda each: each.door.p99_ms),
-    ("database", "processor of the database, ms each", lambda each: each.door.database_cpu_ms or 0.0),
-    ("log", "log written, bytes each", lambda each: each.door.wal_bytes or 0.0),
+    ("rate", "acknowledged per second", lambda each: each.receiving.per_second),
+    ("p99", "p99 of a delivery, ms", lambda each: each.receiving.p99_ms),
+    ("database", "processor of the database, ms each", lambda each: each.receiving.database_cpu_ms or 0.0),
+    ("log", "log written, bytes each", lambda each: each.receiving.wal_bytes or 0.0),
     ("show", "`flask authorizations show`, ms", lambda each: each.show_ms),
     ("by-user", "a user's page over HTTP, ms", lambda each: each.by_user_ms),
     ("by-state", "the newest 50 in a state over HTTP, ms", lambda each: each.by_state_ms),

@@ -36,7 +36,7 @@ _CONNECT_TIMEOUT_S = 10
 
 #: Everybody else queues behind a migration that waits for a table: well within the four seconds that a delivery has.
 _LOCK_TIMEOUT_MS = 500
-#: Between two tries whoever has queued gets through.
+#: The pause between two tries, in which the transactions that have queued run.
 _PAUSE_S = 1
 #: Longer than any transaction of the service; a backup takes longer than anybody would wait.
 _LOCKED_SECONDS_MAX = 60
@@ -94,7 +94,7 @@ def run_migrations() -> None:
         event.listen(engine, "do_connect", _connect_to_postgresql)
     before, steps = _plan(engine)
     for step in steps:
-        _take_patiently(engine, step)
+        _take_when_free(engine, step)
     with engine.connect() as connection:
         _configure(connection, lambda _heads, _context: [])
         config.attributes["moved"] = (before, context.get_context().get_current_revision())
@@ -123,7 +123,7 @@ def _plan(engine: Engine) -> tuple[str | None, list[MigrationStep]]:
     return before, steps
 
 
-def _take_patiently(engine: Engine, step: MigrationStep) -> None:
+def _take_when_free(engine: Engine, step: MigrationStep) -> None:
     """Take a step as soon as its tables are free. Raises `TablesLockedError`."""
     first_tried = time.monotonic()
     is_told = False
@@ -147,11 +147,11 @@ def _take_patiently(engine: Engine, step: MigrationStep) -> None:
 
 
 def _take(engine: Engine, step: MigrationStep) -> None:
-    """Take a step, unless another process has done so meanwhile."""
+    """Take a step, unless another process has just taken it."""
     with engine.begin() as connection:
         _take_lock(connection)
         if engine.dialect.name == "postgresql":
-            # After the lock for those who migrate, which is waited for as long as it takes.
+            # After the lock that lets one process migrate, which may take as long as it takes.
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
         _configure(connection, lambda heads, _context: [step] if _starts_from(step, heads) else [], is_step=True)
         context.run_migrations()

@@ -52,11 +52,11 @@ class KeyNotFoundError(LookupError):
 
 
 class KeyringError(Exception):
-    """The keyring or a key cannot be used: one sentence with the place, the problem and the remedy, never the key."""
+    """The keyring or a key cannot be used: one sentence with where it is, the problem and the remedy, never the key."""
 
-    def __init__(self, place: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{place} {problem}; {remedy}.")
-        self.place = place
+    def __init__(self, where: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{where} {problem}; {remedy}.")
+        self.where = where
         self.problem = problem
         self.remedy = remedy
 
@@ -117,26 +117,26 @@ class Keyring:
             raise UnknownClientError(client_id) from None
 
 
-def load_public_key(text: str | bytes, *, place: str = "The public key") -> RSAPublicKey:
+def load_public_key(text: str | bytes, *, where: str = "The public key") -> RSAPublicKey:
     """Read an RSA public key from base64 DER or PEM, SubjectPublicKeyInfo or PKCS#1.
 
-    `place` begins the sentence of the `KeyringError` this raises.
+    `where` begins the sentence of the `KeyringError` this raises.
     """
-    key = _rsa_key(text, place)
+    key = _rsa_key(text, where)
     if isinstance(key, RSAPrivateKey):
-        raise KeyringError(place, "is a private key where a public one belongs", _COPY_ALIPAYS_KEY)
+        raise KeyringError(where, "is a private key where a public one belongs", _COPY_ALIPAYS_KEY)
     return key
 
 
-def load_private_key(text: str | bytes, *, place: str = "The private key") -> RSAPrivateKey:
+def load_private_key(text: str | bytes, *, where: str = "The private key") -> RSAPrivateKey:
     """Read an unencrypted RSA private key from base64 DER or PEM, PKCS#8 or PKCS#1.
 
-    `place` begins the sentence of the `KeyringError` this raises.
+    `where` begins the sentence of the `KeyringError` this raises.
     """
-    key = _rsa_key(text, place)
+    key = _rsa_key(text, where)
     if isinstance(key, RSAPublicKey):
         raise KeyringError(
-            place,
+            where,
             "is a public key where a private one belongs",
             "paste the merchant's private key, which Antom Dashboard shows once, when it generates the keys",
         )
@@ -169,72 +169,72 @@ def _read_toml(path: Path) -> dict[str, Any]:
     raise KeyringError(str(path), problem, remedy)
 
 
-def _refuse_unknown_settings(place: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:
+def _refuse_unknown_settings(where: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:
     for name in table:
         if name not in known:
             problem = f"has an unknown setting {_shown(name)}"
-            raise KeyringError(place, problem, f"correct its name or take it out (known here: {', '.join(known)})")
+            raise KeyringError(where, problem, f"correct its name or take it out (known here: {', '.join(known)})")
 
 
 def _client(path: Path, client_id: str, table: object) -> Client:
-    place = f"{path}: client {_shown(client_id)}"
+    where = f"{path}: client {_shown(client_id)}"
     if not _CLIENT_ID.fullmatch(client_id):
-        raise KeyringError(place, "has an id that no header can carry", "write it as Antom Dashboard shows it")
+        raise KeyringError(where, "has an id that no header can carry", "write it as Antom Dashboard shows it")
     if not isinstance(table, dict):
-        raise KeyringError(place, "is not a table", f"write [clients.{_shown(client_id)}] and its settings below")
-    _refuse_unknown_settings(place, table, _CLIENT_SETTINGS)
+        raise KeyringError(where, "is not a table", f"write [clients.{_shown(client_id)}] and its settings below")
+    _refuse_unknown_settings(where, table, _CLIENT_SETTINGS)
     default_flow = table.get("default_flow", DEFAULT_FLOW)
     if default_flow not in FLOWS:
-        raise KeyringError(place, "has a default_flow that does not exist", f"write {' or '.join(FLOWS)}")
+        raise KeyringError(where, "has a default_flow that does not exist", f"write {' or '.join(FLOWS)}")
     private_key = None
     if "merchant_private_key" in table:
-        key_place = f"{path}: merchant_private_key of client {_shown(client_id)}"
-        private_key = load_private_key(_key_text(path, table["merchant_private_key"], key_place), place=key_place)
+        key_where = f"{path}: merchant_private_key of client {_shown(client_id)}"
+        private_key = load_private_key(_key_text(path, table["merchant_private_key"], key_where), where=key_where)
     public_keys = {}
-    for version, value in _versions(table, place):
-        key_place = f"{path}: Alipay public key {version} of client {_shown(client_id)}"
-        public_keys[version] = _public_keys(path, value, key_place, private_key)
+    for version, value in _versions(table, where):
+        key_where = f"{path}: Alipay public key {version} of client {_shown(client_id)}"
+        public_keys[version] = _public_keys(path, value, key_where, private_key)
     return Client(client_id, default_flow, MappingProxyType(public_keys), private_key)
 
 
-def _public_keys(path: Path, value: object, place: str, private_key: RSAPrivateKey | None) -> tuple[RSAPublicKey, ...]:
+def _public_keys(path: Path, value: object, where: str, private_key: RSAPrivateKey | None) -> tuple[RSAPublicKey, ...]:
     """Read the key of one version, or each of a list."""
     if not isinstance(value, list):
-        return (_public_key(path, value, place, private_key),)
+        return (_public_key(path, value, where, private_key),)
     if not value:
-        raise KeyringError(place, "is an empty list", f"{_COPY_ALIPAYS_KEY}, or take the version out")
+        raise KeyringError(where, "is an empty list", f"{_COPY_ALIPAYS_KEY}, or take the version out")
     count = len(value)
     return tuple(
-        _public_key(path, each, f"{place} ({number} of {count})", private_key)
+        _public_key(path, each, f"{where} ({number} of {count})", private_key)
         for number, each in enumerate(value, start=1)
     )
 
 
-def _public_key(path: Path, value: object, place: str, private_key: RSAPrivateKey | None) -> RSAPublicKey:
-    key = load_public_key(_key_text(path, value, place), place=place)
+def _public_key(path: Path, value: object, where: str, private_key: RSAPrivateKey | None) -> RSAPublicKey:
+    key = load_public_key(_key_text(path, value, where), where=where)
     if private_key is not None and key == private_key.public_key():
         # The most reported mistake of all: every genuine notification would be refused.
         problem = "is the merchant's own public key, the other half of merchant_private_key, not Alipay's"
-        raise KeyringError(place, problem, _COPY_ALIPAYS_KEY)
+        raise KeyringError(where, problem, _COPY_ALIPAYS_KEY)
     return key
 
 
-def _versions(table: Mapping[str, Any], place: str) -> list[tuple[int, object]]:
+def _versions(table: Mapping[str, Any], where: str) -> list[tuple[int, object]]:
     keys = table.get("alipay_public_keys")
     if not isinstance(keys, dict) or not keys:
         problem = "has no table alipay_public_keys, so nothing sent to it could be verified"
-        raise KeyringError(place, problem, f'{_COPY_ALIPAYS_KEY} into a table alipay_public_keys, as 1 = "…"')
+        raise KeyringError(where, problem, f'{_COPY_ALIPAYS_KEY} into a table alipay_public_keys, as 1 = "…"')
     for version in keys:
         if not _KEY_VERSION.fullmatch(version):
             problem = f"has an Alipay public key under {_shown(version)}, which is no version"
-            raise KeyringError(place, problem, "number the keys 1, 2, 3 as keyVersion does")
+            raise KeyringError(where, problem, "number the keys 1, 2, 3 as keyVersion does")
     return [(int(version), value) for version, value in keys.items()]
 
 
-def _key_text(path: Path, value: object, place: str) -> str | bytes:
+def _key_text(path: Path, value: object, where: str) -> str | bytes:
     """Return the text of a key, or of the file that "file:NAME" names, beside the keyring."""
     if not isinstance(value, str) or not value.strip():
-        raise KeyringError(place, "is not a text", f'write the key in quotes, or "{_FILE_PREFIX}NAME.pem"')
+        raise KeyringError(where, "is not a text", f'write the key in quotes, or "{_FILE_PREFIX}NAME.pem"')
     value = value.strip()
     if not value.startswith(_FILE_PREFIX):
         return value
@@ -249,20 +249,20 @@ def _key_text(path: Path, value: object, place: str) -> str | bytes:
             f"is in {key_path}, which cannot be read ({reason})",
             "name a file the service's user may read",
         )
-    raise KeyringError(place, problem, remedy)
+    raise KeyringError(where, problem, remedy)
 
 
-def _rsa_key(text: str | bytes, place: str) -> RSAPublicKey | RSAPrivateKey:
-    key = _key_in(_der(text, place), place)
+def _rsa_key(text: str | bytes, where: str) -> RSAPublicKey | RSAPrivateKey:
+    key = _key_in(_der(text, where), where)
     if not isinstance(key, RSAPublicKey | RSAPrivateKey):
-        raise KeyringError(place, "is not an RSA key", "use an RSA key: Alipay's algorithm is RSA256")
+        raise KeyringError(where, "is not an RSA key", "use an RSA key: Alipay's algorithm is RSA256")
     if key.key_size < KEY_BITS_MIN:
         problem = f"has {key.key_size} bits, fewer than {KEY_BITS_MIN}, and could be forged"
-        raise KeyringError(place, problem, f"generate keys of {KEY_BITS_MIN} bits in Antom Dashboard and use those")
+        raise KeyringError(where, problem, f"generate keys of {KEY_BITS_MIN} bits in Antom Dashboard and use those")
     return key
 
 
-def _der(text: str | bytes, place: str) -> bytes:
+def _der(text: str | bytes, where: str) -> bytes:
     try:
         text = text.decode() if isinstance(text, bytes) else text
         pem = _PEM.search(text)
@@ -271,10 +271,10 @@ def _der(text: str | bytes, place: str) -> bytes:
         return base64.b64decode("".join(wrapped.split()), validate=True)
     except ValueError:
         problem = "is neither base64 of DER nor PEM"
-        raise KeyringError(place, problem, "paste it whole, as Antom Dashboard shows it, and unencrypted") from None
+        raise KeyringError(where, problem, "paste it whole, as Antom Dashboard shows it, and unencrypted") from None
 
 
-def _key_in(der: bytes, place: str) -> PublicKeyTypes | PrivateKeyTypes:
+def _key_in(der: bytes, where: str) -> PublicKeyTypes | PrivateKeyTypes:
     try:
         return serialization.load_der_public_key(der)
     except (ValueError, UnsupportedAlgorithm):
@@ -287,7 +287,7 @@ def _key_in(der: bytes, place: str) -> PublicKeyTypes | PrivateKeyTypes:
         problem, remedy = "holds no key, or not the whole of it", "paste it whole, as Antom Dashboard shows it"
         if _is_certificate(der):
             problem, remedy = "is a certificate", "take its key out with openssl x509 -pubkey -noout"
-    raise KeyringError(place, problem, remedy)
+    raise KeyringError(where, problem, remedy)
 
 
 def _is_certificate(der: bytes) -> bool:

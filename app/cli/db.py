@@ -92,7 +92,7 @@ def upgrade(revision: str) -> None:
     if settings.sqlite_file is not None and not settings.sqlite_file.parent.is_dir():
         raise NoFolderError(settings.sqlite_file.parent)
     if settings.uses_sqlite:
-        # The key of a new database is made where somebody reads that it was.
+        # The index key is made here, where an operator reads that it was made.
         _ = the_service().sealer
     before, after = _run(run, wanted=revision, is_to_be_there=False)
     if before != after:

@@ -15,7 +15,7 @@ diagrams = AppGroup("diagrams", help="Draw the lifecycle.")
 
 
 def pictures() -> dict[str, bytes]:
-    """Draw the lifecycle in every form that is kept beside the code, by file name."""
+    """Draw the lifecycle in every form that the repository holds, by file name."""
     drawing = draw_lifecycle()
     return {
         "lifecycle.mmd": mermaid.state_diagram(drawing).encode(),

@@ -25,7 +25,7 @@ USAGE = 2
 #: The key under which a command leaves its service in the context: its application is gone once it has ended.
 SERVICE = "notifyauth.service"
 
-#: Where an application that has just its commands, for want of good settings, keeps the `SettingError`.
+#: The key of the `SettingError` in an application that has only commands, because a setting is bad.
 BAD_SETTING = "notifyauth.bad_setting"
 
 

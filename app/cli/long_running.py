@@ -1,4 +1,4 @@
-"""What a long-running command needs: each batch is retried, leaves room for deliveries, and moves a progress bar."""
+"""Long-running commands: each batch is retried, leaves room for deliveries, and moves a progress bar."""
 
 import sys
 import time

@@ -72,14 +72,14 @@ class NotOnRecordError(Refusal):
 
 
 class NobodyToAskError(Refusal):
-    """A command would destroy data, and there is no terminal at which somebody could say yes."""
+    """A command would destroy data, and there is no terminal at which to confirm it."""
 
     def __init__(self, warning: str) -> None:
         super().__init__(f"{warning} Nothing was done: there is no terminal to ask at. Add --yes to do it without.")
 
 
 def require_known_client(session: Session, client_id: str | None) -> None:
-    """Tell a client that has nothing on record from one that nobody knows. Raises `NotOnRecordError`."""
+    """Refuse a client that is neither in the keyring nor on record. Raises `NotOnRecordError`."""
     if client_id is not None and client_id not in (known := known_clients(session)):
         raise NotOnRecordError("--client", client_id, known)
 

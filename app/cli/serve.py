@@ -1,4 +1,4 @@
-"""Serve over HTTP: `flask serve`."""
+"""`flask serve`: serve over HTTP, in worker processes."""
 
 import gc
 import logging
@@ -28,7 +28,7 @@ from app.wiring import Service
 
 _log = logging.getLogger(__name__)
 
-#: The database lets no more in, and refuses what comes beyond that.
+#: The concurrency limit of the circuit breaker is twice as high, so no thread is refused by it.
 THREADS_MAX = 32
 #: Deliveries need none of them. With these, as many requests may wait for a thread as there may be connections: none is
 #: refused because all come at once.
@@ -36,7 +36,7 @@ _THREADS = 16
 #: An open connection counts while it is idle too, and a proxy keeps dozens open. An idle one costs a few kilobytes.
 #: Each has one request in hand at a time, so no more deliveries can be queued for a transaction either.
 _CONNECTIONS_MAX = 256
-#: Objects that are left to themselves until somebody looks which of them are garbage: a megabyte or two.
+#: Objects that are made before the garbage collector runs: a megabyte or two.
 _UNCOLLECTED_MAX = 10_000
 #: Longer than the 60 seconds for which most balancers and proxies keep an idle connection: a server that closes first
 #: may do so while the proxy sends a request.
@@ -106,7 +106,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: i
 
 
 def _problem(instance_path: Path) -> str | None:
-    """Say what would keep a new worker from starting, of all that may have changed since this process started."""
+    """Say what would stop a new worker from starting, of all that may have changed since this process started."""
     try:
         with plain_errors():
             service = Service(read_settings(os.environ, instance_path=instance_path))
@@ -115,7 +115,7 @@ def _problem(instance_path: Path) -> str | None:
             except UnfitDatabaseError:
                 raise
             except DatabaseUnavailableError:
-                # One that is away is waited for by the workers, and keeps nobody from another keyring.
+                # Workers wait for a database that is away, so it does not stop a reload of the keyring.
                 pass
             finally:
                 service.database.close()
@@ -151,11 +151,11 @@ def _make_bridge(threads: int, port: int) -> RsgiToWsgi:
 
 @contextmanager
 def _shared_counters(settings: Settings) -> Iterator[None]:
-    """Give the workers a folder to count in together, unless they have one; without any, each counts alone."""
+    """Make a folder for the counters of all workers, unless one is set; without any, each worker counts by itself."""
     if os.environ.get(metrics.FOLDER_VARIABLE):
         yield
         return
-    with folder_of_its_own(_places_for_counters(settings)) as folder:
+    with folder_of_its_own(_parents_of_counters(settings)) as folder:
         if folder is None:
             click.echo("No folder can be made for the workers to count in together: each counts alone.", err=True)
         else:
@@ -163,8 +163,8 @@ def _shared_counters(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _places_for_counters(settings: Settings) -> Iterator[Path]:
-    """Name the places where a folder that nobody keeps may be made: systemd's for this, or our own."""
+def _parents_of_counters(settings: Settings) -> Iterator[Path]:
+    """Name the folders in which one for counters may be made: systemd's, or our own."""
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if runtime:
         yield Path(runtime) / "counters"

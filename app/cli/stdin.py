@@ -35,8 +35,8 @@ class Question:
 class StdinError(UsageProblem):
     """What came from stdin is not what the command needs. Never quotes it."""
 
-    def __init__(self, place: str, problem: str) -> None:
-        super().__init__(f"{place} {problem}. See --help for what is read from stdin.")
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where} {problem}. See --help for what is read from stdin.")
 
 
 def ask(questions: Sequence[Question], also: Sequence[str] = ()) -> Mapping[str, str]:

@@ -1,7 +1,7 @@
-"""Statements for any number of rows, whose text does not depend on how many they are.
+"""Bulk statements: one statement for any number of rows, whose text does not depend on how many.
 
-PostgreSQL takes all of them as one value, in JSON, so that each connection parses and plans a statement once. SQLite
-runs within the process, where a statement for each row costs next to nothing.
+PostgreSQL takes all rows as one value, in JSON, so that each connection parses and plans a statement once. SQLite runs
+within the process, where a statement for each row costs next to nothing.
 """
 
 import json
@@ -46,14 +46,14 @@ OnConflict = Literal["refuse", "lock", "leave"]
 
 #: The parameter that carries all rows.
 _ROWS = "rows"
-#: What a parameter, or a field of one, is called that finds a row to take a value from.
+#: The name of the key by which a `CopiedColumn` finds the row to copy from.
 _KEY = "row_key"
-#: What the field of a key is called behind which rows are looked for.
+#: The field of a key that `KeyFilter.first` starts after.
 _AFTER = "after"
 
 
 class KeyFilter:
-    """Narrows statements to the rows with given keys, and knows how each parameter is to be given."""
+    """Narrows statements to the rows with given keys, and makes the parameters for each database."""
 
     def __init__(self, dialect_name: str) -> None:
         self._dialect_name = dialect_name
@@ -62,29 +62,29 @@ class KeyFilter:
         self._in_json: set[str] = set()
 
     def __call__(self, name: str, *columns: QueryableAttribute[Any]) -> ColumnElement[bool]:
-        """Hold where these columns of one table are among the keys that the parameter of this name brings."""
+        """Build the condition that these columns are among the keys of this parameter."""
         self._fields[name] = _fields(columns)
         if self._dialect_name == "postgresql":
             return tuple_(*columns).in_(self._keys(name))
-        # Of several columns at once SQLite may look up the first alone, and read all tokens of a client. What is said
-        # of each by itself, which follows from the other, makes it look up all.
+        # For several columns at once SQLite may use the index for the first column only, and read all tokens of a
+        # client. The conditions on each column are redundant, and make it use the index for all.
         each = (column.in_(bindparam(f"{name}_{column.key}", expanding=True)) for column in columns)
         return and_(tuple_(*columns).in_(bindparam(name, expanding=True)), *each)
 
     def find(self, selected: Select[*Ts], name: str, *columns: QueryableAttribute[Any]) -> Select[*Ts]:
-        """Narrow what is selected from one table so, looking each key up by itself.
+        """Narrow a select from one table to the rows with these keys, by an index look-up for each key.
 
-        PostgreSQL would otherwise choose once what looks cheaper, by how many rows it knows of then: to look the keys
-        up, or to read all rows that may be looked for, which can be many by the time that a connection still does so.
+        PostgreSQL would otherwise plan a scan where the table is small, and a connection keeps its plan when the table
+        has grown.
         """
         if self._dialect_name != "postgresql":
             return selected.where(self(name, *columns))
         self._fields[name] = _fields(columns)
         keys = self._keys(name).subquery()
         matches = (column == keys.c[column.key] for column in columns)
-        # What has an offset is not mixed with what is around it.
+        # OFFSET 0 is an optimization fence: the planner cannot flatten the lateral subquery.
         found = selected.where(*matches).offset(literal_column("0")).lateral()
-        # Its columns come to be when they are named: here, or differently in each of the threads that need it first.
+        # Naming the columns creates them: done here once, not by each thread that uses the statement first.
         return typed("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
 
     def first(
@@ -95,9 +95,9 @@ class KeyFilter:
         *columns: QueryableAttribute[Any],
         after: QueryableAttribute[Any],
     ) -> Select[*Ts]:
-        """Narrow what is selected from one table, in its order, to the first few rows of each key.
+        """Narrow a select from one table, in its order, to the first `limit` rows of each key.
 
-        A key has one value more than there are columns: rows whose `after` is not greater than that are passed over.
+        A key has one value more than there are columns: its rows are those whose `after` is greater than that value.
         """
         self._fields[name] = (*_fields(columns), (_AFTER, after.type))
         if self._dialect_name == "postgresql":
@@ -105,7 +105,7 @@ class KeyFilter:
             matches = [column == keys.c[column.key] for column in columns]
             found = selected.where(*matches, after > keys.c[_AFTER]).limit(literal_column(str(limit))).lateral()
             return typed("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
-        # SQLite has no lateral, and would read all rows of several keys to find the first ones of each.
+        # SQLite has no LATERAL, and would read all rows of the keys to find the first ones of each.
         self._in_json.add(name)
         given = func.json_each(bindparam(name, type_=Text)).table_valued("value").alias(f"given_{name}")
         matches = [column == _field_of(given, str(column.key)) for column in columns]
@@ -117,9 +117,9 @@ class KeyFilter:
     def found_by(
         self, selected: Select[*Ts], column: QueryableAttribute[Any], found: CompoundSelect[Any]
     ) -> Select[*Ts]:
-        """Narrow what is selected from one table to what another statement finds, looking each up by itself, as `find`.
+        """Narrow a select from one table to the values that another statement finds, by an index look-up for each.
 
-        What it finds twice is there twice.
+        A value that is found twice gives its row twice.
         """
         if self._dialect_name != "postgresql":
             return selected.where(column.in_(found))
@@ -129,7 +129,7 @@ class KeyFilter:
 
     def _keys(self, name: str) -> Select[*tuple[Any, ...]]:
         keys = _recordset(name, self._fields[name])
-        # Without a word on how many they are: planned for any number, a plan is kept, and made but once.
+        # No number of rows is given, so that the plan holds for any number and is made once.
         return select(*keys.c)
 
     def _given_to_sqlite(
@@ -140,24 +140,24 @@ class KeyFilter:
                 yield name, _json(fields, keys[name], dialect)
                 continue
             yield name, list(keys[name])
-            for place, (field, _) in enumerate(fields):
-                yield f"{name}_{field}", list({key[place] for key in keys[name]})
+            for index, (field, _) in enumerate(fields):
+                yield f"{name}_{field}", list({key[index] for key in keys[name]})
 
     def parameters(self, dialect: Dialect, keys: Mapping[str, Collection[tuple[Any, ...]]]) -> dict[str, Any]:
-        """Write keys down as the parameters of the statement."""
+        """Return keys as the parameters of the statement."""
         if self._dialect_name != "postgresql":
             return dict(self._given_to_sqlite(dialect, keys))
         return {name: _json(fields, keys[name], dialect) for name, fields in self._fields.items()}
 
 
 class KeyedStatement:
-    """A statement for the rows with given keys, whatever it does with them, made once for each kind of database."""
+    """A statement for the rows with given keys, built once for each dialect."""
 
     def __init__(self, build: Callable[[KeyFilter], Executable]) -> None:
         self._built = cache(lambda dialect_name: (build(keys_in := KeyFilter(dialect_name)), keys_in))
 
     def __call__(self, **keys: Collection[tuple[Any, ...]]) -> Statement:
-        """Give the statement for the rows of these keys, each a tuple."""
+        """Return the statement for the rows with these keys, each a tuple."""
         return Statement(
             self._statement,
             lambda dialect: self._built(dialect.name)[1].parameters(dialect, keys),
@@ -169,7 +169,7 @@ class KeyedStatement:
 
 
 class CopiedColumn(NamedTuple):
-    """A value of rows to be inserted that another table has: which column of theirs, and where it is, by which key."""
+    """A column of inserted rows whose values are copied from another table: its name, the source, and the key there."""
 
     name: str
     of: QueryableAttribute[Any]
@@ -185,10 +185,10 @@ def insertion(
     copied: CopiedColumn | None = None,
     keys: Sequence[Any] = (),
 ) -> Statement:
-    """Insert rows of a model's table, plain or not. What the database counts is left out.
+    """Describe an INSERT of rows of a model's table, plain or not; ids that the database assigns are left out.
 
-    Otherwise, where a row is there already, the database refuses all, or locks it until the transaction ends, or leaves
-    it as it is. What is copied is looked up as each row is inserted, by a key for each.
+    `on_conflict` says what happens to a row that is there already: the statement fails, the row is locked until the
+    transaction ends, or it is left as it is. A copied column has one of `keys` for each row.
     """
     table = table_of(model)
     names, fields = _inserted(table, copied)
@@ -211,9 +211,9 @@ def update_of(
     *,
     adding: Sequence[str] = (),
 ) -> Statement:
-    """Write these columns of rows of a model's table, plain or not, found by their primary key.
+    """Describe an UPDATE of these columns of rows of a model's table, plain or not, found by their primary key.
 
-    Other columns are `adding`: what the rows have is added to what the database has by then.
+    The values of the columns in `adding` are added to those in the database.
     """
     table = table_of(model)
     written = (*(each.key for each in table.primary_key), *names, *adding)
@@ -287,7 +287,7 @@ def _update(dialect_name: str, *, table: Table, fields: _Fields, adding: frozens
 
 
 def _given(dialect_name: str, fields: _Fields) -> dict[str, ColumnElement[Any]]:
-    """Give the values of one row, by name, as a statement for all of them has them."""
+    """Name the values of one row as columns of a statement for all rows."""
     if dialect_name == "postgresql":
         return dict(_recordset(_ROWS, fields).c)
     return {name: bindparam(f"given_{name}", type_=of_type) for name, of_type in fields}
@@ -316,7 +316,7 @@ def _parameters(dialect: Dialect, *, fields: _Fields, rows: Sequence[Sequence[An
 
 
 def _json(fields: _Fields, rows: Iterable[Sequence[Any]], dialect: Dialect) -> str:
-    """Write rows down as PostgreSQL reads them: each value as text of its type."""
+    """Return rows as JSON that PostgreSQL reads: each value as text of its type."""
     writers = _writers(fields, dialect)
     return json.dumps(
         [
@@ -335,7 +335,7 @@ def _writer(of_type: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], str |
     if isinstance(of_type, TypeDecorator):
         bind, write = of_type.process_bind_param, _writer(of_type.impl_instance, dialect)
         if write is str:
-            # What binds as text is text already.
+            # The value is text once it is bound.
             return lambda value: typed("str", bind(value, dialect))
         return lambda value: write(bind(value, dialect))
     return _WRITERS.get(of_type.python_type, str)

@@ -1,7 +1,7 @@
-"""Find out whether a database can do the work: whether it takes what is written, and what stands before it.
+"""Check whether a database takes writes, and whether a connection pool before it keeps what a session relies on.
 
 A read that succeeds says neither. A frozen database and a standby answer every question, and a pool that lends
-connections for one transaction works until two clients meet.
+connections for one transaction works until two clients use the same server connection.
 """
 
 import sqlite3
@@ -17,7 +17,7 @@ from app.database.driver import Connection as DriverConnection
 from app.database.errors import UnfitDatabaseError, is_of_the_connection
 from app.database.transactions import SESSION
 
-#: A pool that is used by others hands out servers as it likes; in so many rounds two clients meet almost surely.
+#: A pool in use by others hands out servers as it likes; in so many rounds two clients share one almost surely.
 _ROUNDS = 8
 
 _WRITABLE = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'"
@@ -49,7 +49,7 @@ class LosesSettingsError(UnfitDatabaseError):
 
 
 def why_not_writable(engine: Engine) -> str | None:
-    """Say why nothing can be written, if so, without waiting for those who write. Raises `SQLAlchemyError`."""
+    """Say why nothing can be written, if so, without waiting for writers. Raises `SQLAlchemyError`."""
     if engine.dialect.name == "sqlite":
         return _why_sqlite_is_not(engine)
     if _why_postgresql_is_not(engine) is None:
@@ -72,7 +72,7 @@ def _why_sqlite_is_not(engine: Engine) -> str | None:
         with engine.connect() as connection:
             _begin_at_once(typed("sqlite3.Connection", connection.connection.driver_connection))
     except (OperationalError, sqlite3.OperationalError) as error:
-        # Its lowest byte says what it is. Where it is only busy, somebody else writes.
+        # Its lowest byte says what it is. Where it is only busy, another connection writes.
         code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_READONLY:
             return READ_ONLY
@@ -83,13 +83,13 @@ def _why_sqlite_is_not(engine: Engine) -> str | None:
 
 def _begin_at_once(connection: sqlite3.Connection) -> None:
     """Take the write lock, if it is free, and give it back."""
-    [[patience]] = connection.execute("PRAGMA busy_timeout")
+    [[timeout_ms]] = connection.execute("PRAGMA busy_timeout")
     connection.execute("PRAGMA busy_timeout = 0")
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {patience}")
+        connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
 
 
 def check_pool(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Ask a table for little without reading all of it: how much there is, which values, and rows by their keys."""
+"""Queries about a table that do not read all of it: an estimate of its rows, the values of an index, a few keys."""
 
 from collections.abc import Sequence
 from typing import Any

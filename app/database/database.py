@@ -32,29 +32,30 @@ from app.database.errors import DatabaseUnavailableError, is_transient, name_of
 
 T = TypeVar("T")
 
-#: A transaction that lost a deadlock wins the next try almost surely; past three the sender does better to come back.
+#: A transaction that lost a deadlock nearly always wins the next try; after three the sender tries again.
 ATTEMPTS_MAX = 3
-#: Whoever has waited this long for a lock or a connection has waited in vain, and does not begin once more.
+#: A transaction that fails after waiting this long for a lock or a connection is not tried again.
 _LAST_TRY_S = 2
 #: No request works with the database for longer than this, all tries together. Most work takes milliseconds.
 REQUEST_SECONDS_MAX = 4
 #: Work that has less time than this left is not begun: waiting for a connection alone may take as long.
 _LEAST_S = 0.3
-#: Of the threads of a worker, the share that may wait for a row that somebody holds. The others are for other work.
+#: The share (one in so many) of a worker's threads that may wait for held rows. The others are for other work.
 _WAITING_SHARE = 4
-#: Milliseconds that two losers of one deadlock wait, differently, before they meet again.
+#: Milliseconds of pause before the next try; random, so that two that deadlocked do not deadlock again.
 _PAUSE_MS = (5, 40)
 #: One that works and three that wait, for each connection: more than a worker has threads, whatever they do.
 _INSIDE_MAX = 4 * POOL_SIZE
 
-#: Whoever failed after less than this was told at once, and held nobody up.
+#: A failure sooner than this is not a database that does not answer, and does not count.
 _LONG_S = 1.0
-#: One that waits in vain may have met a lock of its own; two in a row, with nobody getting through, is trouble for all.
+#: One failure may come from a lock; two in a row, with no success between them, open the circuit.
 _FAILURES_MAX = 2
 
-#: A row's lock is held for milliseconds. Whoever has waited longer than this waits for something broken.
+#: A row's lock is held for milliseconds. One that is held for longer than this is held by something broken.
 _HELD_SECONDS_MAX = 2
-#: How long to stay away, as a share of the time waited so far; differently for two who stand in each other's way.
+#: The pause before the next try, as a share of the time waited so far. It is random, so that two transactions that
+#: block each other do not try at the same moment again.
 _HELD_PAUSE = (0.3, 0.7)
 
 
@@ -63,27 +64,26 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
-        # What only reads gets by where writers wait: another's lock, a full disk.
+        # Reads have a circuit breaker of their own: a held lock or a full disk stops writers alone.
         self._breakers = {read_only: CircuitBreaker(inside_max=_INSIDE_MAX) for read_only in (False, True)}
         self.share_between(POOL_SIZE)
 
     def share_between(self, threads: int) -> None:
-        """Say how many threads work with it: never may all of them wait for rows that somebody holds."""
+        """Say how many threads use this, so that a share of them never waits for held rows."""
         self._waiting = threading.Semaphore(max(min(1, threads - 1), threads // _WAITING_SHARE))
 
     def run(
         self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
     ) -> T:
-        """Do `work` in one transaction and commit; do all of it again when the database was in trouble.
+        """Do `work` in one transaction and commit; retry it when the database was in trouble.
 
         `work` must have no effect outside its session, since it may run several times. A read-only run sees one
-        snapshot and never waits for writers. A command that nobody else waits for may give it more seconds.
+        snapshot and never waits for writers. A command that no request waits for may take more seconds.
 
-        Raises `DatabaseUnavailableError` where the database was in trouble each time, or for too long, and where others
-        wait for held rows already and this one would have to.
+        Raises `DatabaseUnavailableError` where every try failed, where time ran out, and where it needs a held row
+        while too many others wait for held rows already.
         """
-        # What only reads waits for no row: somebody holds a whole table, for a moment, and nobody could make use of the
-        # place of another.
+        # A read waits only for a lock on a whole table, which blocks all reads alike: limiting them would help nothing.
         waiting = None if read_only else self._waiting
         return retry_while_locked(
             lambda: self.run_unless_locked(work, read_only=read_only, seconds_max=seconds_max), waiting=waiting
@@ -92,9 +92,9 @@ class Database:
     def run_unless_locked(
         self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
     ) -> T:
-        """Do `work` as `run` does, but give up where somebody holds a row that it needs.
+        """Do `work` as `run` does, but give up where another transaction holds a row that it needs.
 
-        Raises `DatabaseUnavailableError`, which says whether that was so.
+        Raises `DatabaseUnavailableError`, whose `is_of_one_row` says so.
         """
         engine = self.engine.execution_options(**read_only_options()) if read_only else self.engine
         with self._breakers[read_only].admit(), _limited(seconds_max) as started:
@@ -108,16 +108,16 @@ class Database:
                     if not is_transient(error):
                         raise
                     unavailable = DatabaseUnavailableError(name_of(error))
-                    if unavailable.is_of_one_row or _is_in_vain(error, started) or attempt == ATTEMPTS_MAX:
+                    if unavailable.is_of_one_row or _is_not_to_be_retried(error, started) or attempt == ATTEMPTS_MAX:
                         raise unavailable from error
                 time.sleep(random.uniform(*_PAUSE_MS) / 1000)  # noqa: S311 -- jitter, not a secret
         raise AssertionError
 
     def run_once(self, work: Callable[[Connection], T]) -> T:
-        """Do `work` in one transaction and commit, if that goes at the first try, and raise what stands in the way.
+        """Do `work` in one transaction and commit, without any retry.
 
-        No row's lock is waited for longer than transactions of ours hold one. Raises `DatabaseUnavailableError` where
-        the database was waited for in vain.
+        Raises `DatabaseUnavailableError` where the database did not answer, so that a retry would not help. Every other
+        error is raised as it is, a held row or a deadlock too.
         """
         with self._breakers[False].admit(), _limited(REQUEST_SECONDS_MAX) as started:
             try:
@@ -125,12 +125,12 @@ class Database:
                     return work(connection)
             except SQLAlchemyError as error:
                 unavailable = DatabaseUnavailableError(name_of(error))
-                if is_transient(error) and not unavailable.is_of_one_row and _is_in_vain(error, started):
+                if is_transient(error) and not unavailable.is_of_one_row and _is_not_to_be_retried(error, started):
                     raise unavailable from error
                 raise
 
     def is_unavailable(self) -> bool:
-        """Say whether others wait for the database in vain, so that it is no use to join them."""
+        """Say whether the circuit for writing is open: the database does not answer."""
         return self._breakers[False].is_open()
 
     def is_there(self) -> bool:
@@ -156,7 +156,7 @@ class Database:
         self._ask(condition.check_pool)
 
     def _ask(self, question: Callable[[Engine], T]) -> T:
-        # Beside what only reads: no answer may wait for those who write.
+        # By the breaker of reads: a check must be answered while writers wait.
         with self._breakers[True].admit(), _limited(REQUEST_SECONDS_MAX):
             try:
                 return question(self.engine)
@@ -168,9 +168,9 @@ class Database:
         self.engine.dispose()
 
 
-def _is_in_vain(error: SQLAlchemyError, started: float) -> bool:
-    # Whoever waited in vain for a connection would only make the queue longer. What was committed without the standby
-    # is on record here, so that doing it again would find it done, and wait for the same standby.
+def _is_not_to_be_retried(error: SQLAlchemyError, started: float) -> bool:
+    # A retry after a wait for a connection makes the queue longer. A commit that no standby confirmed is on record
+    # here: a retry finds it done, and waits for the same standby.
     is_final = isinstance(error, PoolTimeoutError) or isinstance(getattr(error, "orig", None), CommitNotConfirmedError)
     if is_final or time.monotonic() - started >= _LAST_TRY_S:
         return True
@@ -179,9 +179,9 @@ def _is_in_vain(error: SQLAlchemyError, started: float) -> bool:
 
 @contextmanager
 def _limited(seconds_max: float) -> Iterator[float]:
-    """Set a time by which every wait for the database ends, and say when it began to run.
+    """Set the deadline of every wait for the database, and give the time at which the work began.
 
-    Raises `DatabaseUnavailableError` where whoever waits for this has next to no time left.
+    Raises `DatabaseUnavailableError` where the deadline that is set already is too near to begin.
     """
     left = seconds_left()
     if left < _LEAST_S:
@@ -194,10 +194,10 @@ def _limited(seconds_max: float) -> Iterator[float]:
 
 
 class CircuitBreaker:
-    """Turns away at once whoever could only wait. Safe to share between threads."""
+    """Lets work in, or turns it away at once while the circuit is open. Safe to share between threads."""
 
     def __init__(self, *, inside_max: int, clock: Callable[[], float] = time.monotonic) -> None:
-        #: More at the same time would only wait for each other.
+        #: The concurrency limit: more pieces of work would only wait for each other.
         self._inside_max = inside_max
         self._clock = clock
         self._lock = threading.Lock()
@@ -205,16 +205,16 @@ class CircuitBreaker:
         self._failures = 0
 
     def is_open(self) -> bool:
-        """Say whether whoever came now would be turned away, since those inside wait in vain."""
+        """Say whether work would be turned away now, because the database does not answer the work inside."""
         with self._lock:
             return self._inside > 0 and self._failures >= _FAILURES_MAX
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """Let one piece of work in, and learn from how it goes.
+        """Let one piece of work in, and count whether it fails.
 
-        Once those inside have waited in vain, one at a time is let in, which finds out whether that is still so: there
-        is no moment at which nobody may try. Raises `DatabaseUnavailableError` for all others.
+        While the circuit is open one piece at a time is let in, as a probe: its success closes the circuit. Raises
+        `DatabaseUnavailableError` for all others.
         """
         self._enter()
         started = self._clock()
@@ -245,14 +245,14 @@ class CircuitBreaker:
 
 
 def retry_while_locked(work: Callable[[], T], *, waiting: threading.Semaphore | None) -> T:
-    """Do `work`, again and again while it needs a row that somebody holds and there is a place to wait for it.
+    """Do `work`, and retry it while another transaction holds a row that it needs.
 
-    Raises `DatabaseUnavailableError`: at once where it has another cause or all places are taken, and after about two
-    seconds, or the time that is left, where neither is so.
+    `waiting` limits how many pieces of work retry at one time. Raises `DatabaseUnavailableError`: at once where the
+    cause is another one or that limit is reached; otherwise after two seconds or at the deadline.
     """
     started = time.monotonic()
     with ExitStack() as stack:
-        has_place = waiting is None
+        may_wait = waiting is None
         while True:
             try:
                 return work()
@@ -260,9 +260,9 @@ def retry_while_locked(work: Callable[[], T], *, waiting: threading.Semaphore | 
                 waited = time.monotonic() - started
                 if not error.is_of_one_row or waited >= min(_HELD_SECONDS_MAX, seconds_left()):
                     raise
-                if waiting is not None and not has_place:
-                    has_place = waiting.acquire(blocking=False)
-                    if not has_place:
+                if waiting is not None and not may_wait:
+                    may_wait = waiting.acquire(blocking=False)
+                    if not may_wait:
                         raise
                     stack.callback(waiting.release)
             time.sleep(min(waited * random.uniform(*_HELD_PAUSE), seconds_left()))  # noqa: S311 -- jitter, not a secret

@@ -1,6 +1,6 @@
-"""The driver's connection to PostgreSQL: every transaction, commit and answer passes through it.
+"""The connection to PostgreSQL, a subclass of psycopg's: opens transactions, confirms commits, keeps the deadline.
 
-SQLAlchemy and the pipeline are two ways to it, and what both rely on is kept here, so that neither can get past it.
+SQLAlchemy and the pipeline both use the driver's connection, so neither can get past what is checked here.
 """
 
 import time
@@ -19,7 +19,7 @@ from app.database.transactions import Opening
 
 T = TypeVar("T")
 
-#: By when, on the monotonic clock, whoever works in this thread must be done with the database.
+#: The deadline of this thread's work with the database, on the monotonic clock.
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 #: NOTICE, INFO and the like say nothing about whether a commit holds. Not translated, unlike what `severity` says.
@@ -33,14 +33,14 @@ UNREADABLE = (ValueError, LookupError, ArithmeticError, NotImplementedError, Ass
 
 
 def seconds_left() -> float:
-    """Say how long whoever waits for the work of this thread will do so."""
+    """Return the seconds until the deadline of this thread's work; infinity without one."""
     until = deadline.get()
     return inf if until is None else max(0.0, until - time.monotonic())
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Let all waits for the database within this block end by then, whatever else was said before."""
+    """Set the deadline of all waits for the database within this block, in place of an earlier one."""
     token = deadline.set(time.monotonic() + seconds)
     try:
         yield
@@ -69,7 +69,7 @@ class AnswerTimeoutError(psycopg.OperationalError):
 
 
 class Connection(psycopg.Connection[Any]):
-    """A connection that opens its transactions with what they need, and believes no commit that comes with a warning.
+    """A connection that opens its transactions with their settings, and takes no commit with a warning for confirmed.
 
     It gives up, and closes, when the deadline of the work has passed: the timeouts of the server are no help against a
     server, or a proxy before it, that has fallen silent.
@@ -128,10 +128,10 @@ class Connection(psycopg.Connection[Any]):
             self.close()
             raise UnreadableAnswerError(error) from error
         except psycopg.OperationalError as error:
-            # The answer to what was sent may still come, and nobody could tell it from the next one's.
+            # The answer may still come, and would be taken for that of the next statement.
             if self.info.transaction_status is TransactionStatus.ACTIVE:
                 self.close()
-                # What it would still do as it is thrown away fails now, and not where nobody can tell why.
+                # The cleanup of this generator fails on a closed connection: here, where the error is suppressed.
                 with suppress(psycopg.Error, RuntimeError):
                     gen.close()
             if error.sqlstate is None and until is not None and time.monotonic() >= until:

@@ -1,4 +1,7 @@
-"""Make engines that keep what they commit and wait for nothing without a bound, and hide how databases differ."""
+"""Make SQLAlchemy's engine for SQLite or PostgreSQL.
+
+Each commit survives a power cut, and each wait (connecting, a lock, an answer) has a bound, whatever the default is.
+"""
 
 import random
 import sqlite3
@@ -21,12 +24,12 @@ from app.database.requirements import require_postgresql, require_sqlite
 from app.database.transactions import READING, SESSION, STATEMENT_TIMEOUT_MS, WRITING
 from app.database.urls import driver_arguments
 
-#: As many as a worker has threads: what is delivered needs but a few beside them, since most of it waits together.
+#: As many as a worker has threads. Deliveries need only a few beside them, since a batch shares a connection.
 POOL_SIZE = 16
 
-#: The file's lock is held for milliseconds. Whoever waits longer than this waits for something broken.
+#: The file's lock is held for milliseconds. One that is held for longer than this is held by something broken.
 _BUSY_TIMEOUT_MS = 2_000
-#: Between two of its transactions a busy process leaves the lock alone for about as long.
+#: The pause between two tries for the lock: about as long as a busy process leaves it free between two transactions.
 _LOOK_AGAIN_MS = (0.3, 0.9)
 #: A pooled connection is lent for milliseconds.
 _POOL_TIMEOUT_S = 1
@@ -57,7 +60,7 @@ _LASTING = {
 
 
 def make_engine(url: str | URL) -> Engine:
-    """Make an engine whose connections keep what they commit and wait for nothing without a bound.
+    """Make an engine whose commits survive a power cut and whose waits are bounded.
 
     Errors of this engine never quote parameters: those hold tokens.
     """
@@ -141,7 +144,7 @@ def _busy_timeout_ms() -> int:
 
 
 def _begin_to_write(connection: sqlite3.Connection) -> None:
-    """Take the write lock at once: a plain BEGIN takes it at the first write, and fails if somebody wrote in between.
+    """Take the write lock at once: a plain BEGIN takes it at the first write, and fails after a write in between.
 
     SQLite itself would look for the lock ever less often, and one busy process would leave another next to no chance:
     two of them under load kept each other out for seconds.
@@ -165,7 +168,7 @@ def _begin_to_write(connection: sqlite3.Connection) -> None:
 
 
 class FileReplacedError(sqlite3.OperationalError):
-    """The database's file was moved or replaced while it was open: what is written goes where nobody will look.
+    """The database's file was moved or replaced while it was open: what is written goes into a file without a name.
 
     A new connection would be no remedy: the journal beside the file belongs to the old one. Closing the last old
     connection, as the end of the process does, puts that right.

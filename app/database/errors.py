@@ -1,4 +1,4 @@
-"""Tell the database's troubles from errors of ours."""
+"""Database errors: tell trouble of the database, which a retry may mend, from our own errors, which it repeats."""
 
 import re
 import sqlite3
@@ -17,7 +17,7 @@ from sqlalchemy.exc import (
 #: standby, what only others support); its prepared statements are another's, behind a pool that lends connections.
 _OF_THE_CONNECTION = frozenset({"25006", "0A000", "26000", "42P05"})
 
-#: What PostgreSQL calls a lock of somebody else's that was waited for in vain.
+#: PostgreSQL's name for a lock that was not granted within lock_timeout.
 _LOCK_NOT_AVAILABLE = "LockNotAvailable"
 
 #: How psycopg names, privately, that the time in which an answer had to come is over.
@@ -46,7 +46,7 @@ class DatabaseUnavailableError(Exception):
 
     @property
     def is_of_one_row(self) -> bool:
-        """Whether somebody held what this work needed; others may not need it."""
+        """Whether another transaction held a row that this work needed: other work may not need that row."""
         return self.cause == _LOCK_NOT_AVAILABLE
 
 
@@ -88,12 +88,11 @@ def said_by(original: BaseException) -> str | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell the database's troubles, worth another try, from errors of ours, which another try repeats.
+    """Say whether an error is trouble of the database, worth another try.
 
     Deadlock, serialization failure, lost connection, lock timeout, a full disk and a read-only server are all reported
     as operational, interface or internal errors. What a statement of ours can cause (data, integrity, programming
-    errors, a limit exceeded, an SQL that SQLite does not understand) is none of them, but for what is of the connection
-    that it met.
+    errors, a limit exceeded, an SQL that SQLite does not understand) is not transient.
     """
     if isinstance(error, PoolTimeoutError):
         return True
@@ -107,7 +106,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_of_the_connection(error: BaseException | None) -> bool:
-    """Say whether the driver raised what another connection may not meet, so that this one is of no use any more.
+    """Say whether an error is of this connection alone: another connection may not have it, so this one is closed.
 
     What breaks the protocol has no class of its own: a server that dies may send anything.
     """

@@ -1,4 +1,4 @@
-"""Keep the files of an SQLite database to the account that the service runs as.
+"""Keep the files of an SQLite database private to the account that the service runs as.
 
 Secrets in it are sealed, but who has authorized what is not.
 """
@@ -25,7 +25,7 @@ def make_private(file: Path) -> None:
 
 
 def tighten(file: Path) -> bool:
-    """Take a database from the eyes of every account of the machine, and say whether it is private now.
+    """Make a database private whose files every account can use, and say whether it is private now.
 
     Files that an operator has opened to a group are left as they are; what is open to everybody came so from a umask.
     """

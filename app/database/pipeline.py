@@ -1,7 +1,7 @@
-"""Ask the database several things in one message, where it takes that: each message is a journey there and back.
+"""Pipeline: several statements sent to PostgreSQL in one message, so that they cost one round trip.
 
-The statements are SQLAlchemy's, and run one after the other in the order in which they are given: each sees what those
-before it have done, and what others had committed when its turn came. PostgreSQL takes them as a pipeline.
+They run in the order given; each sees the writes of those before it. A hook on SQLAlchemy's `do_execute` sends the
+message through the driver, so that errors, events and the pool behave as for any statement. SQLite runs each by itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,65 +20,64 @@ from app.database.driver import Connection as DriverConnection
 
 M = TypeVar("M", bound=DeclarativeBase)
 
-#: Carries the statements of a message.
+#: The execution option that carries the statements of a message.
 _MESSAGE = "notifyauth_message"
-#: Says whether the message ends the transaction.
+#: The execution option that says whether the message ends with COMMIT.
 _COMMITS = "notifyauth_commits"
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement, and the rows that it is for."""
+    """A statement with its parameters, for either database."""
 
-    #: Gives the statement for a kind of database, the same object each time.
+    #: Returns the statement for a dialect's name, the same object each time.
     statement: Callable[[str], Executable]
-    #: Writes the rows down for it.
+    #: Returns its parameters for a dialect.
     parameters: Callable[[Dialect], Any]
-    #: Whether there are any. For none the database is asked nothing.
+    #: Whether it is for any rows. One for no rows is not sent.
     has_rows: bool = True
 
 
 class Rows(NamedTuple):
-    """What a request found."""
+    """The result of a statement: the names of its columns, and its rows."""
 
     names: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
     def of(self, model: type[M]) -> list[M]:
-        """Read it as rows of a mapped class, which no session watches."""
+        """Return it as plain rows of a model."""
         make = plain(model)
         return [make(**dict(zip(self.names, row, strict=True))) for row in self.rows]
 
 
-def execute(connection: Connection, *requests: Statement) -> list[Rows]:
-    """Ask in one message, and return what each request found."""
-    return _send(connection, requests, commits=False)
+def execute(connection: Connection, *statements: Statement) -> list[Rows]:
+    """Execute statements in one message, and return the rows of each."""
+    return _send(connection, statements, commits=False)
 
 
-def execute_and_commit(connection: Connection, *requests: Statement) -> list[Rows]:
-    """Ask in one message that ends the transaction with a commit, if the database takes that in one.
+def execute_and_commit(connection: Connection, *statements: Statement) -> list[Rows]:
+    """Execute statements and, on PostgreSQL, COMMIT in one message; SQLite commits when the transaction ends.
 
-    Nothing may be asked in this transaction afterwards. Where the commit is no part of the message, it follows when the
-    transaction ends.
+    No statement may follow in this transaction.
     """
-    return _send(connection, requests, commits=True)
+    return _send(connection, statements, commits=True)
 
 
-def _send(connection: Connection, requests: Sequence[Statement], *, commits: bool) -> list[Rows]:
-    asked = [request for request in requests if request.has_rows]
+def _send(connection: Connection, statements: Sequence[Statement], *, commits: bool) -> list[Rows]:
+    asked = [each for each in statements if each.has_rows]
     if not asked:
         answers = []
     elif connection.dialect.name == "postgresql":
-        answers = _send_together(connection, asked, commits=commits)
+        answers = _send_in_pipeline(connection, asked, commits=commits)
     else:
-        answers = [_send_alone(connection, request) for request in asked]
+        answers = [_send_one(connection, each) for each in asked]
     found = iter(answers)
-    return [next(found) if request.has_rows else Rows((), ()) for request in requests]
+    return [next(found) if each.has_rows else Rows((), ()) for each in statements]
 
 
-def _send_alone(connection: Connection, request: Statement) -> Rows:
-    parameters = request.parameters(connection.dialect)
-    result = connection.execute(request.statement(connection.dialect.name), parameters)
+def _send_one(connection: Connection, each: Statement) -> Rows:
+    parameters = each.parameters(connection.dialect)
+    result = connection.execute(each.statement(connection.dialect.name), parameters)
     return Rows(tuple(result.keys()), result.all()) if result.returns_rows else Rows((), ())
 
 
@@ -118,7 +117,7 @@ class _Written(NamedTuple):
 
     text: str
     names: Sequence[str]
-    #: The columns whose values are not yet what Python is to have, and what makes them so.
+    #: The positions of columns whose values must be converted, each with its converter.
     readers: Sequence[tuple[int, Callable[[Any], Any]]]
 
     def answer(self, cursor: "psycopg.Cursor[Any]") -> Rows:
@@ -127,13 +126,13 @@ class _Written(NamedTuple):
             return Rows(self.names, rows)
         read = [list(row) for row in rows]
         for row in read:
-            for place, reader in self.readers:
-                row[place] = reader(row[place])
+            for index, reader in self.readers:
+                row[index] = reader(row[index])
         return Rows(self.names, read)
 
 
 class _Sent(NamedTuple):
-    """A statement on its way, and where its answer comes to."""
+    """A statement of a message, its parameters, and the cursor that receives its answer."""
 
     written: _Written
     parameters: Any
@@ -147,29 +146,29 @@ def _written(statement: Executable, dialect: Dialect) -> _Written:
     return _Written(
         str(statement.compile(dialect=dialect)),  # type: ignore[attr-defined] # every statement is a clause, too
         [each.key for each in columns],
-        [(place, reader) for place, reader in enumerate(readers) if reader is not None],
+        [(index, reader) for index, reader in enumerate(readers) if reader is not None],
     )
 
 
-def _send_together(connection: Connection, requests: Sequence[Statement], *, commits: bool) -> list[Rows]:
+def _send_in_pipeline(connection: Connection, statements: Sequence[Statement], *, commits: bool) -> list[Rows]:
     dialect = connection.dialect
     message = []
-    for request in requests:
+    for each in statements:
         cursor = cast("psycopg.Cursor[Any]", connection.connection.cursor())
-        message.append(_Sent(_written(request.statement(dialect.name), dialect), request.parameters(dialect), cursor))
-    # SQLAlchemy is told of the last alone, and deals with whatever goes wrong as it always does.
+        message.append(_Sent(_written(each.statement(dialect.name), dialect), each.parameters(dialect), cursor))
+    # SQLAlchemy is given the last statement, so that it handles errors as ever; `_execute` sends them all.
     options = {_MESSAGE: message, _COMMITS: commits}
     connection.exec_driver_sql(message[-1].written.text, execution_options=options)
     return [each.written.answer(each.cursor) for each in message]
 
 
 def enable_pipelines(engine: Engine) -> None:
-    """Let an engine of PostgreSQL take several statements as one message."""
+    """Add a hook to a PostgreSQL engine, so that it can send several statements as one message."""
     event.listen(engine, "do_execute", _execute)
 
 
 def _execute(cursor: "psycopg.Cursor[Any]", _text: str, _parameters: object, context: ExecutionContext) -> bool:
-    """Execute all statements of a message; what is none SQLAlchemy executes itself."""
+    """Execute all statements of a message; without one, SQLAlchemy executes its statement itself."""
     message: Sequence[_Sent] | None = context.execution_options.get(_MESSAGE)
     if message is None:
         return False
@@ -185,7 +184,7 @@ def _execute(cursor: "psycopg.Cursor[Any]", _text: str, _parameters: object, con
                         # The driver's own commit would be a message of its own.
                         cursor.execute("COMMIT")
                 except psycopg.Error as broken:
-                    # Leaving the pipeline finds out no more than that all after it was left undone.
+                    # Leaving the pipeline raises only that the statements after it were skipped.
                     error = broken
         except psycopg.Error as last:
             error = error or last
@@ -195,7 +194,7 @@ def _execute(cursor: "psycopg.Cursor[Any]", _text: str, _parameters: object, con
 
 
 def _first(error: psycopg.Error) -> psycopg.Error:
-    """Find what broke: the driver may raise that what came after it was left undone, while it deals with that."""
+    """Return the error of the statement that broke, not that later ones were skipped, which the driver raises last."""
     while isinstance(error, PipelineAborted) and isinstance(error.__context__, psycopg.Error):
         error = error.__context__
     return error

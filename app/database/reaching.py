@@ -1,7 +1,7 @@
 """Connect to PostgreSQL within the deadline of the work, whatever the resolver, the network or the server does.
 
-Neither the look-up of a name nor TLS or Kerberos can be interrupted, and each address has a timeout of its own. So a
-thread apart connects, and whoever waits for it stops waiting in time.
+Neither the look-up of a name nor TLS or Kerberos can be interrupted, and each address has a timeout of its own. So
+another thread connects, and the caller stops waiting for it at its deadline.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _RESOLVE_S = 1.0
 #: libpq gives each address two seconds. The one that answered after others had not is asked first for this long.
 _PREFER_S = 30.0
-#: Whoever waited this long for a connection met an address that does not answer.
+#: A connection that took this long came after an address that does not answer.
 _SILENT_S = 1.0
 
 _DEFAULT_PORT = "5432"
@@ -68,8 +68,8 @@ class Reach:
         except UNREADABLE as error:
             raise UnreadableAnswerError(error) from error
         if time.monotonic() - started >= _SILENT_S:
-            place = connection.info.hostaddr, str(connection.info.port)
-            self._preferred = place, time.monotonic() + _PREFER_S
+            address = connection.info.hostaddr, str(connection.info.port)
+            self._preferred = address, time.monotonic() + _PREFER_S
         return connection
 
     def _addresses(self, options: Mapping[str, Any]) -> dict[str, str]:
@@ -84,23 +84,23 @@ class Reach:
         if len(ports) != len(hosts):
             # libpq says best what is wrong with that.
             return {}
-        places: list[tuple[str, str, str]] = []
+        addresses: list[tuple[str, str, str]] = []
         troubles: list[str] = []
         for host, port in zip(hosts, ports, strict=True):
             try:
-                places += [(host, address, port) for address in self._names.addresses(host, port or _DEFAULT_PORT)]
+                addresses += [(host, address, port) for address in self._names.addresses(host, port or _DEFAULT_PORT)]
             except OSError as error:
                 troubles.append(f"failed to resolve host {host!r}: {error}")
-        if not places:
+        if not addresses:
             raise HostNotResolvedError("; ".join(troubles))
-        places.sort(key=self._is_not_preferred)
+        addresses.sort(key=self._is_not_preferred)
         parameters = ("host", "hostaddr", "port")
-        return {name: ",".join(values) for name, values in zip(parameters, zip(*places, strict=True), strict=True)}
+        return {name: ",".join(values) for name, values in zip(parameters, zip(*addresses, strict=True), strict=True)}
 
-    def _is_not_preferred(self, place: tuple[str, str, str]) -> bool:
+    def _is_not_preferred(self, address: tuple[str, str, str]) -> bool:
         if self._preferred is None or self._preferred[1] < time.monotonic():
             return False
-        return place[1:] != self._preferred[0]
+        return address[1:] != self._preferred[0]
 
 
 def _needs_no_resolver(host: str) -> bool:
@@ -167,7 +167,7 @@ def _resolve(host: str, port: str) -> Sequence[str]:
 
 
 def _in_background(work: Callable[[], T], result: "Future[T]", *, unwanted: Callable[[T], None] | None = None) -> None:
-    """Work in a thread that nobody waits for when the process ends; what nobody waits for any more is `unwanted`."""
+    """Run `work` in a daemon thread; its result goes to `unwanted` where the future was cancelled before."""
 
     def do() -> None:
         try:

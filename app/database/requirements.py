@@ -1,6 +1,6 @@
-"""What a database server has to be for this service to work on it at all.
+"""The version and the encoding that the database must have.
 
-It is looked at with each new connection, which costs nothing: a server may be replaced, or failed over, at any time.
+Checked on each new connection, which costs nothing: a server may be replaced, or failed over, at any time.
 """
 
 import sqlite3

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-#: Transactions of ours hold a row for less. Whoever waits for longer than that does so without a connection.
+#: Our transactions hold a row for less. A longer wait is a retry, which holds no connection.
 LOCK_TIMEOUT_MS = 100
-#: No statement takes a tenth of this. It ends those whose connection was given up: nobody else would tell the server.
+#: No statement takes a tenth of this. It ends the statements of abandoned connections, which nothing else would end.
 STATEMENT_TIMEOUT_MS = 3_000
 #: A process that froze, or whose machine vanished, in the middle of a transaction would keep its locks for hours.
 IDLE_TIMEOUT_MS = 10_000
@@ -20,15 +20,15 @@ _TIMEOUTS = {
     "statement_timeout": str(STATEMENT_TIMEOUT_MS),
     "idle_in_transaction_session_timeout": str(IDLE_TIMEOUT_MS),
 }
-#: Whatever the role is set to, the warning of a commit that is not safe must be heard.
+#: The warning of an unconfirmed commit must reach us, whatever the role's setting is.
 _WARNINGS = {"client_min_messages": "warning"}
 _PLANNER = {
-    # Whatever we ask for is found by an index. A plan is kept with its connection, and one that reads all of a table
-    # while that is small would go on doing so when it is large.
+    # Every statement finds its rows by an index. A plan stays with its connection, and one that reads the whole of a
+    # small table would still do so when the table is large.
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
-    # Nor is anything asked for long enough to be worth compiling.
+    # No statement runs long enough to be worth compiling.
     "jit": "off",
 }
 

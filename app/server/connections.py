@@ -1,4 +1,4 @@
-"""Slow connections: end those whose head does not end, and those whose response is not read.
+"""Slow connections: close those whose request head does not end, and those whose client does not read the response.
 
 granian has one time-out for a head and for an idle connection, and none for writing. It is given the longer one,
 `--keep-alive`, and this file ends the others by what the kernel says of each connection. That takes Linux; elsewhere a
@@ -26,7 +26,7 @@ HEAD_SECONDS_MAX = 10
 #: How long a client may leave a response unread. A slow client reads on, a little at a time, all the while: even
 #: the largest listing fits into what the kernel buffers on both sides.
 WRITE_SECONDS_MAX = 30
-#: A worker whose places are nearly all taken closes connections that have been idle for this long.
+#: A worker near its limit of connections closes those that have been idle for this long.
 IDLE_SECONDS_WHEN_FULL = 10
 _FULL_SHARE = 0.9
 #: A look at 256 connections takes a few milliseconds.
@@ -41,7 +41,7 @@ _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 @dataclass(slots=True)
 class _Seen:
-    """What a connection was found doing so far."""
+    """What is known of a connection from earlier looks."""
 
     received: int
     answered: int

@@ -1,4 +1,7 @@
-"""Find the address to listen at and bind it, so that what is wrong with it is said in one sentence and in one place."""
+"""The address to listen at: found, bound, and shared by the workers.
+
+Bound by the parent, so that an error is one sentence before any worker starts.
+"""
 
 import os
 import select

@@ -1,8 +1,8 @@
 """The bridge between granian's event loop (RSGI) and the application (WSGI).
 
 The loop reads each body within bounds of time, size and pieces, and only then calls the application: in a thread, or on
-the loop itself for what never blocks. So a slow client costs a socket and no thread. A response that is not known yet
-keeps no thread either: the thread that comes to know it hands it to the loop.
+the loop itself for paths that never block. So a slow client costs a socket and no thread. A deferred response costs no
+thread either: the thread that resolves it hands it to the loop.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class Deferred(ABC):
 
 @dataclass(slots=True)
 class _ResponseQueue:
-    """Takes responses from threads to the loop, which is woken once for all that are there.
+    """Hands responses from threads to the loop, which is woken once for all that are queued.
 
     Waking it is a system call, and the responses to one batch come one right after the other.
     """
@@ -148,14 +148,13 @@ class RsgiToWsgi:
     is_inline: Callable[[str], bool] = _never
     #: Told of every request, so that it can tell an idle connection from one whose head does not end.
     connections: Connections | None = None
-    #: Called once the loop runs and the server listens.
-    when_serving: Callable[[], None] = _nothing
     #: Whether every response ends its connection, so that none is open when the server stops.
     is_draining: bool = False
     _responses: _ResponseQueue = field(default_factory=_ResponseQueue)
     #: `None` ends a thread.
     _tasks: "SimpleQueue[_Task | None]" = field(default_factory=SimpleQueue)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _serving_callback: Callable[[], None] = _nothing
 
     def __post_init__(self) -> None:
         for number in range(self.threads):
@@ -167,9 +166,13 @@ class RsgiToWsgi:
         """End each connection with its next response."""
         self.is_draining = True
 
+    def add_serving_callback(self, callback: Callable[[], None], /) -> None:
+        """Have this called once the loop runs and the server listens."""
+        self._serving_callback = callback
+
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take note of the loop, which runs once granian listens."""
-        loop.call_soon(self.when_serving)
+        loop.call_soon(self._serving_callback)
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """End the threads: one that runs on while the interpreter ends can take the process down with it."""

@@ -29,19 +29,19 @@ from app.server.listening import BACKLOG, SPREADS, Address, stop_accepting
 
 _log = logging.getLogger(__name__)
 
-#: A worker that has not finished by then is not going to: no request may take half as long.
+#: A worker that has not ended by then is killed: no request may take half as long.
 STOP_SECONDS_MAX = 30
 #: Importing takes a second or two, on a busy machine ten; waiting for a database that is away, a few more.
 _START_SECONDS_MAX = 60
-#: A worker that lived for this long had no fault of its start: its next death counts as the first.
+#: A worker that lived for this long started well: its next death counts as the first.
 _STEADY_SECONDS = 60
-#: Seldom enough to cost nothing, often enough that whatever kept it from starting is not missed for long when mended.
+#: The longest pause before a worker is started again: seldom enough to cost nothing, soon after the cause is mended.
 _PAUSE_SECONDS_MAX = 60
 #: When every worker has died this often and none has ever been ready, the service cannot start, and says so by ending.
 _HOPELESS_DEATHS = 3
 #: How often to look for a signal while waiting for a worker.
 _LOOK_SECONDS = 0.1
-#: What granian asks of a socket that it is handed.
+#: Granian asks this of a socket that it is given.
 _IS_UNIX_SOCKET = False
 
 #: Tells a worker to drain. Nobody else sends it.
@@ -53,11 +53,11 @@ _DRAIN_SECONDS = 1
 class Served(Protocol):
     """What a worker serves: for granian something to call, and for the supervisor something to drain."""
 
-    #: Called once, when a request would be answered.
-    when_serving: Callable[[], None]
-
     def __call__(self, scope: Any, protocol: Any, /) -> Any:  # noqa: ANN401 -- granian's
         """Answer a request."""
+
+    def add_serving_callback(self, callback: Callable[[], None], /) -> None:
+        """Have this called once, when a request would be answered."""
 
     def drain(self) -> None:
         """From now on, end each connection with its next answer."""
@@ -214,9 +214,9 @@ class Supervisor(MPServer):
         return True
 
     def _drain(self, worker: WorkerProcess) -> None:
-        """Let a worker that others replace take no more connections, and give those it has a request or an end."""
+        """Let a worker that is replaced accept no more connections, and end each of its own with its next response."""
         if not _has_ended(worker):
-            # It may end just now, and somebody else take note of that.
+            # It may end at this moment.
             with suppress(ProcessLookupError):
                 os.kill(worker.inner.pid, _DRAIN)
             deadline = time.monotonic() + _DRAIN_SECONDS
@@ -233,7 +233,7 @@ class Supervisor(MPServer):
         return False
 
     def _hear(self, slot: _Slot, *, seconds: float = 0) -> bool:
-        """Take in what the worker of a slot has said, or that it ended; say whether it did either."""
+        """Read from the pipe whether the worker of a slot is ready, or has ended; return whether it said either."""
         if slot.news is None or not slot.news.poll(seconds):
             return False
         try:
@@ -258,8 +258,8 @@ class Supervisor(MPServer):
             _log.error("worker died", extra=facts | {"again_in_seconds": pause})
             slot.is_listened_at = False
             if SPREADS and self._is_any_listened_at():
-                # Those that listen are to get the connections that would wait here for the next one. One that is still
-                # starting does not: without this socket nobody would, and connections be refused.
+                # A new socket, so that workers that listen get the connections waiting at the old one. Where all others
+                # are still starting, the old one stays: without it, connections would be refused.
                 with suppress(OSError):
                     slot.listener, old = self._address.bound(), slot.listener
                     old.close()
@@ -318,7 +318,7 @@ def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     loaded = loader()
     signal.signal(_DRAIN, partial(_on_drain, loaded, listener.detach()))
-    loaded.when_serving = partial(_say_ready, ready)
+    loaded.add_serving_callback(partial(_say_ready, ready))
     return loaded
 
 

@@ -125,7 +125,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "illegal",
-        "A second code when there is a token: kept, without effect.",
+        "A second code when there is a token: no effect.",
         (
             Consult("illegal"),
             Deliver(authcode_created("illegal", "code")),
@@ -191,7 +191,7 @@ _SCENARIOS = (
     ),
     Scenario(
         "unknown-type",
-        "A type that did not exist yesterday is kept for tomorrow.",
+        "A type of a later release is stored for it.",
         (
             Consult("unknown-type"),
             Deliver(replace(token_canceled("token"), type="TOKEN_SUSPENDED")),

@@ -34,7 +34,7 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Say whether the service can do its work; a load balancer passes by one that cannot."""
+    """Say whether the service can do its work, so that a load balancer sends no requests to one that cannot."""
     checks = _service().ready()
     ready = is_ready(checks)
     document = {"status": "ready" if ready else "not ready", "checks": checks}

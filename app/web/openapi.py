@@ -1,4 +1,4 @@
-"""Describe the endpoints as OpenAPI 3.1, from the models that check requests."""
+"""OpenAPI 3.1: the description of the endpoints, generated from the models that check requests."""
 
 import json
 from collections.abc import Mapping

@@ -135,7 +135,7 @@ class TokenBody(Body):
     """What applyToken answered with, as it came.
 
     With `authCode` the code is recorded too; with `replaces` it is a refresh. Of the other fields, `userLoginId` is
-    kept. An unknown field is ignored, unless it looks like a misspelling of a known one.
+    stored. An unknown field is ignored, unless it looks like a misspelling of a known one.
     """
 
     model_config = ConfigDict(json_schema_extra=_describe_token_answer)

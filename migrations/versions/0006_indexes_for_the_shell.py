@@ -1,7 +1,7 @@
 """Index what the shell looks entries up by: their age, the reason they ended for, and the token they name.
 
 Making an index keeps writers out for as long as PostgreSQL takes to read the table, about a second for a million
-entries. Deliveries are answered 503 meanwhile and come again. Who wants none of that makes the indexes beforehand with
+entries. Deliveries are answered 503 until then, and come again. To avoid that, make the indexes beforehand with
 CREATE INDEX CONCURRENTLY, by the same names: what is there already is left as it is.
 """
 

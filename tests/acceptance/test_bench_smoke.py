@@ -49,7 +49,7 @@ def test_a_tenth_of_the_mix_is_repeated() -> None:
     assert len(sent) - len(set(sent)) == pytest.approx(len(sent) * REPEATED_SHARE, abs=8)
 
 
-def test_a_twentieth_of_the_mix_overtakes_what_it_waits_for() -> None:
+def test_a_twentieth_of_the_mix_arrives_before_its_predecessor() -> None:
     mix = make_mix(4000, connections=8)
     order = ["AUTHCODE_CREATED", "TOKEN_CREATED", "TOKEN_CANCELED"]
     early = 0
@@ -67,7 +67,7 @@ def test_every_kind_is_in_the_mix_and_a_life_stays_on_its_connection() -> None:
     assert len({life for life, _ in lanes}) == len(lanes)
 
 
-def test_what_is_acknowledged_has_to_be_on_record(sqlite_url: str, tmp_path: Path) -> None:
+def test_an_acknowledgement_without_a_row_fails_the_bench(sqlite_url: str, tmp_path: Path) -> None:
     secrets = Secrets.make(tmp_path)
     signed = sign_mix(make_mix(PLAN.prepared, connections=PLAN.connections), secrets.keyring)
     for request in signed.requests[:10]:
@@ -129,7 +129,7 @@ class Hesitant(BaseHTTPRequestHandler):
         pass
 
 
-def test_what_was_due_and_not_sent_is_counted(tmp_path: Path) -> None:
+def test_requests_that_were_due_and_not_sent_are_counted(tmp_path: Path) -> None:
     request = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}"
     script = tmp_path / "script"
     Script([request], [[0], [0]]).save(script)

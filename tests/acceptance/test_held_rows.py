@@ -1,4 +1,4 @@
-"""Many need a row that somebody holds, before a real server: the others hardly notice, and nobody waits for long."""
+"""Many requests to a real server need one held row: the other requests are hardly delayed, and all end in time."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ SECONDS_MAX = 8
 
 @pytest.fixture
 def server(postgresql_url: str, keyring_path: Path, tmp_path: Path) -> Iterator[Server]:
-    """A server with one worker: whatever holds it up, nobody else can make up for it."""
+    """A server with one worker, so that no other worker can hide a delay."""
     environ = an_environ(postgresql_url, keyring_path, FLASK_API_KEYS="a-key")
     with running_server(environ, tmp_path / "log", "--workers", "1") as server:
         yield server
@@ -50,10 +50,10 @@ def consulted(server: Server, name: str) -> str:
 def held(url: str, name: str) -> Iterator[None]:
     """Be an operator at psql who looks at a row, and forgets that."""
     plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain) as somebody_else:
-        somebody_else.execute("SELECT 1 FROM authorizations WHERE auth_state = %s FOR UPDATE", [name])
+    with psycopg.connect(plain) as other:
+        other.execute("SELECT 1 FROM authorizations WHERE auth_state = %s FOR UPDATE", [name])
         yield
-        somebody_else.rollback()
+        other.rollback()
 
 
 def code(keyring_path: Path, name: str, code: str) -> bytes:

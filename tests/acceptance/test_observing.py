@@ -29,7 +29,7 @@ LONG_PATH = "/" + "%C3%A9" * 256
 
 @pytest.fixture
 def environ(sqlite_url: str, keyring_path: Path, tmp_path: Path) -> dict[str, str]:
-    """The settings of a service under systemd, which names a folder for what need not be kept."""
+    """The settings of a service under systemd, which names a folder for temporary files."""
     return an_environ(sqlite_url, keyring_path, FLASK_METRICS_OPEN="1", RUNTIME_DIRECTORY=str(tmp_path / "run"))
 
 
@@ -118,7 +118,7 @@ def test_deliveries_are_answered_and_counted_when_the_folder_of_the_counters_is_
         assert len(folders(environ)) == 1
 
 
-def test_what_a_killed_worker_has_counted_stays(environ: dict[str, str], keyring_path: Path, tmp_path: Path) -> None:
+def test_the_counts_of_a_killed_worker_stay(environ: dict[str, str], keyring_path: Path, tmp_path: Path) -> None:
     """And the one in its place goes on with its file, so that files do not pile up."""
     with running_server(environ, tmp_path / "log", "--workers", "1") as server:
         for number in range(10):

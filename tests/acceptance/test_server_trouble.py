@@ -35,7 +35,7 @@ CROWD = 60
 
 @pytest.fixture(scope="module")
 def server(migrated_sqlite: Path, keyring_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with one worker of two threads: whatever holds it up, nobody else can make up for it."""
+    """A server with one worker of two threads, so that no other worker can hide a delay."""
     folder = tmp_path_factory.mktemp("server")
     url = f"sqlite:///{shutil.copyfile(migrated_sqlite, folder / 'notifyauth.db')}"
     environ = an_environ(url, keyring_path, FLASK_METRICS_OPEN="1")
@@ -87,8 +87,8 @@ def test_a_body_that_breaks_off_is_never_taken_for_a_whole_one(server: Server, k
     request = a_raw_request(a_genuine_delivery(keyring_path, token_canceled("token-1")))
     assert status(broken_off(server, request[:-1])) == 400
     head, _, body = request.partition(b"\r\n\r\n")
-    kept = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
-    in_chunks = b"%s\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (kept, len(body) - 1, body[:-1])
+    head_lines = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
+    in_chunks = b"%s\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (head_lines, len(body) - 1, body[:-1])
     assert status(broken_off(server, in_chunks)) == 401
 
 
@@ -136,14 +136,14 @@ def test_a_connection_may_be_idle_for_as_long_as_was_asked_for(
 def test_past_a_bounded_queue_the_answer_is_503_at_once_and_nothing_is_left_behind(
     migrated_sqlite: Path, keyring_path: Path, tmp_path: Path
 ) -> None:
-    """The database is locked by somebody else: every thread waits with a report, and behind them the queue fills."""
+    """Another process locks the database: every thread waits with a report, and behind them the queue fills."""
     file = shutil.copyfile(migrated_sqlite, tmp_path / "notifyauth.db")
     request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
     environ = an_environ(f"sqlite:///{file}", keyring_path, FLASK_API_KEYS="a-key")
     with running_server(environ, tmp_path / "log", "--workers", "1", "--threads", "2") as server:
         assert status(server.say(request)) == 200
-        with closing(sqlite3.connect(file, isolation_level=None)) as somebody_else:
-            somebody_else.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
             began = time.monotonic()
             with callers(server, number=CROWD, saying=REPORT) as crowd:
                 select.select(crowd, [], [])
@@ -151,14 +151,14 @@ def test_past_a_bounded_queue_the_answer_is_503_at_once_and_nothing_is_left_behi
                 assert [status(caller.recv(65536)) for caller in crowd] == [503] * CROWD
                 # Those past the queue had their answer while the others still waited: for the lock, or for a thread.
                 assert 2 * first < time.monotonic() - began
-            somebody_else.execute("ROLLBACK")
+            other.execute("ROLLBACK")
         assert status(server.say(request)) == 200
 
 
 def test_deliveries_that_wait_for_the_database_leave_the_threads_to_others(
     migrated_sqlite: Path, keyring_path: Path, tmp_path: Path
 ) -> None:
-    """One of them leads, in one of two threads, and whoever only reads has the other."""
+    """Deliveries need none of the two threads, so that both are left to requests that only read."""
     file = shutil.copyfile(migrated_sqlite, tmp_path / "notifyauth.db")
     requests = [
         a_raw_request(a_genuine_delivery(keyring_path, token_canceled(f"token-{number}"))) for number in range(20)
@@ -166,20 +166,20 @@ def test_deliveries_that_wait_for_the_database_leave_the_threads_to_others(
     environ = an_environ(f"sqlite:///{file}", keyring_path)
     with (
         running_server(environ, tmp_path / "log", "--workers", "1", "--threads", "2") as server,
-        closing(sqlite3.connect(file, isolation_level=None)) as somebody_else,
+        closing(sqlite3.connect(file, isolation_level=None)) as other,
         ThreadPoolExecutor(len(requests)) as senders,
     ):
-        somebody_else.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN IMMEDIATE")
         answers = [senders.submit(server.say, request) for request in requests]
         time.sleep(0.3)
         assert server.get("/readyz").status == HTTPStatus.OK
         assert not any(answer.done() for answer in answers)
-        somebody_else.execute("ROLLBACK")
+        other.execute("ROLLBACK")
         assert {status(answer.result()) for answer in answers} == {200}
 
 
 def test_a_request_that_contradicts_itself_about_its_length_is_refused(server: Server, keyring_path: Path) -> None:
-    """Whoever reads the other length would see two requests in one (request smuggling)."""
+    """A proxy that believes the other length would see two requests in one (request smuggling)."""
     request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
     assert status(server.say(request.replace(b"Content-Length", b"Content-Length: 1\r\nContent-Length", 1))) == 400
     both = request.replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nContent-Length", 1)
@@ -194,7 +194,7 @@ def test_a_head_larger_than_64_kib_is_refused(server: Server) -> None:
 
 @contextmanager
 def away(url: str) -> Iterator[None]:
-    """Let nobody into a database for a while."""
+    """Refuse all connections to a database for a while."""
     named = make_url(url)
     elsewhere = named.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
     database = Identifier(named.database or "")

@@ -137,7 +137,7 @@ def test_a_reload_on_a_database_that_no_worker_could_use_is_refused_in_one_line(
     assert server.workers() == before
 
 
-def test_a_worker_that_cannot_start_takes_nobodys_place(server: Server, keyring_path: Path, log: Path) -> None:
+def test_a_worker_that_cannot_start_does_not_replace_the_old_one(server: Server, keyring_path: Path, log: Path) -> None:
     """The keyring is in order when it is checked, and no longer when the new worker reads it."""
     before, request = server.workers(), a_raw_request(a_genuine_delivery(keyring_path, CODE))
     server.process.send_signal(signal.SIGHUP)

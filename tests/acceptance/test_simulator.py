@@ -232,7 +232,7 @@ def test_play_does_not_let_a_stranger_write_on_the_terminal(run: Run, endpoint: 
         ("sign", "-"),
     ],
 )
-def test_what_cannot_begin_is_a_usage_error(run: Run, arguments: tuple[str, ...]) -> None:
+def test_a_command_that_cannot_begin_is_a_usage_error(run: Run, arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Error: " in result.output
@@ -240,7 +240,7 @@ def test_what_cannot_begin_is_a_usage_error(run: Run, arguments: tuple[str, ...]
 
 @pytest.mark.usefixtures("keyring")
 @pytest.mark.parametrize("command", [("send", "TOKEN_CANCELED"), ("play", "direct")])
-def test_a_path_where_nobody_listens_is_explained(run: Run, endpoint: Endpoint, command: tuple[str, ...]) -> None:
+def test_a_path_without_an_endpoint_is_explained(run: Run, endpoint: Endpoint, command: tuple[str, ...]) -> None:
     endpoint.answers = [(404, b"{}")]
     result = run(*command, "--to", endpoint.url)
     assert result.exit_code == 1

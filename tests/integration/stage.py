@@ -1,4 +1,4 @@
-"""A service without its doors, and everybody who speaks with it: Alipay, the merchant, an operator."""
+"""A service below its endpoints and commands, and what Alipay, the merchant and an operator do with it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -76,18 +76,18 @@ class Stage:
         delivery = a_signed_delivery(self.alipay_key, client_id=client_id, request_time=request_time, body=body)
         return self.receiver.receive(delivery)
 
-    def notify_together(
+    def notify_batch(
         self,
         bodies: Sequence[bytes],
         *,
         client_id: str = CLIENT_ID,
         apart: timedelta = timedelta(0),
-        alone: int | None = 0,
+        singles: int | None = 0,
     ) -> list[Receipt]:
-        """Deliver what came, so far apart, while a transaction committed, so that it runs as one batch.
+        """Deliver bodies, `apart` from each other, while the leaders are held, so that they run as one batch.
 
-        So many run by themselves after all, since the batch broke; `None` where a test cannot say. Then they run in the
-        order in which they came, and what is replayed after them.
+        Asserts that so many run as `singles` afterwards, because the batch failed; `None` where a test cannot say. They
+        run in the order in which they were delivered, replays after them.
         """
         receiver = self.receiver
         commit = receiver.group_commit
@@ -95,8 +95,8 @@ class Stage:
             ThreadPoolExecutor(1) as in_order,
             patch.object(receiver, "_replays", in_order),
             patch.object(commit._singles, "_workers", in_order),  # noqa: SLF001 -- more than one would leave the order to chance
-            patch.object(commit, "run_batch", wraps=commit.run_batch) as batches,
-            patch.object(commit, "run_single", wraps=commit.run_single) as singles,
+            patch.object(commit, "run_batch", wraps=commit.run_batch) as run_batch,
+            patch.object(commit, "run_single", wraps=commit.run_single) as run_single,
         ):
             receipts = []
             with commit.held():
@@ -106,8 +106,8 @@ class Stage:
                     self.clock.now += apart
             known = [each.result(timeout=30) for each in receipts]
         commit.close()
-        assert [len(call.args[0]) for call in batches.call_args_list] == [len(bodies)]
-        assert alone in {None, singles.call_count}
+        assert [len(call.args[0]) for call in run_batch.call_args_list] == [len(bodies)]
+        assert singles in {None, run_single.call_count}
         return known
 
     # --- the merchant ---

@@ -21,7 +21,7 @@ def test_the_last_page_may_be_full(http: HttpClient) -> None:
     assert http.get(f"{AUTHORIZATIONS}?limit=2").get_json()["nextCursor"] is None
 
 
-def test_what_comes_in_between_two_pages_disturbs_neither(http: HttpClient) -> None:
+def test_authorizations_added_between_two_pages_change_neither(http: HttpClient) -> None:
     for number in range(4):
         http.consult(f"s-{number}")
     first = http.get(f"{AUTHORIZATIONS}?limit=2").get_json()

@@ -103,7 +103,7 @@ def test_a_body_of_another_form_is_refused_with_the_name_of_the_field(
     assert [each["field"] for each in refused.get_json()["errors"]] == [wrong]
 
 
-def test_what_was_sent_is_never_quoted(http: HttpClient) -> None:
+def test_an_error_never_quotes_the_body(http: HttpClient) -> None:
     body = {"accessToken": ["secret-1"], "refreshToken": "secret-2" * 40, "secret-3": 1}
     refused = http.post(http.at(http.consult(), "tokens"), body)
     assert refused.status_code == 422
@@ -111,7 +111,7 @@ def test_what_was_sent_is_never_quoted(http: HttpClient) -> None:
 
 
 @pytest.mark.parametrize("data", [b"{", b"\xff", b"[" * 60_000, b"nonsense"])
-def test_what_is_not_json_is_refused(http: HttpClient, data: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(http: HttpClient, data: bytes) -> None:
     assert problem(http.post(AUTHORIZATIONS, data=data)) == (400, "not-json")
 
 
@@ -202,7 +202,7 @@ def test_an_expiry_time_that_is_no_time_is_refused(http: HttpClient, time: objec
 # --- what is not there ---
 
 
-def test_what_does_not_exist_is_not_found(http: HttpClient) -> None:
+def test_an_unknown_authorization_or_path_is_404(http: HttpClient) -> None:
     assert problem(http.get(NOBODY)) == (404, "authorization-not-found")
     assert problem(http.post(f"{NOBODY}/canceled", {})) == (404, "authorization-not-found")
     assert problem(http.get(f"{AUTHORIZATIONS}/17")) == (404, "not-found")

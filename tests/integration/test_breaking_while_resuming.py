@@ -1,4 +1,4 @@
-"""An entry that breaks while others are resumed or replayed breaks alone, and leaves nothing of itself."""
+"""An entry that breaks while others are resumed or replayed fails by itself, and is rolled back whole."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ IN_THE_WAY = text(
 )
 
 
-def test_a_settled_entry_that_breaks_after_its_move_has_not_moved(
+def test_a_resumed_entry_that_breaks_after_its_advance_is_rolled_back(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.notify(authcode_created("s-1", "code-1"))
@@ -31,7 +31,7 @@ def test_a_settled_entry_that_breaks_after_its_move_has_not_moved(
     assert [move[1] for move in stage.moves()] == ["consult", "authcode_created"]
 
 
-def test_a_token_that_cannot_be_written_is_not_known_to_whoever_waits_for_it(stage: Stage) -> None:
+def test_a_token_that_cannot_be_written_stays_unknown_to_its_parked_cancellation(stage: Stage) -> None:
     stage.notify(token_created("s-1", "token-1"))
     stage.notify(token_created("s-1", "token-2"))
     stage.notify(token_canceled("token-1"))
@@ -53,7 +53,7 @@ def refuse(stage: Stage, token: str) -> None:
     stage.database.run(lambda session: session.connection().exec_driver_sql(statement))
 
 
-def test_what_breaks_in_the_writing_fails_and_not_what_waited_for_it(stage: Stage) -> None:
+def test_an_entry_that_cannot_be_written_fails_and_not_the_parked_one_behind_it(stage: Stage) -> None:
     stage.consult()
     stage.notify(token_created("s-1", "token-1"))
     stage.notify(token_created("s-1", "token-2"))
@@ -66,7 +66,7 @@ def test_what_breaks_in_the_writing_fails_and_not_what_waited_for_it(stage: Stag
 
 
 @pytest.mark.parametrize("kind", ["failed", "parked"])
-def test_a_replay_that_breaks_leaves_alone_what_another_has_concluded(
+def test_a_replay_that_breaks_leaves_the_outcome_of_another_transaction(
     postgresql_url: str, alipay_key: RSAPrivateKey, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Another process has the right key, or a newer version. On SQLite one writes at a time."""
@@ -80,14 +80,14 @@ def test_a_replay_that_breaks_leaves_alone_what_another_has_concluded(
         entry = stage.notify(token_created("s-1", "token-1")).entry_id
     assert entry is not None
 
-    def meanwhile() -> None:
+    def resume_elsewhere() -> None:
         if kind == "failed":
             stage.process(entry)
         else:
             stage.notify(code)
         assert stage.outcomes()[0] == ("applied", None)
 
-    break_once(monkeypatch, processing, "_read_again", first=meanwhile)
+    break_once(monkeypatch, processing, "_read_again", first=resume_elsewhere)
     stage.process(entry)
     assert stage.outcomes()[0] == ("applied", None)
     stage.database.close()
@@ -114,8 +114,8 @@ def break_once(
     monkeypatch.setattr(owner, name, broken)
 
 
-def test_an_entry_of_a_type_that_has_become_known_waits_for_what_it_names(stage: Stage) -> None:
-    """As an earlier version has kept it, which did not know what it says."""
+def test_an_entry_of_a_type_that_has_become_known_is_parked_for_its_token(stage: Stage) -> None:
+    """As an earlier release has stored it, which did not know its type."""
     entry = stage.notify(token_canceled("token-1")).entry_id
     assert entry is not None
     earlier = text("UPDATE inbox SET type = 'TOKEN_PAUSED', token_index = NULL, reason = 'unknown_type'")

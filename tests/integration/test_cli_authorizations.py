@@ -82,7 +82,7 @@ def test_a_flow_that_was_left_unsaid_is_corrected_and_what_waited_is_told(shell:
     assert "flow corrected from auto_debit to direct" in shown
 
 
-def test_a_consult_for_what_is_canceled_is_refused(shell: Shell) -> None:
+def test_a_consult_for_a_canceled_auth_state_is_refused(shell: Shell) -> None:
     consult(shell, "s-1", "--flow", "direct")
     shell.notify(token_created("s-1", "token-1"))
     shell.notify(token_canceled("token-1"))
@@ -105,7 +105,7 @@ def test_a_second_code_is_told_of(shell: Shell) -> None:
     assert "another auth code" in said
 
 
-def test_consult_settles_what_waited_for_it(shell: Shell) -> None:
+def test_consult_resumes_parked_notifications(shell: Shell) -> None:
     entry_id = shell.notify(authcode_created("s-1", "code-1"))
     said = shell.ask("authorizations", "consult", "s-1")
     assert f"Notification {entry_id} waited for this, and was applied." in said
@@ -308,7 +308,7 @@ def test_a_listing_goes_on_after_a_cursor(shell: Shell) -> None:
     assert [row["id"] for row in rows] == [ids[1], ids[0]]
 
 
-def test_a_client_that_nobody_knows_is_no_empty_list(shell: Shell) -> None:
+def test_a_filter_by_an_unknown_client_is_refused(shell: Shell) -> None:
     assert shell.json("authorizations", "list", "--client", SANDBOX_CLIENT_ID) == []
     consult(shell)
     result = shell.run("authorizations", "list", "--client", SANDBOX_CLIENT_ID.lower())

@@ -1,4 +1,4 @@
-"""What destroys data asks first, what names nothing is refused, and no answer comes from a database nobody named."""
+"""`flask db`: commands that destroy data ask first, unknown revisions are refused, and a default database is named."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`flask inbox deliver`: a raw HTTP request is verified, kept and processed like any other."""
+"""`flask inbox deliver`: a raw HTTP request is verified, stored and processed like any other."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`flask inbox dismiss`: a parked notification that is not ours is kept, waits no more, and can be purged."""
+"""`flask inbox dismiss`: a parked notification that is not ours stays stored, waits no more, and can be purged."""
 
 import getpass
 import threading
@@ -57,7 +57,7 @@ def test_a_redelivery_of_a_dismissed_entry_is_acknowledged_and_leaves_it_so(stag
     assert (entry.deliveries, entry.outcome, entry.reason) == (2, "dismissed", REASON)
 
 
-def test_what_it_waited_for_passes_it_over(shell: Shell) -> None:
+def test_a_dismissed_entry_is_not_resumed(shell: Shell) -> None:
     dismissed = a_dismissed_entry(shell)
     waiting = shell.notify(authcode_created("s-1", "code-2"))
     shell.ask("authorizations", "consult", "s-1")

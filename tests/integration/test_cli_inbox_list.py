@@ -85,7 +85,7 @@ def test_a_slip_in_a_filter_is_no_empty_list(shell: Shell) -> None:
         (("list", "--limit", "many"), "many is not a number from 1 to 1000."),
     ],
 )
-def test_what_is_no_number_is_a_usage_error_that_says_what_is_wanted(
+def test_an_argument_that_is_no_number_is_a_usage_error(
     shell: Shell, arguments: tuple[str, ...], sentence: str
 ) -> None:
     result = shell.run("inbox", *arguments)

@@ -27,7 +27,7 @@ def left(shell: Shell) -> list[str]:
     return [row["id"] for row in shell.json("inbox", "list", "--oldest-first")]
 
 
-def test_purge_deletes_what_is_old_and_concluded_and_leaves_history(shell: Shell) -> None:
+def test_purge_deletes_old_final_entries_and_leaves_history(shell: Shell) -> None:
     shell.consult()
     old = datetime.now(UTC) - timedelta(days=91)
     for entry_id in (shell.notify(authcode_created("s-1", "code-1")), shell.notify(token_canceled("token-9"))):
@@ -42,7 +42,7 @@ def test_purge_deletes_what_is_old_and_concluded_and_leaves_history(shell: Shell
     ]
 
 
-def test_purge_leaves_what_was_repeated_lately_however_old_it_is(shell: Shell) -> None:
+def test_purge_leaves_entries_that_were_redelivered_lately(shell: Shell) -> None:
     """What Alipay still repeats must be known when it comes again."""
     shell.consult()
     entry_id = shell.notify(authcode_created("s-1", "code-1"))
@@ -51,7 +51,7 @@ def test_purge_leaves_what_was_repeated_lately_however_old_it_is(shell: Shell) -
 
 
 @pytest.mark.parametrize("age", ["47h", "1d", "0w"])
-def test_purge_refuses_what_alipay_may_still_send_again(shell: Shell, age: str) -> None:
+def test_purge_refuses_an_age_within_alipays_redelivery(shell: Shell, age: str) -> None:
     result = shell.run("inbox", "purge", "--older-than", age, "--yes")
     assert result.exit_code == 2
     assert "two days" in result.stderr
@@ -92,7 +92,7 @@ def test_clocks_may_differ_by_moments(shell: Shell) -> None:
     assert shell.ask("inbox", "purge", "--older-than", "90d", "--yes") == "Purged 0.\n"
 
 
-def test_purge_goes_batch_by_batch_and_reads_only_what_is_old(stage: Stage) -> None:
+def test_purge_goes_batch_by_batch_and_reads_only_old_entries(stage: Stage) -> None:
     for number in range(5):
         stage.notify(Draft("TOKEN_CANCELED", access_token=f"token-{number}", result_status="F"))
         stage.clock.forward(days=1)

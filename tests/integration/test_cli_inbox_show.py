@@ -139,7 +139,7 @@ def test_show_says_in_one_sentence_why_an_entry_ended_so(shell: Shell, happen: C
     assert "secret" not in shown
 
 
-def test_what_waits_for_an_auth_state_that_no_consult_can_name_is_logged(
+def test_an_entry_parked_for_an_auth_state_that_no_consult_can_name_is_logged(
     shell: Shell, caplog: pytest.LogCaptureFixture
 ) -> None:
     shell.notify(authcode_created("s-1", "secret-1"))
@@ -186,7 +186,7 @@ def test_show_says_the_same_in_json(shell: Shell) -> None:
     assert (created["authState"], created["stateNow"], created["userId"]) == ("s-2", None, None)
 
 
-def test_what_is_malformed_is_found_by_what_it_names(shell: Shell) -> None:
+def test_a_malformed_entry_is_found_by_the_auth_state_or_token_it_names(shell: Shell) -> None:
     entry_id = malformed(shell)
     (row,) = shell.json("inbox", "list", "--auth-state", "s-1")
     assert (row["id"], row["outcome"]) == (entry_id, "malformed")
@@ -198,7 +198,7 @@ def test_what_is_malformed_is_found_by_what_it_names(shell: Shell) -> None:
     "body",
     [b'{"authState": "s-1", "authorizationNotif', b'\xff{"authState": "s-1"}', b"[]", b'{"authState": 1}', b"{}"],
 )
-def test_of_what_cannot_be_read_nothing_is_guessed(shell: Shell, body: bytes) -> None:
+def test_nothing_is_guessed_of_a_body_that_cannot_be_read(shell: Shell, body: bytes) -> None:
     shell.json("inbox", "show", shell.notify(body))
     (row,) = shell.json("inbox", "list")
     assert (row["type"], row["authState"], row["outcome"]) == (None, None, "malformed")

@@ -44,7 +44,7 @@ def url(server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def admin(url: str) -> Iterator[psycopg.Connection]:
-    """Somebody who may cancel what others wait for."""
+    """A connection that may cancel the waits of others."""
     with psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as admin:
         yield admin
 
@@ -70,14 +70,14 @@ def cancel_waits(admin: psycopg.Connection) -> int:
 
 @contextmanager
 def standby_away(admin: psycopg.Connection, *, is_cancelled: bool) -> Iterator[None]:
-    """Let every commit wait for a standby that does not exist, and have somebody cancel the waits, or nobody."""
+    """Let every commit wait for a standby that does not exist, and cancel the waits if wanted."""
     ended = threading.Event()
     url = admin.info.dsn
 
     def cancel() -> None:
-        with psycopg.connect(url, autocommit=True) as impatient:
+        with psycopg.connect(url, autocommit=True) as canceller:
             while not ended.wait(0.01):
-                cancel_waits(impatient)
+                cancel_waits(canceller)
 
     def commit_until_it_waits() -> None:
         with psycopg.connect(url, autocommit=True) as other:
@@ -122,7 +122,7 @@ def test_a_commit_that_no_standby_confirmed_acknowledges_nothing(
     assert [event for _, event, _, _ in stage.moves()] == ["consult", "authcode_created"]
 
 
-def test_one_that_goes_alone_is_not_acknowledged_either(stage: Stage, admin: psycopg.Connection) -> None:
+def test_nor_does_it_acknowledge_a_single_delivery(stage: Stage, admin: psycopg.Connection) -> None:
     stage.notify(token_canceled("token-1"))
     authorization = stage.consult()
     with stage.broken_code(authorization), standby_away(admin, is_cancelled=True):
@@ -200,7 +200,7 @@ def test_commits_that_do_not_wait_for_a_standby_that_is_named_do_not_last(url: s
 def test_a_database_set_not_to_wait_for_its_standby_does_not_have_that_acknowledged_either(
     url: str, admin: psycopg.Connection, alipay_key: RSAPrivateKey, setting: str
 ) -> None:
-    """Whoever names a standby is promised what outlives the machine; a role's setting must not undo it."""
+    """Where a standby is named, a commit is promised to outlive the machine; a role's setting must not undo it."""
     admin.execute(f"ALTER DATABASE {admin.info.dbname} SET synchronous_commit = {setting}")
     stage = a_stage(url, alipay_key)
     with standby_away(admin, is_cancelled=True):
@@ -228,7 +228,7 @@ def test_a_commit_is_never_weaker_than_the_database_is_set_to(
     database.close()
 
 
-def test_a_database_that_becomes_set_to_forget_is_named_while_it_is(
+def test_a_database_whose_settings_become_unsafe_is_named_while_they_are(
     url: str, admin: psycopg.Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = some_settings(url, tmp_path)

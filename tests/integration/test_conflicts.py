@@ -12,7 +12,7 @@ from app.database import ATTEMPTS_MAX
 from app.simulator.draft import authcode_created
 from tests.integration.stage import a_stage
 
-#: Once with whoever waits at the same time, then alone.
+#: Once beside the transaction that waits for the same rows, then without it.
 TRIES_MAX = 1 + ATTEMPTS_MAX
 
 DEADLOCK, SERIALIZATION_FAILURE = "40P01", "40001"
@@ -21,7 +21,7 @@ DEADLOCK, SERIALIZATION_FAILURE = "40P01", "40001"
 def test_of_two_transactions_that_wait_for_each_other_both_succeed_in_the_end(
     postgresql_url: str, alipay_key: RSAPrivateKey
 ) -> None:
-    """Whoever gives up first lets the other pass, and has what it needs when it comes again."""
+    """The transaction that gives up first releases its locks, so that the other commits; then its retry succeeds."""
     stage = a_stage(postgresql_url, alipay_key)
     stage.consult("s-1")
     stage.consult("s-2")
@@ -32,7 +32,7 @@ def test_of_two_transactions_that_wait_for_each_other_both_succeed_in_the_end(
         def work(session: Session) -> None:
             tries.append(first)
             lock(session, first)
-            # Only the first time: whoever comes again comes alone.
+            # Only the first time: a retry runs by itself.
             if tries.count(first) == 1:
                 both_hold_one.wait(timeout=10)
             lock(session, second)

@@ -1,4 +1,4 @@
-"""The database away, silent, slow, full, read-only or locked: nothing hangs, nothing is lost, nobody restarts."""
+"""The database away, silent, slow, full, read-only or locked: nothing hangs, nothing is lost, no restart is needed."""
 
 import logging
 import sqlite3
@@ -87,7 +87,7 @@ def refused_in_time(stage: Stage, receiver: Receiver | None = None) -> bool:
 
 
 def works_again(stage: Stage) -> bool:
-    """Deliver once more, and say whether just this delivery was kept and processed."""
+    """Deliver once more, and say whether just this delivery was stored and processed."""
     return stage.notify(CODE).outcome == "applied" and [each.deliveries for each in stage.entries()] == [1]
 
 
@@ -101,7 +101,7 @@ def another_connection(stage: Stage) -> Iterator[psycopg.Connection]:
 # --- PostgreSQL ---
 
 
-def test_a_table_that_somebody_locked_is_not_waited_for_long(on_postgresql: Stage) -> None:
+def test_a_wait_for_a_locked_table_is_short(on_postgresql: Stage) -> None:
     with another_connection(on_postgresql) as other, other.transaction():
         other.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
         assert refused_in_time(on_postgresql)
@@ -109,7 +109,7 @@ def test_a_table_that_somebody_locked_is_not_waited_for_long(on_postgresql: Stag
 
 
 def test_a_database_that_became_read_only_is_written_to_as_soon_as_it_can_be(on_postgresql: Stage) -> None:
-    """As after a failover: sessions that began on a standby never learn to write, so they are not kept."""
+    """As after a failover: sessions that began on a standby stay read-only, so the pool must drop them."""
     name = on_postgresql.database.engine.url.database
     with another_connection(on_postgresql) as other:
         other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -179,7 +179,7 @@ def test_noise_from_a_dying_server_is_no_failure_of_ours(afar: Stage, network: N
     assert works_again(afar)
 
 
-def test_a_server_that_nobody_reaches_is_found_again(afar: Stage, network: Network) -> None:
+def test_a_server_that_was_unreachable_is_reached_again(afar: Stage, network: Network) -> None:
     with network.closed():
         assert refused_in_time(afar)
     assert works_again(afar)
@@ -234,7 +234,7 @@ def codes_applied() -> float:
 
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_delivery_whose_commit_is_not_answered_is_counted_once(afar: Stage, network: Network, lost: int) -> None:
-    """It is committed. Whoever tries again finds it on record, and must not take it for another delivery."""
+    """It is committed. The retry finds it on record, and must not count it as another delivery."""
     before = codes_applied()
     with network.losing_answers_to_commits(lost):
         receipt = afar.notify(CODE)
@@ -289,7 +289,7 @@ def test_a_file_that_another_process_locked_is_not_waited_for_long(on_sqlite: St
     ids=["full", "read-only"],
 )
 def test_a_file_that_cannot_be_written_acknowledges_nothing(on_sqlite: Stage, trouble: str, remedy: str) -> None:
-    """The only connection is made to meet what a full disk, or one mounted read-only, would do to all."""
+    """The only connection is set to fail as all would on a full disk, or one that is mounted read-only."""
     tell_connection(on_sqlite, trouble)
     assert refused_in_time(on_sqlite)
     assert on_sqlite.state() == "consulted"
@@ -303,7 +303,7 @@ def tell_connection(stage: Stage, pragma: str) -> None:
     pooled.close()
 
 
-def test_a_file_that_was_replaced_is_not_written_to_in_vain(on_sqlite: Stage) -> None:
+def test_a_database_file_that_was_replaced_is_not_written_to(on_sqlite: Stage) -> None:
     """What went into the old file, which has no name any more, would be acknowledged and gone."""
     file = file_of(on_sqlite)
     copy = file.with_name("copy.db")
@@ -342,9 +342,9 @@ def test_a_crowd_before_a_locked_database_is_answered_and_leaves_nothing_behind(
     before = set(threading.enumerate())
     receiver = stage.receiver
     with held(stage), ThreadPoolExecutor(CROWD) as pool:
-        # However many wait in vain beside it, each is told before Alipay hangs up.
+        # However many deliveries wait, each is answered before Alipay hangs up.
         assert all(pool.map(lambda _: refused_in_time(stage, receiver), range(10 * CROWD)))
-        # Whoever only reads is not kept waiting by those who cannot write.
+        # Reads do not wait for the deliveries that cannot write.
         count = text("SELECT count(*) FROM authorizations")
         assert stage.database.run(lambda session: session.scalar(count), read_only=True) == 1
     receiver.close()
@@ -400,7 +400,7 @@ def test_a_file_system_that_refuses_the_journal_is_said_to(tmp_path: Path) -> No
     database.close()
 
 
-def test_who_waits_in_vain_for_a_connection_is_told(sqlite_url: str) -> None:
+def test_work_that_gets_no_connection_in_time_fails(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     held_up = [database.engine.connect() for _ in range(POOL_SIZE)]
     with pytest.raises(DatabaseUnavailableError, match="TimeoutError"):

@@ -10,7 +10,7 @@ from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage, a_stage
 
 
-def test_a_failing_entry_is_kept_acknowledged_and_named(stage: Stage) -> None:
+def test_a_failing_entry_is_stored_acknowledged_and_logged(stage: Stage) -> None:
     authorization_id = stage.consult()
     with stage.broken_code(authorization_id):
         receipt = stage.notify(authcode_created("s-1", "code-1"))
@@ -28,7 +28,7 @@ def test_a_redelivery_processes_a_failed_entry_again(stage: Stage) -> None:
     assert stage.state() == "authcode_issued"
 
 
-def test_a_failed_entry_is_replayed_and_settles_what_waited_for_it(stage: Stage) -> None:
+def test_a_replayed_entry_resumes_parked_ones(stage: Stage) -> None:
     authorization_id = stage.consult()
     with stage.broken_code(authorization_id):
         failed = stage.notify(authcode_created("s-1", "code-1"))
@@ -44,7 +44,7 @@ def test_a_failed_entry_is_replayed_and_settles_what_waited_for_it(stage: Stage)
     assert stage.state() == "canceled"
 
 
-def test_a_settled_entry_that_fails_takes_nothing_else_with_it(stage: Stage) -> None:
+def test_a_resumed_entry_that_fails_fails_alone(stage: Stage) -> None:
     """The code is broken only for the parked duplicate code, which alone has to open it."""
     stage.notify(token_created("s-1", "token-1"))
     authorization_id = stage.consult()
@@ -72,7 +72,7 @@ def test_a_processing_that_breaks_halfway_leaves_nothing_of_itself(stage: Stage)
     assert len(stage.moves()) == 2
 
 
-def test_a_replay_of_what_is_concluded_does_nothing(stage: Stage) -> None:
+def test_a_replay_of_a_final_entry_does_nothing(stage: Stage) -> None:
     stage.consult()
     receipt = stage.notify(authcode_created("s-1", "code-1"))
     assert receipt.entry_id is not None
@@ -81,7 +81,7 @@ def test_a_replay_of_what_is_concluded_does_nothing(stage: Stage) -> None:
     assert len(stage.moves()) == 2
 
 
-def test_a_replay_of_what_still_waits_leaves_it_waiting(stage: Stage) -> None:
+def test_a_replay_of_an_entry_that_still_waits_leaves_it_parked(stage: Stage) -> None:
     receipt = stage.notify(token_canceled("token-1"))
     assert receipt.entry_id is not None
     (done,) = stage.process(receipt.entry_id)
@@ -89,7 +89,7 @@ def test_a_replay_of_what_still_waits_leaves_it_waiting(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("table", ["inbox", "transitions", "authorizations"])
-def test_what_cannot_be_stored_is_not_acknowledged(stage: Stage, table: str) -> None:
+def test_a_delivery_that_cannot_be_stored_is_not_acknowledged(stage: Stage, table: str) -> None:
     """A missing table stands for every way in which the database cannot do its part."""
     stage.consult()
     rename(stage.database, table, "elsewhere")

@@ -1,4 +1,4 @@
-"""A flow that nobody named can be corrected while nothing but the consult has happened; a canceled one is over."""
+"""A flow that no consult named can be corrected until a code or a token comes; a canceled authorization is final."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -38,7 +38,7 @@ def test_what_waits_for_a_parked_token_is_resumed_with_it_once_the_flow_is_corre
     assert inconsistencies(stage) == []
 
 
-def test_a_code_that_was_illegal_in_a_flow_nobody_named_is_taken_once_the_flow_is_corrected(
+def test_a_code_that_was_illegal_in_the_default_flow_is_applied_once_the_flow_is_corrected(
     database_url: str, alipay_key: RSAPrivateKey
 ) -> None:
     """It was acknowledged, so it must not be lost by a wrong setting."""
@@ -63,7 +63,7 @@ def test_a_flow_that_was_said_contradicts_another(stage: Stage) -> None:
     assert len(stage.moves()) == 2
 
 
-def test_naming_the_flow_that_was_taken_by_default_settles_it(stage: Stage) -> None:
+def test_naming_the_default_flow_makes_it_final(stage: Stage) -> None:
     stage.consult()
     stage.consult(flow="auto_debit")
     with pytest.raises(ConsultContradictedError):
@@ -94,7 +94,7 @@ def test_a_consult_that_corrects_the_flow_and_contradicts_otherwise_changes_noth
 
 
 def test_a_flow_recorded_before_it_was_known_whether_it_was_said_can_be_corrected(stage: Stage) -> None:
-    """Those who wait for the correction were consulted with the release before."""
+    """Authorizations that wait for the correction were consulted with the release before."""
     stage.consult(flow="auto_debit")
     stage.database.run(lambda session: session.execute(text("UPDATE authorizations SET flow_was_said = NULL")))
     stage.consult(flow="direct")
@@ -110,7 +110,9 @@ def cancel(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("said", [{}, {"flow": "direct"}, {"flow": "auto_debit"}, {"user_ref": "u-2"}])
-def test_a_consult_for_what_is_canceled_is_refused_even_if_it_is_the_same(stage: Stage, said: dict[str, str]) -> None:
+def test_a_consult_for_a_canceled_auth_state_is_refused_even_if_it_is_the_same(
+    stage: Stage, said: dict[str, str]
+) -> None:
     stage.consult(flow="direct")
     cancel(stage)
     before = stage.document()
@@ -119,7 +121,7 @@ def test_a_consult_for_what_is_canceled_is_refused_even_if_it_is_the_same(stage:
     assert stage.document() == before
 
 
-def test_a_consult_for_what_is_canceled_is_409_and_asks_for_a_new_auth_state(http: HttpClient) -> None:
+def test_a_consult_for_a_canceled_auth_state_is_409_and_asks_for_a_new_one(http: HttpClient) -> None:
     http.consult(flow="direct")
     http.notify(token_created("s-1", "token-1"))
     http.notify(token_canceled("token-1"))

@@ -1,4 +1,4 @@
-"""Deliveries that share a transaction: what is wrong with one, or held before it, costs the others nothing."""
+"""Deliveries that share a transaction: one that breaks, or needs a held row, costs the others nothing."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import a_signed_delivery
 
-#: More than ever go together.
+#: More than fit into a batch.
 CROWD = 80
 
 ROWS = "SELECT 1 FROM authorizations WHERE auth_state = ANY (%s) FOR UPDATE"
@@ -61,17 +61,17 @@ def on_postgresql(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[St
 
 @contextmanager
 def held(stage: Stage, what: str, *parameters: object) -> Iterator[None]:
-    """Be somebody else who holds what this statement locks."""
+    """Hold, in another transaction, the rows that this statement locks."""
     url = stage.database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(url) as somebody_else:
-        somebody_else.execute(what.encode(), parameters)
+    with psycopg.connect(url) as other:
+        other.execute(what.encode(), parameters)
         yield
-        somebody_else.rollback()
+        other.rollback()
 
 
 # One, and more than there are connections.
 @pytest.mark.parametrize("number", [1, POOL_SIZE + 8])
-def test_rows_that_somebody_holds_hold_up_only_the_deliveries_that_need_them(on_postgresql: Stage, number: int) -> None:
+def test_held_rows_delay_only_the_deliveries_that_need_them(on_postgresql: Stage, number: int) -> None:
     stage = on_postgresql
     names = [f"s-{number}" for number in range(BATCH_SIZE_MAX)]
     for name in names:
@@ -91,7 +91,7 @@ def test_rows_that_somebody_holds_hold_up_only_the_deliveries_that_need_them(on_
 
 
 @pytest.mark.parametrize("what", [ROWS, TABLE], ids=["rows", "table"])
-def test_what_is_held_for_a_moment_is_waited_for(on_postgresql: Stage, what: str) -> None:
+def test_a_row_that_is_held_for_a_moment_is_waited_for(on_postgresql: Stage, what: str) -> None:
     """For longer than anybody waits with a connection, and by more than there are connections."""
     stage = on_postgresql
     names = [f"s-{number}" for number in range(2 * POOL_SIZE)]
@@ -115,8 +115,8 @@ def test_readers_wait_for_a_table_that_is_held_for_a_moment(on_postgresql: Stage
         assert {each.result() for each in states} == {"consulted"}
 
 
-def test_work_that_waits_for_a_row_keeps_no_other_row(on_postgresql: Stage) -> None:
-    """As when many rows are sealed again, and somebody holds the last of them."""
+def test_a_transaction_that_waits_for_a_row_holds_no_other_row(on_postgresql: Stage) -> None:
+    """As when many rows are sealed again, and another transaction holds the last of them."""
     stage = on_postgresql
     stage.consult("s-1")
     stage.consult("s-2")
@@ -165,8 +165,8 @@ def test_other_work_that_waits_for_a_row_leaves_connections_to_deliveries(on_pos
         wait(waiting)
 
 
-def test_the_replay_of_a_failed_entry_holds_up_nobody(on_postgresql: Stage) -> None:
-    """Not even whoever delivered it: the answer comes later."""
+def test_the_replay_of_a_failed_entry_delays_no_other_delivery(on_postgresql: Stage) -> None:
+    """Its own sender gets the answer later, and holds no thread until then."""
     stage = on_postgresql
     found = stage.consult()
     stage.report_authcode(found, "code-1")
@@ -183,7 +183,7 @@ def test_the_replay_of_a_failed_entry_holds_up_nobody(on_postgresql: Stage) -> N
     assert replayed.result(timeout=10).outcome == "redundant"
 
 
-def test_what_breaks_is_stored_as_failed_and_takes_nobody_with_it(stage: Stage) -> None:
+def test_a_delivery_that_breaks_is_stored_as_failed_and_the_rest_of_its_batch_is_applied(stage: Stage) -> None:
     names = [f"s-{number}" for number in range(BATCH_SIZE_MAX)]
     ids = {name: stage.consult(name) for name in names}
     stage.report_authcode(ids["s-7"], "code-of-s-7")
@@ -198,24 +198,24 @@ def test_what_breaks_is_stored_as_failed_and_takes_nobody_with_it(stage: Stage) 
 def test_of_one_notification_many_times_one_is_new(stage: Stage) -> None:
     stage.consult()
     bodies = [authcode_created("s-1", "code-1").body() + b" " * number for number in range(6)]
-    receipts = stage.notify_together(bodies)
+    receipts = stage.notify_batch(bodies)
     assert [each.is_new for each in receipts] == [True, False, False, False, False, False]
     assert len({each.entry_id for each in receipts}) == 1
     assert [(entry.outcome, entry.deliveries) for entry in stage.entries()] == [("applied", 6)]
 
 
-def test_what_comes_twice_at_once_was_last_received_when_it_came_last(stage: Stage) -> None:
+def test_a_notification_twice_in_a_batch_has_the_time_of_its_last_delivery(stage: Stage) -> None:
     stage.consult()
     first = stage.clock.now
-    stage.notify_together([authcode_created("s-1", "code-1").body()] * 2, apart=timedelta(seconds=1))
+    stage.notify_batch([authcode_created("s-1", "code-1").body()] * 2, apart=timedelta(seconds=1))
     (entry,) = stage.entries()
     assert (entry.received_at, entry.last_received_at) == (first, first + timedelta(seconds=1))
 
 
-def test_what_repeats_an_entry_of_before_is_counted_beside_what_is_new(stage: Stage) -> None:
+def test_a_batch_counts_redeliveries_and_stores_new_notifications(stage: Stage) -> None:
     stage.consult(flow="direct")
     stage.notify(token_canceled("token-1"))
-    receipts = stage.notify_together([token_canceled("token-1").body(), token_created("s-1", "token-1").body()])
+    receipts = stage.notify_batch([token_canceled("token-1").body(), token_created("s-1", "token-1").body()])
     assert [each.is_new for each in receipts] == [False, True]
     assert [(entry.type, entry.outcome, entry.deliveries) for entry in stage.entries()] == [
         ("TOKEN_CANCELED", "applied", 2),
@@ -228,7 +228,7 @@ def test_what_repeats_an_entry_of_before_is_counted_beside_what_is_new(stage: St
 def test_a_whole_life_in_one_batch_ends_as_one_after_another(stage: Stage, order: tuple[int, ...]) -> None:
     stage.consult()
     life = [authcode_created("s-1", "code-1"), token_created("s-1", "token-1"), token_canceled("token-1")]
-    stage.notify_together([life[number].body() for number in order])
+    stage.notify_batch([life[number].body() for number in order])
     assert [move[1] for move in stage.moves()] == ["consult", "authcode_created", "token_created", "token_canceled"]
     assert {entry.outcome for entry in stage.entries()} == {"applied"}
     assert stage.key_locks() == []
@@ -243,7 +243,7 @@ def test_the_history_of_a_life_in_one_batch_does_not_run_backwards(stage: Stage,
             token_created(name, f"token-of-{name}"),
             token_canceled(f"token-of-{name}"),
         ]
-        stage.notify_together([life[number].body() for number in order], apart=timedelta(seconds=1))
+        stage.notify_batch([life[number].body() for number in order], apart=timedelta(seconds=1))
         times = [move["at"] for move in stage.document(name)["history"]]
         assert (len(times), times) == (4, sorted(times))
 

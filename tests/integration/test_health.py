@@ -173,7 +173,7 @@ def test_one_old_parked_entry_hides_no_other(http: HttpClient) -> None:
 def test_metrics_show_when_a_client_last_sent_an_authentic_delivery(
     http: HttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Other tests of this process have clocks of their own, and the latest time is what is kept.
+    # Other tests of this process have clocks of their own, and only the latest time is shown.
     monkeypatch.setattr("app.metrics._memory", Memory())
     before = time.time()
     http.notify(b"{}")

@@ -25,14 +25,14 @@ def test_a_report_over_http_is_on_record_with_the_name_of_its_key(http: HttpClie
     assert "Jane" not in str(document)
 
 
-def test_nobody_reports_a_notification(http: HttpClient) -> None:
+def test_a_transition_by_a_notification_names_no_reporter(http: HttpClient) -> None:
     authorization = http.consult()
     http.notify(authcode_created("s-1", "code-1"))
     moves = http.get(http.at(authorization)).get_json()["history"]
     assert said(moves[1]) == ("notification", None, None)
 
 
-def test_what_waited_was_learned_when_it_came_and_is_recorded_when_it_is_applied(stage: Stage) -> None:
+def test_a_parked_notification_is_learned_when_it_came_and_recorded_when_it_is_applied(stage: Stage) -> None:
     for notification in (token_canceled("token-1"), token_created("s-1", "token-1")):
         stage.notify(notification)
         stage.clock.forward(minutes=1)

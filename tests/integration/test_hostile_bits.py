@@ -1,4 +1,4 @@
-"""One bit of a genuine delivery is another, and the whole of it is nobody's."""
+"""A genuine delivery with one bit flipped, anywhere, is not authentic."""
 
 import io
 import re

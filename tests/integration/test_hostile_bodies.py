@@ -1,4 +1,4 @@
-"""Whatever Alipay signs, nonsense too, is answered, kept and shown again; and the service breaks on none of it."""
+"""Any body that Alipay signs, nonsense too, is answered, stored and shown; and the service breaks on none of it."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from app.simulator.sender import Signer, headers_of
 from tests.integration.http_client import NOTIFY_PATH, HttpClient
 from tests.integration.shell import Shell
 
-#: Any text a JSON string can hold, NUL and lone surrogates keys_in it.
+#: Any text a JSON string can hold, NUL and lone surrogates among it.
 TEXTS = st.text(st.characters(codec=None, exclude_categories=()), max_size=40)
 #: Texts as JSON, or nearly: escaped, as they are, and with whatever a string must not hold.
 STRINGS = st.one_of(
@@ -124,7 +124,7 @@ def last_received(session: Session) -> InboxEntry | None:
 
 @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=BODIES, query=LATIN, request_time=LATIN.filter(bool))
-def test_whatever_is_signed_is_answered_and_kept_and_shown_again(
+def test_any_signed_body_is_answered_stored_and_shown(
     http: HttpClient, alipay: Signer, troubles: Troubles, body: bytes, query: str, request_time: str
 ) -> None:
     uri = f"{NOTIFY_PATH}?{query}" if query else NOTIFY_PATH

@@ -20,7 +20,7 @@ def an_http_client(url: str, keyring_path: Path, keys: dict[str, str]) -> HttpCl
 
 
 @pytest.fixture
-def savepoint(sqlite_url: str, keyring_path: Path) -> Iterator[HttpClient]:
+def guarded(sqlite_url: str, keyring_path: Path) -> Iterator[HttpClient]:
     """A service with several keys."""
     http = an_http_client(sqlite_url, keyring_path, KEYS)
     yield http
@@ -43,9 +43,9 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize("presented", [*KEYS.values(), "", "a", "a-key-of-the-shoq", "x" * 299, "x" * 4000])
 def test_every_key_is_compared_whichever_is_presented_and_always_as_32_bytes(
-    savepoint: HttpClient, compared: list[tuple[bytes, bytes]], presented: str
+    guarded: HttpClient, compared: list[tuple[bytes, bytes]], presented: str
 ) -> None:
-    answer = savepoint.get(AUTHORIZATIONS, key=presented)
+    answer = guarded.get(AUTHORIZATIONS, key=presented)
     assert answer.status_code == (200 if presented in KEYS.values() else 401)
     assert [(len(first), len(second)) for first, second in compared] == [(32, 32)] * len(KEYS)
     assert len({second for _, second in compared}) == len(KEYS)
@@ -53,9 +53,9 @@ def test_every_key_is_compared_whichever_is_presented_and_always_as_32_bytes(
     assert not any(key.encode()[:4] in first + second for first, second in compared for key in KEYS.values())
 
 
-def test_every_wrong_key_is_refused_in_the_same_words(savepoint: HttpClient) -> None:
+def test_every_wrong_key_is_refused_in_the_same_words(guarded: HttpClient) -> None:
     wrong = ["", "a", "a-key-of-the-shoq", "a-key-of-the-shop ", "x" * 299, "\xff", "A-KEY-OF-THE-SHOP"]
-    answers = [savepoint.get(AUTHORIZATIONS, key=key) for key in wrong]
+    answers = [guarded.get(AUTHORIZATIONS, key=key) for key in wrong]
     # A blank at the end of a header belongs to the header and not to the key.
     assert [answer.status_code for answer in answers] == [401, 401, 401, 200, 401, 401, 401]
     refused = [answer for answer in answers if answer.status_code == 401]

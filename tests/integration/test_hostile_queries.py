@@ -76,7 +76,7 @@ def test_a_cursor_is_just_as_a_listing_writes_it(refusing: HttpClient, cursor: s
 
 
 @pytest.mark.parametrize("text", [r"nul \u0000", r"\\u0000 spelled out", r"\ud83d\ude00", r"\u202e turned"])
-def test_whatever_a_text_holds_it_is_given_back_and_found_again(http: HttpClient, text: str) -> None:
+def test_any_text_is_returned_and_found_again(http: HttpClient, text: str) -> None:
     sent = json.loads(f'"{text}"')
     consulted = http.post(AUTHORIZATIONS, data=f'{{"authState": "{text}", "userRef": "{text}"}}'.encode()).get_json()
     assert (consulted["authState"], consulted["userRef"]) == (sent, sent)

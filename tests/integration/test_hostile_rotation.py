@@ -1,4 +1,4 @@
-"""The vault key changes while everybody works: every token and code can be read at every moment, on every instance."""
+"""The vault key changes under load: every token and code can be read at every moment, on every instance."""
 
 import itertools
 import threading

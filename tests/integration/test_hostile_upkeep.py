@@ -1,4 +1,4 @@
-"""What takes long lets others at the database between two batches: SQLite has one lock for all who write."""
+"""Long-running commands let other transactions write between two batches: SQLite has one write lock."""
 
 import os
 import sqlite3
@@ -78,7 +78,7 @@ class Other:
 
 
 @contextmanager
-def somebody_else_writing(shell: Shell) -> Iterator[Other]:
+def another_writer(shell: Shell) -> Iterator[Other]:
     other, stopped = Other(), threading.Event()
 
     def write() -> None:
@@ -103,7 +103,7 @@ def somebody_else_writing(shell: Shell) -> Iterator[Other]:
 def test_resealing_lets_others_write(embedded: Shell) -> None:
     fill(embedded, BATCHES * BATCH_SIZE_MAX, outcome=Outcome.REDUNDANT)
     shell = with_a_new_key_first(embedded)
-    with somebody_else_writing(shell) as other:
+    with another_writer(shell) as other:
         assert f"Sealed {BATCHES * BATCH_SIZE_MAX + 1} again" in shell.ask("keys", "reseal")
         turns = other.turns
     assert turns >= BATCHES
@@ -111,7 +111,7 @@ def test_resealing_lets_others_write(embedded: Shell) -> None:
 
 def test_processing_again_lets_others_write(embedded: Shell) -> None:
     fill(embedded, 100, outcome=Outcome.FAILED)
-    with somebody_else_writing(embedded) as other:
+    with another_writer(embedded) as other:
         assert "Processed 100: " in embedded.ask("inbox", "process")
         turns = other.turns
     assert turns >= BATCHES

@@ -20,7 +20,7 @@ def test_a_redelivery_of_what_a_later_release_has_ended_is_acknowledged_and_leav
     again = stage.notify(authcode_created("s-1", "code-1"), request_time="2")
     assert (again.answer.status, again.answer.result_status, again.outcome) == (200, "S", "postponed")
     bodies = [authcode_created("s-1", "code-1").body(), token_created("s-1", "token-1").body()]
-    assert [each.outcome for each in stage.notify_together(bodies)] == ["postponed", "applied"]
+    assert [each.outcome for each in stage.notify_batch(bodies)] == ["postponed", "applied"]
     assert stage.outcomes() == [("postponed", "until_monday"), ("applied", None)]
     assert stage.entries()[0].deliveries == 3
 

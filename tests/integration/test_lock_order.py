@@ -1,6 +1,6 @@
-"""Whoever locks several rows locks them in one order, as the statements say that PostgreSQL is really sent.
+"""Every transaction locks several rows in one order, as the statements show that PostgreSQL is really sent.
 
-Two transactions that lock the same rows in two orders wait for each other.
+Two transactions that lock the same rows in two orders deadlock.
 """
 
 import json
@@ -28,9 +28,9 @@ def stage(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
     stage.database.close()
 
 
-def notify_together(stage: Stage, drafts: list[Draft]) -> Overheard:
+def notify_batch(stage: Stage, drafts: list[Draft]) -> Overheard:
     with stage.overheard() as overheard:
-        stage.notify_together([draft.body() for draft in drafts])
+        stage.notify_batch([draft.body() for draft in drafts])
     return overheard
 
 
@@ -46,15 +46,15 @@ def lockings(overheard: Overheard) -> list[str]:
 
 
 def test_redeliveries_are_counted_in_inbox_sequence(stage: Stage) -> None:
-    notify_together(stage, CANCELLATIONS)
-    ids = [row["id"] for row in rows_of(notify_together(stage, CANCELLATIONS[::-1]), "UPDATE inbox")]
+    notify_batch(stage, CANCELLATIONS)
+    ids = [row["id"] for row in rows_of(notify_batch(stage, CANCELLATIONS[::-1]), "UPDATE inbox")]
     assert len(ids) == NUMBER
     assert ids == sorted(ids)
 
 
 def test_key_locks_are_taken_in_the_order_of_their_keys(stage: Stage) -> None:
     creations = [token_created(name, f"token-of-{name}") for name in NAMES]
-    rows = rows_of(notify_together(stage, creations), "INSERT INTO rendezvous")
+    rows = rows_of(notify_batch(stage, creations), "INSERT INTO rendezvous")
     keys = [(row["client_id"], row["kind"], row["key"]) for row in rows]
     assert len(keys) == 2 * NUMBER
     assert keys == sorted(keys)
@@ -64,8 +64,8 @@ def test_rows_that_are_there_are_locked_in_the_order_of_their_ids(stage: Stage) 
     """Authorizations, and then the entries that wait for them."""
     for name in NAMES:
         stage.consult(name)
-    notify_together(stage, [token_created(name, f"token-of-{name}") for name in NAMES])
-    overheard = notify_together(stage, [authcode_created(name, f"code-of-{name}") for name in NAMES])
+    notify_batch(stage, [token_created(name, f"token-of-{name}") for name in NAMES])
+    overheard = notify_batch(stage, [authcode_created(name, f"code-of-{name}") for name in NAMES])
     assert {entry.outcome for entry in stage.entries()} == {"applied"}
     found = [re.search(r"ORDER BY (\w+)\.id FOR UPDATE$", statement) for statement in lockings(overheard)]
     assert [each and each[1] for each in found] == ["authorizations", "inbox"]

@@ -1,4 +1,4 @@
-"""A newer release works on the same database, and writes words that this one does not know: nothing breaks of it."""
+"""A newer release works on the same database, and writes outcomes, states and flows that this one does not know."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ from tests.integration.stage import Stage
 from tests.integration.test_consistency import inconsistencies
 
 
-def together(stage: Stage, drafts: Sequence[Draft]) -> list[Receipt]:
+def deliver_batch(stage: Stage, drafts: Sequence[Draft]) -> list[Receipt]:
     """Deliver several in one transaction, or fail."""
-    return stage.notify_together([draft.body() for draft in drafts])
+    return stage.notify_batch([draft.body() for draft in drafts])
 
 
 def write(stage: Stage, statement: str) -> None:
@@ -28,12 +28,12 @@ def set_word(stage: Stage, column: str, word: str) -> None:
     stage.database.run(lambda session: session.execute(update(Authorization).where(of_it).values({column: word})))
 
 
-def test_a_batch_with_a_redelivery_that_a_newer_release_has_concluded_goes_together(stage: Stage) -> None:
+def test_a_batch_with_a_redelivery_of_a_newer_releases_entry_does_not_fail(stage: Stage) -> None:
     stage.consult()
     stage.notify(token_created("s-1", "token-1"))
     write(stage, "UPDATE inbox SET outcome = 'deferred', reason = 'a_new_reason'")
-    kept = together(stage, [token_created("s-1", "token-1"), authcode_created("s-1", "code-1")])
-    assert [(each.outcome, each.reason) for each in kept] == [("deferred", "a_new_reason"), ("applied", None)]
+    receipts = deliver_batch(stage, [token_created("s-1", "token-1"), authcode_created("s-1", "code-1")])
+    assert [(each.outcome, each.reason) for each in receipts] == [("deferred", "a_new_reason"), ("applied", None)]
     assert stage.entries()[0].deliveries == 2
 
 
@@ -65,8 +65,8 @@ def test_an_authorization_in_a_state_of_a_newer_release_breaks_no_batch_and_lose
     stage.notify(token_created("s-1", "token-1"))
     before = {"state": "token_active", "flow": "direct"}[column]
     set_word(stage, column, "suspended")
-    kept = together(stage, [token_canceled("token-1"), token_created("s-2", "token-2")])
-    assert sorted((str(each.outcome), each.reason) for each in kept) == [
+    receipts = deliver_batch(stage, [token_canceled("token-1"), token_created("s-2", "token-2")])
+    assert sorted((str(each.outcome), each.reason) for each in receipts) == [
         ("applied", None),
         ("failed", "StateOfNewerRelease"),
     ]

@@ -73,7 +73,7 @@ def test_a_direct_life_in_any_order_ends_canceled_with_the_same_history(stage: S
     assert {outcome for outcome, _ in stage.outcomes()} == {"applied"}
 
 
-def test_settling_goes_on_until_nothing_moves(stage: Stage) -> None:
+def test_resuming_goes_on_until_nothing_moves(stage: Stage) -> None:
     stage.notify(token_canceled("token-1"))
     stage.notify(token_created("s-1", "token-1"))
     stage.notify(authcode_created("s-1", "code-1"))
@@ -114,7 +114,7 @@ def test_a_parked_entry_is_processed_when_a_refresh_makes_its_token_known(stage:
     assert stage.state() == "canceled"
 
 
-def test_settling_does_not_touch_what_waits_for_something_else(stage: Stage) -> None:
+def test_resuming_leaves_other_parked_entries_alone(stage: Stage) -> None:
     stage.notify(token_canceled("token-9"))
     stage.notify(authcode_created("s-9", "code-9"))
     stage.consult("s-1")
@@ -122,7 +122,7 @@ def test_settling_does_not_touch_what_waits_for_something_else(stage: Stage) -> 
     assert stage.waiting() == {"unknown_auth_state": 1, "unknown_token": 1}
 
 
-def test_a_creation_parked_for_another_authorization_is_not_settled_by_this_ones_token(stage: Stage) -> None:
+def test_a_creation_parked_for_another_authorization_is_not_resumed_by_this_ones_token(stage: Stage) -> None:
     stage.notify(token_created("s-2", "token-1"))
     stage.report_token(stage.consult("s-1"), "token-1", auth_code="code-1")
     assert stage.waiting() == {"unknown_auth_state": 1}
@@ -130,7 +130,7 @@ def test_a_creation_parked_for_another_authorization_is_not_settled_by_this_ones
     assert stage.outcomes() == [("rejected", "contradiction")]
 
 
-def test_settled_entries_name_their_authorization(stage: Stage) -> None:
+def test_resumed_entries_name_their_authorization(stage: Stage) -> None:
     stage.notify(token_canceled("token-1"))
     stage.report_token(stage.consult(), "token-1", auth_code="code-1")
     assert [entry["type"] for entry in stage.document()["notifications"]] == ["TOKEN_CANCELED"]

@@ -1,4 +1,4 @@
-"""What becomes of a delivery: every outcome, every reason, every answer."""
+"""How a delivery ends: every outcome, every reason, every answer."""
 
 import json
 from datetime import timedelta
@@ -137,7 +137,7 @@ def test_the_same_notification_in_other_bytes_is_the_same_notification(stage: St
         Draft("AUTHCODE_CREATED", auth_state="s-1", auth_code="code-1", result_status="F"),
     ],
 )
-def test_what_differs_in_a_key_is_another_notification(stage: Stage, other: Draft) -> None:
+def test_a_body_that_differs_in_a_key_is_another_notification(stage: Stage, other: Draft) -> None:
     first = stage.notify(authcode_created("s-1", "code-1"))
     assert stage.notify(other).entry_id != first.entry_id
 
@@ -187,7 +187,9 @@ def test_the_cancellation_of_a_superseded_token_leaves_the_authorization_active(
         (Draft("TOKEN_REVIVED", auth_state="s-1"), "unknown_type"),
     ],
 )
-def test_what_cannot_be_decided_yet_is_parked_and_acknowledged(stage: Stage, notification: Draft, reason: str) -> None:
+def test_a_notification_that_cannot_be_decided_yet_is_parked_and_acknowledged(
+    stage: Stage, notification: Draft, reason: str
+) -> None:
     stage.consult("s-1")
     receipt = stage.notify(notification)
     assert ended(receipt) == (200, "parked", reason)

@@ -1,4 +1,4 @@
-"""What breaks in a message to PostgreSQL is told as it would be alone, whatever was sent behind it."""
+"""An error in a pipeline is raised as it would be without one, whatever statements were sent after it."""
 
 import time
 from collections.abc import Iterator
@@ -48,7 +48,9 @@ def slow_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("slow_thread")
 @pytest.mark.parametrize("place", [0, 1, 3])
-def test_what_is_told_is_what_broke_and_not_what_was_left_undone(database: Database, place: int) -> None:
+def test_the_error_is_that_of_the_statement_that_broke_not_of_those_skipped_after_it(
+    database: Database, place: int
+) -> None:
     statements = [GOOD] * 4
     statements[place] = BAD
     with database.engine.connect() as connection, pytest.raises(DBAPIError) as told:
@@ -57,7 +59,7 @@ def test_what_is_told_is_what_broke_and_not_what_was_left_undone(database: Datab
     assert not is_transient(told.value)
 
 
-def test_a_connection_is_of_use_after_what_broke(database: Database) -> None:
+def test_a_connection_can_be_used_after_a_pipeline_that_broke(database: Database) -> None:
     for _ in range(3):
         with database.engine.connect() as connection:
             with pytest.raises(DBAPIError):

@@ -21,7 +21,7 @@ from tests.unit.alipay.wire import CLIENT_ID
 
 #: Enough that reading a table as a whole is the dearer way.
 ROWS = 20_000
-#: Whoever reads one of these whole takes the longer, the longer the service has run. A rendezvous is soon over.
+#: Reading one of these whole takes the longer, the longer the service has run. Key locks are soon released.
 GROWING = set(Base.metadata.tables) - {"index_key", "maintenance_runs", "rendezvous"}
 
 AUTHORIZATION_FILTERS = [
@@ -55,7 +55,7 @@ def filled(postgresql_url: str, alipay_key: RSAPrivateKey) -> Iterator[Stage]:
 
 
 def live(stage: Stage) -> None:
-    """Say and report everything that can be, in an order that parks, settles and repeats."""
+    """Send every notification and report, in an order that parks, resumes and repeats."""
     stage.notify(token_canceled("token-1"))
     stage.notify(token_created("s-1", "token-1"))
     stage.notify(authcode_created("s-1", "code-1"))
@@ -112,7 +112,7 @@ def test_no_statement_reads_a_growing_table_whole_on_postgresql(filled: Stage) -
     assert read_whole_by_any(filled) == {}
 
 
-def test_nor_does_one_that_was_planned_while_the_tables_were_small(
+def test_no_statement_that_was_planned_on_small_tables_reads_one_whole(
     postgresql_url: str, alipay_key: RSAPrivateKey
 ) -> None:
     """A connection keeps its plans while the tables grow."""
@@ -121,7 +121,7 @@ def test_nor_does_one_that_was_planned_while_the_tables_were_small(
     stage.database.close()
 
 
-def test_what_waits_is_looked_up_however_little_of_it_there_was(filled: Stage) -> None:
+def test_parked_entries_are_found_by_an_index_however_few_there_were(filled: Stage) -> None:
     """Nothing waits, until a merchant's reports fail and everything does; the connection keeps its plans."""
     url = filled.database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as connection:

@@ -26,7 +26,7 @@ from tests.integration.stage import Stage, a_stage
 #: Debian installs it where only root's PATH leads.
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 START_SECONDS_MAX = 30
-#: Fewer than the service has connections, so that they meet.
+#: Fewer than the service has connections, so that connections share a server.
 SERVERS = 3
 CROWD = 24
 
@@ -124,7 +124,7 @@ def test_no_other_client_of_the_pool_meets_a_setting_of_ours(pooled_url: str, al
 def test_a_pool_that_loses_prepared_statements_is_found_at_the_start(
     postgresql_url: str, tmp_path: Path, servers: int
 ) -> None:
-    """With one server two clients meet at the same statement; with several each is sent to one without it."""
+    """With one server two clients prepare the same statement twice; with several each is sent to one without it."""
     with a_pgbouncer(make_url(postgresql_url), servers=servers) as url:
         settings = some_settings(url, tmp_path)
         make_sandbox(settings.keyring_path)
@@ -143,7 +143,9 @@ def test_a_pool_of_sessions_loses_nothing(postgresql_url: str, alipay_key: RSAPr
         stage.database.close()
 
 
-def test_what_a_pool_lost_ends_no_notification(pooled_url: str, postgresql_url: str, alipay_key: RSAPrivateKey) -> None:
+def test_statements_that_a_pool_lost_end_no_notification(
+    pooled_url: str, postgresql_url: str, alipay_key: RSAPrivateKey
+) -> None:
     """A pool may be put before the database while the service runs: Alipay sends again, and nothing has failed."""
     stage = a_stage(pooled_url, alipay_key)
 

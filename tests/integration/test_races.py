@@ -1,4 +1,4 @@
-"""At the same instant: one entry, one transition, nothing left parked, whoever comes first."""
+"""Races: of what happens at one instant, one entry, one transition and nothing parked is left, in any order."""
 
 import re
 import time
@@ -183,10 +183,10 @@ def test_a_cancellation_starts_over_when_its_token_becomes_known_between_two_loo
     stage.database.close()
 
 
-def test_a_delivery_judges_what_whoever_moved_the_authorization_before_it_has_left(
+def test_a_delivery_that_waited_for_a_lock_judges_the_state_after_it(
     postgresql_url: str, alipay_key: RSAPrivateKey
 ) -> None:
-    """Held open: somebody records the same code, and has not committed yet when the delivery comes."""
+    """Held open: another transaction records the same code, and has not committed yet when the delivery comes."""
     stage = a_stage(postgresql_url, alipay_key)
     stage.consult()
     with ThreadPoolExecutor(1) as pool, stage.database.engine.connect() as connection:
@@ -196,7 +196,7 @@ def test_a_delivery_judges_what_whoever_moved_the_authorization_before_it_has_le
         assert authorization is not None
         delivering = pool.submit(stage.notify, authcode_created("s-1", "code-1"))
         wait_until_somebody_waits(stage)
-        authorizations.keep_auth_code(stage.vault, authorization, Secret("code-1"), received_at=NOON, now=NOON)
+        authorizations.store_auth_code(stage.vault, authorization, Secret("code-1"), received_at=NOON, now=NOON)
         work.advance(authorization, Event.AUTHCODE_CREATED, cause=Cause("api", at=NOON))
         work.close()
         connection.commit()

@@ -77,7 +77,7 @@ def test_a_refused_request_is_counted_and_logged(
 
 @pytest.mark.parametrize("status", [408, 413, 431, 503])
 @pytest.mark.parametrize(("path", "where"), [(NOTIFY_PATH, "notify"), (AUTHORIZATIONS, "api")])
-def test_what_the_server_refuses_is_counted_and_logged(
+def test_requests_that_the_server_refuses_are_counted_and_logged(
     http: HttpClient, log: pytest.LogCaptureFixture, status: int, path: str, where: str
 ) -> None:
     before = figure(http, "notifyauth_refused_requests_total", status=str(status), where=where)

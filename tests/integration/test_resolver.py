@@ -82,14 +82,14 @@ def test_a_mute_resolver_is_not_waited_for_long(stage: Stage, resolver: Resolver
     assert deliver(stage).outcome == "applied"
 
 
-def test_a_resolver_that_falls_silent_keeps_nothing_from_being_stored(stage: Stage, resolver: Resolver) -> None:
+def test_deliveries_are_stored_while_the_resolver_is_silent(stage: Stage, resolver: Resolver) -> None:
     stage.consult()
     resolver.speaking.clear()
     stage.database.close()
     assert deliver(stage).outcome == "applied"
 
 
-def test_a_name_that_is_no_more_is_not_reached_where_it_was(stage: Stage, resolver: Resolver) -> None:
+def test_a_host_name_that_is_gone_is_not_reached_at_its_old_address(stage: Stage, resolver: Resolver) -> None:
     """Somebody else may live there by now."""
     stage.consult()
     resolver.answers.clear()

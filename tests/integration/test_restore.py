@@ -178,7 +178,7 @@ def test_after_a_restore_reports_come_before_notifications(town: Town) -> None:
         assert problem(refused) == (409, "illegal-transition")
 
 
-def test_an_authorization_has_another_id_once_it_was_lost(town: Town) -> None:
+def test_an_authorization_that_a_restore_lost_gets_a_new_id(town: Town) -> None:
     """Its old id leads nowhere, rather than to somebody else's."""
     with town.backup() as restore:
         lost = town.http.consult("new")

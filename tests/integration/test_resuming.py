@@ -1,4 +1,4 @@
-"""However much is parked for one authorization, no transaction resumes more than a few hundred; the rest follows."""
+"""Many parked entries of one authorization are resumed in pieces of a few hundred, one transaction each."""
 
 import time
 from collections import Counter
@@ -27,7 +27,7 @@ MANY = 2 * RESUMED_AT_ONCE_MAX + 20
 def park(stage: Stage, drafts: Iterable[Draft]) -> None:
     bodies = [draft.body() for draft in drafts]
     for first in range(0, len(bodies), 64):
-        stage.notify_together(bodies[first : first + 64])
+        stage.notify_batch(bodies[first : first + 64])
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -67,7 +67,7 @@ def test_a_consult_resumes_a_few_hundred_parked_entries_and_the_rest_follows_by_
     assert inconsistencies(stage) == []
 
 
-def test_what_is_early_is_passed_over_until_what_it_waits_for_comes(stage: Stage) -> None:
+def test_an_early_entry_is_passed_over_until_its_predecessor_comes(stage: Stage) -> None:
     """The first few hundred cannot be decided before the last one is, and must not be looked at again and again."""
     stage.notify(token_created("s-1", "token-0"))
     park(stage, [token_created("s-1", f"token-{number}") for number in range(1, MANY)])
@@ -83,7 +83,7 @@ def test_no_statement_reads_or_locks_more_than_a_transaction_resumes(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 5)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(50)])
     numbers: list[int] = []
     locked = inbox.locked
@@ -97,7 +97,7 @@ def test_no_statement_reads_or_locks_more_than_a_transaction_resumes(
     assert numbers == [5]
 
 
-def test_what_a_process_that_died_has_left_is_found_by_another(stage: Stage) -> None:
+def test_another_process_resumes_what_a_dead_one_has_left(stage: Stage) -> None:
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(MANY)])
     consult_and_die(stage)
     assert not is_finished(stage)
@@ -142,7 +142,7 @@ def test_a_report_comes_after_the_rest(stage: Stage, monkeypatch: pytest.MonkeyP
 
 def test_the_same_consult_again_does_not_wait_for_the_rest(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 1)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(5)])
     stage.consult()
     assert not stage.receiver.record(Consult("s-1", client_id=CLIENT_ID), cause="api").changed
@@ -166,8 +166,8 @@ def test_a_batch_that_more_waits_for_than_a_transaction_resumes_is_taken_apart(
         park(stage, [token_created(name, f"token-{number}-of-{name}") for number in range(4)])
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 6)
     bodies = [authcode_created(name, f"code-of-{name}").body() for name in ("s-1", "s-2")]
-    kept = stage.notify_together(bodies, alone=2)
-    assert {each.outcome for each in kept} == {"applied"}
+    receipts = stage.notify_batch(bodies, singles=2)
+    assert {each.outcome for each in receipts} == {"applied"}
     assert [stage.state(name) for name in ("s-1", "s-2")] == ["token_active"] * 2
 
 
@@ -182,10 +182,10 @@ def test_a_delivery_reads_as_many_tokens_after_many_refreshes_as_after_one(stage
     assert len(answer.rows) == 1
 
 
-def test_a_mark_survives_what_breaks_after_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mark_to_resume_survives_an_error_after_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a transaction says it has left is what is on record, also where one of the entries breaks."""
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", 3)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     park(stage, [token_created("s-1", f"token-{number}") for number in range(3)])
     stage.notify(authcode_created("s-1", "code-1"))
     authorization_id = consult_and_die(stage)

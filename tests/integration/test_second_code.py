@@ -59,21 +59,17 @@ def test_a_replaced_code_that_comes_again_is_no_news(stage: Stage, first_by: str
 
 
 @pytest.mark.parametrize("codes", [("code-1", "code-2"), ("code-2", "code-1")])
-def test_of_codes_that_are_processed_together_the_one_that_came_last_is_given_out(
-    stage: Stage, codes: tuple[str, str]
-) -> None:
+def test_of_codes_in_one_batch_the_latest_is_returned(stage: Stage, codes: tuple[str, str]) -> None:
     """What is stored together is stored in the order of its fingerprints, which says nothing of when it came."""
     stage.consult()
-    stage.notify_together([authcode_created("s-1", code).body() for code in codes], apart=SECOND)
+    stage.notify_batch([authcode_created("s-1", code).body() for code in codes], apart=SECOND)
     assert stage.auth_code() == codes[-1]
     assert len(stage.moves()) == 3
     assert inconsistencies(stage) == []
 
 
 @pytest.mark.parametrize("codes", [("code-1", "code-2"), ("code-2", "code-1")])
-def test_of_codes_that_waited_for_their_consult_the_one_that_came_last_is_given_out(
-    stage: Stage, codes: tuple[str, str]
-) -> None:
+def test_of_codes_that_waited_for_their_consult_the_latest_is_returned(stage: Stage, codes: tuple[str, str]) -> None:
     for code in codes:
         stage.clock.forward(seconds=20)
         stage.notify(authcode_created("s-1", code))
@@ -106,7 +102,7 @@ def test_a_code_that_was_held_up_for_seconds_does_not_take_the_newer_ones_place(
     assert stage.auth_code() == "code-2"
 
 
-def test_a_clock_that_was_ahead_keeps_no_newer_code_away(stage: Stage) -> None:
+def test_a_code_stamped_by_a_clock_that_was_ahead_is_replaced_by_a_newer_one(stage: Stage) -> None:
     stage.clock.forward(days=1)
     stage.report_authcode(stage.consult(), "code-1")
     stage.clock.forward(days=-1)
@@ -146,7 +142,7 @@ def test_a_token_of_a_replaced_code_is_recorded_and_the_history_says_so(stage: S
     assert inconsistencies(stage) == []
 
 
-def test_a_known_token_is_not_refused_for_a_code_that_nobody_has_heard_of(stage: Stage) -> None:
+def test_a_known_token_is_not_refused_for_an_unknown_code(stage: Stage) -> None:
     """The code's own notification was overtaken: it was refused, or comes later."""
     authorization_id = stage.consult()
     stage.notify(authcode_created("s-1", "code-1"))

@@ -78,7 +78,7 @@ def test_each_transaction_brings_the_timeouts_and_leaves_none(postgresql_url: st
 def test_a_column_whose_type_is_changed_under_the_service_fails_nothing(
     postgresql_url: str, alipay_key: RSAPrivateKey
 ) -> None:
-    """Every connection keeps plans for the old type; some of them for the statements of a savepoint."""
+    """Every connection keeps plans for the old type; some of them for the statements of a single delivery."""
     stage = a_stage(postgresql_url, alipay_key)
     for number in range(8):
         stage.consult(f"s-{number}")

@@ -1,4 +1,4 @@
-"""Several processes on one SQLite file: whoever writes all the time leaves the others their turns."""
+"""Several processes on one SQLite file: one that writes all the time leaves the others their turns."""
 
 import sqlite3
 import subprocess

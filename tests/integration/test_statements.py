@@ -48,10 +48,10 @@ def test_any_number_of_deliveries_take_as_many_statements_as_one(stage: Stage, c
         stage.consult(name)
     *before, last = case.deliveries.split()
     for kind in before:
-        stage.notify_together([draft(kind, name).body() for name in names])
+        stage.notify_batch([draft(kind, name).body() for name in names])
     with stage.overheard() as overheard:
-        kept = stage.notify_together([draft(last, name).body() for name in names])
-    assert {each.outcome for each in kept} == {case.outcome}
+        receipts = stage.notify_batch([draft(last, name).body() for name in names])
+    assert {each.outcome for each in receipts} == {case.outcome}
     assert len(overheard.statements) == case.statements
     if stage.database.engine.dialect.name == "postgresql":
         assert overheard.messages == case.messages

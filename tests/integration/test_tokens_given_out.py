@@ -23,7 +23,7 @@ def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """How many parked entries a transaction resumes. No thread goes on: a process died after each of them."""
     size: int = request.param
     monkeypatch.setattr(unit_of_work, "RESUMED_AT_ONCE_MAX", size)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     return size
 
 
@@ -105,7 +105,7 @@ def test_a_reported_token_is_canceled_at_once_by_what_was_parked_behind_much_els
 
 @pytest.mark.parametrize("piece", [1], indirect=True)
 @pytest.mark.usefixtures("piece")
-def test_a_cancellation_that_comes_between_two_pieces_closes_the_door_at_once(http: HttpClient) -> None:
+def test_a_cancellation_between_two_pieces_stops_the_token_from_being_read_at_once(http: HttpClient) -> None:
     http.notify(token_created("s-1", "token-1"))
     for number in range(3):
         http.notify(authcode_created("s-1", f"code-{number}"))
@@ -159,7 +159,7 @@ def set_body(http: HttpClient, sealed: bytes) -> bytes:
     return http.service.database.run(swap)
 
 
-def test_the_cancellation_of_a_superseded_token_closes_no_door(http: HttpClient) -> None:
+def test_the_cancellation_of_a_superseded_token_leaves_the_current_one_readable(http: HttpClient) -> None:
     authorization = http.consult(flow="direct")
     http.post(http.at(authorization, "tokens"), {"accessToken": "token-1"})
     http.post(http.at(authorization, "tokens"), {"accessToken": "token-2", "replaces": "token-1"})

@@ -82,7 +82,7 @@ def test_a_body_deeper_than_the_limit_is_malformed_at_the_endpoint_and_when_proc
 
 
 @pytest.mark.parametrize("depth", [NESTING_MAX + 1, 900])
-def test_what_an_older_release_acknowledged_is_carried_out_however_deep_it_nests(stage: Stage, depth: int) -> None:
+def test_an_entry_of_an_older_release_is_applied_however_deep_it_nests(stage: Stage, depth: int) -> None:
     """It had no bound but Python's. Alipay will not send it again."""
     parked = stage.notify(token_canceled("token-1"))
     store_as_an_older_release(stage, parked.entry_id, nested(token_canceled("token-1"), depth))
@@ -92,7 +92,7 @@ def test_what_an_older_release_acknowledged_is_carried_out_however_deep_it_nests
     assert inconsistencies(stage) == []
 
 
-def test_what_failed_because_it_nests_too_deeply_is_carried_out_when_it_is_processed_again(stage: Stage) -> None:
+def test_an_entry_that_failed_because_it_nests_too_deeply_is_applied_by_a_replay(stage: Stage) -> None:
     parked = stage.notify(token_canceled("token-1"))
     failed = {"outcome": "failed", "reason": "NoLongerUnderstoodError"}
     store_as_an_older_release(stage, parked.entry_id, nested(token_canceled("token-1"), 900), **failed)

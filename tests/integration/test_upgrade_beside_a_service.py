@@ -13,7 +13,7 @@ from app.models import REVISION
 from tests.integration.shell import Shell
 from tests.integration.test_migrations import a_config
 
-#: Far longer than a migration of an empty database waits for a table, far shorter than its patience.
+#: Far longer than a migration of an empty database waits for a table, far shorter than until it gives up.
 A_WHILE_S = 20
 
 BEFOREHAND = "CREATE INDEX ix_inbox_received_at_id ON inbox (received_at, id)"
@@ -40,7 +40,7 @@ def reader(unmigrated_postgresql_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def test_nobody_queues_for_long_behind_an_upgrade_that_waits_for_a_reader(
+def test_deliveries_do_not_queue_behind_an_upgrade_that_waits_for_a_reader(
     unmigrated_postgresql_url: str, reader: psycopg.Connection
 ) -> None:
     said: list[str] = []

@@ -34,7 +34,7 @@ def schedules() -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @database_url_option
 def replay(file: Path, database_url: str | None) -> None:
-    """Play FILE on the service and on the model, print what comes of each step, and exit 1 where they disagree."""
+    """Play FILE on the service and on the model, print the result of each step, and exit 1 where they disagree."""
     with a_migrated_stage(database_url) as stage:
         play = Play(Live(stage))
         for step in read(file.read_text()):

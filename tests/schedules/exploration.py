@@ -72,13 +72,13 @@ class Exploration(RuleBasedStateMachine):
             self.due += disturbed(step, dice)
 
     @rule(number=st.integers(2, 8))
-    def deliver_together(self, number: int) -> None:
-        """Let several of the next notifications meet, whatever else is due between them."""
-        places = [place for place, step in enumerate(self.due) if step[0].isupper()][:number]
-        if len(places) > 1:
-            words = " & ".join(" ".join(self.due[place]) for place in places).split()
-            self.due = [step for place, step in enumerate(self.due) if place not in places]
-            self.step("together", *words)
+    def deliver_batch(self, number: int) -> None:
+        """Deliver several of the next notifications in one batch, whatever else is due between them."""
+        chosen = [index for index, step in enumerate(self.due) if step[0].isupper()][:number]
+        if len(chosen) > 1:
+            words = " & ".join(" ".join(self.due[index]) for index in chosen).split()
+            self.due = [step for index, step in enumerate(self.due) if index not in chosen]
+            self.step("batch", *words)
 
     # --- what else may happen ---
 
@@ -202,7 +202,7 @@ def explore(stage: Stage, *, schedules: int, seed: int | None = None, live: type
             ),
         )
     except FlakyFailure as flaky:
-        # What comes together is stored in an order that another run of the same schedule need not have.
+        # A batch is stored in an order that another run of the same schedule need not have.
         for each in flaky.exceptions:
             if isinstance(each, DisagreementError):
                 raise each from flaky

@@ -19,7 +19,7 @@ from app.state_machine import Flow
 from tests.integration.stage import Stage
 from tests.schedules.model import Words
 
-#: How long after each other those come that are processed together. Less than a tick: all of them come before the next.
+#: The time between two deliveries of a batch. Less than a tick, so that all of them come before the next step.
 APART = timedelta(milliseconds=10)
 
 #: A flow that no machine has, and a body that opens under no key: processing cannot read either.
@@ -114,20 +114,20 @@ class Live:
         assert self.entry_ids.setdefault(notification, receipt.entry_id) == receipt.entry_id
         return receipt.outcome
 
-    def deliver_together(self, notifications: Sequence[Words]) -> list[int]:
-        """Deliver so that they are processed together, and return their places in the order in which they were."""
+    def deliver_batch(self, notifications: Sequence[Words]) -> list[int]:
+        """Deliver notifications as one batch, and return their indexes in the order in which they were processed."""
         bodies = [body_of(each, padding=next(self._request_times)) for each in notifications]
-        receipts = self.stage.notify_together(
-            bodies, client_id=self.client_id, apart=APART, alone=None if self.may_break() else 0
+        receipts = self.stage.notify_batch(
+            bodies, client_id=self.client_id, apart=APART, singles=None if self.may_break() else 0
         )
         for notification, receipt in zip(notifications, receipts, strict=True):
             assert receipt.entry_id is not None, f"not stored, answered {receipt.answer.status}"
             assert receipt.answer.status == (400 if receipt.outcome == "malformed" else 200)
             assert self.entry_ids.setdefault(notification, receipt.entry_id) == receipt.entry_id
-        new = [place for place, receipt in enumerate(receipts) if receipt.is_new]
+        new = [index for index, receipt in enumerate(receipts) if receipt.is_new]
         # Repetitions only count, or try again what failed, in the order in which they came.
-        repeated = [place for place, receipt in enumerate(receipts) if not receipt.is_new]
-        return sorted(new, key=lambda place: receipts[place].entry_id or 0) + repeated
+        repeated = [index for index, receipt in enumerate(receipts) if not receipt.is_new]
+        return sorted(new, key=lambda index: receipts[index].entry_id or 0) + repeated
 
     def may_break(self) -> bool:
         """Whether a batch may break, which runs one by one then."""
@@ -192,7 +192,7 @@ class Live:
             yield f"{known.auth_state} token {token}: {'superseded' if row.superseded_at else 'current'}"
 
     def _needless_rendezvous(self, session: Session) -> Iterator[str]:
-        """Whatever is known for good needs no place to meet any more."""
+        """Check that no key lock is left for what is known."""
         for row in session.scalars(select(KeyLock).where(KeyLock.client_id == self.client_id)):
             is_known = (
                 authorizations.find(session, self.client_id, row.key.decode()) is not None

@@ -1,6 +1,6 @@
 """Say what the service must do, in a page: no database, no locks, no secrets, and not a line of the service's own code.
 
-Written from the design alone: the lifecycle, the questions and their order, settling.
+Written from the design alone: the lifecycle, the questions and their order, resuming.
 """
 
 import copy
@@ -227,7 +227,7 @@ class Model:
         return self._process(notification)
 
     def _process(self, notification: Words) -> bool:
-        """Write down how a notification ends, settle what that lets move, and say whether it moved anything."""
+        """Record how a notification ends, resume what that allows, and say whether it moved anything."""
         entry = self.inbox[notification]
         try:
             entry.ending = self._judge(notification)
@@ -248,7 +248,7 @@ class Model:
         return True
 
     def _resume_parked(self, authorization: Authorization) -> None:
-        """Process the first that can be decided of those that wait for it; a move settles the rest, from the start."""
+        """Process the first parked notification that can be decided; a move starts over with the rest."""
         for notification, entry in self.inbox.items():
             is_waiting = entry.ending[0] == "parked" and self._about(notification) is authorization
             if is_waiting and self._process_stored(notification):

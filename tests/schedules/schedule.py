@@ -59,8 +59,8 @@ class Play:
         self.played.append(step)
         self.live.tick()
         self.model.time += TICK
-        if step[0] == "together":
-            return self._together(step[1:])
+        if step[0] == "batch":
+            return self._batch(step[1:])
         expected = self.model.perform(step)
         try:
             actual = self.live.perform(step)
@@ -73,17 +73,17 @@ class Play:
         self.said.append(actual)
         return actual
 
-    def _together(self, words: Words) -> str:
-        """Deliver several together. It must be as if they had come one after another, in the order they are kept in."""
+    def _batch(self, words: Words) -> str:
+        """Deliver a batch. It must end as if its notifications had come one after another, in inbox order."""
         notifications = [tuple(part.split()) for part in " ".join(words).split(" & ")]
         try:
-            order = self.live.deliver_together(notifications)
+            order = self.live.deliver_batch(notifications)
         except Exception as error:
             raise DisagreementError(self.played, f"The last step broke: {error!r}") from error
         start = self.model.time
-        for place in order:
-            self.model.time = start + place
-            self.model.perform(notifications[place])
+        for index in order:
+            self.model.time = start + index
+            self.model.perform(notifications[index])
         self.model.time = start + len(notifications)
         self.compare()
         return "delivered"

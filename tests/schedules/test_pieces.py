@@ -53,10 +53,10 @@ class LiveInPieces(Live):
         return actual == expected or (self.was_unfinished and is_before_the_rest)
 
     @override
-    def deliver_together(self, notifications: Sequence[Words]) -> list[int]:
+    def deliver_batch(self, notifications: Sequence[Words]) -> list[int]:
         if any(each[0] == "TOKEN_CREATED" for each in notifications):
             self.finish()
-        return super().deliver_together(notifications)
+        return super().deliver_batch(notifications)
 
     @override
     def may_break(self) -> bool:
@@ -85,7 +85,7 @@ def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """How many parked entries a transaction resumes. No thread resumes any: threads would leave it to chance when."""
     size: int = request.param
     monkeypatch.setattr(work, "RESUMED_AT_ONCE_MAX", size)
-    monkeypatch.setattr(Resumption, "go_on", lambda *_: None)
+    monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     return size
 
 
@@ -121,7 +121,7 @@ OTHER_STEPS = st.sampled_from(
 
 @pytest.mark.no_cover
 @pytest.mark.usefixtures("piece")
-def test_what_comes_between_two_pieces_ends_as_if_there_were_none(stage: Stage, tmp_path: Path) -> None:
+def test_a_delivery_between_two_pieces_ends_as_without_pieces(stage: Stage, tmp_path: Path) -> None:
     rests: list[int] = []
 
     @settings(

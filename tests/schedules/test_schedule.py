@@ -27,7 +27,7 @@ def test_remarks_and_blank_lines_are_no_steps() -> None:
     assert read("# how it began\n\nrevoke s-1  # too late\n") == [("revoke", "s-1")]
 
 
-def test_a_schedule_in_a_file_is_played_again_and_says_what_comes_of_each_step(tmp_path: Path) -> None:
+def test_a_schedule_in_a_file_is_replayed_with_the_result_of_each_step(tmp_path: Path) -> None:
     file = tmp_path / "schedule.txt"
     file.write_text(SCHEDULE)
     result = CliRunner().invoke(schedules, ["replay", str(file)])

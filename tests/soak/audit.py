@@ -46,7 +46,7 @@ def audit(service: Service, ledgers: Sequence[Ledger], *, after: int = 0) -> tup
             batch = ledger.lives[start : start + _BATCH_SIZE]
             wrong += service.database.run(partial(_wrong_lives, service=service, batch=batch), read_only=True)
     wrong += [f"{said[0]} of {said[1]} is on record and was never sent" for said in _unsent(ledgers, entries)]
-    wrong += service.database.run(_needless_rendezvous, read_only=True)
+    wrong += service.database.run(_needless_key_locks, read_only=True)
     return lost, wrong
 
 
@@ -56,12 +56,12 @@ def last_entry(service: Service) -> int:
     return service.database.run(lambda session: session.scalar(newest), read_only=True) or 0
 
 
-Kept = tuple[Outcome, int]
+Ended = tuple[Outcome, int]
 
 
-def _entries(service: Service, after: int) -> dict[Said, list[Kept]]:
+def _entries(service: Service, after: int) -> dict[Said, list[Ended]]:
     """Read every entry by what its sealed body says: its outcome, and how often it was delivered."""
-    entries: dict[Said, list[Kept]] = defaultdict(list)
+    entries: dict[Said, list[Ended]] = defaultdict(list)
 
     def batch(session: Session) -> int | None:
         rows = session.scalars(
@@ -77,23 +77,23 @@ def _entries(service: Service, after: int) -> dict[Said, list[Kept]]:
     return entries
 
 
-def _lost(ledger: Ledger, entries: dict[Said, list[Kept]]) -> Iterator[str]:
+def _lost(ledger: Ledger, entries: dict[Said, list[Ended]]) -> Iterator[str]:
     for said, sent in ledger.sent.items():
         if sent.acknowledged and said not in entries:
             yield f"{said[0]} of {said[1]} was acknowledged and is not on record"
 
 
-def _wrong_entries(ledger: Ledger, entries: dict[Said, list[Kept]]) -> Iterator[str]:
+def _wrong_entries(ledger: Ledger, entries: dict[Said, list[Ended]]) -> Iterator[str]:
     expected = {
         said_by_draft(draft): _DECIDED if life.is_consulted else _WAITING
         for life in ledger.lives
         for draft in life.notifications
     }
     for said, sent in ledger.sent.items():
-        kept = entries.get(said, [])
-        if len(kept) > 1:
-            yield f"{said[0]} of {said[1]} is on record {len(kept)} times"
-        for outcome, deliveries in kept:
+        ended = entries.get(said, [])
+        if len(ended) > 1:
+            yield f"{said[0]} of {said[1]} is on record {len(ended)} times"
+        for outcome, deliveries in ended:
             if outcome not in expected[said]:
                 yield f"{said[0]} of {said[1]} ended {outcome}"
             # An attempt whose answer was lost may have been counted or not; an acknowledged one must have been. If
@@ -133,16 +133,16 @@ def _wrong_history(session: Session, row: Authorization, life: Life) -> Iterator
         yield f"{life.auth_state} is {row.state}, not {states[-1]}"
 
 
-def _unsent(ledgers: Sequence[Ledger], entries: dict[Said, list[Kept]]) -> list[Said]:
+def _unsent(ledgers: Sequence[Ledger], entries: dict[Said, list[Ended]]) -> list[Said]:
     sent = {said for ledger in ledgers for said in ledger.sent}
     return [said for said in entries if said not in sent]
 
 
-def _needless_rendezvous(session: Session) -> list[str]:
-    """Find places left over for an authorization that is known by now, where nobody needs to meet any more."""
+def _needless_key_locks(session: Session) -> list[str]:
+    """Find key locks that are left though their authorization is known by now."""
     rows = session.scalars(select(KeyLock.key).where(KeyLock.kind == "authState")).all()
     return [
-        f"a place to meet is left for {key.decode()}"
+        f"a key lock is left for {key.decode()}"
         for key in rows
         if authorizations.find(session, SANDBOX_CLIENT_ID, key.decode()) is not None
     ]

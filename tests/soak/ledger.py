@@ -43,7 +43,7 @@ class Ledger:
             self.lives.extend(lives)
 
     def attempt(self, draft: Draft) -> None:
-        """Note an attempt, before it is made: whoever dies in it may have got through."""
+        """Note an attempt before it is made: one that is broken off may have arrived."""
         with self._lock:
             self.sent.setdefault(said_by_draft(draft), Sent()).attempts += 1
 

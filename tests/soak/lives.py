@@ -14,7 +14,7 @@ _USER_CANCELS = 0.6
 _USER_AGREES_AGAIN = 0.05
 #: The merchant leaves the flow unsaid, which makes it that of the keyring, and corrects it.
 _FLOW_IS_CORRECTED = 0.3
-#: Alipay speaks of something that this service was never told of: kept, and parked for good.
+#: Alipay notifies of something that this service was never told of: stored, and parked for good.
 _IS_STRANGE = 0.05
 #: A notification is sent over so many connections at once, each of which redelivers until it is acknowledged.
 _COPIES_MAX = 3
@@ -50,7 +50,7 @@ def a_life(name: str, flow: str = "auto_debit", *, is_canceled: bool = True) -> 
 
 
 def a_stranger(name: str) -> Life:
-    """Make up notifications of something that nobody ever consulted."""
+    """Make up notifications of an authState that is never consulted."""
     return Life(name, "auto_debit", (authcode_created(name, f"code-{name}"), token_canceled(f"token-{name}")), ())
 
 

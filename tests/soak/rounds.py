@@ -36,7 +36,7 @@ Part = Callable[[], None]
 def race(world: World, chance: random.Random, *, races: int) -> None:
     """Say everything of a life at the same instant, over connections of their own, one life after another.
 
-    So the cancellation of a token meets its creation, a consult its first notification, and each its own copies.
+    So the cancellation of a token races its creation, a consult its first notification, and each its own copies.
     """
     with _books(world) as ledger, ThreadPoolExecutor(SENDERS) as senders:
         for life in islice(lives(chance, prefix=uuid4().hex), races):
@@ -66,14 +66,14 @@ def spring_the_trap(world: World, chance: random.Random) -> None:
             else:
                 world.server.recover(workers)
             world.figures.counts["traps"] += 1
-            # Whoever is asked next has never heard of it, and finds it on record.
+            # The worker that takes the redelivery has not seen it, and finds it on record.
             alipay.notify(draft, chance)
 
 
 def storm(world: World, chance: random.Random, *, seconds: float) -> None:
-    """Let many speak at once for a while, and let one mishap after another befall the service meanwhile.
+    """Let many senders deliver at once for a while, during one mishap of the service after another.
 
-    Whoever has not been heard by then is heard in the calm that follows, however slow the machine makes each recovery.
+    Notifications that are not acknowledged by then are delivered in the calm that follows, however slow the recovery.
     """
     end = time.monotonic() + seconds
     over = threading.Event()

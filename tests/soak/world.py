@@ -1,4 +1,4 @@
-"""One database, the service in front of it, whoever talks to it, and whoever wants it to fail."""
+"""The world of a soak: one database, the service in front of it, its senders, and the faults that befall it."""
 
 import os
 import random
@@ -32,7 +32,7 @@ Kind = Literal["sqlite", "postgresql"]
 _API_KEY = "the-key-of-the-soak"
 #: What a production server forgets nothing with: these are PostgreSQL's defaults, said so that they are seen.
 _POSTGRESQL = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "listen_addresses": ""}
-#: Long enough that whoever waits for a lock gives up, and that a queue fills.
+#: Long enough that waits for the lock end without it, and that a queue fills.
 _LOCK_SECONDS = (0.2, 4)
 
 

@@ -29,7 +29,7 @@ def breaker(clock: Clock) -> CircuitBreaker:
     return CircuitBreaker(inside_max=INSIDE_MAX, clock=clock)
 
 
-def wait_in_vain(
+def fail_after_waiting(
     breaker: CircuitBreaker, clock: Clock, *, seconds: float = 2, cause: str = "ConnectionTimeout"
 ) -> None:
     with suppress(DatabaseUnavailableError), breaker.admit():
@@ -59,16 +59,16 @@ def test_as_many_as_there_are_places_are_let_in(breaker: CircuitBreaker) -> None
     assert lets_in(breaker)
 
 
-def test_one_that_waited_in_vain_closes_nothing(breaker: CircuitBreaker, clock: Clock) -> None:
-    wait_in_vain(breaker, clock)
+def test_one_failure_does_not_open_the_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail_after_waiting(breaker, clock)
     assert lets_several_in(breaker)
-    wait_in_vain(breaker, clock)
+    fail_after_waiting(breaker, clock)
     assert lets_several_in(breaker)
 
 
-def test_after_two_in_a_row_that_waited_in_vain_one_at_a_time_finds_out(breaker: CircuitBreaker, clock: Clock) -> None:
-    wait_in_vain(breaker, clock)
-    wait_in_vain(breaker, clock)
+def test_after_two_failures_in_a_row_one_probe_at_a_time_is_admitted(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail_after_waiting(breaker, clock)
+    fail_after_waiting(breaker, clock)
     with breaker.admit():
         with pytest.raises(DatabaseUnavailableError, match="CircuitOpen"), breaker.admit():
             pass
@@ -76,33 +76,31 @@ def test_after_two_in_a_row_that_waited_in_vain_one_at_a_time_finds_out(breaker:
     assert lets_several_in(breaker)
 
 
-def test_who_finds_out_that_nothing_has_changed_keeps_the_others_out(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_probe_that_fails_keeps_the_circuit_open(breaker: CircuitBreaker, clock: Clock) -> None:
     for _ in range(3):
-        wait_in_vain(breaker, clock)
+        fail_after_waiting(breaker, clock)
     with breaker.admit():
         assert not lets_in(breaker)
 
 
-def test_trouble_that_is_told_at_once_closes_nothing(breaker: CircuitBreaker, clock: Clock) -> None:
-    """As of a port that nobody listens at: it holds nobody up, and the first that gets through again is served."""
+def test_a_quick_failure_does_not_open_the_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
+    """As of a port where nothing listens: it delays nothing, and the first work that succeeds again is done."""
     for _ in range(5):
-        wait_in_vain(breaker, clock, seconds=0.01)
+        fail_after_waiting(breaker, clock, seconds=0.01)
     assert lets_several_in(breaker)
 
 
 def test_an_error_of_the_work_is_no_trouble_of_the_database(breaker: CircuitBreaker, clock: Clock) -> None:
-    wait_in_vain(breaker, clock)
+    fail_after_waiting(breaker, clock)
     with suppress(ValueError), breaker.admit():
         clock.now += 2
         raise ValueError
-    wait_in_vain(breaker, clock)
+    fail_after_waiting(breaker, clock)
     assert lets_several_in(breaker)
 
 
-def test_a_row_that_somebody_locked_keeps_nobody_out_who_does_not_need_it(
-    breaker: CircuitBreaker, clock: Clock
-) -> None:
+def test_a_held_row_does_not_open_the_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
     for _ in range(5):
-        wait_in_vain(breaker, clock, cause="LockNotAvailable")
+        fail_after_waiting(breaker, clock, cause="LockNotAvailable")
     with breaker.admit():
         assert lets_in(breaker)

@@ -1,4 +1,4 @@
-"""Counting never fails, whatever becomes of the folder in which several processes count together."""
+"""Counting never fails, whatever happens to the folder that several processes share their counts in."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def test_the_latest_of_several_times_is_kept(tmp_path: Path) -> None:
     assert first.shared.total()[1] == {SERIES: 9.0}
 
 
-def test_what_a_process_has_counted_stays_when_it_ends_and_its_file_is_used_again(tmp_path: Path) -> None:
+def test_counts_of_a_process_that_ended_stay_and_its_file_is_used_again(tmp_path: Path) -> None:
     for lives in range(1, 6):
         process = Process(tmp_path)
         process.memory.add(SERIES)

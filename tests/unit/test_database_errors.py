@@ -61,18 +61,18 @@ def test_a_file_that_cannot_be_opened_is_trouble_and_says_so() -> None:
         (psycopg.errors.ReadOnlySqlTransaction, True),
     ],
 )
-def test_what_postgresql_refuses_is_told_from_its_troubles(error: type[psycopg.Error], *, transient: bool) -> None:
+def test_a_statement_that_postgresql_refuses_is_not_transient(error: type[psycopg.Error], *, transient: bool) -> None:
     wrapped = DBAPIError.instance("", None, error("said"), psycopg.Error)
     assert is_transient(wrapped) is transient
 
 
-def test_what_may_quote_a_value_is_not_repeated() -> None:
+def test_a_message_that_may_quote_a_value_is_not_repeated() -> None:
     assert said_by(psycopg.errors.UniqueViolation("Key (auth_state)=(s-1) already exists.")) is None
     assert said_by(psycopg.errors.InvalidTextRepresentation('invalid input: "token-1"')) is None
     assert said_by(refused("SELECT json(?)", '{"token-1"').orig) is None  # type: ignore[arg-type] # it is an exception
 
 
-def test_what_libpq_says_over_several_lines_is_one() -> None:
+def test_a_message_of_libpq_over_several_lines_becomes_one_line() -> None:
     said = 'connection failed: connection to server at "h", port 1 failed: FATAL:  no\n\tIs the server running?'
     assert said_by(psycopg.OperationalError(said)) == 'connection to server at "h", port 1 failed: no'
 

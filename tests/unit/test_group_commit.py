@@ -40,7 +40,7 @@ for number in (1, 2, 3):
 
 @dataclass
 class Runs:
-    """Runs numbers, but only once it is let go, and remembers which ran together."""
+    """Runs numbers, but only once it is let go, and remembers which ran in one batch."""
 
     #: Raised by a batch in which there is a 0.
     error: BaseException | None = None
@@ -59,12 +59,12 @@ class Runs:
         assert self.go.wait(timeout=10)
         if self.error is not None and 0 in numbers:
             raise self.error
-        return [f"{number} together" for number in numbers]
+        return [f"{number} in a batch" for number in numbers]
 
     def run_single(self, number: int) -> str:
         self.singles.append(number)
         self.threads.append(threading.current_thread().name)
-        return f"{number} alone"
+        return f"{number} single"
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -108,12 +108,12 @@ def results(futures: Sequence["Future[str]"]) -> list[str]:
 def test_a_call_does_not_wait_for_others(runs: Runs) -> None:
     runs.go.set()
     group_commit = runs.group_commit()
-    assert [group_commit.submit(number).result(timeout=10) for number in (1, 2)] == ["1 together", "2 together"]
+    assert [group_commit.submit(number).result(timeout=10) for number in (1, 2)] == ["1 in a batch", "2 in a batch"]
     assert runs.batches == [[1], [2]]
 
 
 def test_calls_that_arrive_while_a_batch_runs_are_the_next_batch(runs: Runs) -> None:
-    assert results(submit(runs, range(5))) == [f"{number} together" for number in range(5)]
+    assert results(submit(runs, range(5))) == [f"{number} in a batch" for number in range(5)]
     assert runs.batches == [[0], [1, 2, 3, 4]]
     assert runs.singles == []
 
@@ -132,17 +132,17 @@ def test_the_caller_never_leads(runs: Runs) -> None:
     assert {name.rpartition("_")[0] for name in runs.threads} == {"leader", "single"}
 
 
-def test_what_is_submitted_while_leaders_are_held_is_one_batch(runs: Runs) -> None:
+def test_calls_that_are_submitted_while_leaders_are_held_are_one_batch(runs: Runs) -> None:
     runs.go.set()
     group_commit = runs.group_commit()
     with group_commit.held():
         futures = [group_commit.submit(number) for number in range(5)]
         assert runs.batches == []
-    assert results(futures) == [f"{number} together" for number in range(5)]
+    assert results(futures) == [f"{number} in a batch" for number in range(5)]
     assert runs.batches == [list(range(5))]
     with group_commit.held():
         pass
-    assert group_commit.submit(5).result(timeout=10) == "5 together"
+    assert group_commit.submit(5).result(timeout=10) == "5 in a batch"
 
 
 def test_leaders_cannot_be_held_while_one_runs(runs: Runs) -> None:
@@ -152,7 +152,7 @@ def test_leaders_cannot_be_held_while_one_runs(runs: Runs) -> None:
     with pytest.raises(RuntimeError), group_commit.held():
         pass
     runs.go.set()
-    assert first.result(timeout=10) == "1 together"
+    assert first.result(timeout=10) == "1 in a batch"
 
 
 def test_futures_are_resolved_while_the_next_batch_runs() -> None:
@@ -176,7 +176,7 @@ def test_futures_are_resolved_while_the_next_batch_runs() -> None:
 
 
 def test_a_batch_has_a_bounded_size(runs: Runs) -> None:
-    assert results(submit(runs, range(CROWD))) == [f"{number} together" for number in range(CROWD)]
+    assert results(submit(runs, range(CROWD))) == [f"{number} in a batch" for number in range(CROWD)]
     assert [len(each) for each in runs.batches] == [1, BATCH_SIZE_MAX, CROWD - BATCH_SIZE_MAX - 1]
 
 
@@ -185,9 +185,9 @@ def test_a_batch_that_breaks_runs_one_by_one(runs: Runs, error: BaseException) -
     runs.error = error
     group_commit = runs.group_commit()
     futures = submit(runs, [7, 1, 0, 2, 3], group_commit=group_commit)
-    assert results(futures) == ["7 together", "1 alone", "0 alone", "2 alone", "3 alone"]
+    assert results(futures) == ["7 in a batch", "1 single", "0 single", "2 single", "3 single"]
     assert sorted(runs.singles) == [0, 1, 2, 3]
-    assert group_commit.submit(5).result(timeout=10) == "5 together"
+    assert group_commit.submit(5).result(timeout=10) == "5 in a batch"
 
 
 def test_a_batch_has_the_time_of_the_call_that_has_least(runs: Runs) -> None:
@@ -220,7 +220,7 @@ def test_a_call_that_was_queued_too_long_is_failed(runs: Runs) -> None:
     with pytest.raises(NotRunError) as told:
         late.result(timeout=10)
     assert told.value.cause == "QueueTimeout"
-    assert results([first, in_time]) == ["0 together", "2 together"]
+    assert results([first, in_time]) == ["0 in a batch", "2 in a batch"]
     assert runs.batches == [[0], [2]]
 
 
@@ -234,8 +234,8 @@ def test_a_callback_that_breaks_harms_no_other_call(runs: Runs, error: BaseExcep
         futures = [group_commit.submit(number) for number in (1, 2, 3)]
         futures[0].add_done_callback(fail)
         runs.go.set()
-    assert results(futures) == [f"{number} together" for number in (1, 2, 3)]
-    assert group_commit.submit(5).result(timeout=10) == "5 together"
+    assert results(futures) == [f"{number} in a batch" for number in (1, 2, 3)]
+    assert group_commit.submit(5).result(timeout=10) == "5 in a batch"
 
 
 def test_a_callback_may_submit_another_call(runs: Runs) -> None:
@@ -245,12 +245,14 @@ def test_a_callback_may_submit_another_call(runs: Runs) -> None:
     with group_commit.held():
         group_commit.submit(1).add_done_callback(lambda _: again.append(group_commit.submit(2)))
     until(lambda: bool(again))
-    assert again[0].result(timeout=10) == "2 together"
+    assert again[0].result(timeout=10) == "2 in a batch"
 
 
 def test_a_batch_with_too_few_results_is_broken() -> None:
-    group_commit = a_group_commit(lambda numbers: ["…"] * (len(numbers) - 1), lambda number: f"{number} alone", key=str)
-    assert results([group_commit.submit(number) for number in (1, 2)]) == ["1 alone", "2 alone"]
+    group_commit = a_group_commit(
+        lambda numbers: ["…"] * (len(numbers) - 1), lambda number: f"{number} single", key=str
+    )
+    assert results([group_commit.submit(number) for number in (1, 2)]) == ["1 single", "2 single"]
 
 
 def test_so_many_run_by_themselves_at_once_and_no_more() -> None:
@@ -288,7 +290,7 @@ def test_no_call_joins_a_queue_before_a_database_that_does_not_answer(runs: Runs
         group_commit.submit(2).result(timeout=0)
     assert told.value.cause == "CircuitOpen"
     runs.go.set()
-    assert first.result(timeout=10) == "1 together"
+    assert first.result(timeout=10) == "1 in a batch"
 
 
 def test_a_batch_behind_an_unavailable_database_fails_with_it(runs: Runs) -> None:
@@ -304,10 +306,10 @@ def test_after_trouble_calls_run_as_before(runs: Runs, error: Exception) -> None
     group_commit = runs.group_commit()
     for each in submit(runs, [0, 1], group_commit=group_commit):
         each.exception(timeout=10)
-    assert group_commit.submit(5).result(timeout=10) == "5 together"
+    assert group_commit.submit(5).result(timeout=10) == "5 in a batch"
 
 
-def test_what_a_call_raises_by_itself_is_raised() -> None:
+def test_the_future_has_the_error_that_a_call_raises_by_itself() -> None:
     def break_down(_: object) -> list[str]:
         raise ValueError
 
@@ -327,22 +329,22 @@ def test_a_call_whose_key_runs_by_itself_joins_no_batch() -> None:
         batches.append(list(numbers))
         if any(number % 10 == 0 for number in numbers):
             raise ValueError
-        return [f"{number} together" for number in numbers]
+        return [f"{number} in a batch" for number in numbers]
 
     def wait_for_the_row(number: int) -> str:
         begun.set()
         assert free.wait(timeout=10)
-        return f"{number} alone"
+        return f"{number} single"
 
     group_commit = a_group_commit(break_over_a_held_row, wait_for_the_row, key=lambda number: number % 10)
     stuck = [group_commit.submit(10)]
     assert begun.wait(timeout=10)
     stuck += [group_commit.submit(number) for number in (20, 30)]
     others = [group_commit.submit(number).result(timeout=10) for number in (1, 2, 3)]
-    assert others == ["1 together", "2 together", "3 together"]
+    assert others == ["1 in a batch", "2 in a batch", "3 in a batch"]
     assert not any(each.done() for each in stuck)
     free.set()
-    assert results(stuck) == ["10 alone", "20 alone", "30 alone"]
+    assert results(stuck) == ["10 single", "20 single", "30 single"]
     assert batches == [[10], [1], [2], [3]]
 
 
@@ -362,13 +364,13 @@ def test_where_no_thread_can_be_had_calls_run_once_and_here(runs: Runs, monkeypa
     group_commit = runs.group_commit()
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        assert group_commit.submit(1).result(timeout=0) == "1 together"
-        assert group_commit.submit(0).result(timeout=0) == "0 alone"
-    assert group_commit.submit(2).result(timeout=10) == "2 together"
+        assert group_commit.submit(1).result(timeout=0) == "1 in a batch"
+        assert group_commit.submit(0).result(timeout=0) == "0 single"
+    assert group_commit.submit(2).result(timeout=10) == "2 in a batch"
     assert (runs.batches, runs.singles) == ([[1], [0], [2]], [0])
 
 
-def test_closing_runs_what_is_queued_and_ends_the_threads(runs: Runs) -> None:
+def test_closing_runs_queued_calls_and_ends_the_threads(runs: Runs) -> None:
     before = threading.active_count()
     group_commit = runs.group_commit()
     futures = submit(runs, range(3), group_commit=group_commit)

@@ -10,7 +10,7 @@ HANG_S = 60
 
 
 def test_a_rest_that_is_left_while_a_piece_is_under_way_is_resumed_after_it() -> None:
-    """The transaction of the piece may have ended before that of whoever asks: it has not seen what that left."""
+    """The piece may have begun before the transaction that asks for it committed, and not have seen what it left."""
     pieces = threading.Semaphore(0)
     is_asked_again = threading.Event()
 
@@ -19,14 +19,14 @@ def test_a_rest_that_is_left_while_a_piece_is_under_way_is_resumed_after_it() ->
         return not is_asked_again.wait(HANG_S)
 
     resumption, authorization_id = Resumption(resume), uuid4()
-    resumption.go_on([authorization_id])
+    resumption.resume_later([authorization_id])
     assert pieces.acquire(timeout=HANG_S)
-    resumption.go_on([authorization_id])
+    resumption.resume_later([authorization_id])
     is_asked_again.set()
     assert pieces.acquire(timeout=HANG_S)
 
 
-def test_what_is_asked_several_times_before_its_piece_begins_is_done_once() -> None:
+def test_a_piece_that_is_requested_several_times_before_it_begins_runs_once() -> None:
     done: list[UUID] = []
     is_occupied, may_end, is_last = threading.Event(), threading.Event(), threading.Event()
     occupying, asked, last = uuid4(), uuid4(), uuid4()
@@ -41,10 +41,10 @@ def test_what_is_asked_several_times_before_its_piece_begins_is_done_once() -> N
         return False
 
     resumption = Resumption(resume)
-    resumption.go_on([occupying])
+    resumption.resume_later([occupying])
     assert is_occupied.wait(HANG_S)
-    resumption.go_on([asked, asked, asked])
-    resumption.go_on([last])
+    resumption.resume_later([asked, asked, asked])
+    resumption.resume_later([last])
     may_end.set()
     assert is_last.wait(HANG_S)
     assert done == [occupying, asked, last]

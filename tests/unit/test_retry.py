@@ -1,4 +1,4 @@
-"""Waiting for what somebody holds: again and again, but not for ever."""
+"""Retrying while another transaction holds a row: with pauses, within a limit, and until the deadline."""
 
 import time
 from threading import Semaphore
@@ -33,26 +33,26 @@ class World:
         raise self._error
 
 
-def test_what_nobody_holds_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_on_a_free_row_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=0)
     assert retry_while_locked(world.work, waiting=Semaphore(1)) == "done"
     assert world.tries == [0]
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.3, 1.0, 1.5])
-def test_what_becomes_free_is_done_soon_after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+def test_work_is_done_soon_after_its_row_is_free(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     world = World(monkeypatch, held_for=seconds)
     assert retry_while_locked(world.work, waiting=Semaphore(1)) == "done"
     assert seconds <= world.now < 2 * seconds + 0.2
 
 
-def test_who_waits_is_away_for_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_pauses_for_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=1.9)
     retry_while_locked(world.work, waiting=Semaphore(1))
     assert 3 < len(world.tries) < 9
 
 
-def test_what_does_not_become_free_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_on_a_row_that_stays_held_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=60)
     with pytest.raises(DatabaseUnavailableError) as given_up:
         retry_while_locked(world.work, waiting=Semaphore(1))
@@ -69,7 +69,7 @@ def test_whatever_else_goes_wrong_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     assert world.tries == [0]
 
 
-def test_who_finds_no_place_to_wait_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_beyond_the_limit_of_retries_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=60)
     with pytest.raises(DatabaseUnavailableError):
         retry_while_locked(world.work, waiting=Semaphore(0))
@@ -82,7 +82,7 @@ def test_a_place_to_wait_is_left_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert places.acquire(blocking=False)
 
 
-def test_nobody_waits_longer_than_whoever_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, held_for=60)
     with pytest.raises(DatabaseUnavailableError), within(0.5):
         retry_while_locked(world.work, waiting=Semaphore(1))

@@ -74,7 +74,7 @@ def test_of_many_that_need_a_held_row_only_the_first_tries(rows: Rows) -> None:
     assert [each.result(timeout=10) for each in futures] == [f"a {number}" for number in range(20)]
 
 
-def test_what_needs_another_row_does_not_wait(rows: Rows) -> None:
+def test_a_call_that_needs_another_row_does_not_wait(rows: Rows) -> None:
     rows.held |= {f"held {number}" for number in range(2 * HELD_MAX)}
     group_commit = rows.group_commit()
     futures = {row: group_commit.submit((row, 0)) for row in rows.held}

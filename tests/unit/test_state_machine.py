@@ -43,7 +43,7 @@ def expected(state: AuthorizationState, event: Event, flow: Flow) -> Decision:
 
 
 @pytest.mark.parametrize(("state", "event", "flow"), list(product(AuthorizationState, Event, Flow)))
-def test_every_event_in_every_state_is_what_it_is_meant_to_be(
+def test_every_event_in_every_state_has_the_specified_verdict(
     state: AuthorizationState, event: Event, flow: Flow
 ) -> None:
     assert decide(state, event, flow) == expected(state, event, flow)
@@ -65,7 +65,7 @@ def test_only_canceled_is_final() -> None:
     assert [state.id for state in final] == ["canceled"]
 
 
-def test_the_machine_refuses_what_is_illegal() -> None:
+def test_the_machine_refuses_illegal_events() -> None:
     """A `StateChart` would ignore it."""
     assert issubclass(AuthorizationMachine, StateMachine)
     machine = AuthorizationMachine(Flow.DIRECT)
@@ -73,6 +73,6 @@ def test_the_machine_refuses_what_is_illegal() -> None:
         machine.send(Event.AUTHCODE_CREATED.value)
 
 
-def test_answers_are_kept() -> None:
+def test_decisions_are_cached() -> None:
     arguments = AuthorizationState.CONSULTED, Event.TOKEN_CREATED, Flow.DIRECT
     assert decide(*arguments) is decide(*arguments)

@@ -10,7 +10,7 @@ from app.vault import SealBrokenError, Sealer, UnknownVaultKeyError, Vault
 OLD, NEW = b"o" * 32, b"n" * 32
 INDEX_KEY = b"i" * 32
 
-#: Any text a JSON string can hold, lone surrogates keys_in it.
+#: Any text a JSON string can hold, lone surrogates among it.
 TEXTS = st.text(st.characters(codec=None, exclude_categories=()))
 
 
@@ -19,7 +19,7 @@ def a_vault(*keys: bytes) -> Vault:
 
 
 @given(TEXTS)
-def test_what_is_sealed_opens_again(plain: str) -> None:
+def test_a_sealed_value_opens_again(plain: str) -> None:
     sealed = a_vault().seal(plain, column="table.column", row_key=b"1")
     assert a_vault().open_text(sealed, column="table.column", row_key=b"1") == plain
 

@@ -1,4 +1,4 @@
-"""`flask inbox`: see the notifications that were kept, and decide about them again. A command is in its file."""
+"""`flask inbox`: see, deliver, process, dismiss and purge stored notifications. A command is in its file."""
 
 from app.cli.command_group import CommandGroup
 from app.cli.inbox.deliver import deliver
@@ -11,6 +11,6 @@ from app.cli.inbox.show import show
 
 inbox = CommandGroup(
     "inbox",
-    help="See the notifications that were kept, deliver, process, dismiss and purge them.",
+    help="See stored notifications, deliver, process, dismiss and purge them.",
     commands=[deliver, dismiss, find_token, list_entries, process, purge, show],
 )

@@ -24,12 +24,12 @@ _log = logging.getLogger(__name__)
     metavar="TEXT",
     type=Words(DISMISSAL_REASON_CHARACTERS_MAX),
     required=True,
-    help="Why it is not ours, in your words. It is kept in the clear: name nobody.",
+    help="Why it is not ours, in your words. It is stored in the clear: name nobody.",
 )
 def dismiss(entry_ids: tuple[int, ...], reason: str) -> None:
     """Dismiss parked notifications that are not ours, such as a test from the dashboard.
 
-    They are kept, wait for nothing any more, and can be purged; `flask inbox process ID` processes one again. Ends with
+    They stay stored, wait for nothing, and can be purged; `flask inbox process ID` processes one again. Ends with
     1 if one of them is not parked.
     """
     if not reason.strip():

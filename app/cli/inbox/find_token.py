@@ -36,7 +36,7 @@ class NoTokenError(Refusal):
 def find_token(client_id: str | None, limit: int, *, as_json: bool) -> None:
     """Find the notifications and the authorization that name an access token, which is read from stdin.
 
-    It is looked up by its blind index, and neither shown nor kept.
+    It is looked up by its blind index, and neither shown nor stored.
     """
     token = Secret(ask((_TOKEN,))["accessToken"])
 

@@ -126,6 +126,6 @@ def keyring_path() -> Path:
 
 def _private_key(path: Path) -> RSAPrivateKey:
     try:
-        return load_private_key(path.read_bytes(), place=str(path))
+        return load_private_key(path.read_bytes(), where=str(path))
     except OSError as error:
         raise NoKeyError(path, error) from None

@@ -1,4 +1,4 @@
-"""Keys, made once for all the tests of a run and never kept."""
+"""Keys, made once for all the tests of a run and never written to a file."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa

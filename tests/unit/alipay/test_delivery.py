@@ -95,7 +95,7 @@ def test_absolute_target_loses_its_origin() -> None:
         ),
     ],
 )
-def test_what_a_server_would_refuse_is_refused_with_its_problem(raw: bytes, problem: str) -> None:
+def test_a_request_that_a_server_would_refuse_is_refused_with_its_problem(raw: bytes, problem: str) -> None:
     with pytest.raises(MalformedRequestError) as refusal:
         parse_request(raw)
     assert refusal.value.problem.startswith(problem)

@@ -59,12 +59,12 @@ def test_brackets_within_strings_or_side_by_side_do_not_nest(text: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b'"' + b"[" * 1_000, b'"\\', b"]" * 1_000, b'"\\"' + b"[" * 65])
-def test_what_is_no_json_breaks_nothing(body: bytes) -> None:
+def test_a_body_that_is_not_json_breaks_nothing(body: bytes) -> None:
     assert json_text(body) == body.decode()
 
 
 @pytest.mark.parametrize("body", [b'"' * 998 + b"[" * 65, b"]" * 99 + b"[" * 999, b"\\" + b"[" * 65])
-def test_what_nests_too_deeply_is_refused_before_it_is_known_whether_it_is_json(body: bytes) -> None:
+def test_a_body_that_nests_too_deeply_is_refused_before_it_is_parsed(body: bytes) -> None:
     with pytest.raises(UnreadableJsonError, match="nested deeper than 64 levels"):
         json_text(body)
 
@@ -104,7 +104,7 @@ def test_depth_is_counted_as_a_parser_finds_it(value: object, wrapped: int) -> N
 
 
 @pytest.mark.parametrize("depth", [2, NESTING_MAX, NESTING_MAX + 1, 900, 20_000])
-def test_what_was_acknowledged_before_is_read_however_deep_it_nests_wherever_it_is_parsed(depth: int) -> None:
+def test_a_body_of_an_older_release_is_read_however_deep_it_nests_on_any_stack(depth: int) -> None:
     body = nested(depth)
     assert parse(body, nesting_bounded=False) == parse(a_body())
     assert far_down(FRAMES, lambda: parse(body, nesting_bounded=False) == parse(a_body()))
@@ -124,7 +124,7 @@ def pruned(value: object, depth: int = 0) -> object:
 @given(
     st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)), st.data()
 )
-def test_nothing_but_what_nests_too_deeply_is_passed_over(value: object, data: st.DataObject) -> None:
+def test_only_values_that_nest_too_deeply_are_passed_over(value: object, data: st.DataObject) -> None:
     for kind in data.draw(st.lists(st.booleans(), min_size=55, max_size=75)):
         value = [value, "]}"] if kind else {'"[': value, "after": []}
     assert json.loads(shallow_json_text(json.dumps(value).encode())) == pruned(value)

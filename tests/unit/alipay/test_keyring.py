@@ -35,7 +35,7 @@ class Folder:
         with pytest.raises(KeyringError) as refusal:
             self.load(text)
         sentence = str(refusal.value)
-        assert sentence == f"{refusal.value.place} {refusal.value.problem}; {refusal.value.remedy}."
+        assert sentence == f"{refusal.value.where} {refusal.value.problem}; {refusal.value.remedy}."
         assert sentence.startswith(str(self.keyring))
         return sentence.removeprefix(str(self.keyring)).strip(": ")
 
@@ -106,7 +106,7 @@ class TestLoading:
         folder.keyring.unlink()
         assert keyring.client(CLIENT_ID).keys_of_version(1) == (alipay_key.public_key(),)
 
-    def test_gives_what_nobody_can_change(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
+    def test_gives_an_immutable_keyring(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
         keyring = folder.load(a_client(f'1 = "{public_text(alipay_key)}"'))
         clients: Any = keyring.clients
         with pytest.raises(TypeError):
@@ -139,12 +139,12 @@ class TestRefusal:
         with pytest.raises(KeyringError, match=r"keyring.toml cannot be read \(Is a directory\)"):
             Keyring.load(folder.keyring)
 
-    def test_of_what_is_not_utf_8_says_so(self, folder: Folder) -> None:
+    def test_of_a_file_that_is_not_utf_8_says_so(self, folder: Folder) -> None:
         folder.keyring.write_bytes("# Schlüssel".encode("latin-1"))
         with pytest.raises(KeyringError, match="is not UTF-8; save it as UTF-8 text"):
             Keyring.load(folder.keyring)
 
-    def test_of_what_is_not_toml_names_the_place_and_not_the_value(
+    def test_of_a_file_that_is_not_toml_names_the_position_and_not_the_value(
         self, folder: Folder, merchant_key: RSAPrivateKey
     ) -> None:
         key = private_text(merchant_key)

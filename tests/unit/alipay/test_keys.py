@@ -111,9 +111,9 @@ def test_key_that_is_too_short_is_refused() -> None:
         load_public_key(public_text(short))
 
 
-def test_place_begins_the_sentence() -> None:
+def test_where_it_is_begins_the_sentence() -> None:
     with pytest.raises(KeyringError, match=r"^merchant\.pem is neither"):
-        load_private_key("?", place="merchant.pem")
+        load_private_key("?", where="merchant.pem")
 
 
 def test_fingerprint_is_the_digest_of_the_subject_public_key_info(alipay_key: RSAPrivateKey) -> None:

@@ -194,7 +194,7 @@ def test_key_version_0_is_a_version_as_any_other(alipay_key: RSAPrivateKey, newe
     assert refusal_of(a_signed_delivery(alipay_key, key_version=None), keyring).cause == "mismatch"
 
 
-def test_client_that_nobody_knows_is_named_as_the_cause(keyring: Keyring, alipay_key: RSAPrivateKey) -> None:
+def test_unknown_client_is_named_as_the_cause(keyring: Keyring, alipay_key: RSAPrivateKey) -> None:
     refusal = refusal_of(a_signed_delivery(alipay_key, client_id="SANDBOX_OTHER"), keyring)
     assert (refusal.result_code, refusal.cause) == ("UNKNOWN_CLIENT", "unknown_client")
 
@@ -203,7 +203,7 @@ def test_delivery_without_a_client_id_is_of_an_unknown_client(keyring: Keyring) 
     assert refusal_of(a_delivery(client_id=""), keyring).result_code == "UNKNOWN_CLIENT"
 
 
-def test_key_version_that_nobody_knows_is_named_as_the_cause(keyring: Keyring, alipay_key: RSAPrivateKey) -> None:
+def test_unknown_key_version_is_named_as_the_cause(keyring: Keyring, alipay_key: RSAPrivateKey) -> None:
     refusal = refusal_of(a_signed_delivery(alipay_key, key_version=3), keyring)
     assert (refusal.result_code, refusal.cause) == ("KEY_NOT_FOUND", "unknown_key")
 
@@ -281,7 +281,7 @@ def test_line_feed_in_a_header_cannot_pass_for_the_one_between_the_parts(
 
 
 @pytest.mark.parametrize("client_id", ["a\r\nset-cookie: b", "€"])
-def test_signing_refuses_what_no_header_can_carry(client_id: str, alipay_key: RSAPrivateKey) -> None:
+def test_signing_refuses_text_that_no_header_can_carry(client_id: str, alipay_key: RSAPrivateKey) -> None:
     with pytest.raises(UnsendableTextError, match="An HTTP header cannot carry"):
         a_signed_delivery(alipay_key, client_id=client_id)
 

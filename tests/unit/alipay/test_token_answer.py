@@ -71,7 +71,7 @@ KNOWN = ["accessToken", "accessTokenExpiryTime", "refreshToken", "refreshTokenEx
         ("accessTokenExpiry", "accessTokenExpiryTime"),
     ],
 )
-def test_a_misspelled_field_is_known_for_what_it_is(name: str, meant: str) -> None:
+def test_a_misspelled_field_is_recognized(name: str, meant: str) -> None:
     assert slip_for(name, KNOWN) == meant
 
 

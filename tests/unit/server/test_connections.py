@@ -1,4 +1,4 @@
-"""Connections that keep a place and give nothing for it are ended, and no others."""
+"""Slow connections are closed, and no others: a head that does not end, a response that is not read, idle ones."""
 
 import fcntl
 import socket
@@ -118,7 +118,7 @@ def test_a_head_that_ended_and_a_request_in_hand_are_left_alone(world: World) ->
     assert busy.is_open()
 
 
-def test_an_answer_that_nobody_reads_ends_its_connection(world: World) -> None:
+def test_a_response_that_the_client_does_not_read_ends_its_connection(world: World) -> None:
     deaf, healthy = world.connect(), world.connect()
     for each in (deaf, healthy):
         each.answer()
@@ -136,7 +136,7 @@ def test_an_answer_that_nobody_reads_ends_its_connection(world: World) -> None:
     assert healthy.is_open()
 
 
-def test_where_places_are_scarce_those_that_are_idle_make_room(world: World) -> None:
+def test_near_the_limit_of_connections_idle_ones_are_closed(world: World) -> None:
     idle = [world.connect() for _ in range(8)]
     for each in idle:
         each.answer()
@@ -151,7 +151,7 @@ def test_where_places_are_scarce_those_that_are_idle_make_room(world: World) -> 
     assert world.connections.look(1001 + IDLE_SECONDS_WHEN_FULL) == Counter()
 
 
-def test_nothing_is_kept_of_those_that_have_gone(world: World) -> None:
+def test_closed_connections_are_forgotten(world: World) -> None:
     gone = world.connect()
     gone.answer()
     world.connections.look(0)

@@ -107,20 +107,20 @@ class CountingLoop(asyncio.SelectorEventLoop):
         return super().call_soon_threadsafe(*arguments, **options)
 
 
-def test_a_request_whose_response_is_not_known_keeps_no_thread() -> None:
+def test_a_deferred_response_keeps_no_thread() -> None:
     application = LateApplication()
 
-    async def ask_meanwhile() -> list[int]:
+    async def ask_beside() -> list[int]:
         bridge = RsgiToWsgi(application, threads=1, body_bytes_max=BODY_BYTES_MAX)
         late = [asyncio.create_task(ask(bridge, "/late")) for _ in range(2)]
         await application.has(2)
-        meanwhile = await ask(bridge)
+        beside = await ask(bridge)
         assert not any(each.done() for each in late)
         for body in application.bodies:
             threading.Thread(target=body.become_known).start()
-        return [meanwhile, *await asyncio.gather(*late)]
+        return [beside, *await asyncio.gather(*late)]
 
-    assert asyncio.run(ask_meanwhile()) == [200, 200, 200]
+    assert asyncio.run(ask_beside()) == [200, 200, 200]
 
 
 def test_many_responses_at_once_wake_the_loop_once() -> None:
@@ -132,7 +132,7 @@ def test_many_responses_at_once_wake_the_loop_once() -> None:
         late = [asyncio.create_task(ask(bridge, "/late")) for _ in range(10)]
         await application.has(10)
         before = loop.woken
-        # The loop is busy with these lines meanwhile, as it may be when a thread does the same.
+        # These lines keep the loop busy, as it may be when a thread does the same.
         for body in application.bodies:
             body.become_known()
         assert loop.woken == before + 1
@@ -339,7 +339,7 @@ def test_of_a_body_that_is_too_large_no_more_is_read_than_shows_that(announced: 
 def test_the_server_is_said_to_serve_once_its_loop_runs() -> None:
     said: list[str] = []
     bridge = RsgiToWsgi(lambda _environ, _start: [b""], 1, body_bytes_max=BODY_BYTES_MAX)
-    bridge.when_serving = lambda: said.append("serving")
+    bridge.add_serving_callback(lambda: said.append("serving"))
     loop = asyncio.new_event_loop()
     bridge.__rsgi_init__(loop)
     assert said == []

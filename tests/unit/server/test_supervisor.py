@@ -1,4 +1,4 @@
-"""What the supervisor believes of a worker: its end, whoever took note of it first."""
+"""The supervisor notices that a worker has ended, even if another thread has already read its exit status."""
 
 import logging
 import multiprocessing
@@ -40,10 +40,14 @@ def test_a_worker_whose_end_another_thread_took_note_of_is_not_killed(caplog: py
 class Application:
     """What a worker would serve."""
 
-    when_serving: Callable[[], None] = lambda: None
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[], None]] = []
 
     def __call__(self, scope: object, protocol: object, /) -> None:
         pass
+
+    def add_serving_callback(self, callback: Callable[[], None], /) -> None:
+        self.callbacks.append(callback)
 
     def drain(self) -> None:
         pass
@@ -63,11 +67,13 @@ def _signals() -> Iterator[None]:
 def test_a_worker_is_ready_when_it_serves_and_not_when_it_is_loaded(*, is_heard: bool) -> None:
     """Until then it may fail to listen, and the one that it replaces has to stay."""
     news, ready = multiprocessing.Pipe(duplex=False)
-    loaded = _load(Application, ready, socket.socket())
+    application = Application()
+    _load(lambda: application, ready, socket.socket())
     assert not news.poll(0)
     if not is_heard:
         news.close()
-    loaded.when_serving()
+    for callback in application.callbacks:
+        callback()
     assert ready.closed
     if is_heard:
         assert news.recv_bytes() == b"ready"

@@ -38,16 +38,16 @@ def test_body_is_the_sample_of_the_documents() -> None:
     }
 
 
-def test_result_says_what_it_is_told_to() -> None:
+def test_result_has_the_status_that_is_asked_for() -> None:
     assert parse(replace(token_canceled("t-1"), result_status="U").body()).result_status == "U"
 
 
-def test_what_is_left_out_is_missing_from_the_body() -> None:
+def test_a_field_that_is_left_out_is_missing_from_the_body() -> None:
     with pytest.raises(MalformedNotificationError, match="authCode"):
         parse(Draft("AUTHCODE_CREATED", auth_state="s-1").body())
 
 
-def test_what_is_empty_is_not_left_out() -> None:
+def test_an_empty_field_is_not_left_out() -> None:
     assert json.loads(token_canceled("").body())["accessToken"] == ""
 
 

@@ -30,7 +30,7 @@ def test_a_sandbox_is_three_files_and_leaves_no_other_behind(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["keyring.toml", SIMULATOR_KEY_NAME, MERCHANT_KEY_NAME])
-def test_what_exists_is_not_overwritten_and_nothing_is_added_to_it(tmp_path: Path, name: str) -> None:
+def test_existing_files_are_not_overwritten_and_none_is_added(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(KeysExistError, match=f"{name} exists.*--dir"):
         make_sandbox(tmp_path / "keyring.toml")

@@ -74,9 +74,7 @@ def test_no_code_or_token_is_told(endpoint: Endpoint, player: Player, scenario: 
         (201, b'{"id": "1", "state": "consulted"}', "201 consulted"),
     ],
 )
-def test_merchant_is_told_what_came_back(
-    endpoint: Endpoint, merchant: Merchant, status: int, body: bytes, told: str
-) -> None:
+def test_a_reply_is_shown_in_words(endpoint: Endpoint, merchant: Merchant, status: int, body: bytes, told: str) -> None:
     endpoint.answers = [(status, body)]
     assert str(merchant.consult("s-1", flow="direct", user_ref="u-1")) == told
 

@@ -51,7 +51,7 @@ def signed(signer: Signer, uri: str, clock: VirtualClock) -> Delivery:
     return signer.sign(BODY, uri=uri, request_time=epoch_milliseconds(clock.now))
 
 
-def test_what_arrives_is_authentic(endpoint: Endpoint, sender: Sender, signer: Signer, keyring: Keyring) -> None:
+def test_a_sent_delivery_is_authentic(endpoint: Endpoint, sender: Sender, signer: Signer, keyring: Keyring) -> None:
     sent = signer.sign(BODY, uri=sender.uri, request_time="1685599933871")
     assert sender.send(sent).acknowledged
     assert endpoint.deliveries == [sent]
@@ -59,7 +59,7 @@ def test_what_arrives_is_authentic(endpoint: Endpoint, sender: Sender, signer: S
 
 
 @pytest.mark.parametrize("path", ["/", "/a?b=c&d=%2F", "/ä ö?ü", "/a//b/", "/a?"])
-def test_what_is_signed_is_what_the_receiver_sees(
+def test_the_signed_uri_is_the_one_that_the_receiver_sees(
     endpoint: Endpoint, signer: Signer, keyring: Keyring, path: str
 ) -> None:
     endpoint.url = endpoint.url.replace("/alipay/notifyAuthorization", path)

@@ -1,6 +1,6 @@
-"""The empty door: what our server and framework cost when there is nothing to do, and with the signature alone.
+"""Two endpoints of the bench: one that only acknowledges, and one that also verifies the signature.
 
-What notifyauth loses against these is its own doing; what these lose is the price of speaking HTTP in Python.
+They measure what our server, framework and cryptography cost; the rest is what notifyauth itself costs.
 """
 
 import os
@@ -30,7 +30,7 @@ def acknowledge() -> Response:
 
 @verifying.post(DEFAULT_NOTIFY_PATH)
 def acknowledge_authentic() -> Response:
-    """Acknowledge what Alipay has signed, and keep nothing."""
+    """Acknowledge what Alipay has signed, and store nothing."""
     delivery = Delivery(
         method=request.method,
         uri=DEFAULT_NOTIFY_PATH,
@@ -48,5 +48,5 @@ def acknowledge_authentic() -> Response:
 
 _THREADS = int(os.environ["BENCH_THREADS"])
 
-empty_door = RsgiToWsgi(empty, _THREADS, body_bytes_max=BODY_BYTES_MAX)
-verifying_door = RsgiToWsgi(verifying, _THREADS, body_bytes_max=BODY_BYTES_MAX)
+empty_endpoint = RsgiToWsgi(empty, _THREADS, body_bytes_max=BODY_BYTES_MAX)
+verifying_endpoint = RsgiToWsgi(verifying, _THREADS, body_bytes_max=BODY_BYTES_MAX)
