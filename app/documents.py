@@ -1,4 +1,4 @@
-"""Serializers: authorizations and notifications as JSON documents, without secrets, for HTTP and the shell alike."""
+"""Serializers: authorizations, notifications and events as JSON documents, without secrets, for HTTP and the shell."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app import authorizations
+from app.events.feed import Told
 from app.inbox_admin import of_authorization
 from app.models import Authorization, InboxEntry, Transition
 
@@ -58,6 +59,27 @@ def entry_summary(entry: InboxEntry) -> Document:
         "lastReceivedAt": timestamp(entry.last_received_at),
         "authorizationId": None if entry.authorization_id is None else str(entry.authorization_id),
     }
+
+
+def event_document(told: Told) -> Document:
+    """Show an event as the feed has it and as an endpoint is told it: thin, without a code, a token or a login id."""
+    data = {
+        "authorizationId": str(told.authorization_id),
+        "clientId": told.client_id,
+        "authState": told.auth_state,
+        "userRef": told.user_ref,
+        "customerBelongsTo": told.customer_belongs_to,
+        "sequence": told.sequence,
+        "from": told.from_state,
+        "to": told.to_state,
+        "cause": told.cause,
+        "learnedAt": timestamp(told.learned_at or told.at),
+        "at": timestamp(told.at),
+    }
+    if told.expires_at is not None:
+        data["expiresAt"] = timestamp(told.expires_at)
+    # What Standard Webhooks puts beside the data.
+    return {"id": str(told.event_id), "type": told.type, "timestamp": timestamp(told.at), "data": data}
 
 
 def _linked(entry: InboxEntry) -> Document:

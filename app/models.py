@@ -30,7 +30,7 @@ from typing_extensions import override
 from app.state_machine import AuthorizationState, Flow
 
 #: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
-REVISION = "0006"
+REVISION = "0007"
 
 _STATES = frozenset(AuthorizationState)
 _FLOWS = frozenset(Flow)
@@ -310,6 +310,149 @@ class Transition(Base):
     #: When the service was first told; empty in what an older release wrote, which kept only when it was recorded.
     learned_at: Mapped[datetime | None]
     #: When it was recorded.
+    at: Mapped[datetime]
+
+
+class OutboxEvent(Base):
+    """An event that is not in the feed yet, written by the transaction that moves the authorization.
+
+    Thin: what the event says of the authorization and of its move is read from those, which stay.
+    """
+
+    __tablename__ = "event_outbox"
+
+    #: Rises from one move of an authorization to its next, since the later one waits for the lock of the first.
+    #: Between authorizations it says nothing: numbers are taken before commits.
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    #: UUIDv7: what receivers tell a repeated event by, so it is never given twice, not even after a restore.
+    event_id: Mapped[UUID]
+    type: Mapped[str]
+    authorization_id: Mapped[UUID]
+    #: That of the transition.
+    sequence: Mapped[int]
+    #: When it is no longer of any use, for the code of an `authcode_issued` lives a minute.
+    expires_at: Mapped[datetime | None]
+    at: Mapped[datetime]
+
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+
+class FeedEvent(Base):
+    """An event with its place in the feed, which it got once its transaction was committed."""
+
+    __tablename__ = "events"
+
+    #: 1, 2, 3 … without a gap, in an order in which nothing is ever added behind what a reader has seen.
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    event_id: Mapped[UUID] = mapped_column(unique=True)
+    type: Mapped[str]
+    authorization_id: Mapped[UUID]
+    sequence: Mapped[int]
+    expires_at: Mapped[datetime | None]
+    at: Mapped[datetime]
+    #: When it got its position.
+    numbered_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("ix_events_type_position", "type", "position"),
+        Index("ix_events_authorization_id_position", "authorization_id", "position"),
+        Index("ix_events_numbered_at_position", "numbered_at", "position"),
+    )
+
+
+class Feed(Base):
+    """How far the feed goes. One row, which whoever numbers events locks: one at a time does."""
+
+    __tablename__ = "feed"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    #: The position of the newest event; the next one gets one more.
+    last_position: Mapped[int]
+    #: Events up to here are purged: a reader that is not past it has missed some.
+    purged_through: Mapped[int]
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
+class WebhookDelivery(Base):
+    """An event that one endpoint is told, or was, or could not be."""
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    #: The event's position in the feed. Not a foreign key: both are purged in pieces.
+    position: Mapped[int]
+    #: Two moves of one authorization are not sent at the same time.
+    authorization_id: Mapped[UUID]
+    endpoint: Mapped[str]
+    #: `due`, and then for good `delivered`, `expired` or `dead`.
+    status: Mapped[str]
+    #: How many attempts are on record.
+    attempts: Mapped[int]
+    #: When the next attempt is due; empty once there is none.
+    due_at: Mapped[datetime | None]
+    #: When it is no longer of any use.
+    expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    #: The delivery that this one repeats because somebody asked for it.
+    resend_of: Mapped[int | None]
+
+    __table_args__ = (
+        Index("ix_webhook_deliveries_position", "position"),
+        Index("ix_webhook_deliveries_endpoint_id", "endpoint", "id"),
+        Index("ix_webhook_deliveries_status_id", "status", "id"),
+        # The few that are still to be sent, the most urgent first.
+        Index(
+            "ix_webhook_deliveries_due",
+            "endpoint",
+            "due_at",
+            "id",
+            postgresql_where=text("status = 'due'"),
+            sqlite_where=text("status = 'due'"),
+        ),
+        Index(
+            "ix_webhook_deliveries_expiring",
+            "endpoint",
+            "due_at",
+            "id",
+            postgresql_where=text("status = 'due' AND expires_at IS NOT NULL"),
+            sqlite_where=text("status = 'due' AND expires_at IS NOT NULL"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class WebhookAttempt(Base):
+    """One HTTP request to an endpoint, and how it was answered."""
+
+    __tablename__ = "webhook_attempts"
+
+    delivery_id: Mapped[int] = mapped_column(ForeignKey(WebhookDelivery.id), primary_key=True, autoincrement=False)
+    #: 1, 2, 3 …
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    milliseconds: Mapped[int]
+    #: Empty where nobody answered.
+    http_status: Mapped[int | None]
+    #: Why it failed, in a sentence.
+    error: Mapped[str | None]
+    #: The beginning of what was answered.
+    answer: Mapped[str | None]
+
+
+class Lease(Base):
+    """What one worker at a time does, and which one that is."""
+
+    __tablename__ = "leases"
+
+    #: `numbering`, or `endpoint:` and its name.
+    name: Mapped[str] = mapped_column(primary_key=True)
+    #: Empty where it was given back.
+    holder: Mapped[str | None]
+    #: Rises with each sign of life. A holder whose beat stands still loses the lease.
+    beat: Mapped[int]
+    #: The last sign of life, for people: clocks of several machines differ, and decide nothing.
     at: Mapped[datetime]
 
 

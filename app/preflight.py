@@ -26,6 +26,10 @@ _PRIVILEGES = {
     "transitions": ("SELECT", "INSERT"),
     "index_key": ("SELECT", "INSERT"),
     "inbox": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "event_outbox": ("SELECT", "INSERT", "DELETE"),
+    "events": ("SELECT", "INSERT", "DELETE"),
+    "webhook_deliveries": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "webhook_attempts": ("SELECT", "INSERT", "DELETE"),
     # The key locks.
     "rendezvous": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }

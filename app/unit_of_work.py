@@ -26,9 +26,10 @@ from app.authorizations import Cause
 from app.database import is_transient
 from app.database.bulk import update_of
 from app.database.pipeline import Statement, execute, execute_and_commit, plain, table_of
+from app.events import staging
 from app.inbox import Outcome, PendingEntry, Reason, StoredEntry, named_by
 from app.key_locks import AuthStateKey
-from app.models import AccessToken, Authorization, Base, InboxEntry, Transition
+from app.models import AccessToken, Authorization, Base, InboxEntry, OutboxEvent, Transition
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
@@ -106,6 +107,7 @@ class UnitOfWork:
     _begun: list[Authorization] = field(default_factory=list)
     _made_known: list[AccessToken] = field(default_factory=list)
     _history: list[tuple[Transition, InboxEntry | None]] = field(default_factory=list)
+    _outbox: list[OutboxEvent] = field(default_factory=list)
 
     # --- locking and loading, in the order of the locks ---
 
@@ -337,7 +339,7 @@ class UnitOfWork:
         cause: Cause,
         reason: str | None = None,
     ) -> None:
-        """Move an authorization and append that to its history, together or not at all.
+        """Move an authorization, append that to its history and stage its event, together or not at all.
 
         A consult moves nothing: it begins the history, and is repeated where it corrects the flow.
         Raises `IllegalAdvanceError` where the machine does not allow the event.
@@ -363,6 +365,7 @@ class UnitOfWork:
             at=cause.at,
         )
         self._history.append((transition, cause.entry))
+        self._outbox.append(staging.staged(authorization, event, at=cause.at))
 
     def make_known(
         self, authorization: Authorization, grant: Grant, *, at: datetime, replaces: AccessToken | None = None
@@ -475,10 +478,11 @@ class UnitOfWork:
                 [transition for transition, _ in self._history],
                 [None if entry is None else entry.fingerprint for _, entry in self._history],
             ),
+            staging.inserted(self._outbox),
             self._updates(Authorization, changed),
         ]
         self._remember([*changed, *self._begun, *self._made_known])
-        self._begun, self._made_known, self._history = [], [], []
+        self._begun, self._made_known, self._history, self._outbox = [], [], [], []
         return writes
 
     def _updates(self, model: type[Base], changed: Sequence[Base]) -> Statement:

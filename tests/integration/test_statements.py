@@ -20,11 +20,11 @@ class PendingEntry(NamedTuple):
 
 
 CASES = {
-    "a code": PendingEntry("code", "applied", 7, 3),
-    "a token": PendingEntry("code token", "applied", 11, 3),
-    "a cancellation": PendingEntry("code token cancellation", "applied", 7, 3),
+    "a code": PendingEntry("code", "applied", 8, 3),
+    "a token": PendingEntry("code token", "applied", 12, 3),
+    "a cancellation": PendingEntry("code token cancellation", "applied", 8, 3),
     "what comes too early": PendingEntry("cancellation", "parked", 8, 3),
-    "what something waits for": PendingEntry("code cancellation token", "applied", 13, 4),
+    "what something waits for": PendingEntry("code cancellation token", "applied", 14, 4),
     "what was heard before": PendingEntry("code code", "applied", 4, 2),
 }
 

@@ -1,0 +1,187 @@
+"""Webhook deliveries: each tells one event to one endpoint, and ends delivered, expired or dead.
+
+What is due and how each attempt ended is on record, so that whoever sends may die at any moment: then an event is sent
+twice, and never lost.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from app.models import WebhookAttempt, WebhookDelivery
+
+
+class Status(StrEnum):
+    """How a delivery stands."""
+
+    DUE = "due"
+    #: The endpoint has answered 2xx.
+    DELIVERED = "delivered"
+    #: What it tells is of no use any more: the code's minute is over.
+    EXPIRED = "expired"
+    #: Every attempt has failed.
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How one request to an endpoint ended, and what becomes of its delivery."""
+
+    delivery_id: int
+    number: int
+    at: datetime
+    milliseconds: int
+    http_status: int | None
+    error: str | None
+    answer: str | None
+    #: The status of the delivery from now on.
+    status: Status
+    #: When it is due again, if it is.
+    due_at: datetime | None
+    finished_at: datetime | None
+
+
+def add(session: Session, told: Iterable[tuple[Mapping[str, Any], str]], *, at: datetime) -> None:
+    """Make a delivery of each event to each endpoint, due at once."""
+    rows = [
+        {
+            "position": event["position"],
+            "authorization_id": event["authorization_id"],
+            "endpoint": endpoint,
+            "status": Status.DUE,
+            "attempts": 0,
+            "due_at": at,
+            "expires_at": event["expires_at"],
+            "created_at": at,
+        }
+        for event, endpoint in told
+    ]
+    if rows:
+        session.execute(insert(WebhookDelivery), rows)
+
+
+# --- sending ---------------------------------------------------------------------------------------------------------
+
+
+def due(session: Session, endpoint: str, *, now: datetime, limit: int) -> Sequence[WebhookDelivery]:
+    """List what is to be sent to an endpoint now, the longest due first. Nothing is claimed: the sender has a lease."""
+    return session.scalars(_due(endpoint, WebhookDelivery.due_at <= now).limit(limit)).all()
+
+
+def due_codes(session: Session, endpoint: str, *, now: datetime, limit: int) -> Sequence[WebhookDelivery]:
+    """List what of that tells of a code, which is never behind anything else."""
+    is_code = WebhookDelivery.expires_at.is_not(None)
+    return session.scalars(_due(endpoint, is_code, WebhookDelivery.due_at <= now).limit(limit)).all()
+
+
+def record(session: Session, attempts: Sequence[Attempt]) -> None:
+    """Put attempts on record, and what becomes of their deliveries.
+
+    An attempt of a worker that has lost the lease changes nothing where another worker has recorded one.
+    """
+    for each in attempts:
+        changed = session.scalars(
+            update(WebhookDelivery)
+            .where(
+                WebhookDelivery.id == each.delivery_id,
+                WebhookDelivery.status == Status.DUE,
+                WebhookDelivery.attempts == each.number - 1,
+            )
+            .values(attempts=each.number, status=each.status, due_at=each.due_at, finished_at=each.finished_at)
+            .returning(WebhookDelivery.id)
+            .execution_options(synchronize_session=False)
+        ).one_or_none()
+        if changed is not None:
+            session.execute(
+                insert(WebhookAttempt).values(
+                    delivery_id=each.delivery_id,
+                    number=each.number,
+                    at=each.at,
+                    milliseconds=each.milliseconds,
+                    http_status=each.http_status,
+                    error=each.error,
+                    answer=each.answer,
+                )
+            )
+
+
+def give_up(session: Session, delivery_ids: Collection[int], status: Status, *, now: datetime) -> None:
+    """End deliveries that are not sent any more: their code has expired, or they are too old."""
+    session.execute(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.id.in_(delivery_ids), WebhookDelivery.status == Status.DUE)
+        .values(status=status, due_at=None, finished_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def oldest_due_at(session: Session, endpoint: str) -> datetime | None:
+    """Say since when the most urgent delivery of an endpoint is due, or will be."""
+    return session.scalar(
+        select(WebhookDelivery.due_at)
+        .where(WebhookDelivery.status == Status.DUE, WebhookDelivery.endpoint == endpoint)
+        .order_by(WebhookDelivery.due_at, WebhookDelivery.id)
+        .limit(1)
+    )
+
+
+def _due(endpoint: str, *conditions: ColumnElement[bool]) -> Select[WebhookDelivery]:
+    return (
+        select(WebhookDelivery)
+        .where(WebhookDelivery.status == Status.DUE, WebhookDelivery.endpoint == endpoint, *conditions)
+        .order_by(WebhookDelivery.due_at, WebhookDelivery.id)
+    )
+
+
+# --- again -----------------------------------------------------------------------------------------------------------
+
+
+def resend(session: Session, delivery: WebhookDelivery, *, now: datetime) -> WebhookDelivery:
+    """Make a new delivery of the same event to the same endpoint; the old one stays as it is.
+
+    Somebody asked for it, so it does not expire, though the code of which it tells has.
+    """
+    again = WebhookDelivery(
+        position=delivery.position,
+        authorization_id=delivery.authorization_id,
+        endpoint=delivery.endpoint,
+        status=Status.DUE,
+        attempts=0,
+        due_at=now,
+        created_at=now,
+        resend_of=delivery.id,
+    )
+    session.add(again)
+    session.flush()
+    return again
+
+
+# --- purging ---------------------------------------------------------------------------------------------------------
+
+
+def finished_through(session: Session, *, first: int, last: int) -> int:
+    """Say up to which event, of these positions, no delivery is still to be made."""
+    unfinished = session.scalar(
+        select(WebhookDelivery.position)
+        .where(WebhookDelivery.position.between(first, last), WebhookDelivery.status == Status.DUE)
+        .order_by(WebhookDelivery.position)
+        .limit(1)
+    )
+    return last if unfinished is None else unfinished - 1
+
+
+def purge(session: Session, *, first: int, last: int) -> None:
+    """Delete the deliveries of these events, with their attempts."""
+    theirs = select(WebhookDelivery.id).where(WebhookDelivery.position.between(first, last))
+    without_session = {"synchronize_session": False}
+    session.execute(
+        delete(WebhookAttempt).where(WebhookAttempt.delivery_id.in_(theirs)), execution_options=without_session
+    )
+    session.execute(
+        delete(WebhookDelivery).where(WebhookDelivery.position.between(first, last)), execution_options=without_session
+    )

@@ -1,0 +1,227 @@
+"""The feed: all events in one order, in which nothing is ever added behind what a reader has seen.
+
+Events are numbered after they are committed, by one worker at a time: it locks the row that says how far the feed goes,
+and moves what it finds in the outbox into the feed, with one position after another. What it moves has been committed,
+and what is committed later is moved later.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import takewhile
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, delete, insert, select, union_all
+from sqlalchemy.orm import Session, aliased
+
+from app.events import deliveries
+from app.models import Authorization, Feed, FeedEvent, OutboxEvent, Transition
+
+#: Events that one transaction numbers: some tens of milliseconds, during which SQLite lets nobody else write.
+NUMBERED_AT_ONCE_MAX = 500
+#: Events that one transaction purges, with what was delivered of them.
+PURGED_AT_ONCE_MAX = 500
+
+#: Names the endpoints that are told of an event of this type.
+Subscribers = Callable[[str], Collection[str]]
+
+
+class PastCursorError(Exception):
+    """A reader asks for what comes after an event that is purged, or that this feed never had."""
+
+    def __init__(self, after: int, purged_through: int) -> None:
+        self.after = after
+        #: The oldest cursor that can be read on from.
+        self.oldest = purged_through
+        super().__init__(f"The feed has no event {after}: it can be read on from {purged_through}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event with what it says, as readers of the feed and receivers of webhooks get it."""
+
+    position: int
+    event_id: UUID
+    type: str
+    authorization_id: UUID
+    sequence: int
+    expires_at: datetime | None
+    at: datetime
+    client_id: str
+    auth_state: str
+    user_ref: str | None
+    customer_belongs_to: str | None
+    from_state: str | None
+    to_state: str
+    cause: str
+    learned_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events of the feed, in order."""
+
+    events: Sequence[Told]
+    #: Read on from here.
+    next: int
+    #: Whether there are more already.
+    has_more: bool
+
+
+# --- numbering -------------------------------------------------------------------------------------------------------
+
+
+def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
+    """Move events from the outbox into the feed, and say how many. Each endpoint gets its deliveries with them.
+
+    The caller comes again at once where there are as many as one transaction takes.
+    """
+    feed = session.execute(select(Feed).with_for_update()).scalar_one()
+    staged = session.scalars(select(OutboxEvent).order_by(OutboxEvent.id).limit(NUMBERED_AT_ONCE_MAX)).all()
+    if not staged:
+        return 0
+    events: list[dict[str, Any]] = [
+        {
+            "position": position,
+            "event_id": each.event_id,
+            "type": each.type,
+            "authorization_id": each.authorization_id,
+            "sequence": each.sequence,
+            "expires_at": each.expires_at,
+            "at": each.at,
+            "numbered_at": now,
+        }
+        for position, each in enumerate(staged, feed.last_position + 1)
+    ]
+    session.execute(insert(FeedEvent), events)
+    deliveries.add(session, [(event, endpoint) for event in events for endpoint in subscribers(event["type"])], at=now)
+    session.execute(
+        delete(OutboxEvent).where(OutboxEvent.id.in_([each.id for each in staged])),
+        execution_options={"synchronize_session": False},
+    )
+    feed.last_position += len(staged)
+    return len(staged)
+
+
+def is_anything_staged(session: Session) -> bool:
+    """Say whether events wait to be numbered."""
+    return session.scalar(select(OutboxEvent.id).limit(1)) is not None
+
+
+def oldest_staged_at(session: Session) -> datetime | None:
+    """Say since when the oldest event waits to be numbered, if one does."""
+    return session.scalar(select(OutboxEvent.at).order_by(OutboxEvent.id).limit(1))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def last_position(session: Session) -> int:
+    """Say how far the feed goes."""
+    return session.scalars(select(Feed.last_position)).one()
+
+
+def page(session: Session, *, after: int | None, types: Collection[str] | None, limit: int) -> Page:
+    """Read events of these types in order: what comes after a position, or from the oldest that is left.
+
+    Raises `PastCursorError` where a reader with this position has missed events.
+    """
+    feed = session.scalars(select(Feed)).one()
+    after = feed.purged_through if after is None else after
+    if not feed.purged_through <= after <= feed.last_position:
+        raise PastCursorError(after, feed.purged_through)
+    events = [_told(row) for row in session.execute(_after(after, types, limit + 1))]
+    if len(events) > limit:
+        return Page(events[:limit], events[limit - 1].position, has_more=True)
+    # There is none of these types up to the end, so that the next look need not begin at the last one found.
+    return Page(events, feed.last_position, has_more=False)
+
+
+def find(session: Session, event_id: UUID) -> Told | None:
+    """Find an event of the feed by its id."""
+    row = session.execute(_TOLD.where(FeedEvent.event_id == event_id)).one_or_none()
+    return None if row is None else _told(row)
+
+
+def at_positions(session: Session, positions: Collection[int]) -> dict[int, Told]:
+    """Read the events with these positions."""
+    return {row.position: _told(row) for row in session.execute(_TOLD.where(FeedEvent.position.in_(positions)))}
+
+
+_COLUMNS = (
+    FeedEvent.position,
+    FeedEvent.event_id,
+    FeedEvent.type,
+    FeedEvent.authorization_id,
+    FeedEvent.sequence,
+    FeedEvent.expires_at,
+    FeedEvent.at,
+    Authorization.client_id,
+    Authorization.auth_state,
+    Authorization.user_ref,
+    Authorization.customer_belongs_to,
+    Transition.from_state,
+    Transition.to_state,
+    Transition.cause,
+    Transition.learned_at,
+)
+_TOLD: Select[*tuple[object, ...]] = (
+    select(*_COLUMNS)
+    .join(Authorization, Authorization.id == FeedEvent.authorization_id)
+    .join(
+        Transition,
+        (Transition.authorization_id == FeedEvent.authorization_id) & (Transition.sequence == FeedEvent.sequence),
+    )
+)
+
+
+def _told(row: Row[*tuple[object, ...]]) -> Told:
+    return Told(**row._mapping)  # noqa: SLF001 -- its public name
+
+
+def _after(after: int, types: Collection[str] | None, limit: int) -> Select[*tuple[object, ...]]:
+    """Select the first events after a position, looking each type up by itself.
+
+    Else the database might read all events in their order, to find a few of a type that is rare.
+    """
+    if types is None:
+        return _TOLD.where(FeedEvent.position > after).order_by(FeedEvent.position).limit(limit)
+    of_each = [
+        aliased(
+            select(FeedEvent.position)
+            .where(FeedEvent.type == each, FeedEvent.position > after)
+            .order_by(FeedEvent.position)
+            .limit(limit)
+            .subquery()
+        )
+        for each in sorted(types)
+    ]
+    positions = union_all(*(select(each.c.position) for each in of_each)).subquery()
+    return _TOLD.where(FeedEvent.position.in_(select(positions.c.position))).order_by(FeedEvent.position).limit(limit)
+
+
+# --- purging ---------------------------------------------------------------------------------------------------------
+
+
+def purge(session: Session, *, before: datetime) -> int:
+    """Delete the oldest events that were numbered before a time, and what was delivered of them; say how many.
+
+    The caller comes again where there are as many as one transaction takes. An event that an endpoint may still be told
+    stays, and all that come after it.
+    """
+    feed = session.execute(select(Feed).with_for_update()).scalar_one()
+    oldest = session.execute(
+        select(FeedEvent.position, FeedEvent.numbered_at).order_by(FeedEvent.position).limit(PURGED_AT_ONCE_MAX)
+    ).all()
+    first = feed.purged_through + 1
+    old = [row.position for row in takewhile(lambda row: row.numbered_at < before, oldest)]
+    if not old:
+        return 0
+    through = deliveries.finished_through(session, first=first, last=old[-1])
+    deliveries.purge(session, first=first, last=through)
+    session.execute(
+        delete(FeedEvent).where(FeedEvent.position <= through), execution_options={"synchronize_session": False}
+    )
+    feed.purged_through = through
+    return through - first + 1

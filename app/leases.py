@@ -1,0 +1,100 @@
+"""Leases: what one worker at a time may do, whichever of them lives.
+
+A holder raises the beat of its lease every few seconds. Another worker takes the lease when it has seen the same beat
+for longer than a holder may go without one, by its own monotonic clock: no two machines' clocks are compared. A holder
+that could not raise its beat in time stops by itself, before anybody else may begin.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.database.bulk import insertion
+from app.database.pipeline import execute, plain
+from app.models import Lease
+
+#: How often a holder raises the beat.
+BEAT_SECONDS = 2.0
+#: A beat that stood still for so long belongs to a worker that is gone.
+TAKEOVER_SECONDS = 8.0
+#: A holder that has not raised its beat for so long stops. What it has begun by then may take the rest.
+HELD_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    beat: int
+    since: float
+
+
+class Leases:
+    """The leases that one worker holds or waits for. Used by one thread; `holds` by any."""
+
+    def __init__(self, holder: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.holder = holder
+        self._monotonic = monotonic
+        #: When each lease was last renewed: what was not renewed since is not held.
+        self._renewed: dict[str, float] = {}
+        self._seen: dict[str, _Seen] = {}
+
+    def holds(self, name: str) -> bool:
+        """Say whether this worker, and no other, may do this now."""
+        renewed = self._renewed.get(name)
+        return renewed is not None and self._monotonic() - renewed < HELD_SECONDS
+
+    def renew(self, session: Session, names: Collection[str], *, now: datetime) -> Callable[[], None]:
+        """Raise the beats of what is held, and take what nobody holds any more.
+
+        Call what is returned once the transaction is committed: until then nothing is held anew.
+        """
+        asked = self._monotonic()
+        found = {each.name: each for each in session.scalars(select(Lease).where(Lease.name.in_(names)))}
+        held: set[str] = set()
+        for name in sorted(names):
+            lease = found.get(name)
+            if lease is None:
+                # Of several that have not found it one inserts it; the others find it the next time.
+                row = plain(Lease)(name=name, holder=self.holder, beat=1, at=now)
+                statement = insertion(Lease, [row], on_conflict="leave", returning=[Lease.name])
+                (inserted,) = execute(session.connection(), statement)
+                held |= {name} if inserted.rows else set()
+            elif (lease.holder == self.holder or self._is_free(lease)) and self._raise_beat(session, lease, now):
+                held.add(name)
+        return lambda: self._note(names, held, asked)
+
+    def release(self, session: Session) -> None:
+        """Give back all that is held, so that another worker need not wait."""
+        session.execute(update(Lease).where(Lease.holder == self.holder).values(holder=None))
+        self._renewed.clear()
+
+    def _is_free(self, lease: Lease) -> bool:
+        if lease.holder is None:
+            return True
+        seen = self._seen.get(lease.name)
+        if seen is None or seen.beat != lease.beat:
+            self._seen[lease.name] = _Seen(lease.beat, self._monotonic())
+            return False
+        return self._monotonic() - seen.since >= TAKEOVER_SECONDS
+
+    def _raise_beat(self, session: Session, lease: Lease, now: datetime) -> bool:
+        """Write the next beat, unless another worker has written one."""
+        statement = (
+            update(Lease)
+            .where(Lease.name == lease.name, Lease.beat == lease.beat)
+            .values(holder=self.holder, beat=lease.beat + 1, at=now)
+            .returning(Lease.name)
+            .execution_options(synchronize_session=False)
+        )
+        return session.scalars(statement).one_or_none() is not None
+
+    def _note(self, names: Iterable[str], held: Collection[str], asked: float) -> None:
+        for name in names:
+            if name in held:
+                self._renewed[name] = asked
+                self._seen.pop(name, None)
+            else:
+                self._renewed.pop(name, None)
