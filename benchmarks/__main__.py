@@ -1,13 +1,14 @@
 """Run a bench from the shell: `python -m benchmarks`."""
 
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from benchmarks import report
 from benchmarks.compare import compare
-from benchmarks.contestants import CONTESTANTS, NOTIFYAUTH, Contestant, Size, another_notifyauth
+from benchmarks.contestants import CONTESTANTS, NOTIFYAUTH, NOTIFYAUTH_SQLITE, Contestant, Size, at_another_version
 from benchmarks.growth import grow
 from benchmarks.rounds import Plan
 
@@ -25,12 +26,21 @@ def benchmarks() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _work_tree(_context: click.Context, _parameter: click.Parameter, folder: Path | None) -> Path | None:
-    if folder is not None and not (folder / "app" / "__init__.py").is_file():
-        # What is installed here would be measured instead.
-        message = f"'{folder}' is no work tree of notifyauth: it has no app."
-        raise click.BadParameter(message)
-    return folder
+def _work_trees(_context: click.Context, _parameter: click.Parameter, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    for folder in folders:
+        if not (folder / "app" / "__init__.py").is_file():
+            # What is installed here would be measured instead.
+            message = f"'{folder}' is no work tree of notifyauth: it has no app."
+            raise click.BadParameter(message)
+    return folders
+
+
+def _with_other_versions(contestants: Sequence[Contestant], folders: Sequence[Path]) -> Iterator[Contestant]:
+    """Give each version of the service beside this one, so that little time lies between what is compared."""
+    for each in contestants:
+        yield each
+        if each in {NOTIFYAUTH, NOTIFYAUTH_SQLITE}:
+            yield from (at_another_version(each, folder) for folder in folders)
 
 
 def _tell(line: str) -> None:
@@ -51,8 +61,9 @@ def _tell(line: str) -> None:
 @click.option(
     "--against",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    callback=_work_tree,
-    help="Measure the service of another work tree too, such as one with an earlier commit.",
+    multiple=True,
+    callback=_work_trees,
+    help="Measure the service of another work tree too, such as one with an earlier commit. Repeatable.",
 )
 @click.option("--quick", is_flag=True, help="One short round: shows that it works, and measures little.")
 @click.option("--write", is_flag=True, help="Put the figures into benchmarks/README.md.")
@@ -66,7 +77,7 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
     most: int,
     rate: float | None,
     only: tuple[str, ...],
-    against: Path | None,
+    against: tuple[Path, ...],
     quick: bool,
     write: bool,
 ) -> None:
@@ -79,10 +90,7 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
         most_per_second=most,
         rate=rate,
     )
-    contestants: list[Contestant] = [CONTESTANTS[name] for name in only or CONTESTANTS]
-    if against is not None:
-        place = contestants.index(NOTIFYAUTH) + 1 if NOTIFYAUTH in contestants else len(contestants)
-        contestants.insert(place, another_notifyauth(against))
+    contestants = list(_with_other_versions([CONTESTANTS[name] for name in only or CONTESTANTS], against))
     done = compare(contestants, plan, rounds=rounds or default_rounds, tell=_tell)
     text = report.page(
         report.comparison(done.results, done.traffic),

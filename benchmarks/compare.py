@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import floor
-from benchmarks.contestants import FLOOR, Contestant
-from benchmarks.databases import Databases, Secrets, postgresql_databases, sqlite_databases
+from benchmarks.contestants import FLOOR, Contestant, DatabaseKind
+from benchmarks.databases import Databases, Secrets, WorkTree, postgresql_databases, sqlite_databases
 from benchmarks.mix import make_mix, sign_mix
 from benchmarks.rounds import Course, Measured, Plan, count_traffic, measure
 from benchmarks.wire import Traffic
@@ -44,18 +44,22 @@ def compare(contestants: Sequence[Contestant], plan: Plan, *, rounds: int, tell:
 
 @contextmanager
 def _prepared(contestants: Sequence[Contestant], plan: Plan, tell: Tell) -> Iterator[tuple[Course, str]]:
-    kinds = {each.database for each in contestants}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         secrets = Secrets.make(folder)
         mix = make_mix(plan.prepared, connections=plan.connections)
         tell(f"signing {len(mix.notifications)} notifications of {len(mix.lives)} authorizations")
         signed = sign_mix(mix, secrets.keyring)
-        databases: dict[str, Databases] = {}
+        databases: dict[tuple[DatabaseKind, WorkTree], Databases] = {}
         postgresql = "none"
-        if "postgresql" in kinds:
-            databases["postgresql"] = made = stack.enter_context(postgresql_databases(secrets, mix.lives))
-            postgresql = made.version
-        if "sqlite" in kinds:
-            databases["sqlite"] = sqlite_databases(folder, secrets, mix.lives)
+        if versions := _versions(contestants, "postgresql"):
+            for version, made in stack.enter_context(postgresql_databases(versions, secrets, mix.lives)).items():
+                databases["postgresql", version] = made
+                postgresql = made.version
+        for version, files in sqlite_databases(folder, _versions(contestants, "sqlite"), secrets, mix.lives).items():
+            databases["sqlite", version] = files
         yield Course.prepared(folder, plan, secrets, signed, databases), postgresql
+
+
+def _versions(contestants: Sequence[Contestant], kind: DatabaseKind) -> Sequence[WorkTree]:
+    return list(dict.fromkeys(each.version for each in contestants if each.database == kind))

@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.databases import FLASK, ROOT
+from benchmarks.databases import HERE, WorkTree
 
 _START_SECONDS_MAX = 60
 _STOP_SECONDS_MAX = 60
@@ -37,14 +37,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A server. `{port}`, `{workers}` and `{threads}` in its command are filled in."""
+    """A server. `{flask}`, `{port}`, `{workers}` and `{threads}` in its command are filled in."""
 
     name: str
     command: Sequence[str | Path]
     #: None for a server that keeps nothing: it may be sent the same notifications again and again.
     database: DatabaseKind | None = "postgresql"
-    folder: Path = ROOT
-    environ: Mapping[str, str] = field(default_factory=dict)
+    version: WorkTree = HERE
 
     @contextmanager
     def serving(self, environ: Mapping[str, str], size: Size, log: Path) -> Iterator["Serving"]:
@@ -53,10 +52,11 @@ class Contestant:
         Raises `ContestantNotStartedError`.
         """
         port = _a_free_port()
-        environ = {**environ, **self.environ, "BENCH_THREADS": str(size.threads)}
-        command = [str(part).format(port=port, workers=size.workers, threads=size.threads) for part in self.command]
+        environ = {**self.version.environ(environ), "BENCH_THREADS": str(size.threads)}
+        filled_in = {"flask": self.version.flask, "port": port, "workers": size.workers, "threads": size.threads}
+        command = [str(part).format(**filled_in) for part in self.command]
         with log.open("w") as output:
-            process = subprocess.Popen(command, cwd=self.folder, env=environ, stdout=output, stderr=output)
+            process = subprocess.Popen(command, cwd=self.version.folder, env=environ, stdout=output, stderr=output)
         try:
             _wait_until_ready(self.name, process, port, log)
             yield Serving(port, process.pid)
@@ -97,7 +97,7 @@ def _wait_until_ready(name: str, process: subprocess.Popen[bytes], port: int, lo
     raise ContestantNotStartedError(name, log.read_text())
 
 
-_SERVE = (FLASK, "serve", "--port", "{port}", "--workers", "{workers}", "--threads", "{threads}")
+_SERVE = ("{flask}", "serve", "--port", "{port}", "--workers", "{workers}", "--threads", "{threads}")
 #: The same server, set up as `flask serve` sets it up.
 _GRANIAN = (
     *(_BIN / "granian", "--interface", "rsgi", "--http", "1", "--no-ws", "--backpressure", "256"),
@@ -119,8 +119,6 @@ NOTIFYAUTH_SQLITE = Contestant("notifyauth-sqlite", _SERVE, database="sqlite")
 CONTESTANTS = {each.name: each for each in (FLOOR, EMPTY, VERIFYING, NAIVE, NOTIFYAUTH, NOTIFYAUTH_SQLITE)}
 
 
-def another_notifyauth(checkout: Path) -> Contestant:
-    """Give the service as another work tree has it, to compare a change with what was before."""
-    return Contestant(
-        f"notifyauth at {checkout.name}", _SERVE, folder=checkout, environ={"PYTHONPATH": str(checkout.resolve())}
-    )
+def at_another_version(contestant: Contestant, folder: Path) -> Contestant:
+    """Give a contestant as another work tree has it, to compare a change with what was before."""
+    return replace(contestant, name=f"{contestant.name} at {folder.name}", version=WorkTree.at(folder))

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,8 @@ from tests.postgres import PostgresServer, running_cluster
 
 ROOT = Path(__file__).parent.parent
 FLASK = Path(sys.executable).with_name("flask")
+#: Where `make` puts the packages of a work tree.
+_ITS_FLASK = Path(".venv", "bin", "flask")
 #: Names a PostgreSQL to use instead of the one that is started; its user must be allowed to make databases.
 URL_VARIABLE = "BENCH_DATABASE_URL"
 
@@ -42,6 +44,28 @@ SERVER_SETTINGS = {
 }
 #: So many consults are inserted with one statement.
 _BATCH = 10_000
+
+
+@dataclass(frozen=True)
+class WorkTree:
+    """A version of the service: its folder, and the `flask` that has its packages."""
+
+    folder: Path
+    flask: Path
+
+    @classmethod
+    def at(cls, folder: Path) -> "WorkTree":
+        """Give the version in a folder, with this version's packages where it has none of its own."""
+        folder = folder.resolve()
+        return cls(folder, folder / _ITS_FLASK if (folder / _ITS_FLASK).is_file() else FLASK)
+
+    def environ(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Give an environment in which its code is what is imported."""
+        return {**given, "PYTHONPATH": str(self.folder)}
+
+
+#: The version that the bench belongs to.
+HERE = WorkTree(ROOT, FLASK)
 
 
 @dataclass(frozen=True)
@@ -135,12 +159,18 @@ class SqliteDatabases:
 
 
 @contextmanager
-def postgresql_databases(secrets: Secrets, lives: Sequence[Life]) -> Iterator[PostgresqlDatabases]:
-    """Start PostgreSQL, unless the environment names one, and prepare what is copied for each run."""
-    with running_postgresql() as (server, process_id), server.database(template="template0") as url:
-        _prepare(url.render_as_string(hide_password=False), secrets, lives)
-        assert url.database is not None
-        yield PostgresqlDatabases(server, url.database, process_id, version=server_version(url))
+def postgresql_databases(
+    versions: Iterable[WorkTree], secrets: Secrets, lives: Sequence[Life]
+) -> Iterator[dict[WorkTree, PostgresqlDatabases]]:
+    """Start PostgreSQL, unless the environment names one, and prepare for each version what is copied for its runs."""
+    with running_postgresql() as (server, process_id), ExitStack() as stack:
+        made = {}
+        for version in versions:
+            url = stack.enter_context(server.database(template="template0"))
+            _prepare(url.render_as_string(hide_password=False), version, secrets, lives)
+            assert url.database is not None
+            made[version] = PostgresqlDatabases(server, url.database, process_id, version=server_version(url))
+        yield made
 
 
 def server_version(url: URL) -> str:
@@ -182,21 +212,27 @@ def _postgresql_url(given: str) -> URL:
     return url
 
 
-def sqlite_databases(folder: Path, secrets: Secrets, lives: Sequence[Life]) -> SqliteDatabases:
-    """Prepare what is copied for each run."""
-    template = folder / "template.db"
-    _prepare(f"sqlite:///{template}", secrets, lives)
-    return SqliteDatabases(template)
+def sqlite_databases(
+    folder: Path, versions: Iterable[WorkTree], secrets: Secrets, lives: Sequence[Life]
+) -> dict[WorkTree, SqliteDatabases]:
+    """Prepare for each version what is copied for its runs."""
+    made = {}
+    for version in versions:
+        template = Path(tempfile.mkdtemp(dir=folder)) / "template.db"
+        _prepare(f"sqlite:///{template}", version, secrets, lives)
+        made[version] = SqliteDatabases(template)
+    return made
 
 
-def _prepare(url: str, secrets: Secrets, lives: Sequence[Life]) -> None:
-    migrate(url, secrets)
+def _prepare(url: str, version: WorkTree, secrets: Secrets, lives: Sequence[Life]) -> None:
+    migrate(url, secrets, version)
     consult(url, lives)
 
 
-def migrate(url: str, secrets: Secrets) -> None:
-    """Make the tables as an operator makes them."""
-    subprocess.run([FLASK, "db", "upgrade"], cwd=ROOT, env=secrets.environ(url), check=True, capture_output=True)
+def migrate(url: str, secrets: Secrets, version: WorkTree = HERE) -> None:
+    """Make the tables as an operator of this version makes them: each serves only those that it knows."""
+    environ = version.environ(secrets.environ(url))
+    subprocess.run([version.flask, "db", "upgrade"], cwd=version.folder, env=environ, check=True, capture_output=True)
 
 
 def consult(url: str, lives: Sequence[Life]) -> None:

@@ -23,6 +23,7 @@ from app.alipay.notification import NotificationType
 from app.config import DEFAULT_NOTIFY_PATH
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from benchmarks.audit import NotOnRecordError
+from benchmarks.contestants import FLOOR
 from benchmarks.meters import Meters, WalMeter, used_between
 from benchmarks.mix import SignedMix
 from benchmarks.rounds import Course, Measured, percentiles
@@ -105,7 +106,7 @@ def measure(course: Course) -> Measured:
 
     Raises `FloorError` where pgbench breaks, and `NotOnRecordError` where the rows are not there afterwards.
     """
-    databases, plan = course.databases["postgresql"], course.plan
+    databases, plan = course.databases_of(FLOOR), course.plan
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         databases.fresh() as url,

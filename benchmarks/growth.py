@@ -15,7 +15,17 @@ from statistics import median
 from sqlalchemy import create_engine, text
 
 from benchmarks.contestants import NOTIFYAUTH, Size
-from benchmarks.databases import FLASK, ROOT, OneDatabase, Secrets, consult, migrate, running_postgresql, server_version
+from benchmarks.databases import (
+    FLASK,
+    HERE,
+    ROOT,
+    OneDatabase,
+    Secrets,
+    consult,
+    migrate,
+    running_postgresql,
+    server_version,
+)
 from benchmarks.loading import DAYS, load
 from benchmarks.mix import SignedMix, make_mix, sign_mix
 from benchmarks.rounds import Course, Measured, Plan, measure
@@ -75,7 +85,7 @@ def grow(sizes: Sequence[int], plan: Plan, *, tell: Tell) -> Growth:
             with server.database(template="template0") as url:
                 postgresql = server_version(url)
                 database = OneDatabase(url.render_as_string(hide_password=False), process_id)
-                course = Course.prepared(folder, plan, secrets, signed, {"postgresql": database})
+                course = Course.prepared(folder, plan, secrets, signed, {("postgresql", HERE): database})
                 grown.append(_measure(size, database.url, course, tell))
         return Growth(grown, postgresql)
 

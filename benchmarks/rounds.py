@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from statistics import quantiles
 from typing_extensions import override
 
 from benchmarks.audit import audit, newest_entry
-from benchmarks.contestants import Contestant, Size
-from benchmarks.databases import Databases, Secrets
+from benchmarks.contestants import Contestant, DatabaseKind, Size
+from benchmarks.databases import Databases, Secrets, WorkTree
 from benchmarks.load import LoadClient, Script, Sent
 from benchmarks.meters import Meters, PeakMemory, Reading, WalMeter, used_between
 from benchmarks.mix import SignedMix
@@ -19,6 +20,9 @@ from benchmarks.wire import Traffic, tapped
 
 _MS = 1000
 _MIB = 2**20
+
+#: By kind, and by the version whose migrations made the tables.
+AllDatabases = Mapping[tuple[DatabaseKind, WorkTree], Databases]
 
 
 class NothingAcknowledgedError(Exception):
@@ -71,16 +75,21 @@ class Course:
     signed: SignedMix
     #: The same, as a file for the load client.
     script: Path
-    databases: dict[str, Databases]
+    databases: AllDatabases
 
     @classmethod
     def prepared(
-        cls, folder: Path, plan: Plan, secrets: Secrets, signed: SignedMix, databases: dict[str, Databases]
+        cls, folder: Path, plan: Plan, secrets: Secrets, signed: SignedMix, databases: AllDatabases
     ) -> "Course":
         """Write the script down for the load client."""
         path = folder / "script"
         Script(signed.requests, signed.mix.lanes).save(path)
         return cls(plan, secrets, signed, path, databases)
+
+    def databases_of(self, contestant: Contestant) -> Databases:
+        """Give what makes the databases of a contestant that keeps anything."""
+        assert contestant.database is not None
+        return self.databases[contestant.database, contestant.version]
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def measure(contestant: Contestant, course: Course) -> Measured:
         log = Path(folder) / "log"
         if contestant.database is None:
             return _load(contestant, course, course.secrets.environ(""), log, Meters()).measured
-        databases = course.databases[contestant.database]
+        databases = course.databases_of(contestant)
         with databases.fresh() as url, _wal_meter(contestant, url) as wal:
             flushes = wal.flushes() if wal else 0
             newest = newest_entry(url)
@@ -132,7 +141,7 @@ def count_traffic(contestant: Contestant, course: Course) -> Traffic:
     """Count what a notification asks of PostgreSQL, under the same load but from in between, which slows it down."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        course.databases["postgresql"].fresh() as url,
+        course.databases_of(contestant).fresh() as url,
         tapped(url) as (tapped_url, tap),
         contestant.serving(course.secrets.environ(tapped_url), course.plan.size, Path(folder) / "log") as server,
         LoadClient(course.script, server.port, rate=course.plan.rate) as client,

@@ -1,5 +1,6 @@
 """The bench's parts do what its figures rest on. Nothing here says how fast anything is."""
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 from click import ClickException
 from click.testing import CliRunner
-from sqlalchemy import create_engine, delete, func, select, update
+from sqlalchemy import create_engine, delete, func, inspect, select, update
 from typing_extensions import override
 
 from app.alipay.acknowledgement import ACKNOWLEDGEMENT
@@ -23,7 +24,15 @@ from app.models import Authorization, InboxEntry
 from benchmarks.__main__ import compare_contestants
 from benchmarks.audit import NotOnRecordError, audit
 from benchmarks.contestants import NOTIFYAUTH_SQLITE, Size
-from benchmarks.databases import OneDatabase, Secrets, consult, running_postgresql
+from benchmarks.databases import (
+    HERE,
+    OneDatabase,
+    Secrets,
+    WorkTree,
+    consult,
+    running_postgresql,
+    sqlite_databases,
+)
 from benchmarks.load import LoadClient, Script
 from benchmarks.mix import EARLY_SHARE, REPEATED_SHARE, Mix, make_mix, sign_mix
 from benchmarks.report import table, write_between
@@ -73,7 +82,7 @@ def test_an_acknowledgement_without_a_row_fails_the_bench(sqlite_url: str, tmp_p
     for request in signed.requests[:10]:
         verify(parse_request(request), Keyring.load(secrets.keyring))
     consult(sqlite_url, signed.mix.lives)
-    course = Course.prepared(tmp_path, PLAN, secrets, signed, {"sqlite": OneDatabase(sqlite_url, None)})
+    course = Course.prepared(tmp_path, PLAN, secrets, signed, {("sqlite", HERE): OneDatabase(sqlite_url, None)})
     measured = measure(NOTIFYAUTH_SQLITE, course)
     assert measured.per_second > 0
     assert not measured.refused
@@ -101,7 +110,7 @@ def test_a_rate_is_kept_from_the_first_request_on(sqlite_url: str, tmp_path: Pat
     secrets = Secrets.make(tmp_path)
     signed = sign_mix(make_mix(plan.prepared, connections=plan.connections), secrets.keyring)
     consult(sqlite_url, signed.mix.lives)
-    course = Course.prepared(tmp_path, plan, secrets, signed, {"sqlite": OneDatabase(sqlite_url, None)})
+    course = Course.prepared(tmp_path, plan, secrets, signed, {("sqlite", HERE): OneDatabase(sqlite_url, None)})
     measured = measure(NOTIFYAUTH_SQLITE, course)
     engine = create_engine(sqlite_url)
     with engine.connect() as connection:
@@ -148,6 +157,33 @@ def test_a_folder_without_the_service_is_not_measured(tmp_path: Path) -> None:
     refused = CliRunner().invoke(compare_contestants, ["--against", str(tmp_path)])
     assert refused.exit_code == 2
     assert "is no work tree of notifyauth" in refused.output
+
+
+#: The `flask db upgrade` of a version that has a table of its own.
+OLDER_FLASK = f"""#!{sys.executable}
+import os, sqlite3
+assert os.environ["PYTHONPATH"] == os.getcwd()
+sqlite3.connect(os.environ["FLASK_DATABASE_URL"].removeprefix("sqlite:///")).execute("CREATE TABLE older (id INTEGER)")
+"""
+
+
+def test_each_version_has_a_database_with_the_tables_of_its_own_migrations(tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    flask = older / ".venv" / "bin" / "flask"
+    flask.parent.mkdir(parents=True)
+    flask.write_text(OLDER_FLASK)
+    flask.chmod(0o700)
+    versions = [HERE, WorkTree.at(older)]
+    databases = sqlite_databases(tmp_path, versions, Secrets.make(tmp_path), [])
+    tables = []
+    for version in versions:
+        with databases[version].fresh() as url:
+            engine = create_engine(url)
+            tables.append(set(inspect(engine).get_table_names()))
+            engine.dispose()
+    assert "inbox" in tables[0]
+    assert "older" not in tables[0]
+    assert tables[1] == {"older"}
 
 
 @pytest.mark.parametrize(
