@@ -47,6 +47,7 @@ _FILE = "_FILE"
 NAMES = (
     *SECRETS,
     "FLASK_KEYRING",
+    "FLASK_ENDPOINTS",
     "FLASK_METRICS_OPEN",
     "FLASK_NOTIFY_PATH",
     "FLASK_PUBLIC_NOTIFY_PATH",
@@ -108,6 +109,8 @@ class Settings:
     #: SQLAlchemy URL; its password is a secret.
     database_url: str = field(repr=False)
     keyring_path: Path
+    #: `None` where nobody is told of events.
+    endpoints_path: Path | None
     #: Those of FLASK_VAULT_KEYS: the first seals, all open. Empty where it is not set: see `open_vault_keys`.
     vault_keys: tuple[bytes, ...] = field(repr=False)
     #: Bearer keys by the name they are logged under.
@@ -168,6 +171,7 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
     return Settings(
         database_url=database_url,
         keyring_path=read_keyring_path(environ, instance_path=instance_path),
+        endpoints_path=_endpoints_path(given, instance_path),
         vault_keys=_given_vault_keys(given),
         api_keys=_united("FLASK_TOKEN_KEYS", api_keys, token_keys or {}),
         token_key_names=None if token_keys is None else _names_of(token_keys, api_keys),
@@ -184,6 +188,14 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
 def read_keyring_path(environ: Mapping[str, str], *, instance_path: Path) -> Path:
     """Read where the keyring is, and no other setting: some commands need no more."""
     return Path(_given(environ).get("FLASK_KEYRING", instance_path / "keyring.toml"))
+
+
+def _endpoints_path(given: Mapping[str, str], instance_path: Path) -> Path | None:
+    """Say where the endpoints are: where the setting says, or in the instance folder, if they are there."""
+    if "FLASK_ENDPOINTS" in given:
+        return Path(given["FLASK_ENDPOINTS"])
+    path = instance_path / "endpoints.toml"
+    return path if path.exists() else None
 
 
 def _given(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Serializers: authorizations, notifications and events as JSON documents, without secrets, for HTTP and the shell."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -80,6 +81,12 @@ def event_document(told: Told) -> Document:
         data["expiresAt"] = timestamp(told.expires_at)
     # What Standard Webhooks puts beside the data.
     return {"id": str(told.event_id), "type": told.type, "timestamp": timestamp(told.at), "data": data}
+
+
+def event_body(told: Told) -> str:
+    """Write an event as the body of a webhook: the same bytes, and so the same signature, whenever it is written."""
+    # In ASCII, since an authState may be text that UTF-8 cannot write.
+    return json.dumps(event_document(told), separators=(",", ":"))
 
 
 def _linked(entry: InboxEntry) -> Document:

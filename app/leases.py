@@ -66,10 +66,12 @@ class Leases:
                 held.add(name)
         return lambda: self._note(names, held, asked)
 
-    def release(self, session: Session) -> None:
-        """Give back all that is held, so that another worker need not wait."""
-        session.execute(update(Lease).where(Lease.holder == self.holder).values(holder=None))
-        self._renewed.clear()
+    def release(self, session: Session, names: Collection[str] | None = None) -> None:
+        """Give back what is held, all or these, so that another worker need not wait."""
+        given_back = update(Lease).where(Lease.holder == self.holder).values(holder=None)
+        session.execute(given_back if names is None else given_back.where(Lease.name.in_(names)))
+        for name in list(self._renewed) if names is None else names:
+            self._renewed.pop(name, None)
 
     def _is_free(self, lease: Lease) -> bool:
         if lease.holder is None:

@@ -1,4 +1,4 @@
-"""Wiring: the parts of one process (database, keyring, vault, receiver), opened and checked.
+"""Wiring: the parts of one process (database, keyring, endpoints, vault, receiver), opened and checked.
 
 A server opens all of them before it serves; a command only those that it uses.
 """
@@ -16,6 +16,7 @@ from app.alipay.keyring import Keyring
 from app.config import SettingError, Settings, open_vault_keys
 from app.database import Database, DatabaseUnavailableError, UnfitDatabaseError, name_of
 from app.database.files import tighten
+from app.events.endpoints import Endpoints
 from app.index_key import WrongVaultKeyError
 from app.preflight import (
     NEWER,
@@ -63,6 +64,11 @@ class Service:
     def keyring(self) -> Keyring:
         """The keys of FLASK_KEYRING. Raises `KeyringError`."""
         return Keyring.load(self.settings.keyring_path)
+
+    @cached_property
+    def endpoints(self) -> Endpoints:
+        """Those of FLASK_ENDPOINTS, if there are any. Raises `EndpointsError`."""
+        return Endpoints.load(self.settings.endpoints_path)
 
     @cached_property
     def sealer(self) -> Sealer:
@@ -120,7 +126,7 @@ class Service:
             _log.warning(
                 "every account of the machine may read the database", extra={"path": self.settings.sqlite_file}
             )
-        _ = self.keyring
+        _ = self.keyring, self.endpoints
         self._require_vault_keys()
         self._check_pool()
         _ = self.receiver

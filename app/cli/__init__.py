@@ -9,9 +9,10 @@ from app.cli.inbox import inbox
 from app.cli.keys import keys
 from app.cli.serve import serve
 from app.cli.simulator import simulator
+from app.cli.work import work
 
 
 def init_app(app: Flask) -> None:
     """Add the commands. Flask finds them where it finds the application."""
-    for command in (authorizations, db, diagrams, inbox, keys, serve, simulator):
+    for command in (authorizations, db, diagrams, inbox, keys, serve, simulator, work):
         app.cli.add_command(command)

@@ -11,6 +11,7 @@ from app.alipay.keyring import KeyringError
 from app.cli.tables import plain
 from app.config import SettingError
 from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
+from app.events.endpoints import EndpointsError, UnknownEndpointError
 from app.index_key import WrongVaultKeyError
 from app.preflight import NotMigratedError, OutdatedReleaseError
 from app.report_errors import ClientNotInKeyringError, ClientNotNamedError, ReportRefusedError
@@ -63,6 +64,7 @@ def plain_errors() -> Iterator[None]:
     except (
         SettingError,
         KeyringError,
+        EndpointsError,
         NotMigratedError,
         OutdatedReleaseError,
         WrongVaultKeyError,
@@ -78,6 +80,8 @@ def plain_errors() -> Iterator[None]:
     except ClientNotNamedError as error:
         # Its message speaks of a field of the API.
         raise Refusal(str(error).replace("clientId", "--client")) from None
+    except UnknownEndpointError as error:
+        raise Refusal(str(error)) from None
     except ReportRefusedError as error:
         raise Refusal(_for_shell(str(error))) from None
 

@@ -1,7 +1,6 @@
 """`flask serve`: serve over HTTP, in worker processes."""
 
 import gc
-import logging
 import multiprocessing
 import os
 import signal
@@ -18,15 +17,13 @@ from app import logs, metrics
 from app.alipay.delivery import BODY_BYTES_MAX
 from app.cli.current_service import the_service
 from app.cli.errors import UsageProblem, plain_errors
-from app.config import SettingError, Settings, read_settings
+from app.cli.reloading import problem_of_a_reload
+from app.cli.work import work_in_background
+from app.config import Settings
 from app.counters import folder_of_its_own
-from app.database import DatabaseUnavailableError, UnfitDatabaseError
-from app.logs import failure
 from app.server.connections import Connections
 from app.server.rsgi_to_wsgi import HEAD_BYTES_MAX, RsgiToWsgi
 from app.wiring import Service
-
-_log = logging.getLogger(__name__)
 
 #: The concurrency limit of the circuit breaker is twice as high, so no thread is refused by it.
 THREADS_MAX = 32
@@ -62,10 +59,12 @@ _KEEP_ALIVE_SECONDS_MAX = 3600
     show_default=True,
     help="For how many seconds a connection may be idle: longer than the proxy in front keeps it.",
 )
-def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: int) -> None:
+@click.option("--no-work", is_flag=True, help="Leave out the background work: it runs elsewhere, as flask work.")
+def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: int, no_work: bool) -> None:
     """Serve in production. SIGTERM and Ctrl-C stop it, once the requests in flight are finished.
 
-    SIGHUP reads the keyring anew: if it is in order, the workers are replaced one by one, and no request is lost.
+    SIGHUP reads the keyring and the endpoints anew: if they are in order, the workers are replaced one by one, and no
+    request is lost.
     """
     # Until there are workers that could be replaced, there is nothing to read anew.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -87,7 +86,8 @@ def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: i
     try:
         supervisor = Supervisor(
             Address.find(host, port),
-            check=partial(_problem, settings.instance_path),
+            check=partial(problem_of_a_reload, settings.instance_path),
+            background=None if no_work else partial(work_in_background, settings.instance_path),
             interface=Interfaces.RSGI,
             workers=workers or min(os.cpu_count() or 1, 4),
             backpressure=_CONNECTIONS_MAX,
@@ -103,30 +103,6 @@ def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: i
     with _shared_counters(settings):
         logs.include_everything(*logs.SERVERS)
         supervisor.serve_until_told_to_stop(partial(_make_bridge, threads, port))
-
-
-def _problem(instance_path: Path) -> str | None:
-    """Say what would stop a new worker from starting, of all that may have changed since this process started."""
-    try:
-        with plain_errors():
-            service = Service(read_settings(os.environ, instance_path=instance_path))
-            try:
-                service.open_all()
-            except UnfitDatabaseError:
-                raise
-            except DatabaseUnavailableError:
-                # Workers wait for a database that is away, so it does not stop a reload of the keyring.
-                pass
-            finally:
-                service.database.close()
-    except SettingError as error:
-        return str(error)
-    except click.ClickException as error:
-        return error.message
-    except Exception as error:  # noqa: BLE001 -- whatever it is, those that serve are to go on
-        _log.error("check failed", extra=failure(error))
-        return "A worker could not start."
-    return None
 
 
 def _make_bridge(threads: int, port: int) -> RsgiToWsgi:

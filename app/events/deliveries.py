@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, delete, insert, select, update
 from sqlalchemy.orm import Session
@@ -68,15 +69,22 @@ def add(session: Session, told: Iterable[tuple[Mapping[str, Any], str]], *, at: 
 # --- sending ---------------------------------------------------------------------------------------------------------
 
 
-def due(session: Session, endpoint: str, *, now: datetime, limit: int) -> Sequence[WebhookDelivery]:
-    """List what is to be sent to an endpoint now, the longest due first. Nothing is claimed: the sender has a lease."""
-    return session.scalars(_due(endpoint, WebhookDelivery.due_at <= now).limit(limit)).all()
+def due(
+    session: Session, endpoint: str, *, now: datetime, limit: int, busy: Collection[UUID] = ()
+) -> Sequence[WebhookDelivery]:
+    """List what is to be sent to an endpoint now, the longest due first. Nothing is claimed: the sender has a lease.
+
+    What tells of authorizations that are busy, since the sender is telling of them, is left out.
+    """
+    return session.scalars(_due(endpoint, WebhookDelivery.due_at <= now, *_is_free(busy)).limit(limit)).all()
 
 
-def due_codes(session: Session, endpoint: str, *, now: datetime, limit: int) -> Sequence[WebhookDelivery]:
+def due_codes(
+    session: Session, endpoint: str, *, now: datetime, limit: int, busy: Collection[UUID] = ()
+) -> Sequence[WebhookDelivery]:
     """List what of that tells of a code, which is never behind anything else."""
     is_code = WebhookDelivery.expires_at.is_not(None)
-    return session.scalars(_due(endpoint, is_code, WebhookDelivery.due_at <= now).limit(limit)).all()
+    return session.scalars(_due(endpoint, is_code, WebhookDelivery.due_at <= now, *_is_free(busy)).limit(limit)).all()
 
 
 def record(session: Session, attempts: Sequence[Attempt]) -> None:
@@ -120,6 +128,23 @@ def give_up(session: Session, delivery_ids: Collection[int], status: Status, *, 
     )
 
 
+def endpoints_with_due(session: Session) -> list[str]:
+    """Name the endpoints that something is to be sent to, also those that are configured no more."""
+    found: list[str] = []
+    statement = (
+        select(WebhookDelivery.endpoint)
+        .where(WebhookDelivery.status == Status.DUE)
+        .order_by(WebhookDelivery.endpoint)
+        .limit(1)
+    )
+    # With one look into the index for each.
+    while (
+        name := session.scalar(statement.where(WebhookDelivery.endpoint > found[-1]) if found else statement)
+    ) is not None:
+        found.append(name)
+    return found
+
+
 def oldest_due_at(session: Session, endpoint: str) -> datetime | None:
     """Say since when the most urgent delivery of an endpoint is due, or will be."""
     return session.scalar(
@@ -128,6 +153,10 @@ def oldest_due_at(session: Session, endpoint: str) -> datetime | None:
         .order_by(WebhookDelivery.due_at, WebhookDelivery.id)
         .limit(1)
     )
+
+
+def _is_free(busy: Collection[UUID]) -> list[ColumnElement[bool]]:
+    return [WebhookDelivery.authorization_id.not_in(busy)] if busy else []
 
 
 def _due(endpoint: str, *conditions: ColumnElement[bool]) -> Select[WebhookDelivery]:

@@ -25,22 +25,21 @@ from granian.server import MPServer
 from granian.server.mp import WorkerProcess
 from typing_extensions import override
 
+from app.server.background import Background, BackgroundProcess
 from app.server.listening import BACKLOG, SPREADS, Address, stop_accepting
+from app.server.processes import (
+    LOOK_SECONDS,
+    START_SECONDS_MAX,
+    STEADY_SECONDS,
+    STOP_SECONDS_MAX,
+    end_with_parent,
+    pause_before,
+)
 
 _log = logging.getLogger(__name__)
 
-#: A worker that has not ended by then is killed: no request may take half as long.
-STOP_SECONDS_MAX = 30
-#: Importing takes a second or two, on a busy machine ten; waiting for a database that is away, a few more.
-_START_SECONDS_MAX = 60
-#: A worker that lived for this long started well: its next death counts as the first.
-_STEADY_SECONDS = 60
-#: The longest pause before a worker is started again: seldom enough to cost nothing, soon after the cause is mended.
-_PAUSE_SECONDS_MAX = 60
 #: When every worker has died this often and none has ever been ready, the service cannot start, and says so by ending.
 _HOPELESS_DEATHS = 3
-#: How often to look for a signal while waiting for a worker.
-_LOOK_SECONDS = 0.1
 #: Granian asks this of a socket that it is given.
 _IS_UNIX_SOCKET = False
 
@@ -64,11 +63,6 @@ class Served(Protocol):
 
 
 Loader = Callable[[], Served]
-
-
-def pause_before(deaths: int) -> float:
-    """Return for how many seconds to wait before a worker is started that died this often in a row."""
-    return 0 if deaths <= 1 else float(min(2 ** (deaths - 2), _PAUSE_SECONDS_MAX))
 
 
 class _Wake:
@@ -119,14 +113,25 @@ class Supervisor(MPServer):
     _shd: Any
     _sso: Any
 
-    def __init__(self, address: Address, *, check: Callable[[], str | None], **options: Any) -> None:  # noqa: ANN401 -- granian's
-        """Take granian's options, and a check that says what would keep a new worker from starting, if anything."""
+    def __init__(
+        self,
+        address: Address,
+        *,
+        check: Callable[[], str | None],
+        background: Background | None = None,
+        **options: Any,  # noqa: ANN401 -- granian's
+    ) -> None:
+        """Take granian's options, and a check that says what would keep a new worker from starting, if anything.
+
+        What is to go on in the background, if anything is, can be pickled.
+        """
         super().__init__("", address=address.host, port=address.port, backlog=BACKLOG, **options)
         self.workers_kill_timeout = STOP_SECONDS_MAX
         self._address = address
         self._check = check
         self._slots = [_Slot(listener) for listener in address.for_workers(self.workers)]
         self.main_loop_interrupt = _Wake()
+        self._background = background and BackgroundProcess(background, wake=self.main_loop_interrupt.set)
 
     def serve_until_told_to_stop(self, loader: Loader) -> None:
         """Serve what the loader returns in each worker. Ends the process with 1 if no worker can ever start."""
@@ -146,6 +151,16 @@ class Supervisor(MPServer):
         """Start the first worker of each slot."""
         self._target, self._loader = spawn_target, target_loader
         self.wrks = [self._start(index) for index in range(self.workers)]
+        if self._background is not None:
+            self._background.start()
+
+    @override
+    def _stop_workers(self) -> None:
+        if self._background is not None:
+            self._background.tell_to_stop()
+        super()._stop_workers()  # type: ignore[no-untyped-call] # granian's
+        if self._background is not None:
+            self._background.stop()
 
     def _start(self, index: int) -> WorkerProcess:
         """Start a process for a slot, which gets the slot's socket and something to say "ready" with.
@@ -178,6 +193,8 @@ class Supervisor(MPServer):
                 self.interrupt_children.append(0)
                 return
             self._start_those_due()
+            if self._background is not None:
+                self._background.look()
             self.main_loop_interrupt.wait(self._seconds_until_one_is_due())
         # Deaths before the end are no reason to call it a failure.
         self.interrupt_children.clear()
@@ -194,6 +211,10 @@ class Supervisor(MPServer):
                 if not self.interrupt_signal:
                     _log.error("reload given up", extra={"worker": index + 1})
                 return
+        if self._background is not None and not self._background.replace(is_over=lambda: self.interrupt_signal):
+            if not self.interrupt_signal:
+                _log.error("reload given up", extra={"worker": "background"})
+            return
         _log.info("reloaded")
 
     def _replace(self, index: int) -> bool:
@@ -221,14 +242,14 @@ class Supervisor(MPServer):
                 os.kill(worker.inner.pid, _DRAIN)
             deadline = time.monotonic() + _DRAIN_SECONDS
             while not self.interrupt_signal and time.monotonic() < deadline:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(LOOK_SECONDS)
 
     def _becomes_ready(self, index: int) -> bool:
-        deadline = time.monotonic() + _START_SECONDS_MAX
+        deadline = time.monotonic() + START_SECONDS_MAX
         slot = self._slots[index]
         slot.was_ready = False
         while not self.interrupt_signal and time.monotonic() < deadline:
-            if self._hear(slot, seconds=_LOOK_SECONDS):
+            if self._hear(slot, seconds=LOOK_SECONDS):
                 return slot.was_ready
         return False
 
@@ -251,7 +272,7 @@ class Supervisor(MPServer):
             if slot.due is not None or worker.is_alive():
                 continue
             lived = time.monotonic() - worker.birth
-            slot.deaths = slot.deaths + 1 if lived < _STEADY_SECONDS else 1
+            slot.deaths = slot.deaths + 1 if lived < STEADY_SECONDS else 1
             pause = pause_before(slot.deaths)
             slot.due = time.monotonic() + pause
             facts = {"worker": worker.idx + 1, "exit_code": worker.inner.exitcode, "lived_seconds": round(lived)}
@@ -285,7 +306,7 @@ class Supervisor(MPServer):
                 _log.error("worker not started", extra={"worker": index + 1, "error": error.strerror})
 
     def _seconds_until_one_is_due(self) -> float | None:
-        due = [slot.due for slot in self._slots if slot.due is not None]
+        due = [each.due for each in (*self._slots, self._background) if each is not None and each.due is not None]
         return max(0, min(due) - time.monotonic()) if due else None
 
 
@@ -315,7 +336,7 @@ def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:
     """Load what a worker serves, which tells the parent when it does. This is the first of our code in a worker."""
     # A terminal that goes away tells everyone. For a worker that is no reason to die.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
     loaded = loader()
     signal.signal(_DRAIN, partial(_on_drain, loaded, listener.detach()))
     loaded.add_serving_callback(partial(_say_ready, ready))
@@ -332,14 +353,3 @@ def _say_ready(ready: Connection) -> None:
 def _on_drain(loaded: Served, listener: int, *_: object) -> None:
     stop_accepting(listener)
     loaded.drain()
-
-
-def _end_with_parent() -> None:
-    """Stop as on SIGTERM once the parent is gone, however it went: nobody would ever tell this worker to stop."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(STOP_SECONDS_MAX)
-    os._exit(1)

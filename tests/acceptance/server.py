@@ -50,9 +50,20 @@ class Server:
 
     def workers(self) -> list[int]:
         """The processes that serve, by their ids."""
+        return [child for child in self._children() if _name_of(child) != "background"]
+
+    def background(self) -> list[int]:
+        """The process that does the background work, by its id."""
+        return [child for child in self._children() if _name_of(child) == "background"]
+
+    def _children(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
         named = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children.split()}
         return [child for child, line in named.items() if b"spawn_main" in line]
+
+
+def _name_of(process: int) -> str:
+    return Path(f"/proc/{process}/comm").read_text(encoding="ascii").strip()
 
 
 def status(answer: bytes) -> int:

@@ -1,0 +1,165 @@
+"""The background process beside the workers: started again when it dies, replaced on reload, ended with its parent.
+
+It is a process of its own, so that its work never shares an interpreter with what answers requests.
+"""
+
+import logging
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from app.server.processes import (
+    LOOK_SECONDS,
+    START_SECONDS_MAX,
+    STEADY_SECONDS,
+    STOP_SECONDS_MAX,
+    end_with_parent,
+    pause_before,
+)
+
+_log = logging.getLogger(__name__)
+
+#: What `ps` and `top` show beside the other processes (Linux, up to 15 characters).
+_NAME = "background"
+
+#: What the process does until told to stop. It is called with what it tells its parent by that it has started.
+Background = Callable[[threading.Event, Callable[[], None]], None]
+
+
+class BackgroundProcess:
+    """Keeps one process running. Used by the supervisor's main loop alone."""
+
+    def __init__(self, background: Background, *, wake: Callable[[], None]) -> None:
+        """Take what the process does, and what wakes the main loop when it has died."""
+        self._background = background
+        self._wake = wake
+        self._process: BaseProcess | None = None
+        self._born = 0.0
+        #: In a row, each soon after its start.
+        self._deaths = 0
+        #: When to start it; `None` while it runs.
+        self.due: float | None = None
+
+    def start(self) -> None:
+        """Start the process, or say when that is tried again."""
+        self.due = None
+        try:
+            self._process, news = self._start()
+        except OSError as error:
+            self._deaths += 1
+            self.due = time.monotonic() + pause_before(self._deaths)
+            _log.error("background process not started", extra={"error": error.strerror})
+            return
+        news.close()
+
+    def look(self) -> None:
+        """Notice that the process has died, and start it when that is due."""
+        if self.due is None and self._process is not None and _has_ended(self._process):
+            self._process.join(0)
+            lived = time.monotonic() - self._born
+            self._deaths = self._deaths + 1 if lived < STEADY_SECONDS else 1
+            pause = pause_before(self._deaths)
+            self.due = time.monotonic() + pause
+            facts = {"exit_code": self._process.exitcode, "lived_seconds": round(lived), "again_in_seconds": pause}
+            _log.error("background process died", extra=facts)
+        if self.due is not None and self.due <= time.monotonic():
+            self.start()
+
+    def replace(self, *, is_over: Callable[[], bool]) -> bool:
+        """Put a new process in the place of the old one, which goes on until that has started; say whether it has."""
+        old = self._process
+        try:
+            new, news = self._start()
+        except OSError:
+            return False
+        with news:
+            if not _hears(news, is_over):
+                _stop(new)
+                return False
+        self._process, self._deaths, self.due = new, 0, None
+        if old is not None:
+            _stop(old)
+        return True
+
+    def tell_to_stop(self) -> None:
+        """Let the process finish what it has begun."""
+        if self._process is not None and not _has_ended(self._process):
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """Wait until the process has finished what it has begun, and no longer than that may take."""
+        if self._process is not None:
+            _stop(self._process)
+
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        news, ready = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("spawn").Process(target=_run, args=(self._background, ready), name=_NAME)
+        process.start()
+        self._born = time.monotonic()
+        # From here on only the process holds it, so that it ends with the process.
+        ready.close()
+        threading.Thread(target=_wake_at_end, args=(process.sentinel, self._wake), name="watch", daemon=True).start()
+        return process, news
+
+
+def _wake_at_end(sentinel: int, wake: Callable[[], None]) -> None:
+    # To join the process would take its exit code from whoever asks for it.
+    wait([sentinel])
+    wake()
+
+
+def _hears(news: Connection, is_over: Callable[[], bool]) -> bool:
+    """Say whether a process tells in time that it has started."""
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while not is_over() and time.monotonic() < deadline:
+        if news.poll(LOOK_SECONDS):
+            with suppress(EOFError):
+                return bool(news.recv_bytes())
+            return False
+    return False
+
+
+def _stop(process: BaseProcess) -> None:
+    if not _has_ended(process):
+        process.terminate()
+    process.join(STOP_SECONDS_MAX)
+    if not _has_ended(process):
+        _log.warning("background process killed")
+        process.kill()
+        process.join()
+
+
+def _has_ended(process: BaseProcess) -> bool:
+    return bool(wait([process.sentinel], 0))
+
+
+def _run(background: Background, ready: Connection) -> None:
+    """Do the background work. This is the first of our code that runs in the process."""
+    # A terminal that goes away tells everyone. For this process that is no reason to die.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, partial(_on_stop, stop))
+    threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(_NAME, encoding="ascii")
+    background(stop, partial(_tell, ready))
+
+
+def _tell(ready: Connection) -> None:
+    # The parent may be gone, or no longer listen.
+    with suppress(OSError):
+        ready.send_bytes(b"ready")
+        ready.close()
+
+
+def _on_stop(stop: threading.Event, *_: object) -> None:
+    # A thread of its own: this one may hold the lock of the event just now, and would wait for itself.
+    threading.Thread(target=stop.set, name="stop", daemon=True).start()

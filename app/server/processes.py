@@ -1,0 +1,33 @@
+"""What holds for each process of a server: how long its start and end may take, and that it ends with its parent."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+#: A process that has not ended by then is killed: no request may take half as long.
+STOP_SECONDS_MAX = 30
+#: Importing takes a second or two, on a busy machine ten; waiting for a database that is away, a few more.
+START_SECONDS_MAX = 60
+#: A process that lived for this long started well: its next death counts as the first.
+STEADY_SECONDS = 60
+#: The longest pause before a process is started again: seldom enough to cost nothing, soon after the cause is mended.
+_PAUSE_SECONDS_MAX = 60
+#: How often to look for a signal while waiting for a process.
+LOOK_SECONDS = 0.1
+
+
+def pause_before(deaths: int) -> float:
+    """Return for how many seconds to wait before a process is started that died this often in a row."""
+    return 0 if deaths <= 1 else float(min(2 ** (deaths - 2), _PAUSE_SECONDS_MAX))
+
+
+def end_with_parent() -> None:
+    """Stop as on SIGTERM once the parent is gone, however it went: nobody would ever tell this process to stop."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS_MAX)
+    os._exit(1)
