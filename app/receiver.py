@@ -27,7 +27,7 @@ from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.authorizations import Cause
 from app.database import Database, DatabaseUnavailableError, seconds_left, within
 from app.group_commit import GroupCommit
-from app.inbox import Attempt, CorrelationKeys, Outcome, PendingEntry, StoredEntry, VerifiedDelivery
+from app.inbox import Attempt, CorrelationKeys, PendingEntry, StoredEntry, VerifiedDelivery
 from app.logs import failure
 from app.models import InboxEntry
 from app.processing import Done, Processed
@@ -35,6 +35,7 @@ from app.reports import Recorded, Report
 from app.resuming import UNFINISHED_MAX, Resumption
 from app.unit_of_work import KnownMeanwhileError, UnitOfWork
 from app.vault import Vault
+from app.vocabulary import Outcome
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Receipt:
 
     answer: NotifyResponse
     entry_id: int | None = None
-    outcome: Outcome | None = None
+    outcome: Outcome | str | None = None
     reason: str | None = None
     #: Whether this was the first delivery of its notification.
     is_new: bool = False
@@ -279,7 +280,7 @@ class Receiver:
         fields = {
             "entry": stored.id,
             "duplicate": not stored.is_new,
-            "outcome": stored.outcome.value,
+            "outcome": stored.outcome,
             "reason": stored.reason,
             "request_id": verified.delivery.origin.request_id,
         }
@@ -402,7 +403,7 @@ def _count_and_log(processed: list[Processed]) -> None:
         metrics.count_notification(done.type, done.outcome)
         fields = {
             "entry": done.entry_id,
-            "outcome": done.outcome.value,
+            "outcome": done.outcome,
             "reason": done.reason,
             "authorization": done.authorization_id,
         }

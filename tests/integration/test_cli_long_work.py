@@ -11,9 +11,9 @@ from app import inbox_admin, rotation
 from app.cli.current_service import LOOK_UP_SECONDS_MAX, look_up
 from app.cli.long_running import run_step
 from app.database import DatabaseUnavailableError
-from app.inbox import OPEN_OUTCOMES
 from app.models import Authorization
 from app.simulator.draft import token_canceled
+from app.vocabulary import OPEN_OUTCOMES
 from tests.integration.shell import Shell
 from tests.integration.stage import Stage
 

@@ -21,6 +21,7 @@ from app.receiver import Receipt, Receiver
 from app.reports import AuthcodeReport
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from app.vocabulary import CauseKind
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import a_signed_delivery
 
@@ -148,7 +149,7 @@ def test_other_work_that_waits_for_a_row_leaves_connections_to_deliveries(on_pos
     for name, found in ids.items():
         if what == "reports":
             report = AuthcodeReport(found, Secret(f"code-of-{name}"))
-            work.append(partial(receiver.record, report, cause="api"))
+            work.append(partial(receiver.record, report, cause=CauseKind.API))
         else:
             stage.report_authcode(found, "another")
             body = authcode_created(name, f"code-of-{name}").body()

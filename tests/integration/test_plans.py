@@ -15,6 +15,7 @@ from app import authorizations, consistency, inbox, inbox_admin, rotation
 from app.database import contents
 from app.models import Authorization, Base, EscapedText, InboxEntry
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from app.vocabulary import REPLAYABLE_OUTCOMES
 from benchmarks.loading import load
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import CLIENT_ID
@@ -86,7 +87,7 @@ def look(stage: Stage) -> None:
     now = datetime.now(UTC)
     run(partial(inbox_admin.parked_by_reason, now=now))
     run(inbox_admin.failed_count)
-    run(lambda session: inbox_admin.replayable_ids(session, inbox.REPLAYABLE_OUTCOMES, after=0, limit=50))
+    run(lambda session: inbox_admin.replayable_ids(session, REPLAYABLE_OUTCOMES, after=0, limit=50))
     run(lambda session: inbox_admin.of_tokens(session, [(CLIENT_ID, b"a token")], limit=50))
     run(lambda session: authorizations.of_tokens(session, [(CLIENT_ID, b"a token")]))
     run(lambda session: inbox.undecided_cancellation(session, (CLIENT_ID, b"a token")))
