@@ -28,6 +28,7 @@ from app.authorizations import Cause
 from app.database import Database, DatabaseUnavailableError, seconds_left, within
 from app.group_commit import GroupCommit
 from app.inbox import Attempt, CorrelationKeys, PendingEntry, StoredEntry, VerifiedDelivery
+from app.limits import ANSWER_SECONDS_MAX, REPLAYS_AT_ONCE_MAX
 from app.logs import failure
 from app.models import InboxEntry
 from app.processing import Done, Processed
@@ -39,10 +40,6 @@ from app.vocabulary import Outcome
 
 _log = logging.getLogger(__name__)
 
-#: Threads that replay. Redeliveries of failed entries are rare, and a replay may wait for a held row for seconds.
-_REPLAYS_AT_ONCE_MAX = 8
-#: A delivery is answered by then, without its replay if need be: the entry is stored.
-_SECONDS_MAX = 4
 
 T = TypeVar("T")
 
@@ -88,7 +85,7 @@ class Receiver:
             is_circuit_open=database.is_unavailable,
             within=within,
         )
-        self._replays = ThreadPoolExecutor(_REPLAYS_AT_ONCE_MAX, thread_name_prefix="replay")
+        self._replays = ThreadPoolExecutor(REPLAYS_AT_ONCE_MAX, thread_name_prefix="replay")
         self._resumption = Resumption(self._resume)
 
     def close(self) -> None:
@@ -110,7 +107,7 @@ class Receiver:
         receipt: Future[Receipt] = Future()
         receipt.set_running_or_notify_cancel()
         now = self._clock()
-        seconds = min(_SECONDS_MAX, seconds_left())
+        seconds = min(ANSWER_SECONDS_MAX, seconds_left())
         until = time.monotonic() + seconds
         try:
             verify(delivery, self._keyring)

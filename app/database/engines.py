@@ -21,24 +21,16 @@ from app.database.errors import is_of_the_connection
 from app.database.pipeline import enable_pipelines
 from app.database.reaching import Reach
 from app.database.requirements import require_postgresql, require_sqlite
-from app.database.transactions import READING, SESSION, STATEMENT_TIMEOUT_MS, WRITING
+from app.database.transactions import READING, SESSION, WRITING
 from app.database.urls import driver_arguments
+from app.limits import BUSY_TIMEOUT_MS, CONNECT_TIMEOUT_SECONDS, POOL_SIZE, POOL_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS
 
-#: As many as a worker has threads. Deliveries need only a few beside them, since a batch shares a connection.
-POOL_SIZE = 16
-
-#: The file's lock is held for milliseconds. One that is held for longer than this is held by something broken.
-_BUSY_TIMEOUT_MS = 2_000
 #: The pause between two tries for the lock: about as long as a busy process leaves it free between two transactions.
 _LOOK_AGAIN_MS = (0.3, 0.9)
-#: A pooled connection is lent for milliseconds.
-_POOL_TIMEOUT_S = 1
-#: The least that libpq takes, for each address that the host's name stands for.
-_CONNECT_TIMEOUT_S = 2
 
 #: What libpq is told about the network. A peer that vanished says nothing: sending to it, and idling, find out so.
 _NETWORK = {
-    "connect_timeout": _CONNECT_TIMEOUT_S,
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
     "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
     "keepalives": 1,
     "keepalives_idle": 30,
@@ -103,7 +95,9 @@ def unsafe_durability_settings(connection: Connection) -> dict[str, str]:
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, hide_parameters=True, pool_timeout=_POOL_TIMEOUT_S, pool_size=POOL_SIZE, max_overflow=0)
+    engine = create_engine(
+        url, hide_parameters=True, pool_timeout=POOL_TIMEOUT_SECONDS, pool_size=POOL_SIZE, max_overflow=0
+    )
 
     @event.listens_for(engine, "do_connect")
     def require_file(_dialect: object, _record: object, _arguments: object, _options: object) -> None:
@@ -140,7 +134,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
 def _busy_timeout_ms() -> int:
     """Say how long to wait for the file's lock: no longer than there is time for the work that needs it."""
-    return round(1000 * min(_BUSY_TIMEOUT_MS / 1000, seconds_left()))
+    return round(1000 * min(BUSY_TIMEOUT_MS / 1000, seconds_left()))
 
 
 def _begin_to_write(connection: sqlite3.Connection) -> None:
@@ -209,7 +203,7 @@ def _postgresql_engine(url: URL) -> Engine:
         connect_args=_NETWORK | arguments | {"autocommit": True, "client_encoding": "utf8"},
         # Looking for a type that we do not have would take each new connection three messages.
         use_native_hstore=False,
-        pool_timeout=_POOL_TIMEOUT_S,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
         pool_size=POOL_SIZE,
         max_overflow=0,
         # Of a few connections that are used all the time, the server has everything at hand.

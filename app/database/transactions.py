@@ -8,12 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-#: Our transactions hold a row for less. A longer wait is a retry, which holds no connection.
-LOCK_TIMEOUT_MS = 100
-#: No statement takes a tenth of this. It ends the statements of abandoned connections, which nothing else would end.
-STATEMENT_TIMEOUT_MS = 3_000
-#: A process that froze, or whose machine vanished, in the middle of a transaction would keep its locks for hours.
-IDLE_TIMEOUT_MS = 10_000
+from app.limits import IDLE_TIMEOUT_MS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
 
 _TIMEOUTS = {
     "lock_timeout": str(LOCK_TIMEOUT_MS),

@@ -25,12 +25,11 @@ from granian.server import MPServer
 from granian.server.mp import WorkerProcess
 from typing_extensions import override
 
+from app.limits import STOP_SECONDS_MAX
 from app.server.listening import BACKLOG, SPREADS, Address, stop_accepting
 
 _log = logging.getLogger(__name__)
 
-#: A worker that has not ended by then is killed: no request may take half as long.
-STOP_SECONDS_MAX = 30
 #: Importing takes a second or two, on a busy machine ten; waiting for a database that is away, a few more.
 _START_SECONDS_MAX = 60
 #: A worker that lived for this long started well: its next death counts as the first.

@@ -8,9 +8,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app import inbox_admin, rotation
-from app.cli.current_service import LOOK_UP_SECONDS_MAX, look_up
+from app.cli.current_service import look_up
 from app.cli.long_running import run_step
 from app.database import DatabaseUnavailableError
+from app.limits import LOOK_UP_SECONDS_MAX
 from app.models import Authorization
 from app.simulator.draft import token_canceled
 from app.vocabulary import OPEN_OUTCOMES

@@ -14,9 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.cli.serve import THREADS_MAX
-from app.database.engines import POOL_SIZE
-from app.group_commit import BATCH_SIZE_MAX
+from app.limits import BATCH_SIZE_MAX, POOL_SIZE, THREADS_MAX
 from app.receiver import Receipt, Receiver
 from app.reports import AuthcodeReport
 from app.secret import Secret

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import authorizations, consistency, inbox
-from app.database import ATTEMPTS_MAX
+from app.limits import ATTEMPTS_MAX
 from app.models import Authorization, InboxEntry, KeyLock
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.vocabulary import Outcome
