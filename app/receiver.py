@@ -194,7 +194,7 @@ class Receiver:
             stored = StoredEntry.of(entry, is_new=is_new)
             return _as_ended(stored, done.processed[0] if done.processed else None), done
 
-        stored, done = self._database.run_unless_locked(store_and_process)
+        stored, done = self._database.run_unless_locked(store_and_process, is_hot=True)
         self._resumption.resume_later(done.unfinished)
         return stored, done.processed[1:]
 
@@ -369,7 +369,7 @@ class Receiver:
 
         while True:
             try:
-                return self._database.run(do_and_write)
+                return self._database.run(do_and_write, is_hot=True)
             except KnownMeanwhileError:
                 # What is known stays known, so this ends.
                 continue

@@ -24,7 +24,7 @@ from app.database.engines import (
     allow_seconds,
     is_there,
     make_engine,
-    read_only_options,
+    opened_with,
     unsafe_durability_settings,
 )
 from app.database.errors import DatabaseUnavailableError, is_transient, name_of
@@ -66,12 +66,18 @@ class Database:
         self._waiting = threading.Semaphore(max(min(1, threads - 1), threads // WAITING_SHARE))
 
     def run(
-        self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = ANSWER_SECONDS_MAX
+        self,
+        work: Callable[[Session], T],
+        *,
+        read_only: bool = False,
+        is_hot: bool = False,
+        seconds_max: float = ANSWER_SECONDS_MAX,
     ) -> T:
         """Do `work` in one transaction and commit; retry it when the database was in trouble.
 
         `work` must have no effect outside its session, since it may run several times. A read-only run sees one
-        snapshot and never waits for writers. A command that no request waits for may take more seconds.
+        snapshot and never waits for writers. A hot one, that of a unit of work, has short timeouts, and finds its rows
+        by an index, whatever PostgreSQL would plan. A command that no request waits for may take more seconds.
 
         Raises `DatabaseUnavailableError` where every try failed, where time ran out, and where it needs a held row
         while too many others wait for held rows already.
@@ -79,17 +85,23 @@ class Database:
         # A read waits only for a lock on a whole table, which blocks all reads alike: limiting them would help nothing.
         waiting = None if read_only else self._waiting
         return retry_while_locked(
-            lambda: self.run_unless_locked(work, read_only=read_only, seconds_max=seconds_max), waiting=waiting
+            lambda: self.run_unless_locked(work, read_only=read_only, is_hot=is_hot, seconds_max=seconds_max),
+            waiting=waiting,
         )
 
     def run_unless_locked(
-        self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = ANSWER_SECONDS_MAX
+        self,
+        work: Callable[[Session], T],
+        *,
+        read_only: bool = False,
+        is_hot: bool = False,
+        seconds_max: float = ANSWER_SECONDS_MAX,
     ) -> T:
         """Do `work` as `run` does, but give up where another transaction holds a row that it needs.
 
         Raises `DatabaseUnavailableError`, whose `is_of_one_row` says so.
         """
-        engine = self.engine.execution_options(**read_only_options()) if read_only else self.engine
+        engine = opened_with(self.engine, read_only=read_only, is_hot=is_hot)
         with self._breakers[read_only].admit(), _limited(seconds_max) as started:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
@@ -107,14 +119,14 @@ class Database:
         raise AssertionError
 
     def run_once(self, work: Callable[[Connection], T]) -> T:
-        """Do `work` in one transaction and commit, without any retry.
+        """Do hot `work` in one transaction and commit, without any retry.
 
         Raises `DatabaseUnavailableError` where the database did not answer, so that a retry would not help. Every other
         error is raised as it is, a held row or a deadlock too.
         """
         with self._breakers[False].admit(), _limited(ANSWER_SECONDS_MAX) as started:
             try:
-                with self.engine.begin() as connection:
+                with opened_with(self.engine, read_only=False, is_hot=True).begin() as connection:
                     return work(connection)
             except SQLAlchemyError as error:
                 unavailable = DatabaseUnavailableError(name_of(error))

@@ -21,7 +21,7 @@ from app.database.errors import is_of_the_connection
 from app.database.pipeline import enable_pipelines
 from app.database.reaching import Reach
 from app.database.requirements import require_postgresql, require_sqlite
-from app.database.transactions import READING, SESSION, WRITING
+from app.database.transactions import HOT, READING, SESSION, WRITING, Opening
 from app.database.urls import driver_arguments
 from app.limits import BUSY_TIMEOUT_MS, CONNECT_TIMEOUT_SECONDS, POOL_SIZE, POOL_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS
 
@@ -38,7 +38,7 @@ _NETWORK = {
     "keepalives_count": 3,
 }
 
-_READ_ONLY = "notifyauth_read_only"
+_OPENING = "notifyauth_opening"
 
 #: What may stand in the settings of a database that keeps what it has committed through a power cut, and how to ask.
 _LASTING = {
@@ -62,9 +62,15 @@ def make_engine(url: str | URL) -> Engine:
     return _postgresql_engine(parsed)
 
 
-def read_only_options() -> dict[str, object]:
-    """Say what makes a transaction see one snapshot, and wait for no writer."""
-    return {_READ_ONLY: True}
+def opened_with(engine: Engine, *, read_only: bool, is_hot: bool) -> Engine:
+    """Give the engine for transactions that see one snapshot, for units of work, or for other writes."""
+    opening = READING if read_only else HOT if is_hot else WRITING
+    return engine.execution_options(**{_OPENING: opening})
+
+
+def _opening_of(connection: Connection) -> Opening:
+    opening: Opening = connection.get_execution_options().get(_OPENING, WRITING)
+    return opening
 
 
 def allow_seconds(connection: Connection, seconds_max: float) -> None:
@@ -123,7 +129,7 @@ def _sqlite_engine(url: URL) -> Engine:
         if connection.info["file"] != _identity(url):
             raise OperationalError("BEGIN", None, FileReplacedError())
         driver_connection = typed("sqlite3.Connection", connection.connection.driver_connection)
-        if connection.get_execution_options().get(_READ_ONLY, False):
+        if _opening_of(connection) is READING:
             driver_connection.execute(f"PRAGMA busy_timeout = {_busy_timeout_ms()}")
             connection.exec_driver_sql("BEGIN")
         else:
@@ -227,9 +233,8 @@ def _postgresql_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        is_read_only = connection.get_execution_options().get(_READ_ONLY, False)
         driver_connection = typed("DriverConnection", connection.connection.driver_connection)
-        driver_connection.opening = READING if is_read_only else WRITING
+        driver_connection.opening = _opening_of(connection)
 
     @event.listens_for(engine, "handle_error")
     def forget_connection(context: ExceptionContext) -> None:
