@@ -6,7 +6,7 @@ The unit of work advances them: it alone changes their state and appends to thei
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import CompoundSelect, Select, select, union_all
@@ -24,6 +24,7 @@ from app.secret import Secret
 from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow
 from app.tokens import TokenKey
 from app.vault import Vault
+from app.vocabulary import CauseKind
 
 #: The first line of every history. No event of the machine: it is how an authorization begins.
 CONSULT: Final = "consult"
@@ -51,7 +52,7 @@ CANCEL_REASON_COLUMN = "authorizations.sealed_cancel_reason"
 class Cause:
     """What made an authorization move, and when it was recorded."""
 
-    kind: Literal["api", "shell", "notification"]
+    kind: CauseKind
     at: datetime
     #: When it was learned, if not just then: a notification may have waited.
     learned_at: datetime | None = None
@@ -63,7 +64,7 @@ class Cause:
     @classmethod
     def of_entry(cls, entry: InboxEntry, *, at: datetime) -> "Cause":
         """Name a notification, which may have waited since it came."""
-        return cls("notification", at=at, learned_at=entry.received_at, entry=entry)
+        return cls(CauseKind.NOTIFICATION, at=at, learned_at=entry.received_at, entry=entry)
 
 
 def new(
@@ -93,7 +94,10 @@ def new(
 
 
 def decide(authorization: Authorization, event: Event) -> Decision:
-    """Ask the machine what an event would be for this authorization now."""
+    """Ask the machine what an event would be for this authorization now.
+
+    Raises `NewerReleaseError`.
+    """
     return state_machine.decide(authorization.current_state, event, authorization.current_flow)
 
 

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from app import authorizations, inbox, tokens
 from app.alipay.notification import MalformedNotificationError, Notification, NotificationType
 from app.database.pipeline import execute
-from app.inbox import Outcome, Reason
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.state_machine import INITIAL_STATE, AuthorizationState, Event, Flow, Verdict, decide
 from app.vault import Vault, VaultError
+from app.vocabulary import Outcome, Reason, known
 
 #: Read in a handful of statements, and far less than a second of one snapshot.
 BATCH_SIZE_MAX = 200
@@ -36,7 +36,6 @@ _EVENTS = {
     NotificationType.TOKEN_CREATED: Event.TOKEN_CREATED,
     NotificationType.TOKEN_CANCELED: Event.TOKEN_CANCELED,
 }
-_KNOWN_OUTCOMES = frozenset(Outcome)
 _OUTCOMES = {
     Verdict.LEGAL: Outcome.APPLIED,
     Verdict.EARLY: Outcome.PARKED,
@@ -132,7 +131,7 @@ def _inconsistencies_of(vault: Vault, record: Record) -> Iterator[str]:
     yield from _inconsistencies_of_moves(record)
     for entry in sorted(record.entries.values(), key=lambda entry: entry.id):
         # What broke, and what an operator dismissed, does not follow from anything; a newer release knows other words.
-        if entry.outcome in {Outcome.FAILED, Outcome.DISMISSED} or entry.outcome not in _KNOWN_OUTCOMES:
+        if entry.outcome in {Outcome.FAILED, Outcome.DISMISSED} or not isinstance(entry.outcome, Outcome):
             continue
         try:
             notification = inbox.read_again(vault, entry)
@@ -143,7 +142,7 @@ def _inconsistencies_of(vault: Vault, record: Record) -> Iterator[str]:
         if record.authorization.resume_after is not None:
             # Some are still to be resumed, and are as they were until then.
             expected = expected | {Outcome.PARKED}
-        if Outcome(entry.outcome) not in expected:
+        if entry.outcome not in expected:
             wanted = " or ".join(sorted(expected))
             yield f"entry {entry.id} is {entry.outcome}, but {notification.type} would now be {wanted}"
 
@@ -220,7 +219,7 @@ def _outcomes_now(vault: Vault, record: Record, entry: InboxEntry, notification:
     What was applied would be redundant if it came again, what is illegal stays so, and what is parked must still have
     something to wait for.
     """
-    if not notification.known_type:
+    if not isinstance(notification.type, NotificationType):
         return {Outcome.PARKED}
     if notification.result_status != "S":
         return {Outcome.REJECTED}
@@ -244,7 +243,7 @@ def _outcomes_of_token(vault: Vault, record: Record, entry: InboxEntry, notifica
         # A creation that came before the refresh that made its token known was illegal then.
         known_later = token is not None and token.created_at >= entry.received_at - _CLOCKS_DIFFER_BY_MAX
         return outcomes | {Outcome.REJECTED} if known_later else outcomes
-    verdict = decide(state, _EVENTS[NotificationType(notification.type)], record.authorization.current_flow).verdict
+    verdict = decide(state, _EVENTS[known(notification.type)], record.authorization.current_flow).verdict
     if entry.reason == Reason.CONTRADICTION:
         return {Outcome.REJECTED}
     return {_OUTCOMES[verdict]}

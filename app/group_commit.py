@@ -19,6 +19,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
+from app.limits import (
+    ANSWER_SECONDS_MAX,
+    BATCH_SECONDS_MIN,
+    BATCH_SIZE_MAX,
+    HELD_MAX,
+    LEADERS_MAX,
+    RETRIES_AT_ONCE_MAX,
+    RETRY_PAUSE_SECONDS_MAX,
+    SINGLES_AT_ONCE_MAX,
+    TRY_SECONDS_MIN,
+)
 from app.logs import failure
 
 _log = logging.getLogger(__name__)
@@ -26,29 +37,10 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: A larger batch holds more locks, and hardly saves any more.
-BATCH_SIZE_MAX = 64
-#: A call queued this long is failed, so that its caller tries again.
-SECONDS_MAX = 4
-#: A call with less time left is failed before its batch begins: else the whole batch would have to hurry.
-_BATCH_SECONDS_MIN = 1
-#: One that runs a batch, and one that still resolves the futures of the batch before.
-_LEADERS_MAX = 2
-
-#: Fewer than there are connections, with those below.
-SINGLES_AT_ONCE_MAX = 8
-#: Calls that need a held row may have this many connections at once, however many calls there are.
-RETRIES_AT_ONCE_MAX = 4
-#: A quarter of the connections that a worker takes, so that senders that wait for held rows leave room for the others.
-#: If each waits for another row, each is still tried again within two seconds.
-HELD_MAX = 64
 
 #: The pause before the next try, as a share of the time waited so far; random, so that two calls that block each other
 #: do not try at the same moment again.
 _PAUSE = (0.3, 0.7)
-_PAUSE_S_MAX = 0.25
-#: A try that has less time than this would be given up in the middle.
-_TRY_SECONDS_MIN = 0.2
 
 
 class NotRunError(Exception):
@@ -116,10 +108,10 @@ class GroupCommit(Generic[T, R]):
         self._lock = threading.Lock()
         self._is_led = False
         self._queue: deque[_Call[T, R]] = deque()
-        self._leaders = ThreadPoolExecutor(_LEADERS_MAX, thread_name_prefix="leader")
+        self._leaders = ThreadPoolExecutor(LEADERS_MAX, thread_name_prefix="leader")
         self._singles = _SingleWorkers(self._run_call, unavailable, is_locked, clock)
 
-    def submit(self, item: T, *, seconds: float = SECONDS_MAX) -> "Future[R]":
+    def submit(self, item: T, *, seconds: float = ANSWER_SECONDS_MAX) -> "Future[R]":
         """Queue an item, and return the future of its result, or of what running it by itself raised. Never blocks.
 
         The future fails within `seconds`, at most four, with `NotRunError` or the error that means unavailable: at once
@@ -128,7 +120,7 @@ class GroupCommit(Generic[T, R]):
         A callback of the future runs in a thread that resolves other futures after it: it must not take long, nor wait
         for another call.
         """
-        call: _Call[T, R] = _Call(item, self._key(item), self._clock() + min(SECONDS_MAX, seconds))
+        call: _Call[T, R] = _Call(item, self._key(item), self._clock() + min(ANSWER_SECONDS_MAX, seconds))
         if call.key in self._singles:
             self._singles.add(call)
             return call.future
@@ -197,7 +189,7 @@ class GroupCommit(Generic[T, R]):
         with self._lock:
             while self._queue and len(calls) != number:
                 call = self._queue.popleft()
-                if call.deadline - now < _BATCH_SECONDS_MIN:
+                if call.deadline - now < BATCH_SECONDS_MIN:
                     resolutions.append(partial(call.fail, NotRunError("QueueTimeout")))
                 elif call.key in self._singles:
                     resolutions.append(partial(self._singles.add, call))
@@ -311,7 +303,7 @@ class _SingleWorkers(Generic[T, R]):
     def _take_late(self) -> Iterator[_Call[T, R]]:
         now = self._clock()
         for key, queue in self._queues.items():
-            while queue and key not in self._tried and queue[0].deadline - now < _TRY_SECONDS_MIN:
+            while queue and key not in self._tried and queue[0].deadline - now < TRY_SECONDS_MIN:
                 yield queue.popleft()
 
     def _try_following(self, key: Hashable) -> None:
@@ -338,7 +330,7 @@ class _SingleWorkers(Generic[T, R]):
             if is_given_up:
                 del self._queues[key], self._held[key]
         if not is_given_up:
-            pause = min(_PAUSE_S_MAX, held_for * random.uniform(*_PAUSE))  # noqa: S311 -- jitter, not a secret
+            pause = min(RETRY_PAUSE_SECONDS_MAX, held_for * random.uniform(*_PAUSE))  # noqa: S311 -- jitter, not a secret
             _start(self._retriers, partial(self._try_again, key, self._clock() + pause))
         for call in refused:
             call.fail(unavailable)

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from functools import cache
 from typing import NamedTuple
 from uuid import UUID
@@ -13,7 +12,6 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, literal_column, select, union_all, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
-from typing_extensions import override
 
 from app import tokens
 from app.alipay.delivery import Delivery
@@ -31,52 +29,9 @@ from app.key_locks import AuthStateKey
 from app.models import InboxEntry
 from app.tokens import TokenKey
 from app.vault import Vault
+from app.vocabulary import OPEN_OUTCOMES, Outcome, Reason
 
 BODY_COLUMN = "inbox.sealed_body"
-
-
-class Outcome(StrEnum):
-    """How an entry ended."""
-
-    APPLIED = "applied"
-    REDUNDANT = "redundant"
-    PARKED = "parked"
-    REJECTED = "rejected"
-    FAILED = "failed"
-    #: An operator said that a parked entry is not ours. Its redeliveries leave it so.
-    DISMISSED = "dismissed"
-    MALFORMED = "malformed"
-
-    @classmethod
-    @override
-    def _missing_(cls, value: object) -> "Outcome":
-        """Accept the outcome of a newer release: its entry is on record, and acknowledged.
-
-        This release never writes such an outcome, and treats it as final.
-        """
-        word = str.__new__(cls, value)
-        word._name_ = word._value_ = str(value)
-        return word
-
-
-class Reason(StrEnum):
-    """Why it ended so. Failed and malformed entries carry their own words instead, dismissed ones an operator's."""
-
-    ALREADY_KNOWN = "already_known"
-    SUPERSEDED_TOKEN = "superseded_token"  # noqa: S105 -- a reason, not a password
-    UNKNOWN_AUTH_STATE = "unknown_auth_state"
-    UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 -- a reason, not a password
-    EARLY = "early"
-    UNKNOWN_TYPE = "unknown_type"
-    ILLEGAL_TRANSITION = "illegal_transition"
-    CONTRADICTION = "contradiction"
-    UNSUCCESSFUL_RESULT = "unsuccessful_result"
-
-
-#: These may still end otherwise: they are replayed and never purged.
-OPEN_OUTCOMES = frozenset({Outcome.PARKED, Outcome.FAILED})
-#: These can be processed again when they are named. What was malformed to one release may be understood by the next.
-REPLAYABLE_OUTCOMES = OPEN_OUTCOMES | {Outcome.DISMISSED, Outcome.MALFORMED}
 
 #: Written out rather than bound, or no database would use the partial indexes over such entries.
 IS_PARKED: ColumnElement[bool] = InboxEntry.outcome == literal_column(f"'{Outcome.PARKED}'")
@@ -133,13 +88,13 @@ class StoredEntry:
 
     id: int
     is_new: bool
-    outcome: Outcome
+    outcome: Outcome | str
     reason: str | None
 
     @classmethod
     def of(cls, entry: InboxEntry, *, is_new: bool) -> "StoredEntry":
         """Read it from a stored entry."""
-        return cls(entry.id, is_new, Outcome(entry.outcome), entry.reason)
+        return cls(entry.id, is_new, entry.outcome, entry.reason)
 
 
 def read(body: bytes) -> ParseResult:
@@ -240,7 +195,7 @@ def known(drafts: Collection[InboxEntry]) -> Statement:
 def read_known(answer: Rows) -> dict[bytes, StoredEntry]:
     """Read the result of `known`, by fingerprint."""
     return {
-        fingerprint: StoredEntry(entry_id, is_new=False, outcome=Outcome(outcome), reason=reason)
+        fingerprint: StoredEntry(entry_id, is_new=False, outcome=outcome, reason=reason)
         for fingerprint, entry_id, outcome, reason in answer.rows
     }
 
@@ -312,7 +267,7 @@ def _first_outcome(parsed: ParseResult) -> tuple[Outcome, str | None]:
 
 def _fingerprint(vault: Vault, delivery: Delivery, notification: Notification | None) -> bytes:
     """Make what is the same for every delivery of one notification, whatever its bytes, time and signature."""
-    if notification is None or not notification.known_type:
+    if notification is None or not isinstance(notification.type, NotificationType):
         return vault.blind_index("fingerprint of bytes", delivery.client_id, delivery.body)
     match notification.type:
         case NotificationType.AUTHCODE_CREATED:

@@ -12,16 +12,10 @@ from sqlalchemy import delete, func, literal, select, tuple_, union, union_all
 from sqlalchemy.orm import Session
 
 from app.database.contents import keys_in
-from app.inbox import (
-    IS_NOT_APPLIED,
-    IS_PARKED,
-    OPEN_OUTCOMES,
-    REPLAYABLE_OUTCOMES,
-    Outcome,
-    Reason,
-)
+from app.inbox import IS_NOT_APPLIED, IS_PARKED
 from app.models import AccessToken, Authorization, InboxEntry
 from app.tokens import TokenKey
+from app.vocabulary import OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome, Reason
 
 #: Gauges count no further, so that a scrape costs milliseconds however many entries there are.
 COUNTED_MAX = 10_000

@@ -9,10 +9,11 @@ from typing import TypeVar
 
 from app import authorizations
 from app.alipay.notification import NotificationType
-from app.inbox import CorrelationKeys, Outcome, Reason
+from app.inbox import CorrelationKeys
 from app.models import Authorization
 from app.state_machine import Event, Verdict
 from app.unit_of_work import UnitOfWork
+from app.vocabulary import Outcome, Reason
 
 T = TypeVar("T")
 
@@ -34,11 +35,11 @@ class Judgment:
 def judge(work: UnitOfWork, subject: CorrelationKeys) -> Judgment:
     """Say how a notification ends as things stand, without changing any of them."""
     notification = subject.notification
-    if not notification.known_type:
+    if not isinstance(notification.type, NotificationType):
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_TYPE)
     if notification.result_status != "S":
         return Judgment(Outcome.REJECTED, Reason.UNSUCCESSFUL_RESULT, _named(work, subject))
-    return _JUDGES[NotificationType(notification.type)](work, subject)
+    return _JUDGES[notification.type](work, subject)
 
 
 def _named(work: UnitOfWork, subject: CorrelationKeys) -> Authorization | None:

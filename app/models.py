@@ -4,8 +4,10 @@ Text of a stranger is stored escaped, secrets are stored sealed, times are UTC. 
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from enum import StrEnum
+from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -27,13 +29,14 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from typing_extensions import override
 
+from app.alipay.notification import NotificationType
 from app.state_machine import AuthorizationState, Flow
+from app.vocabulary import CauseKind, Outcome, known
 
 #: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
 REVISION = "0007"
 
-_STATES = frozenset(AuthorizationState)
-_FLOWS = frozenset(Flow)
+E = TypeVar("E", bound=StrEnum)
 
 _UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
@@ -62,6 +65,24 @@ class EscapedText(TypeDecorator[str]):
         if value is None or "\\" not in value:
             return value
         return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", value)
+
+
+class Word(EscapedText, Generic[E]):
+    """A member of an enumeration, or as plain text a word that it does not have: a newer release's, or a stranger's."""
+
+    cache_ok = True
+
+    def __init__(self, enumeration: type[E]) -> None:
+        super().__init__()
+        self.enumeration = enumeration
+        self._members: Mapping[str, E] = {each.value: each for each in enumeration}
+
+    @override
+    def process_result_value(self, value: str | None, dialect: Dialect) -> E | str | None:
+        """Give back the member, if this release has it."""
+        if value is None:
+            return None
+        return self._members.get(value) or super().process_result_value(value, dialect)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -119,11 +140,11 @@ class Authorization(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     client_id: Mapped[str]
     auth_state: Mapped[str]
-    flow: Mapped[str]
+    flow: Mapped[Flow | str] = mapped_column(Word(Flow))
     #: Whether a consult named the flow. One that was taken from the client's `default_flow` (false) contradicts none
     #: that is named later. Empty where that is not known, from an older release.
     flow_was_said: Mapped[bool | None]
-    state: Mapped[str]
+    state: Mapped[AuthorizationState | str] = mapped_column(Word(AuthorizationState))
     #: How many transitions there are: the sequence of the last one.
     version: Mapped[int]
     #: The merchant's own name for the user.
@@ -163,17 +184,17 @@ class Authorization(Base):
     @property
     def is_understood(self) -> bool:
         """Whether this release knows its state and its flow: a newer one, beside it, may have written others."""
-        return self.state in _STATES and self.flow in _FLOWS
+        return isinstance(self.state, AuthorizationState) and isinstance(self.flow, Flow)
 
     @property
     def current_state(self) -> AuthorizationState:
-        """The state as the machine knows it."""
-        return AuthorizationState(self.state)
+        """The state as the machine knows it. Raises `NewerReleaseError`."""
+        return known(self.state)
 
     @property
     def current_flow(self) -> Flow:
-        """The flow as the machine knows it."""
-        return Flow(self.flow)
+        """The flow as the machine knows it. Raises `NewerReleaseError`."""
+        return known(self.flow)
 
 
 class AccessToken(Base):
@@ -217,7 +238,7 @@ class InboxEntry(Base):
     fingerprint: Mapped[bytes] = mapped_column(unique=True)
     client_id: Mapped[str]
     #: What the body says; empty when it could not be understood that far.
-    type: Mapped[str | None]
+    type: Mapped[NotificationType | str | None] = mapped_column(Word(NotificationType))
     #: Empty for a cancellation, which never carries one.
     auth_state: Mapped[str | None]
     #: The blind index of the token it names.
@@ -230,10 +251,10 @@ class InboxEntry(Base):
     deliveries: Mapped[int]
     received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
-    outcome: Mapped[str]
+    outcome: Mapped[Outcome | str] = mapped_column(Word(Outcome))
     reason: Mapped[str | None]
     #: The state the authorization was in when this was decided.
-    found_state: Mapped[str | None]
+    found_state: Mapped[AuthorizationState | str | None] = mapped_column(Word(AuthorizationState))
     authorization_id: Mapped[UUID | None] = mapped_column(ForeignKey(Authorization.id))
 
     __table_args__ = (
@@ -297,10 +318,9 @@ class Transition(Base):
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     event: Mapped[str]
     #: Empty for the consult, which comes from nowhere.
-    from_state: Mapped[str | None]
-    to_state: Mapped[str]
-    #: `api`, `shell` or `notification`.
-    cause: Mapped[str]
+    from_state: Mapped[AuthorizationState | str | None] = mapped_column(Word(AuthorizationState))
+    to_state: Mapped[AuthorizationState | str] = mapped_column(Word(AuthorizationState))
+    cause: Mapped[CauseKind | str] = mapped_column(Word(CauseKind))
     #: Who reported it: the name of an API key, or the user of a shell. Empty for a notification.
     by: Mapped[str | None]
     #: Why, where the event does not say it all.

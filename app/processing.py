@@ -13,9 +13,9 @@ from typing import Protocol
 from uuid import UUID
 
 from app import authorizations, inbox
-from app.alipay.notification import MalformedNotificationError, Notification
+from app.alipay.notification import MalformedNotificationError, Notification, NotificationType
 from app.authorizations import Cause
-from app.inbox import REPLAYABLE_OUTCOMES, CorrelationKeys, Outcome, PendingEntry, Reason, StoredEntry
+from app.inbox import CorrelationKeys, PendingEntry, StoredEntry
 from app.judging import Judgment, judge
 from app.logs import failure
 from app.models import Authorization, InboxEntry
@@ -23,6 +23,7 @@ from app.state_machine import Event
 from app.tokens import Grant
 from app.unit_of_work import KnownMeanwhileError, SavepointFailedError, UnfinishedError, UnitOfWork
 from app.vault import Vault
+from app.vocabulary import REPLAYABLE_OUTCOMES, Outcome, Reason
 
 _log = logging.getLogger(__name__)
 
@@ -39,15 +40,15 @@ class Processed:
     """How an entry ended, this time that it was processed."""
 
     entry_id: int
-    type: str | None
-    outcome: Outcome
+    type: NotificationType | str | None
+    outcome: Outcome | str
     reason: str | None
     authorization_id: UUID | None
 
     @classmethod
     def of(cls, entry: InboxEntry) -> "Processed":
         """Read it from a stored entry."""
-        return cls(entry.id, entry.type, Outcome(entry.outcome), entry.reason, entry.authorization_id)
+        return cls(entry.id, entry.type, entry.outcome, entry.reason, entry.authorization_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.authorizations import Cause
 from app.database import Database, DatabaseUnavailableError, seconds_left, within
 from app.group_commit import GroupCommit
-from app.inbox import Attempt, CorrelationKeys, Outcome, PendingEntry, StoredEntry, VerifiedDelivery
+from app.inbox import Attempt, CorrelationKeys, PendingEntry, StoredEntry, VerifiedDelivery
+from app.limits import ANSWER_SECONDS_MAX, REPLAYS_AT_ONCE_MAX
 from app.logs import failure
 from app.models import InboxEntry
 from app.processing import Done, Processed
@@ -35,13 +36,10 @@ from app.reports import Recorded, Report
 from app.resuming import UNFINISHED_MAX, Resumption
 from app.unit_of_work import KnownMeanwhileError, UnitOfWork
 from app.vault import Vault
+from app.vocabulary import Outcome
 
 _log = logging.getLogger(__name__)
 
-#: Threads that replay. Redeliveries of failed entries are rare, and a replay may wait for a held row for seconds.
-_REPLAYS_AT_ONCE_MAX = 8
-#: A delivery is answered by then, without its replay if need be: the entry is stored.
-_SECONDS_MAX = 4
 
 T = TypeVar("T")
 
@@ -55,7 +53,7 @@ class Receipt:
 
     answer: NotifyResponse
     entry_id: int | None = None
-    outcome: Outcome | None = None
+    outcome: Outcome | str | None = None
     reason: str | None = None
     #: Whether this was the first delivery of its notification.
     is_new: bool = False
@@ -87,7 +85,7 @@ class Receiver:
             is_circuit_open=database.is_unavailable,
             within=within,
         )
-        self._replays = ThreadPoolExecutor(_REPLAYS_AT_ONCE_MAX, thread_name_prefix="replay")
+        self._replays = ThreadPoolExecutor(REPLAYS_AT_ONCE_MAX, thread_name_prefix="replay")
         self._resumption = Resumption(self._resume)
 
     def close(self) -> None:
@@ -109,7 +107,7 @@ class Receiver:
         receipt: Future[Receipt] = Future()
         receipt.set_running_or_notify_cancel()
         now = self._clock()
-        seconds = min(_SECONDS_MAX, seconds_left())
+        seconds = min(ANSWER_SECONDS_MAX, seconds_left())
         until = time.monotonic() + seconds
         try:
             verify(delivery, self._keyring)
@@ -196,7 +194,7 @@ class Receiver:
             stored = StoredEntry.of(entry, is_new=is_new)
             return _as_ended(stored, done.processed[0] if done.processed else None), done
 
-        stored, done = self._database.run_unless_locked(store_and_process)
+        stored, done = self._database.run_unless_locked(store_and_process, is_hot=True)
         self._resumption.resume_later(done.unfinished)
         return stored, done.processed[1:]
 
@@ -279,7 +277,7 @@ class Receiver:
         fields = {
             "entry": stored.id,
             "duplicate": not stored.is_new,
-            "outcome": stored.outcome.value,
+            "outcome": stored.outcome,
             "reason": stored.reason,
             "request_id": verified.delivery.origin.request_id,
         }
@@ -371,7 +369,7 @@ class Receiver:
 
         while True:
             try:
-                return self._database.run(do_and_write)
+                return self._database.run(do_and_write, is_hot=True)
             except KnownMeanwhileError:
                 # What is known stays known, so this ends.
                 continue
@@ -402,7 +400,7 @@ def _count_and_log(processed: list[Processed]) -> None:
         metrics.count_notification(done.type, done.outcome)
         fields = {
             "entry": done.entry_id,
-            "outcome": done.outcome.value,
+            "outcome": done.outcome,
             "reason": done.reason,
             "authorization": done.authorization_id,
         }

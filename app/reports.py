@@ -31,8 +31,9 @@ from app.secret import Secret
 from app.state_machine import Event, Flow, Verdict
 from app.tokens import Grant, TokenKey
 from app.unit_of_work import UnfinishedError, UnitOfWork
+from app.vocabulary import CauseKind
 
-Reporter = Literal["api", "shell"]
+Reporter = Literal[CauseKind.API, CauseKind.SHELL]
 
 #: The longest that the wire protocol takes, in characters.
 CLIENT_ID_CHARACTERS_MAX = 64

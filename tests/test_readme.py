@@ -8,7 +8,7 @@ import click
 import pytest
 
 from app.config import NAMES, SECRETS
-from app.inbox import Outcome, Reason
+from app.vocabulary import Outcome, Reason
 from tests.conftest import ROOT
 from tests.readme import ACROSS_LINES, BLOCKS, PAGES, README, anchors, block, commands, script, scripts, steps
 

@@ -28,7 +28,7 @@ class NotificationType(StrEnum):
     TOKEN_CANCELED = "TOKEN_CANCELED"  # noqa: S105 -- the name of a type, not a token
 
 
-_KNOWN_TYPES = frozenset(NotificationType)
+_TYPES = {each.value: each for each in NotificationType}
 
 #: What the types of all families look like. Anything else may be a secret, and is not repeated.
 _TYPE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
@@ -47,18 +47,14 @@ class Named:
 class Notification:
     """What Alipay says happened. A field that its type does not correlate by is None, also when it was sent along."""
 
-    type: str
+    #: Text where it is none that moves an authorization; new ones have appeared before and will again.
+    type: NotificationType | str
     result_status: str
     auth_state: str | None = None
     auth_code: Secret | None = None
     access_token: Secret | None = None
     user_id: str | None = None
     user_login_id: Secret | None = None
-
-    @property
-    def known_type(self) -> bool:
-        """Say whether the type moves an authorization; new ones have appeared before and will again."""
-        return self.type in _KNOWN_TYPES
 
 
 class MalformedNotificationError(ValueError):
@@ -95,7 +91,7 @@ def parse(body: bytes, *, nesting_bounded: bool = True) -> Notification:
         access_token = Secret(_required(document, "accessToken", ACCESS_TOKEN_CHARACTERS_MAX))
     user_login_id = _optional(document, "userLoginId", USER_LOGIN_ID_CHARACTERS_MAX)
     return Notification(
-        type=notification_type,
+        type=_TYPES.get(notification_type, notification_type),
         result_status=result_status,
         auth_state=auth_state,
         auth_code=auth_code,

@@ -12,13 +12,11 @@ from app.alipay.keyring import KeyringError
 from app.cli.errors import BAD_SETTING, SERVICE
 from app.config import SettingError
 from app.database.contents import distinct_values
+from app.limits import LOOK_UP_SECONDS_MAX
 from app.models import Authorization
 from app.wiring import Service
 
 T = TypeVar("T")
-
-#: A person waits longer than a request, and a rare combination of filters may read more than a page of an index.
-LOOK_UP_SECONDS_MAX = 60
 
 
 def the_service() -> Service:

@@ -16,6 +16,7 @@ from app.index_key import WrongVaultKeyError
 from app.preflight import NotMigratedError, OutdatedReleaseError
 from app.report_errors import ClientNotInKeyringError, ClientNotNamedError, ReportRefusedError
 from app.vault import VaultError
+from app.vocabulary import NewerReleaseError
 from app.wiring import Service
 
 #: Exit codes that scripts rely on.
@@ -80,7 +81,7 @@ def plain_errors() -> Iterator[None]:
     except ClientNotNamedError as error:
         # Its message speaks of a field of the API.
         raise Refusal(str(error).replace("clientId", "--client")) from None
-    except UnknownEndpointError as error:
+    except (UnknownEndpointError, NewerReleaseError) as error:
         raise Refusal(str(error)) from None
     except ReportRefusedError as error:
         raise Refusal(_for_shell(str(error))) from None

@@ -3,9 +3,10 @@
 from app.alipay.notification import NotificationType
 from app.authorizations import can_correct_flow
 from app.cli.tables import plain
-from app.inbox import Outcome, Reason, can_be_consulted
+from app.inbox import can_be_consulted
 from app.models import Authorization, InboxEntry
 from app.state_machine import AuthorizationState, Event, Flow, decide
+from app.vocabulary import Outcome, Reason
 
 #: Why an entry of this type changed nothing.
 _SUBJECTS = {
@@ -46,10 +47,11 @@ def _why(entry: InboxEntry, authorization: Authorization | None) -> str:
 def _applied(entry: InboxEntry, authorization: Authorization | None) -> str:
     if authorization is None or not authorization.is_understood:
         return "it moved the authorization"
+    state = entry.found_state
     # A newer release may have written other words.
-    if entry.found_state not in _STATES or entry.type not in _KNOWN_TYPES:
+    if not isinstance(state, AuthorizationState) or not isinstance(entry.type, NotificationType):
         return "it moved the authorization"
-    state, event = AuthorizationState(entry.found_state), Event(entry.type.lower())
+    event = Event(entry.type.lower())
     if event is Event.AUTHCODE_CREATED and state is AuthorizationState.AUTHCODE_ISSUED:
         return f"{entry.type} brought another auth code; the one that was received last is the one that is given out"
     reached = decide(state, event, authorization.current_flow).next_state
@@ -68,7 +70,7 @@ def _reasons(entry: InboxEntry, authorization: Authorization | None) -> dict[str
     kind, state = plain(entry.type), entry.found_state
     flow = "" if authorization is None or authorization.flow == Flow.AUTO_DEBIT else " in the direct flow"
     wrong_flow = "" if authorization is None else _wrong_flow(authorization)
-    subject = _SUBJECTS.get(NotificationType(entry.type)) if entry.type in _KNOWN_TYPES else None
+    subject = _SUBJECTS[entry.type] if isinstance(entry.type, NotificationType) else None
     return {
         Reason.ALREADY_KNOWN: f"{subject or 'it says what is so already'}, so {kind} changed nothing",
         Reason.SUPERSEDED_TOKEN: "a refresh had replaced this token, so its cancellation says nothing of the new one",
@@ -94,7 +96,3 @@ def _wrong_flow(authorization: Authorization) -> str:
         f"; its flow, {authorization.flow}, was taken from default_flow: if that is wrong, run: flask authorizations"
         f" consult {plain(authorization.auth_state)} --flow {other}"
     )
-
-
-_KNOWN_TYPES = frozenset(NotificationType)
-_STATES = frozenset(AuthorizationState)

@@ -21,18 +21,11 @@ from app.cli.reloading import problem_of_a_reload
 from app.cli.work import work_in_background
 from app.config import Settings
 from app.counters import folder_of_its_own
+from app.limits import CONNECTIONS_MAX, THREADS_DEFAULT, THREADS_MAX
 from app.server.connections import Connections
 from app.server.rsgi_to_wsgi import HEAD_BYTES_MAX, RsgiToWsgi
 from app.wiring import Service
 
-#: The concurrency limit of the circuit breaker is twice as high, so no thread is refused by it.
-THREADS_MAX = 32
-#: Deliveries need none of them. With these, as many requests may wait for a thread as there may be connections: none is
-#: refused because all come at once.
-_THREADS = 16
-#: An open connection counts while it is idle too, and a proxy keeps dozens open. An idle one costs a few kilobytes.
-#: Each has one request in hand at a time, so no more deliveries can be queued for a transaction either.
-_CONNECTIONS_MAX = 256
 #: Objects that are made before the garbage collector runs: a megabyte or two.
 _UNCOLLECTED_MAX = 10_000
 #: Longer than the 60 seconds for which most balancers and proxies keep an idle connection: a server that closes first
@@ -48,7 +41,7 @@ _KEEP_ALIVE_SECONDS_MAX = 3600
 @click.option(
     "--threads",
     type=click.IntRange(1, THREADS_MAX),
-    default=_THREADS,
+    default=THREADS_DEFAULT,
     show_default=True,
     help="How many requests a process works on at once.",
 )
@@ -90,7 +83,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: i
             background=None if no_work else partial(work_in_background, settings.instance_path),
             interface=Interfaces.RSGI,
             workers=workers or min(os.cpu_count() or 1, 4),
-            backpressure=_CONNECTIONS_MAX,
+            backpressure=CONNECTIONS_MAX,
             # Where a connection may turn out to be HTTP/2, the server waits for its first byte without a bound.
             http=HTTPModes.http1,
             # What it calls the time for a head is that for an idle connection too; `Connections` sees to the former.
@@ -114,7 +107,7 @@ def _make_bridge(threads: int, port: int) -> RsgiToWsgi:
     # one small cycle of the framework's.
     gc.freeze()
     gc.set_threshold(_UNCOLLECTED_MAX)
-    connections = Connections(port, _CONNECTIONS_MAX)
+    connections = Connections(port, CONNECTIONS_MAX)
     connections.watch()
     return RsgiToWsgi(
         application,

@@ -21,39 +21,32 @@ from sqlalchemy.orm import Session
 from app.database import condition
 from app.database.driver import CommitNotConfirmedError, seconds_left, within
 from app.database.engines import (
-    POOL_SIZE,
     allow_seconds,
     is_there,
     make_engine,
-    read_only_options,
+    opened_with,
     unsafe_durability_settings,
 )
 from app.database.errors import DatabaseUnavailableError, is_transient, name_of
+from app.limits import (
+    ANSWER_SECONDS_MAX,
+    ATTEMPTS_MAX,
+    HELD_ROW_SECONDS_MAX,
+    INSIDE_MAX,
+    LAST_TRY_SECONDS,
+    POOL_SIZE,
+    SLOW_FAILURE_SECONDS,
+    SLOW_FAILURES_MAX,
+    WAITING_SHARE,
+    WORK_SECONDS_MIN,
+)
 
 T = TypeVar("T")
 
-#: A transaction that lost a deadlock nearly always wins the next try; after three the sender tries again.
-ATTEMPTS_MAX = 3
-#: A transaction that fails after waiting this long for a lock or a connection is not tried again.
-_LAST_TRY_S = 2
-#: No request works with the database for longer than this, all tries together. Most work takes milliseconds.
-REQUEST_SECONDS_MAX = 4
-#: Work that has less time than this left is not begun: waiting for a connection alone may take as long.
-_LEAST_S = 0.3
-#: The share (one in so many) of a worker's threads that may wait for held rows. The others are for other work.
-_WAITING_SHARE = 4
 #: Milliseconds of pause before the next try; random, so that two that deadlocked do not deadlock again.
 _PAUSE_MS = (5, 40)
-#: One that works and three that wait, for each connection: more than a worker has threads, whatever they do.
-_INSIDE_MAX = 4 * POOL_SIZE
 
-#: A failure sooner than this is not a database that does not answer, and does not count.
-_LONG_S = 1.0
-#: One failure may come from a lock; two in a row, with no success between them, open the circuit.
-_FAILURES_MAX = 2
 
-#: A row's lock is held for milliseconds. One that is held for longer than this is held by something broken.
-_HELD_SECONDS_MAX = 2
 #: The pause before the next try, as a share of the time waited so far. It is random, so that two transactions that
 #: block each other do not try at the same moment again.
 _HELD_PAUSE = (0.3, 0.7)
@@ -65,20 +58,26 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
         # Reads have a circuit breaker of their own: a held lock or a full disk stops writers alone.
-        self._breakers = {read_only: CircuitBreaker(inside_max=_INSIDE_MAX) for read_only in (False, True)}
+        self._breakers = {read_only: CircuitBreaker(inside_max=INSIDE_MAX) for read_only in (False, True)}
         self.share_between(POOL_SIZE)
 
     def share_between(self, threads: int) -> None:
         """Say how many threads use this, so that a share of them never waits for held rows."""
-        self._waiting = threading.Semaphore(max(min(1, threads - 1), threads // _WAITING_SHARE))
+        self._waiting = threading.Semaphore(max(min(1, threads - 1), threads // WAITING_SHARE))
 
     def run(
-        self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
+        self,
+        work: Callable[[Session], T],
+        *,
+        read_only: bool = False,
+        is_hot: bool = False,
+        seconds_max: float = ANSWER_SECONDS_MAX,
     ) -> T:
         """Do `work` in one transaction and commit; retry it when the database was in trouble.
 
         `work` must have no effect outside its session, since it may run several times. A read-only run sees one
-        snapshot and never waits for writers. A command that no request waits for may take more seconds.
+        snapshot and never waits for writers. A hot one, that of a unit of work, has short timeouts, and finds its rows
+        by an index, whatever PostgreSQL would plan. A command that no request waits for may take more seconds.
 
         Raises `DatabaseUnavailableError` where every try failed, where time ran out, and where it needs a held row
         while too many others wait for held rows already.
@@ -86,22 +85,28 @@ class Database:
         # A read waits only for a lock on a whole table, which blocks all reads alike: limiting them would help nothing.
         waiting = None if read_only else self._waiting
         return retry_while_locked(
-            lambda: self.run_unless_locked(work, read_only=read_only, seconds_max=seconds_max), waiting=waiting
+            lambda: self.run_unless_locked(work, read_only=read_only, is_hot=is_hot, seconds_max=seconds_max),
+            waiting=waiting,
         )
 
     def run_unless_locked(
-        self, work: Callable[[Session], T], *, read_only: bool = False, seconds_max: float = REQUEST_SECONDS_MAX
+        self,
+        work: Callable[[Session], T],
+        *,
+        read_only: bool = False,
+        is_hot: bool = False,
+        seconds_max: float = ANSWER_SECONDS_MAX,
     ) -> T:
         """Do `work` as `run` does, but give up where another transaction holds a row that it needs.
 
         Raises `DatabaseUnavailableError`, whose `is_of_one_row` says so.
         """
-        engine = self.engine.execution_options(**read_only_options()) if read_only else self.engine
+        engine = opened_with(self.engine, read_only=read_only, is_hot=is_hot)
         with self._breakers[read_only].admit(), _limited(seconds_max) as started:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
                     with Session(engine, expire_on_commit=False) as session, session.begin():
-                        if seconds_max > REQUEST_SECONDS_MAX:
+                        if seconds_max > ANSWER_SECONDS_MAX:
                             allow_seconds(session.connection(), seconds_max)
                         return work(session)
                 except SQLAlchemyError as error:
@@ -114,14 +119,14 @@ class Database:
         raise AssertionError
 
     def run_once(self, work: Callable[[Connection], T]) -> T:
-        """Do `work` in one transaction and commit, without any retry.
+        """Do hot `work` in one transaction and commit, without any retry.
 
         Raises `DatabaseUnavailableError` where the database did not answer, so that a retry would not help. Every other
         error is raised as it is, a held row or a deadlock too.
         """
-        with self._breakers[False].admit(), _limited(REQUEST_SECONDS_MAX) as started:
+        with self._breakers[False].admit(), _limited(ANSWER_SECONDS_MAX) as started:
             try:
-                with self.engine.begin() as connection:
+                with opened_with(self.engine, read_only=False, is_hot=True).begin() as connection:
                     return work(connection)
             except SQLAlchemyError as error:
                 unavailable = DatabaseUnavailableError(name_of(error))
@@ -157,7 +162,7 @@ class Database:
 
     def _ask(self, question: Callable[[Engine], T]) -> T:
         # By the breaker of reads: a check must be answered while writers wait.
-        with self._breakers[True].admit(), _limited(REQUEST_SECONDS_MAX):
+        with self._breakers[True].admit(), _limited(ANSWER_SECONDS_MAX):
             try:
                 return question(self.engine)
             except (SQLAlchemyError, DriverError, SqliteError) as error:
@@ -172,9 +177,9 @@ def _is_not_to_be_retried(error: SQLAlchemyError, started: float) -> bool:
     # A retry after a wait for a connection makes the queue longer. A commit that no standby confirmed is on record
     # here: a retry finds it done, and waits for the same standby.
     is_final = isinstance(error, PoolTimeoutError) or isinstance(getattr(error, "orig", None), CommitNotConfirmedError)
-    if is_final or time.monotonic() - started >= _LAST_TRY_S:
+    if is_final or time.monotonic() - started >= LAST_TRY_SECONDS:
         return True
-    return seconds_left() < _LEAST_S
+    return seconds_left() < WORK_SECONDS_MIN
 
 
 @contextmanager
@@ -184,7 +189,7 @@ def _limited(seconds_max: float) -> Iterator[float]:
     Raises `DatabaseUnavailableError` where the deadline that is set already is too near to begin.
     """
     left = seconds_left()
-    if left < _LEAST_S:
+    if left < WORK_SECONDS_MIN:
         raise DatabaseUnavailableError("TooLate")
     with within(min(left, seconds_max)):
         yield time.monotonic()
@@ -207,7 +212,7 @@ class CircuitBreaker:
     def is_open(self) -> bool:
         """Say whether work would be turned away now, because the database does not answer the work inside."""
         with self._lock:
-            return self._inside > 0 and self._failures >= _FAILURES_MAX
+            return self._inside > 0 and self._failures >= SLOW_FAILURES_MAX
 
     @contextmanager
     def admit(self) -> Iterator[None]:
@@ -222,7 +227,7 @@ class CircuitBreaker:
         try:
             yield
         except DatabaseUnavailableError as error:
-            has_failed = not error.is_of_one_row and self._clock() - started >= _LONG_S
+            has_failed = not error.is_of_one_row and self._clock() - started >= SLOW_FAILURE_SECONDS
             raise
         finally:
             self._leave(has_failed=has_failed)
@@ -231,7 +236,7 @@ class CircuitBreaker:
         with self._lock:
             if self._inside >= self._inside_max:
                 raise DatabaseUnavailableError("QueueFull")
-            if self._inside and self._failures >= _FAILURES_MAX:
+            if self._inside and self._failures >= SLOW_FAILURES_MAX:
                 raise DatabaseUnavailableError("CircuitOpen")
             self._inside += 1
 
@@ -258,7 +263,7 @@ def retry_while_locked(work: Callable[[], T], *, waiting: threading.Semaphore | 
                 return work()
             except DatabaseUnavailableError as error:
                 waited = time.monotonic() - started
-                if not error.is_of_one_row or waited >= min(_HELD_SECONDS_MAX, seconds_left()):
+                if not error.is_of_one_row or waited >= min(HELD_ROW_SECONDS_MAX, seconds_left()):
                     raise
                 if waiting is not None and not may_wait:
                     may_wait = waiting.acquire(blocking=False)

@@ -21,24 +21,16 @@ from app.database.errors import is_of_the_connection
 from app.database.pipeline import enable_pipelines
 from app.database.reaching import Reach
 from app.database.requirements import require_postgresql, require_sqlite
-from app.database.transactions import READING, SESSION, STATEMENT_TIMEOUT_MS, WRITING
+from app.database.transactions import HOT, READING, SESSION, WRITING, Opening
 from app.database.urls import driver_arguments
+from app.limits import BUSY_TIMEOUT_MS, CONNECT_TIMEOUT_SECONDS, POOL_SIZE, POOL_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS
 
-#: As many as a worker has threads. Deliveries need only a few beside them, since a batch shares a connection.
-POOL_SIZE = 16
-
-#: The file's lock is held for milliseconds. One that is held for longer than this is held by something broken.
-_BUSY_TIMEOUT_MS = 2_000
 #: The pause between two tries for the lock: about as long as a busy process leaves it free between two transactions.
 _LOOK_AGAIN_MS = (0.3, 0.9)
-#: A pooled connection is lent for milliseconds.
-_POOL_TIMEOUT_S = 1
-#: The least that libpq takes, for each address that the host's name stands for.
-_CONNECT_TIMEOUT_S = 2
 
 #: What libpq is told about the network. A peer that vanished says nothing: sending to it, and idling, find out so.
 _NETWORK = {
-    "connect_timeout": _CONNECT_TIMEOUT_S,
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
     "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
     "keepalives": 1,
     "keepalives_idle": 30,
@@ -46,7 +38,7 @@ _NETWORK = {
     "keepalives_count": 3,
 }
 
-_READ_ONLY = "notifyauth_read_only"
+_OPENING = "notifyauth_opening"
 
 #: What may stand in the settings of a database that keeps what it has committed through a power cut, and how to ask.
 _LASTING = {
@@ -70,9 +62,15 @@ def make_engine(url: str | URL) -> Engine:
     return _postgresql_engine(parsed)
 
 
-def read_only_options() -> dict[str, object]:
-    """Say what makes a transaction see one snapshot, and wait for no writer."""
-    return {_READ_ONLY: True}
+def opened_with(engine: Engine, *, read_only: bool, is_hot: bool) -> Engine:
+    """Give the engine for transactions that see one snapshot, for units of work, or for other writes."""
+    opening = READING if read_only else HOT if is_hot else WRITING
+    return engine.execution_options(**{_OPENING: opening})
+
+
+def _opening_of(connection: Connection) -> Opening:
+    opening: Opening = connection.get_execution_options().get(_OPENING, WRITING)
+    return opening
 
 
 def allow_seconds(connection: Connection, seconds_max: float) -> None:
@@ -103,7 +101,9 @@ def unsafe_durability_settings(connection: Connection) -> dict[str, str]:
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, hide_parameters=True, pool_timeout=_POOL_TIMEOUT_S, pool_size=POOL_SIZE, max_overflow=0)
+    engine = create_engine(
+        url, hide_parameters=True, pool_timeout=POOL_TIMEOUT_SECONDS, pool_size=POOL_SIZE, max_overflow=0
+    )
 
     @event.listens_for(engine, "do_connect")
     def require_file(_dialect: object, _record: object, _arguments: object, _options: object) -> None:
@@ -129,7 +129,7 @@ def _sqlite_engine(url: URL) -> Engine:
         if connection.info["file"] != _identity(url):
             raise OperationalError("BEGIN", None, FileReplacedError())
         driver_connection = typed("sqlite3.Connection", connection.connection.driver_connection)
-        if connection.get_execution_options().get(_READ_ONLY, False):
+        if _opening_of(connection) is READING:
             driver_connection.execute(f"PRAGMA busy_timeout = {_busy_timeout_ms()}")
             connection.exec_driver_sql("BEGIN")
         else:
@@ -140,7 +140,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
 def _busy_timeout_ms() -> int:
     """Say how long to wait for the file's lock: no longer than there is time for the work that needs it."""
-    return round(1000 * min(_BUSY_TIMEOUT_MS / 1000, seconds_left()))
+    return round(1000 * min(BUSY_TIMEOUT_MS / 1000, seconds_left()))
 
 
 def _begin_to_write(connection: sqlite3.Connection) -> None:
@@ -209,7 +209,7 @@ def _postgresql_engine(url: URL) -> Engine:
         connect_args=_NETWORK | arguments | {"autocommit": True, "client_encoding": "utf8"},
         # Looking for a type that we do not have would take each new connection three messages.
         use_native_hstore=False,
-        pool_timeout=_POOL_TIMEOUT_S,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
         pool_size=POOL_SIZE,
         max_overflow=0,
         # Of a few connections that are used all the time, the server has everything at hand.
@@ -233,9 +233,8 @@ def _postgresql_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        is_read_only = connection.get_execution_options().get(_READ_ONLY, False)
         driver_connection = typed("DriverConnection", connection.connection.driver_connection)
-        driver_connection.opening = READING if is_read_only else WRITING
+        driver_connection.opening = _opening_of(connection)
 
     @event.listens_for(engine, "handle_error")
     def forget_connection(context: ExceptionContext) -> None:

@@ -19,15 +19,12 @@ from typing import Any, TypeVar
 import psycopg
 
 from app.database.driver import UNREADABLE, AnswerTimeoutError, Connection, UnreadableAnswerError, deadline
+from app.limits import RESOLVE_SECONDS_MAX, SILENT_ADDRESS_SECONDS
 
 T = TypeVar("T")
 
-#: A resolver answers within milliseconds. One that takes longer is taken for mute, if it has answered before.
-_RESOLVE_S = 1.0
 #: libpq gives each address two seconds. The one that answered after others had not is asked first for this long.
 _PREFER_S = 30.0
-#: A connection that took this long came after an address that does not answer.
-_SILENT_S = 1.0
 
 _DEFAULT_PORT = "5432"
 #: What a resolver says that knows the name, or does not: all else is its own trouble.
@@ -67,7 +64,7 @@ class Reach:
             connection = Connection.connect(**{**options, **self._addresses(options)})
         except UNREADABLE as error:
             raise UnreadableAnswerError(error) from error
-        if time.monotonic() - started >= _SILENT_S:
+        if time.monotonic() - started >= SILENT_ADDRESS_SECONDS:
             address = connection.info.hostaddr, str(connection.info.port)
             self._preferred = address, time.monotonic() + _PREFER_S
         return connection
@@ -140,7 +137,7 @@ class _Names:
         with self._lock:
             name = self._known.setdefault((host, port), _Name())
         lookup = self._lookup(name, host, port)
-        left = name.asked_at + _RESOLVE_S - time.monotonic()
+        left = name.asked_at + RESOLVE_SECONDS_MAX - time.monotonic()
         try:
             found = lookup.result(max(0.0, left) if name.addresses else None)
         except FutureTimeoutError:

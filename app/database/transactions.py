@@ -8,23 +8,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-#: Our transactions hold a row for less. A longer wait is a retry, which holds no connection.
-LOCK_TIMEOUT_MS = 100
-#: No statement takes a tenth of this. It ends the statements of abandoned connections, which nothing else would end.
-STATEMENT_TIMEOUT_MS = 3_000
-#: A process that froze, or whose machine vanished, in the middle of a transaction would keep its locks for hours.
-IDLE_TIMEOUT_MS = 10_000
+from app.limits import ANSWER_SECONDS_MAX, IDLE_TIMEOUT_MS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
 
-_TIMEOUTS = {
-    "lock_timeout": str(LOCK_TIMEOUT_MS),
+#: A transaction that waits keeps the locks that it has, and deliveries wait for those: a writer waits briefly.
+_LOCK_TIMEOUT = {"lock_timeout": str(LOCK_TIMEOUT_MS)}
+#: As long as a request may take. It ends the statements of a connection that was given up.
+_GENEROUS_TIMEOUTS = {
+    "statement_timeout": str(1000 * ANSWER_SECONDS_MAX),
+    "idle_in_transaction_session_timeout": str(IDLE_TIMEOUT_MS),
+}
+_SHORT_TIMEOUTS = _LOCK_TIMEOUT | {
     "statement_timeout": str(STATEMENT_TIMEOUT_MS),
     "idle_in_transaction_session_timeout": str(IDLE_TIMEOUT_MS),
 }
 #: The warning of an unconfirmed commit must reach us, whatever the role's setting is.
 _WARNINGS = {"client_min_messages": "warning"}
 _PLANNER = {
-    # Every statement finds its rows by an index. A plan stays with its connection, and one that reads the whole of a
-    # small table would still do so when the table is large.
+    # Every statement of a unit of work finds its rows by an index. A plan stays with its connection, and one that reads
+    # the whole of a small table would still do so when the table is large.
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -68,9 +69,12 @@ class Opening:
         return f"BEGIN ISOLATION LEVEL {self.mode}"
 
 
-WRITING = Opening("READ COMMITTED", _TIMEOUTS | _WARNINGS | _PLANNER, (_LASTING_COMMIT,))
-#: Sees one snapshot, and waits for no writer.
-READING = Opening("REPEATABLE READ READ ONLY", _TIMEOUTS | _PLANNER)
+#: A unit of work, which is a delivery, a replay or a report: with planner switches and short timeouts.
+HOT = Opening("READ COMMITTED", _SHORT_TIMEOUTS | _WARNINGS | _PLANNER, (_LASTING_COMMIT,))
+#: Anything else that writes, as PostgreSQL plans it.
+WRITING = Opening("READ COMMITTED", _LOCK_TIMEOUT | _GENEROUS_TIMEOUTS | _WARNINGS, (_LASTING_COMMIT,))
+#: Sees one snapshot, and waits for no writer. Planned as PostgreSQL plans.
+READING = Opening("REPEATABLE READ READ ONLY", _GENEROUS_TIMEOUTS)
 
 #: How a session reads and writes values. PgBouncer keeps these for each of its clients, unlike any other setting.
 SESSION = {

@@ -15,11 +15,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from app.limits import STOP_SECONDS_MAX
 from app.server.processes import (
     LOOK_SECONDS,
     START_SECONDS_MAX,
     STEADY_SECONDS,
-    STOP_SECONDS_MAX,
     end_with_parent,
     pause_before,
 )

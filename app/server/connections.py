@@ -19,13 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.limits import HEAD_SECONDS_MAX, WRITE_SECONDS_MAX
+
 _log = logging.getLogger(__name__)
 
-#: How long a head may take from its first byte, and the first head from the beginning of the connection.
-HEAD_SECONDS_MAX = 10
-#: How long a client may leave a response unread. A slow client reads on, a little at a time, all the while: even
-#: the largest listing fits into what the kernel buffers on both sides.
-WRITE_SECONDS_MAX = 30
 #: A worker near its limit of connections closes those that have been idle for this long.
 IDLE_SECONDS_WHEN_FULL = 10
 _FULL_SHARE = 0.9

@@ -5,8 +5,8 @@ import os
 import signal
 import time
 
-#: A process that has not ended by then is killed: no request may take half as long.
-STOP_SECONDS_MAX = 30
+from app.limits import STOP_SECONDS_MAX
+
 #: Importing takes a second or two, on a busy machine ten; waiting for a database that is away, a few more.
 START_SECONDS_MAX = 60
 #: A process that lived for this long started well: its next death counts as the first.

@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication, WSGIEnvironment
 
+from app.limits import BODY_SECONDS_MAX, THREAD_WAIT_SECONDS_MAX, WAITING_PER_THREAD_MAX
 from app.logs import failure
 from app.server.connections import Connections
 
@@ -37,15 +38,9 @@ RECEIVED = "notifyauth.received"
 
 #: A request line and headers. Those of a notification have a kilobyte, and what a proxy adds another one or two.
 HEAD_BYTES_MAX = 64 * 1024
-#: Alipay sends a kilobyte, which takes milliseconds.
-BODY_SECONDS_MAX = 10
 #: Each piece is a turn of the loop, some 25 microseconds: 65,000 pieces of a byte would keep it for two seconds. With
 #: this many, pieces of a quarter of a kilobyte make up the largest body, and a proxy passes on four or more.
 BODY_CHUNKS_MAX = 256
-#: Requests that wait for a thread, for each thread. More would be answered after their clients have given up.
-WAITING_PER_THREAD_MAX = 16
-#: What a request may wait for a thread before it is refused unread: behind a stuck database a queue hardly moves.
-WAITING_SECONDS_MAX = 3
 
 #: A thread that still works this long after the server has ended has no client left.
 _END_SECONDS_MAX = 5
@@ -232,7 +227,7 @@ class RsgiToWsgi:
 
     def _run_tasks(self) -> None:
         while (task := self._tasks.get()) is not None:
-            if task.waited() > WAITING_SECONDS_MAX:
+            if task.waited() > THREAD_WAIT_SECONDS_MAX:
                 task.respond(self._reject(task.environ, HTTPStatus.SERVICE_UNAVAILABLE))
             else:
                 _call_and_respond(self.application, task.environ, task.respond)

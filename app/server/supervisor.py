@@ -25,13 +25,13 @@ from granian.server import MPServer
 from granian.server.mp import WorkerProcess
 from typing_extensions import override
 
+from app.limits import STOP_SECONDS_MAX
 from app.server.background import Background, BackgroundProcess
 from app.server.listening import BACKLOG, SPREADS, Address, stop_accepting
 from app.server.processes import (
     LOOK_SECONDS,
     START_SECONDS_MAX,
     STEADY_SECONDS,
-    STOP_SECONDS_MAX,
     end_with_parent,
     pause_before,
 )

@@ -20,6 +20,7 @@ from app.reports import AuthcodeReport, CanceledReport, Consult, Recorded, Repor
 from app.secret import Secret
 from app.state_machine import AuthorizationState, Flow
 from app.tokens import Grant
+from app.vocabulary import CauseKind
 from app.web.bearer import require_key, require_token_key
 from app.web.problems import NotYetError, ProblemError
 from app.web.request_models import AuthcodeBody, CanceledBody, ConsultBody, TokenBody, read_body, read_query
@@ -172,7 +173,7 @@ def _service() -> Service:
 
 
 def _record(report: Report) -> Recorded:
-    return _service().receiver.record(report, cause="api", by=g.key_name)
+    return _service().receiver.record(report, cause=CauseKind.API, by=g.key_name)
 
 
 def _whole(authorization_id: UUID) -> Document:

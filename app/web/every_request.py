@@ -14,10 +14,8 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from app.alipay.delivery import Origin
 from app.database import within
+from app.limits import ANSWER_SECONDS_MAX
 from app.server.rsgi_to_wsgi import RECEIVED, REJECT_STATUS
-
-#: Every request is answered by then, whatever the database does. Waiting for a thread counts.
-ANSWER_SECONDS_MAX = 4
 
 #: The key in the environment of a request, once it is made.
 _ORIGIN = "notifyauth.origin"

@@ -28,6 +28,7 @@ from app.secret import Secret
 from app.simulator.draft import Draft
 from app.tokens import Grant
 from app.vault import Sealer, Vault, new_index_key
+from app.vocabulary import CauseKind
 from tests.unit.alipay.wire import CLIENT_ID, a_signed_delivery
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -114,10 +115,10 @@ class Stage:
 
     def consult(self, auth_state: str = "s-1", **said: Any) -> UUID:  # noqa: ANN401 -- whatever a consult may say
         said = {"client_id": CLIENT_ID} | said
-        return self.receiver.record(Consult(auth_state, **said), cause="api").authorization_id
+        return self.receiver.record(Consult(auth_state, **said), cause=CauseKind.API).authorization_id
 
     def report_authcode(self, authorization_id: UUID, code: str = "code-1") -> Recorded:
-        return self.receiver.record(AuthcodeReport(authorization_id, Secret(code)), cause="api")
+        return self.receiver.record(AuthcodeReport(authorization_id, Secret(code)), cause=CauseKind.API)
 
     def report_token(
         self,
@@ -134,11 +135,11 @@ class Stage:
             auth_code=None if auth_code is None else Secret(auth_code),
             replaces=None if replaces is None else Secret(replaces),
         )
-        return self.receiver.record(report, cause="api")
+        return self.receiver.record(report, cause=CauseKind.API)
 
     def report_canceled(self, authorization_id: UUID, reason: str | None = None) -> Recorded:
         report = CanceledReport(authorization_id, None if reason is None else Secret(reason))
-        return self.receiver.record(report, cause="api")
+        return self.receiver.record(report, cause=CauseKind.API)
 
     # --- the operator ---
 

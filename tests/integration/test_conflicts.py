@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.database import ATTEMPTS_MAX
+from app.limits import ATTEMPTS_MAX
 from app.simulator.draft import authcode_created
 from tests.integration.stage import a_stage
 

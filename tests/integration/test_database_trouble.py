@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from app import create_app, metrics
 from app.database import Database, DatabaseUnavailableError
-from app.database.engines import POOL_SIZE
+from app.limits import POOL_SIZE
 from app.receiver import Receipt, Receiver
 from app.simulator.draft import authcode_created, token_canceled
 from app.wiring import Service

@@ -14,13 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.cli.serve import THREADS_MAX
-from app.database.engines import POOL_SIZE
-from app.group_commit import BATCH_SIZE_MAX
+from app.limits import BATCH_SIZE_MAX, POOL_SIZE, THREADS_MAX
 from app.receiver import Receipt, Receiver
 from app.reports import AuthcodeReport
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from app.vocabulary import CauseKind
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import a_signed_delivery
 
@@ -148,7 +147,7 @@ def test_other_work_that_waits_for_a_row_leaves_connections_to_deliveries(on_pos
     for name, found in ids.items():
         if what == "reports":
             report = AuthcodeReport(found, Secret(f"code-of-{name}"))
-            work.append(partial(receiver.record, report, cause="api"))
+            work.append(partial(receiver.record, report, cause=CauseKind.API))
         else:
             stage.report_authcode(found, "another")
             body = authcode_created(name, f"code-of-{name}").body()

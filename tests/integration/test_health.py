@@ -17,10 +17,10 @@ from app import create_app
 from app.alipay.notification import NotificationType
 from app.alipay.signature import CAUSES
 from app.counters import Memory
-from app.inbox import Outcome
 from app.models import InboxEntry
 from app.simulator.draft import authcode_created, token_canceled
 from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.vocabulary import Outcome
 from tests.builders import a_genuine_delivery, an_environ
 from tests.integration.http_client import API_KEY, NOTIFY_PATH, HttpClient
 from tests.integration.shell import Shell

@@ -22,12 +22,12 @@ from app.alipay.keyring import load_private_key
 from app.cli.long_running import sharing_the_write_lock
 from app.config import new_vault_key
 from app.database import DatabaseUnavailableError
-from app.inbox import Outcome
 from app.models import InboxEntry
 from app.rotation import SEALED_COLUMNS, SealedColumn
 from app.simulator.draft import Draft, authcode_created, token_created
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.simulator.sender import Signer, headers_of
+from app.vocabulary import Outcome
 from app.wiring import Service
 from tests.builders import an_environ
 from tests.integration.http_client import API_KEY, AUTHORIZATIONS, NOTIFY_PATH

@@ -14,11 +14,12 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from app import create_app
-from app.inbox import BODY_COLUMN, Outcome
+from app.inbox import BODY_COLUMN
 from app.models import InboxEntry
 from app.rotation import BATCH_SIZE_MAX
 from app.simulator.draft import authcode_created
 from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.vocabulary import Outcome
 from app.wiring import Service
 from tests.builders import an_environ
 from tests.integration.shell import Shell

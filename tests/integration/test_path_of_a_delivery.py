@@ -23,6 +23,7 @@ from app.server.connections import Connections
 from app.server.rsgi_to_wsgi import RsgiToWsgi
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.simulator.sender import headers_of
+from app.vocabulary import CauseKind
 from app.wiring import Service
 from tests.builders import a_genuine_delivery, an_environ
 from tests.conftest import ROOT
@@ -90,7 +91,7 @@ def seen_of_a_lifetime(database_url: str, keyring_path: Path) -> Seen:
     application = create_app(an_environ(database_url, keyring_path))
     service: Service = application.extensions["notifyauth"]
     service.open_all()
-    service.receiver.record(Consult("s-1"), cause="api")
+    service.receiver.record(Consult("s-1"), cause=CauseKind.API)
     # Its answers are kept for the life of a process.
     state_machine.decide.cache_clear()
     seen = Seen()

@@ -13,8 +13,10 @@ from sqlalchemy import BigInteger, LargeBinary, Uuid, inspect
 
 from app import authorizations, consistency, inbox, inbox_admin, rotation
 from app.database import contents
+from app.database.engines import opened_with
 from app.models import Authorization, Base, EscapedText, InboxEntry
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from app.vocabulary import REPLAYABLE_OUTCOMES
 from benchmarks.loading import load
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import CLIENT_ID
@@ -86,7 +88,7 @@ def look(stage: Stage) -> None:
     now = datetime.now(UTC)
     run(partial(inbox_admin.parked_by_reason, now=now))
     run(inbox_admin.failed_count)
-    run(lambda session: inbox_admin.replayable_ids(session, inbox.REPLAYABLE_OUTCOMES, after=0, limit=50))
+    run(lambda session: inbox_admin.replayable_ids(session, REPLAYABLE_OUTCOMES, after=0, limit=50))
     run(lambda session: inbox_admin.of_tokens(session, [(CLIENT_ID, b"a token")], limit=50))
     run(lambda session: authorizations.of_tokens(session, [(CLIENT_ID, b"a token")]))
     run(lambda session: inbox.undecided_cancellation(session, (CLIENT_ID, b"a token")))
@@ -109,7 +111,9 @@ def look(stage: Stage) -> None:
 
 
 def test_no_statement_reads_a_growing_table_whole_on_postgresql(filled: Stage) -> None:
-    assert read_whole_by_any(filled) == {}
+    assert read_whole_by_any(filled, live) == {}
+    # As PostgreSQL plans, once the tables are large.
+    assert read_whole_by_any(filled, look, is_hot=False) == {}
 
 
 def test_no_statement_that_was_planned_on_small_tables_reads_one_whole(
@@ -117,7 +121,7 @@ def test_no_statement_that_was_planned_on_small_tables_reads_one_whole(
 ) -> None:
     """A connection keeps its plans while the tables grow."""
     stage = a_stage(postgresql_url, alipay_key)
-    assert read_whole_by_any(stage) == {}
+    assert read_whole_by_any(stage, live) == {}
     stage.database.close()
 
 
@@ -133,19 +137,18 @@ def test_parked_entries_are_found_by_an_index_however_few_there_were(filled: Sta
     assert all("auth_state" in each or "token_index" in each for each in conditions)
 
 
-def read_whole_by_any(stage: Stage) -> dict[str, list[str]]:
+def read_whole_by_any(stage: Stage, work: Callable[[Stage], None], *, is_hot: bool = True) -> dict[str, list[str]]:
     """Do all that a service does, and name the growing tables that a statement read whole, by the statement."""
-    plans = plans_of(stage, live, look)
-    assert len(plans) > 20
+    plans = plans_of(stage, work, is_hot=is_hot)
+    assert len(plans) > 10
     return {statement: names for statement, plan in plans.items() if (names := list(read_whole(plan)))}
 
 
-def plans_of(stage: Stage, *works: Callable[[Stage], None]) -> dict[str, Plan]:
+def plans_of(stage: Stage, work: Callable[[Stage], None], *, is_hot: bool = True) -> dict[str, Plan]:
     """Work, and have PostgreSQL explain each statement as it plans it afterwards."""
     with stage.overheard() as overheard:
-        for work in works:
-            work(stage)
-    with stage.database.engine.connect() as connection:
+        work(stage)
+    with opened_with(stage.database.engine, read_only=False, is_hot=is_hot).connect() as connection:
         return {
             statement: connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()[0][
                 "Plan"

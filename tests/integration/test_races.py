@@ -21,6 +21,7 @@ from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.state_machine import Event
 from app.tokens import Grant
 from app.unit_of_work import UnitOfWork
+from app.vocabulary import CauseKind
 from tests.integration.stage import NOON, Stage, a_stage
 from tests.unit.alipay.wire import CLIENT_ID
 
@@ -145,7 +146,7 @@ def test_a_cancellation_starts_over_when_its_token_becomes_known_while_it_waits(
         canceling = pool.submit(stage.notify, token_canceled("token-1"))
         wait_until_somebody_waits(stage)
         work.make_known(authorization, Grant(Secret("token-1")), at=NOON)
-        work.advance(authorization, Event.TOKEN_CREATED, cause=Cause("notification", at=NOON))
+        work.advance(authorization, Event.TOKEN_CREATED, cause=Cause(CauseKind.NOTIFICATION, at=NOON))
         work.close()
         connection.commit()
         assert canceling.result().outcome == "applied"
@@ -197,7 +198,7 @@ def test_a_delivery_that_waited_for_a_lock_judges_the_state_after_it(
         delivering = pool.submit(stage.notify, authcode_created("s-1", "code-1"))
         wait_until_somebody_waits(stage)
         authorizations.store_auth_code(stage.vault, authorization, Secret("code-1"), received_at=NOON, now=NOON)
-        work.advance(authorization, Event.AUTHCODE_CREATED, cause=Cause("api", at=NOON))
+        work.advance(authorization, Event.AUTHCODE_CREATED, cause=Cause(CauseKind.API, at=NOON))
         work.close()
         connection.commit()
         assert delivering.result().reason == "already_known"

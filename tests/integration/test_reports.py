@@ -20,6 +20,7 @@ from app.report_errors import (
 )
 from app.reports import Consult
 from app.simulator.draft import token_created
+from app.vocabulary import CauseKind
 from tests.integration.stage import Stage, a_stage
 from tests.unit.alipay.wire import CLIENT_ID
 
@@ -64,7 +65,7 @@ def test_a_consult_need_not_name_the_only_client(stage: Stage) -> None:
 def test_a_consult_must_name_one_of_several_clients(sqlite_url: str, alipay_key: RSAPrivateKey) -> None:
     stage = a_stage(sqlite_url, alipay_key, clients={"A": "direct", "B": "direct"})
     with pytest.raises(ClientNotNamedError):
-        stage.receiver.record(Consult("s-1"), cause="api")
+        stage.receiver.record(Consult("s-1"), cause=CauseKind.API)
 
 
 def test_a_consult_for_a_client_whose_notifications_could_not_be_verified_is_refused(stage: Stage) -> None:

@@ -16,6 +16,7 @@ from app.reports import Consult
 from app.resuming import Resumption
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from app.unit_of_work import RESUMED_AT_ONCE_MAX, UnitOfWork
+from app.vocabulary import CauseKind
 from tests.integration.stage import NOON, Stage
 from tests.integration.test_consistency import inconsistencies
 from tests.unit.alipay.wire import CLIENT_ID
@@ -50,7 +51,7 @@ def consult_and_die(stage: Stage, **said: str) -> UUID:
     consult = Consult("s-1", client_id=CLIENT_ID, **said)  # type: ignore[arg-type] # the flow is a text there
     with stage.database.engine.begin() as connection:
         unit = UnitOfWork(connection, stage.vault)
-        recorded = reports.record(unit, stage.keyring, consult, cause=Cause("api", at=NOON))
+        recorded = reports.record(unit, stage.keyring, consult, cause=Cause(CauseKind.API, at=NOON))
         unit.close()
     return recorded.authorization_id
 
@@ -58,7 +59,7 @@ def consult_and_die(stage: Stage, **said: str) -> UUID:
 def test_a_consult_resumes_a_few_hundred_parked_entries_and_the_rest_follows_by_itself(stage: Stage) -> None:
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(MANY)])
     receiver = stage.receiver
-    recorded = receiver.record(Consult("s-1", client_id=CLIENT_ID), cause="api")
+    recorded = receiver.record(Consult("s-1", client_id=CLIENT_ID), cause=CauseKind.API)
     assert recorded.created
     assert len(recorded.resumed) == RESUMED_AT_ONCE_MAX
     until(lambda: is_finished(stage))
@@ -145,7 +146,7 @@ def test_the_same_consult_again_does_not_wait_for_the_rest(stage: Stage, monkeyp
     monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(5)])
     stage.consult()
-    assert not stage.receiver.record(Consult("s-1", client_id=CLIENT_ID), cause="api").changed
+    assert not stage.receiver.record(Consult("s-1", client_id=CLIENT_ID), cause=CauseKind.API).changed
     assert not is_finished(stage)
 
 

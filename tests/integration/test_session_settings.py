@@ -1,11 +1,13 @@
 """Whatever a server, a database, a role or the environment is set to, the service reads what it wrote."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from app.database import Database
 from app.simulator.draft import authcode_created, token_created
@@ -22,6 +24,13 @@ SETTINGS = {
     "lock_timeout": "0",
     "plan_cache_mode": "force_custom_plan",
 }
+
+
+SHOWN = (
+    *("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"),
+    *("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"),
+)
+SHOW = text("SELECT " + ", ".join(f"current_setting('{name}')" for name in SHOWN))
 
 
 def live(stage: Stage) -> None:
@@ -65,14 +74,37 @@ def test_the_environment_may_say_anything(
 def test_each_transaction_brings_the_timeouts_and_leaves_none(postgresql_url: str) -> None:
     """Others may share the connection, behind a pool."""
     database = Database(postgresql_url)
-    show = text("SELECT current_setting('lock_timeout'), current_setting('enable_seqscan')")
-    for read_only in (False, True):
-        assert database.run(lambda session: tuple(session.execute(show).one()), read_only=read_only) == ("100ms", "off")
+    before = settings_after(database)
+    for read_only, is_hot in ((False, True), (False, False), (True, False)):
+        database.run(lambda session: session.execute(SHOW).one(), read_only=read_only, is_hot=is_hot)
+        assert settings_after(database) == before == ("0", "0", "0", "on", "on", "on", "on")
+    database.close()
+
+
+def test_deliveries_and_reports_alone_have_planner_switches_and_short_timeouts(postgresql_url: str) -> None:
+    """All else is planned as PostgreSQL plans; a statement has as long as a request."""
+    database = Database(postgresql_url)
+
+    def show(session: Session) -> Sequence[str]:
+        return tuple(session.execute(SHOW).one())
+
+    planned_by_us, planned_freely = ("off", "off", "off", "off"), ("on", "on", "on", "on")
+    assert database.run(show, is_hot=True) == ("100ms", "3s", "10s", *planned_by_us)
+    assert database.run_once(lambda connection: tuple(connection.execute(SHOW).one()))[-4:] == planned_by_us
+    # Who writes and waits keeps what it has locked.
+    assert database.run(show) == ("100ms", "4s", "10s", *planned_freely)
+    assert database.run(show, read_only=True) == ("0", "4s", "10s", *planned_freely)
+    assert database.run(show, read_only=True, seconds_max=60) == ("0", "1min", "1min", *planned_freely)
+    database.close()
+
+
+def settings_after(database: Database) -> Sequence[str] | None:
+    """What a connection is set to between two transactions."""
     pooled = database.engine.raw_connection()
     assert isinstance(pooled.driver_connection, psycopg.Connection)
-    assert pooled.driver_connection.execute(str(show)).fetchone() == ("0", "on")
+    found: Sequence[str] | None = pooled.driver_connection.execute(str(SHOW)).fetchone()
     pooled.close()
-    database.close()
+    return found
 
 
 def test_a_column_whose_type_is_changed_under_the_service_fails_nothing(

@@ -16,6 +16,7 @@ from app.report_errors import ReportRefusedError
 from app.reports import Consult
 from app.simulator.draft import Draft
 from app.state_machine import Flow
+from app.vocabulary import CauseKind
 from tests.integration.stage import Stage
 from tests.schedules.model import Words
 
@@ -72,7 +73,7 @@ class Live:
             case "consult", auth_state, flow, user_ref:
                 said = None if flow == "unsaid" else Flow(flow)
                 consult = Consult(auth_state, client_id=self.client_id, flow=said, user_ref=user_ref)
-                recorded = self.stage.receiver.record(consult, cause="api")
+                recorded = self.stage.receiver.record(consult, cause=CauseKind.API)
                 self.authorization_ids[auth_state] = recorded.authorization_id
                 return "recorded" if recorded.changed else "known"
             case "default", flow:

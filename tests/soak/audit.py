@@ -9,10 +9,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import authorizations, consistency, inbox
-from app.database import ATTEMPTS_MAX
-from app.inbox import Outcome
+from app.limits import ATTEMPTS_MAX
 from app.models import Authorization, InboxEntry, KeyLock
 from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.vocabulary import Outcome
 from app.wiring import Service
 from tests.soak.ledger import Ledger, Said, said_by_draft, said_by_notification
 from tests.soak.lives import Life

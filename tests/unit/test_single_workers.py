@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.group_commit import HELD_MAX, RETRIES_AT_ONCE_MAX, GroupCommit, NotRunError
+from app.group_commit import GroupCommit, NotRunError
+from app.limits import HELD_MAX, RETRIES_AT_ONCE_MAX
 from tests.unit.committing import UnavailableError, a_group_commit, until
 
 Item = tuple[str, int]

@@ -16,6 +16,7 @@ from app.diagrams.authorization import Step, WithoutEffect, draw_authorization
 from app.diagrams.drawing import Drawing
 from app.inbox_admin import of_authorization
 from app.state_machine import AuthorizationState
+from app.vocabulary import known
 
 
 @click.command()
@@ -36,7 +37,7 @@ def diagram(name: str, client_id: str | None, kind: Literal["mermaid", "svg", "p
 def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
     authorization = find_one(session, name, client_id)
     history = [
-        Step(move.sequence, move.event, _state(move.from_state), AuthorizationState(move.to_state), move.cause, move.at)
+        Step(move.sequence, move.event, _state(move.from_state), known(move.to_state), move.cause, move.at)
         for move in authorizations.history(session, authorization.id)
     ]
     without_effect = [
@@ -48,5 +49,5 @@ def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
     return draw_authorization(authorization.current_state, authorization.current_flow, history, without_effect)
 
 
-def _state(name: str | None) -> AuthorizationState | None:
-    return None if name is None else AuthorizationState(name)
+def _state(state: AuthorizationState | str | None) -> AuthorizationState | None:
+    return None if state is None else known(state)

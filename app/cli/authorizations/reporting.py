@@ -7,11 +7,12 @@ from app.cli.current_service import look_up, operating_user, the_service
 from app.cli.tables import plain
 from app.models import Authorization
 from app.reports import Consult, Report
+from app.vocabulary import CauseKind
 
 
 def record_and_print(report: Consult | Report, auth_state: str) -> None:
     """Record a report in the name of the user who runs the command, and print the state and what it resumed."""
-    recorded = the_service().receiver.record(report, cause="shell", by=operating_user())
+    recorded = the_service().receiver.record(report, cause=CauseKind.SHELL, by=operating_user())
 
     def state(session: Session) -> str:
         return session.get_one(Authorization, recorded.authorization_id).state

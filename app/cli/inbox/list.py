@@ -14,9 +14,9 @@ from app.cli.inbox.entries import entry_id_type, print_entries
 from app.cli.options import NotOnRecordError
 from app.cli.tables import print_json
 from app.database.contents import distinct_values, has_value
-from app.inbox import Outcome, Reason
 from app.inbox_admin import Filter, listing
 from app.models import InboxEntry
+from app.vocabulary import Outcome, Reason
 
 
 @click.command("list")

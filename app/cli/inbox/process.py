@@ -12,9 +12,9 @@ from app.cli.current_service import look_up, the_service
 from app.cli.errors import REFUSED, Refusal
 from app.cli.inbox.entries import entry_id_type, find_entry
 from app.cli.long_running import progress_bar, run_step
-from app.inbox import OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome
 from app.inbox_admin import Filter, listing, replayable_ids
 from app.processing import Processed
+from app.vocabulary import OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome
 
 #: Ids are read this many at a time; each entry is processed in a transaction of its own.
 _BATCH_SIZE = 1000
@@ -74,7 +74,7 @@ class Tally:
     """Counts outcomes, each entry once: a later entry may resume one that stayed parked."""
 
     def __init__(self) -> None:
-        self.ended: Counter[Outcome] = Counter()
+        self.ended: Counter[Outcome | str] = Counter()
         self._parked: set[int] = set()
 
     def add(self, processed: Iterable[Processed]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from app.server.connections import HEAD_SECONDS_MAX, IDLE_SECONDS_WHEN_FULL, WRITE_SECONDS_MAX, Connections
+from app.limits import HEAD_SECONDS_MAX, WRITE_SECONDS_MAX
+from app.server.connections import IDLE_SECONDS_WHEN_FULL, Connections
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel knows of a connection, Linux tells")
 

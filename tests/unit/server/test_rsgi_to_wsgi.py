@@ -11,8 +11,9 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from typing_extensions import override
 
+from app.limits import WAITING_PER_THREAD_MAX
 from app.server.connections import Connections
-from app.server.rsgi_to_wsgi import BODY_CHUNKS_MAX, REJECT_STATUS, WAITING_PER_THREAD_MAX, Deferred, RsgiToWsgi
+from app.server.rsgi_to_wsgi import BODY_CHUNKS_MAX, REJECT_STATUS, Deferred, RsgiToWsgi
 
 BODY_BYTES_MAX = 64 * 1024
 
