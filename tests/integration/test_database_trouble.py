@@ -23,10 +23,9 @@ from app.receiver import Receipt, Receiver
 from app.simulator.draft import authcode_created, token_canceled
 from app.wiring import Service
 from tests.acceptance.server import a_free_port
-from tests.builders import an_environ
+from tests.builders import CLIENT_ID, a_signed_delivery, an_environ
 from tests.integration.network import Network, a_network_to
 from tests.integration.stage import Stage, a_stage
-from tests.unit.alipay.wire import CLIENT_ID, a_signed_delivery
 
 #: Larger than what the last page of a full file may still have room for.
 CODE = authcode_created("s-1", "code-1").body()[:-1] + b', "padding": "' + b"." * 50_000 + b'"}'

@@ -21,8 +21,8 @@ from app.receiver import Receipt, Receiver
 from app.reports import AuthcodeReport
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from tests.builders import a_signed_delivery
 from tests.integration.stage import Stage, a_stage
-from tests.unit.alipay.wire import a_signed_delivery
 
 #: More than fit into a batch.
 CROWD = 80

@@ -12,8 +12,8 @@ from app.alipay.acknowledgement import is_acknowledgement
 from app.models import Authorization
 from app.receiver import Receipt, Receiver
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
+from tests.builders import CLIENT_ID, a_delivery, a_signed_delivery
 from tests.integration.stage import Stage, a_stage
-from tests.unit.alipay.wire import CLIENT_ID, a_delivery, a_signed_delivery
 
 
 def ended(receipt: Receipt) -> tuple[int, str | None, str | None]:

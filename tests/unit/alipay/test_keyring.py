@@ -16,8 +16,8 @@ from app.alipay.keyring import (
     KeyringError,
     UnknownClientError,
 )
+from tests.builders import CLIENT_ID
 from tests.unit.alipay.key_text import private_text, public_text
-from tests.unit.alipay.wire import CLIENT_ID
 
 
 class Folder:
