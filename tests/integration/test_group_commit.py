@@ -224,6 +224,15 @@ def test_a_batch_counts_redeliveries_and_stores_new_notifications(stage: Stage) 
     assert stage.state() == "canceled"
 
 
+def test_of_those_that_contradict_each_other_in_one_batch_the_first_in_the_inbox_wins(stage: Stage) -> None:
+    """As where they are resumed: they are judged in the order in which they are stored."""
+    names = [f"s-{number}" for number in range(10)]
+    for name in names:
+        stage.consult(name, flow="direct")
+    stage.notify_together([token_created(name, "token-1").body() for name in names])
+    assert [entry.outcome for entry in stage.entries()] == ["applied"] + ["rejected"] * 9
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_a_whole_life_in_one_batch_ends_as_one_after_another(stage: Stage, order: tuple[int, ...]) -> None:
     stage.consult()
