@@ -229,7 +229,7 @@ def test_of_those_that_contradict_each_other_in_one_batch_the_first_in_the_inbox
     names = [f"s-{number}" for number in range(10)]
     for name in names:
         stage.consult(name, flow="direct")
-    stage.notify_together([token_created(name, "token-1").body() for name in names])
+    stage.notify_batch([token_created(name, "token-1").body() for name in names])
     assert [entry.outcome for entry in stage.entries()] == ["applied"] + ["rejected"] * 9
 
 
