@@ -30,6 +30,8 @@ class Network:
     _answers_to_lose: int = 0
     #: How probable it is that a piece of data is the last one of its connection.
     _breakage: float = 0
+    #: How many connections that has broken.
+    _broken: int = 0
     #: Whether the server's answers come as noise.
     _is_noisy: bool = False
     _open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,10 +68,11 @@ class Network:
 
     @contextmanager
     def breaking(self, probability: float) -> Iterator[None]:
-        """Break connections in the middle of whatever they carry."""
-        self._breakage = probability
+        """Break connections in the middle of whatever they carry, one at least."""
+        self._breakage, self._broken = probability, 0
         try:
             yield
+            assert self._broken > 0
         finally:
             self._breakage = 0
 
@@ -130,6 +133,7 @@ class Network:
                 await asyncio.sleep(self._delay)
                 await self._open.wait()
                 if self._chance.random() < self._breakage:
+                    self._broken += 1
                     break
                 # What the server says of a COMMIT that is done.
                 if self._answers_to_lose and b"C\x00\x00\x00\x0bCOMMIT\x00" in data:

@@ -29,7 +29,7 @@ from app.simulator.draft import Draft
 from app.tokens import Grant
 from app.vault import Sealer, Vault, new_index_key
 from app.vocabulary import CauseKind
-from tests.unit.alipay.wire import CLIENT_ID, a_signed_delivery
+from tests.builders import CLIENT_ID, a_signed_delivery
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

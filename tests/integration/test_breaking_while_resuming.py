@@ -10,8 +10,8 @@ from sqlalchemy import text
 from app import authorizations, processing, tokens
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from tests.builders import CLIENT_ID
 from tests.integration.stage import Stage, a_stage
-from tests.unit.alipay.wire import CLIENT_ID
 
 IN_THE_WAY = text(
     "INSERT INTO transitions (authorization_id, sequence, event, to_state, cause, at) "

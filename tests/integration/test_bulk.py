@@ -12,8 +12,8 @@ from sqlalchemy import Engine, Executable, select, union_all
 from app.database.bulk import KeyedStatement, KeyFilter
 from app.database.pipeline import execute
 from app.models import Authorization
+from tests.builders import CLIENT_ID
 from tests.integration.stage import a_stage
-from tests.unit.alipay.wire import CLIENT_ID
 
 THREADS = 8
 

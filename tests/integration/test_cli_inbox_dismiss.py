@@ -95,6 +95,9 @@ def test_several_are_dismissed_and_what_is_not_parked_is_refused(shell: Shell) -
     assert (result.exit_code, result.stdout) == (1, "Dismissed 2.\n")
     assert f"Error: Entry {applied} is applied: only those that are parked can be dismissed.\n" in result.stderr
     assert "Error: There is no entry 99 in the inbox; it may have been purged.\n" in result.stderr
+    # The end of a long output is what an operator sees.
+    said = [line.partition(" ")[0] for line in result.output.splitlines() if line.startswith(("Dismissed", "Error"))]
+    assert said == ["Dismissed", "Error:", "Error:"]
     assert [ended(shell, each)[0] for each in (first, second, applied)] == ["dismissed", "dismissed", "applied"]
 
 

@@ -42,6 +42,8 @@ def test_of_two_transactions_that_wait_for_each_other_both_succeed_in_the_end(
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(touch, "s-1", "s-2"), pool.submit(touch, "s-2", "s-1")]:
             done.result(timeout=30)
+    # They did wait for each other, or one try of each would have been enough.
+    assert len(tries) > 2
     stage.database.close()
 
 

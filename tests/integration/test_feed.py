@@ -12,8 +12,8 @@ from app.documents import event_document
 from app.events import deliveries, feed
 from app.events.feed import PastCursorError, Told
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from tests.builders import CLIENT_ID
 from tests.integration.stage import NOON, Stage
-from tests.unit.alipay.wire import CLIENT_ID
 
 
 def a_life(stage: Stage, auth_state: str = "s-1") -> None:

@@ -6,10 +6,10 @@ from sqlalchemy import text
 
 from app.report_errors import AlreadyCanceledError, ConsultContradictedError, FlowFollowedError
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from tests.builders import CLIENT_ID
 from tests.integration.http_client import AUTHORIZATIONS, HttpClient, problem
 from tests.integration.stage import Stage, a_stage
 from tests.integration.test_consistency import inconsistencies
-from tests.unit.alipay.wire import CLIENT_ID
 
 
 def test_an_unsaid_flow_is_corrected_on_record_and_what_was_parked_is_resumed(stage: Stage) -> None:

@@ -20,8 +20,8 @@ from app.reports import AuthcodeReport
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.vocabulary import CauseKind
+from tests.builders import a_signed_delivery
 from tests.integration.stage import Stage, a_stage
-from tests.unit.alipay.wire import a_signed_delivery
 
 #: More than fit into a batch.
 CROWD = 80
@@ -221,6 +221,15 @@ def test_a_batch_counts_redeliveries_and_stores_new_notifications(stage: Stage) 
         ("TOKEN_CREATED", "applied", 1),
     ]
     assert stage.state() == "canceled"
+
+
+def test_of_those_that_contradict_each_other_in_one_batch_the_first_in_the_inbox_wins(stage: Stage) -> None:
+    """As where they are resumed: they are judged in the order in which they are stored."""
+    names = [f"s-{number}" for number in range(10)]
+    for name in names:
+        stage.consult(name, flow="direct")
+    stage.notify_batch([token_created(name, "token-1").body() for name in names])
+    assert [entry.outcome for entry in stage.entries()] == ["applied"] + ["rejected"] * 9
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])

@@ -60,6 +60,13 @@ def test_key_locks_are_taken_in_the_order_of_their_keys(stage: Stage) -> None:
     assert keys == sorted(keys)
 
 
+def test_entries_are_stored_in_the_order_of_their_fingerprints(stage: Stage) -> None:
+    """Each locks its fingerprint, which another process may be about to store as well."""
+    fingerprints = [row["fingerprint"] for row in rows_of(notify_batch(stage, CANCELLATIONS), "INSERT INTO inbox")]
+    assert len(fingerprints) == NUMBER
+    assert fingerprints == sorted(fingerprints)
+
+
 def test_rows_that_are_there_are_locked_in_the_order_of_their_ids(stage: Stage) -> None:
     """Authorizations, and then the entries that wait for them."""
     for name in NAMES:

@@ -12,8 +12,8 @@ from app.alipay.acknowledgement import is_acknowledgement
 from app.models import Authorization
 from app.receiver import Receipt, Receiver
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
+from tests.builders import CLIENT_ID, a_delivery, a_signed_delivery
 from tests.integration.stage import Stage, a_stage
-from tests.unit.alipay.wire import CLIENT_ID, a_delivery, a_signed_delivery
 
 
 def ended(receipt: Receipt) -> tuple[int, str | None, str | None]:
@@ -305,3 +305,12 @@ def test_any_text_a_body_can_hold_is_stored_and_found_again(stage: Stage, auth_s
     }
     assert ended(stage.notify(json.dumps(body).encode())) == (200, "applied", None)
     assert stage.document(auth_state)["authState"] == auth_state
+
+
+def test_nothing_is_learned_of_the_user_from_a_notification_that_waits(stage: Stage) -> None:
+    stage.consult()
+    early = token_created("s-1", "token-1").body()[:-1] + b', "userId": "u-1"}'
+    assert ended(stage.notify(early)) == (200, "parked", "early")
+    assert stage.document()["userId"] is None
+    stage.notify(authcode_created("s-1", "code-1"))
+    assert (stage.state(), stage.document()["userId"]) == ("token_active", "u-1")

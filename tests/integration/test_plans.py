@@ -18,8 +18,8 @@ from app.models import Authorization, Base, EscapedText, InboxEntry
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.vocabulary import REPLAYABLE_OUTCOMES
 from benchmarks.loading import load
+from tests.builders import CLIENT_ID
 from tests.integration.stage import Stage, a_stage
-from tests.unit.alipay.wire import CLIENT_ID
 
 #: Enough that reading a table as a whole is the dearer way.
 ROWS = 20_000

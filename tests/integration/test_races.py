@@ -22,8 +22,8 @@ from app.state_machine import Event
 from app.tokens import Grant
 from app.unit_of_work import UnitOfWork
 from app.vocabulary import CauseKind
+from tests.builders import CLIENT_ID
 from tests.integration.stage import NOON, Stage, a_stage
-from tests.unit.alipay.wire import CLIENT_ID
 
 #: Enough for the losing order of a pair to come up many times over.
 ROUNDS = 25

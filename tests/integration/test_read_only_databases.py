@@ -43,9 +43,11 @@ def frozen(url: str) -> Iterator[None]:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        yield
-        owner.execute("SET default_transaction_read_only = off")
-        owner.execute(f"ALTER DATABASE {owner.info.dbname} RESET default_transaction_read_only")
+        try:
+            yield
+        finally:
+            owner.execute("SET default_transaction_read_only = off")
+            owner.execute(f"ALTER DATABASE {owner.info.dbname} RESET default_transaction_read_only")
 
 
 def test_a_frozen_database_is_not_written_to(http_on_postgresql: HttpClient, postgresql_url: str) -> None:

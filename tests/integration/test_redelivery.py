@@ -11,8 +11,8 @@ from app.alipay.delivery import Delivery
 from app.receiver import Receiver
 from app.simulator.draft import token_created
 from app.simulator.sender import REDELIVERY_DELAYS, Sender, ServiceResponse, deliver
+from tests.builders import a_signed_delivery
 from tests.integration.stage import NOON, Clock, Stage
-from tests.unit.alipay.wire import a_signed_delivery
 
 #: When each attempt is made, counted from the first.
 ATTEMPTS = [sum(REDELIVERY_DELAYS[1 : number + 1], timedelta()) for number in range(len(REDELIVERY_DELAYS))]

@@ -21,8 +21,8 @@ from app.report_errors import (
 from app.reports import Consult
 from app.simulator.draft import token_created
 from app.vocabulary import CauseKind
+from tests.builders import CLIENT_ID
 from tests.integration.stage import Stage, a_stage
-from tests.unit.alipay.wire import CLIENT_ID
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 EASTER = datetime(2027, 3, 28, tzinfo=UTC)

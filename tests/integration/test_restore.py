@@ -83,8 +83,10 @@ def postgresql_backup(database: URL) -> Iterator[Restore]:
             connection.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(name, copy))
 
         connection.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(copy, name))
-        yield restore
-        connection.execute(SQL("DROP DATABASE {}").format(copy))
+        try:
+            yield restore
+        finally:
+            connection.execute(SQL("DROP DATABASE {}").format(copy))
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from app.resuming import Resumption
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from app.unit_of_work import RESUMED_AT_ONCE_MAX, UnitOfWork
 from app.vocabulary import CauseKind
+from tests.builders import CLIENT_ID
 from tests.integration.stage import NOON, Stage
 from tests.integration.test_consistency import inconsistencies
-from tests.unit.alipay.wire import CLIENT_ID
 
 #: Takes three transactions.
 MANY = 2 * RESUMED_AT_ONCE_MAX + 20

@@ -16,8 +16,8 @@ from app.models import AccessToken, Authorization, Base, InboxEntry
 from app.secret import Secret
 from app.simulator.draft import token_created
 from app.unit_of_work import UnitOfWork
+from tests.builders import CLIENT_ID
 from tests.integration.stage import Stage
-from tests.unit.alipay.wire import CLIENT_ID
 
 TOKEN = "token-1"
 MAKES_A_TRANSITION = {"Transition", "plain(Transition)"}

@@ -4,7 +4,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tests.conftest import migrate
 from tests.integration.stage import Stage, a_stage
 from tests.schedules.exploration import explore
 from tests.schedules.live import Live
+from tests.schedules.pieces import LiveInPieces, resumed_in_pieces
 from tests.schedules.schedule import DisagreementError, Play, read, replayable, written
 
 #: So few take some twenty seconds; then the time is looked at again.
@@ -32,17 +33,22 @@ def schedules() -> None:
 
 @schedules.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--piece", type=int, default=None, help="How many parked entries a transaction resumes.")
 @database_url_option
-def replay(file: Path, database_url: str | None) -> None:
+def replay(file: Path, piece: int | None, database_url: str | None) -> None:
     """Play FILE on the service and on the model, print the result of each step, and exit 1 where they disagree."""
-    with a_migrated_stage(database_url) as stage:
-        play = Play(Live(stage))
-        for step in read(file.read_text()):
-            try:
+    in_pieces = nullcontext() if piece is None else resumed_in_pieces(piece)
+    with a_migrated_stage(database_url) as stage, in_pieces:
+        play = Play(Live(stage) if piece is None else LiveInPieces(stage))
+        try:
+            for step in read(file.read_text()):
                 click.echo(f"{written(step):<40} {play.step(*step)}")
-                play.compare()
-            except DisagreementError as disagreement:
-                raise click.ClickException(str(disagreement)) from disagreement
+                if piece is None:
+                    play.compare()
+            # In pieces only at the end: a comparison resumes the rest.
+            play.compare()
+        except DisagreementError as disagreement:
+            raise click.ClickException(str(disagreement)) from disagreement
         click.echo("\nThe service and the model agree on what is on record:\n")
         click.echo("\n".join(play.live.record()))
 
@@ -75,8 +81,10 @@ def a_migrated_stage(database_url: str | None) -> Iterator[Stage]:
         url = database_url or f"sqlite:///{folder}/schedules.db"
         migrate(url)
         stage = a_stage(url, rsa.generate_private_key(public_exponent=65537, key_size=2048))
-        yield stage
-        stage.database.close()
+        try:
+            yield stage
+        finally:
+            stage.database.close()
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ class Live:
             case "default", flow:
                 self._default_flow(flow)
                 return "done"
+            case ("piece",):
+                return "done"
             case (("authcode" | "token" | "refresh" | "revoke"), auth_state, *_):
                 return self._report(self.authorization_ids.get(auth_state, uuid4()), step)
             case "replay", *notification:
@@ -177,7 +179,7 @@ class Live:
             # Why something failed is a class of ours, why it is malformed a rule of the wire: not the model's business.
             reason = None if entry.outcome in {"failed", "malformed"} else entry.reason
             yield f"{' '.join(names[entry.id])}: {entry.outcome}, {reason}, delivered {entry.deliveries} times"
-        yield from self._needless_rendezvous(session)
+        yield from self._needless_key_locks(session)
 
     def _authorization(self, session: Session, known: Authorization) -> Iterator[str]:
         vault = self.stage.vault
@@ -192,7 +194,7 @@ class Live:
         for token, row in sorted((tokens.reveal(vault, row).reveal(), row) for row in rows):
             yield f"{known.auth_state} token {token}: {'superseded' if row.superseded_at else 'current'}"
 
-    def _needless_rendezvous(self, session: Session) -> Iterator[str]:
+    def _needless_key_locks(self, session: Session) -> Iterator[str]:
         """Check that no key lock is left for what is known."""
         for row in session.scalars(select(KeyLock).where(KeyLock.client_id == self.client_id)):
             is_known = (
@@ -201,7 +203,7 @@ class Live:
                 else session.get(AccessToken, (self.client_id, row.key)) is not None
             )
             if is_known:
-                yield f"a rendezvous is left for a known {row.kind}"
+                yield f"a key lock is left for a known {row.kind}"
 
 
 def body_of(notification: Words, *, padding: int) -> bytes:

@@ -108,6 +108,8 @@ class Model:
             case "default", flow:
                 self.default_flow = flow
                 return "done"
+            case ("piece",):
+                return "done"
             case (("authcode" | "token" | "refresh" | "revoke"), auth_state, *_):
                 if auth_state not in self.authorizations:
                     raise RefusedError

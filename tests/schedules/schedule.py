@@ -18,6 +18,7 @@ A schedule is a text of one step a line; what follows a `#` is a remark. The mer
     break TOKEN_CANCELED token-1        … or that reads this stored notification
     mend s-1
     replay TOKEN_CANCELED token-1       the operator has a stored notification processed again
+    piece                               some more of what is parked is resumed, where that goes in pieces
 """
 
 import difflib
@@ -28,6 +29,7 @@ from pathlib import Path
 from tests.integration.stage import Stage
 from tests.schedules.live import Live
 from tests.schedules.model import Model, Words
+from tests.schedules.pieces import LiveInPieces
 
 #: Between two steps of the model: more than there are notifications that come together.
 TICK = 100
@@ -119,25 +121,25 @@ def text_of(schedule: Iterable[Words]) -> str:
     return "".join(f"{written(step)}\n" for step in schedule)
 
 
-def play(stage: Stage, schedule: Iterable[Words]) -> Play:
+def play(stage: Stage, schedule: Iterable[Words], live: type[Live] = Live) -> Play:
     """Play a whole schedule.
 
     Raises `DisagreementError`.
     """
-    whole = Play(Live(stage))
+    whole = Play(live(stage))
     for step in schedule:
         whole.step(*step)
     whole.compare()
     return whole
 
 
-def shortened(stage: Stage, disagreement: DisagreementError) -> DisagreementError:
+def shortened(stage: Stage, disagreement: DisagreementError, live: type[Live] = Live) -> DisagreementError:
     """Leave out of a schedule what the disagreement does not need, one step after another, until all is needed."""
     number = len(disagreement.played)
     while number > 0:
         number -= 1
         try:
-            play(stage, disagreement.played[:number] + disagreement.played[number + 1 :])
+            play(stage, disagreement.played[:number] + disagreement.played[number + 1 :], live)
         except DisagreementError as shorter:
             disagreement = shorter
             # What was needed before may not be any more.
@@ -146,13 +148,17 @@ def shortened(stage: Stage, disagreement: DisagreementError) -> DisagreementErro
 
 
 @contextmanager
-def replayable(stage: Stage, folder: Path) -> Iterator[None]:
-    """Shorten the schedule of a disagreement, keep it in a file of the folder, and say how to play it again."""
+def replayable(stage: Stage, folder: Path, *, piece: int | None = None) -> Iterator[None]:
+    """Shorten the schedule of a disagreement, keep it in a file of the folder, and say how to play it again.
+
+    Where parked entries are resumed in pieces within, `piece` says of which size.
+    """
     try:
         yield
     except DisagreementError as disagreement:
-        shortest = shortened(stage, disagreement)
+        shortest = shortened(stage, disagreement, Live if piece is None else LiveInPieces)
         file = folder / "schedule.txt"
         file.write_text(text_of(shortest.played))
-        shortest.add_note(f"Play it again, step by step: .venv/bin/python -m tests.schedules replay {file}")
+        option = "" if piece is None else f"--piece {piece} "
+        shortest.add_note(f"Play it again, step by step: .venv/bin/python -m tests.schedules replay {option}{file}")
         raise shortest from shortest.__cause__

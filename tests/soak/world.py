@@ -150,6 +150,5 @@ def _served(folder: Path, url: str, cluster: Cluster | None, figures: Figures) -
     key = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
     service: Service = create_app(environ).extensions["notifyauth"]
     trapped = environ | {"PYTHONPATH": str(Path(__file__).parent / "trap"), "SOAK_TRAP": str(folder / "trap")}
-    with supervised_server(trapped, folder / "server.log") as server:
+    with closing(service.database), supervised_server(trapped, folder / "server.log") as server:
         yield World(folder, url, cluster, server, service, Signer(SANDBOX_CLIENT_ID, key, 1), figures)
-    service.database.close()

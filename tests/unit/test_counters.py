@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,3 +186,23 @@ def test_a_forked_process_counts_from_0_in_a_file_of_its_own(tmp_path: Path) -> 
         os._exit(0)
     os.waitpid(child, 0)
     assert parent.total == {SERIES: 2}
+
+
+#: Waits until the thread that writes every second has written, counts one more, and ends.
+_COUNT_LAST = """
+import pathlib, time
+from app import metrics
+metrics.share()
+while not pathlib.Path({folder!r}, "0.json").exists():
+    time.sleep(0.001)
+metrics.DELIVERIES.inc("200")
+"""
+
+
+def test_a_process_that_ends_in_order_writes_what_it_counted_last(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", _COUNT_LAST.format(folder=str(tmp_path))],
+        env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+    )
+    assert Process(tmp_path).total == {("notifyauth_deliveries", "200"): 1}

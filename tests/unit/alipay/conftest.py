@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from app.alipay.keyring import Keyring
-from tests.unit.alipay.wire import a_keyring
+from tests.builders import a_keyring
 
 
 def _a_private_key() -> RSAPrivateKey:

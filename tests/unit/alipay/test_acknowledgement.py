@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from app.alipay.acknowledgement import ACKNOWLEDGEMENT, NotifyResponse, acknowledge, is_acknowledgement, refuse
 from app.alipay.keyring import Client
 from app.alipay.signature import verify
-from tests.unit.alipay.wire import CLIENT_ID, URI, a_delivery, a_keyring
+from tests.builders import CLIENT_ID, URI, a_delivery, a_keyring
 
 NOW = datetime(2026, 11, 22, 2, 0, 0, 987654, tzinfo=UTC)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from app.alipay.delivery import Delivery, MalformedRequestError, parse_request
-from tests.unit.alipay.wire import a_delivery
+from tests.builders import a_delivery
 
 WHOLE_REQUEST = (
     b"POST /alipay/notifyAuthorization?tenant=a%20b HTTP/1.1\r\n"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from app.alipay.signature import NotAuthenticError, check_freshness
-from tests.unit.alipay.wire import a_delivery
+from tests.builders import a_delivery
 
 SENT_AT = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
 LIMIT = timedelta(hours=25)

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from app.alipay.json_text import NESTING_MAX, UnreadableJsonError, json_text, shallow_json_text
 from app.alipay.notification import MalformedNotificationError, parse
-from tests.unit.alipay.wire import a_body
+from tests.builders import a_body
 
 #: Nearly all the stack that Python allows by default.
 FRAMES = 850

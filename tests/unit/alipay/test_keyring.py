@@ -16,19 +16,19 @@ from app.alipay.keyring import (
     KeyringError,
     UnknownClientError,
 )
+from tests.builders import CLIENT_ID
 from tests.unit.alipay.key_text import private_text, public_text
-from tests.unit.alipay.wire import CLIENT_ID
 
 
 class Folder:
     """Where a keyring and its key files are written."""
 
     def __init__(self, path: Path) -> None:
-        self.keyring = path / "keyring.toml"
+        self.keyring_path = path / "keyring.toml"
 
     def load(self, text: str) -> Keyring:
-        self.keyring.write_text(text, "utf-8")
-        return Keyring.load(self.keyring)
+        self.keyring_path.write_text(text, "utf-8")
+        return Keyring.load(self.keyring_path)
 
     def refusal(self, text: str) -> str:
         """Return the sentence, without the path it begins with."""
@@ -36,8 +36,8 @@ class Folder:
             self.load(text)
         sentence = str(refusal.value)
         assert sentence == f"{refusal.value.where} {refusal.value.problem}; {refusal.value.remedy}."
-        assert sentence.startswith(str(self.keyring))
-        return sentence.removeprefix(str(self.keyring)).strip(": ")
+        assert sentence.startswith(str(self.keyring_path))
+        return sentence.removeprefix(str(self.keyring_path)).strip(": ")
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ class TestLoading:
     def test_reads_clients_versions_and_files_beside_the_keyring(
         self, folder: Folder, alipay_key: RSAPrivateKey, newer_alipay_key: RSAPrivateKey, merchant_key: RSAPrivateKey
     ) -> None:
-        (folder.keyring.parent / "merchant.pem").write_text(private_text(merchant_key, Encoding.PEM))
-        (folder.keyring.parent / "alipay-10.pem").write_text(public_text(newer_alipay_key, Encoding.PEM))
+        (folder.keyring_path.parent / "merchant.pem").write_text(private_text(merchant_key, Encoding.PEM))
+        (folder.keyring_path.parent / "alipay-10.pem").write_text(public_text(newer_alipay_key, Encoding.PEM))
         keyring = folder.load(
             a_client(
                 f'9 = "{public_text(alipay_key)}"\n10 = "file:alipay-10.pem"',
@@ -81,7 +81,7 @@ class TestLoading:
     def test_reads_a_file_whatever_blanks_stand_around_its_name(
         self, folder: Folder, alipay_key: RSAPrivateKey, written: str
     ) -> None:
-        (folder.keyring.parent / "alipay.pem").write_text(public_text(alipay_key, Encoding.PEM))
+        (folder.keyring_path.parent / "alipay.pem").write_text(public_text(alipay_key, Encoding.PEM))
         client = folder.load(a_client(f'1 = "{written}"')).client(CLIENT_ID)
         assert client.keys_of_version(1) == (alipay_key.public_key(),)
 
@@ -103,7 +103,7 @@ class TestLoading:
 
     def test_happens_once(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
         keyring = folder.load(a_client(f'1 = "{public_text(alipay_key)}"'))
-        folder.keyring.unlink()
+        folder.keyring_path.unlink()
         assert keyring.client(CLIENT_ID).keys_of_version(1) == (alipay_key.public_key(),)
 
     def test_gives_an_immutable_keyring(self, folder: Folder, alipay_key: RSAPrivateKey) -> None:
@@ -132,17 +132,17 @@ class TestRefusal:
         with pytest.raises(
             KeyringError, match="does not exist; create it, point FLASK_KEYRING at the one you have, or"
         ):
-            Keyring.load(folder.keyring)
+            Keyring.load(folder.keyring_path)
 
     def test_of_a_keyring_that_cannot_be_read_says_why(self, folder: Folder) -> None:
-        folder.keyring.mkdir()
+        folder.keyring_path.mkdir()
         with pytest.raises(KeyringError, match=r"keyring.toml cannot be read \(Is a directory\)"):
-            Keyring.load(folder.keyring)
+            Keyring.load(folder.keyring_path)
 
     def test_of_a_file_that_is_not_utf_8_says_so(self, folder: Folder) -> None:
-        folder.keyring.write_bytes("# Schlüssel".encode("latin-1"))
+        folder.keyring_path.write_bytes("# Schlüssel".encode("latin-1"))
         with pytest.raises(KeyringError, match="is not UTF-8; save it as UTF-8 text"):
-            Keyring.load(folder.keyring)
+            Keyring.load(folder.keyring_path)
 
     def test_of_a_file_that_is_not_toml_names_the_position_and_not_the_value(
         self, folder: Folder, merchant_key: RSAPrivateKey
@@ -219,7 +219,7 @@ class TestRefusal:
 
     def test_of_a_missing_key_file_names_it(self, folder: Folder) -> None:
         sentence = folder.refusal(a_client('1 = "file:alipay-1.pem"'))
-        assert f"is in a file that does not exist, {folder.keyring.parent / 'alipay-1.pem'};" in sentence
+        assert f"is in a file that does not exist, {folder.keyring_path.parent / 'alipay-1.pem'};" in sentence
 
     @pytest.mark.parametrize(
         ("name", "reason"), [(".", "Is a directory"), ("a\\u0000b", "no file has such a name")], ids=["folder", "NUL"]

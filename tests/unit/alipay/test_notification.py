@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from app.alipay.notification import MalformedNotificationError, Notification, NotificationType, parse
 from app.secret import Secret
-from tests.unit.alipay.wire import SUCCESS, a_body
+from tests.builders import SUCCESS, a_body
 
 AUTHCODE = {"authorizationNotifyType": "AUTHCODE_CREATED", "authState": "s-1", "authCode": "c-1", "accessToken": ...}
 TOKEN = {"authorizationNotifyType": "TOKEN_CREATED", "authState": "s-1", "accessToken": "t-1"}

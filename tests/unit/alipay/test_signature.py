@@ -19,7 +19,7 @@ from hypothesis import given, settings, strategies as st
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring, load_public_key
 from app.alipay.signature import SIGNATURE_CHARACTERS_MAX, NotAuthenticError, UnsendableTextError, sign, verify
-from tests.unit.alipay.wire import CLIENT_ID, REQUEST_TIME, URI, a_body, a_delivery, a_keyring, a_signed_delivery
+from tests.builders import CLIENT_ID, REQUEST_TIME, URI, a_body, a_delivery, a_keyring, a_signed_delivery
 
 #: Alipay's own tool, an outside opinion. It has no annotations.
 SDK: Any = signature_tool

@@ -162,6 +162,18 @@ def test_closed_connections_are_forgotten(world: World) -> None:
     assert world.connections == Connections(world.connections.port, places=10)
 
 
+def test_nothing_is_kept_of_a_request_that_ends_after_its_connection(world: World) -> None:
+    gone = world.connect()
+    world.connections.request_begins(gone.peer)
+    world.connections.look(0)
+    gone.client.close()
+    gone.accepted.close()
+    world.connections.look(1)
+    world.connections.request_ends(gone.peer)
+    world.connections.look(2)
+    assert world.connections == Connections(world.connections.port, places=10)
+
+
 def test_other_sockets_of_the_process_are_left_alone(world: World) -> None:
     """A database's connection, say, or one of another port."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -69,6 +69,8 @@ def running_endpoint() -> Iterator[Endpoint]:
         endpoint.url = f"http://127.0.0.1:{server.server_port}/alipay/notifyAuthorization"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield endpoint
-        server.shutdown()
-        thread.join()
+        try:
+            yield endpoint
+        finally:
+            server.shutdown()
+            thread.join()
