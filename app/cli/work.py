@@ -14,6 +14,7 @@ from app.cli.current_service import the_service
 from app.cli.errors import plain_errors
 from app.cli.reloading import problem_of_a_reload
 from app.config import read_settings
+from app.events.endpoints import EndpointsError
 from app.wiring import Service
 from app.worker import Worker
 
@@ -86,7 +87,12 @@ def work_in_background(instance_path: Path, stop: threading.Event, has_started: 
     logs.configure(on_dropped=metrics.count_dropped_lines)
     metrics.share()
     service = Service(read_settings(os.environ, instance_path=instance_path))
-    worker = Worker(service)
+    try:
+        worker = Worker(service)
+    except EndpointsError as error:
+        # They were changed since the parent looked.
+        _log.error("background work cannot begin", extra={"problem": str(error)})
+        raise SystemExit(1) from None
     has_started()
     worker.run_until(stop)
     service.database.close()

@@ -249,6 +249,10 @@ class _Exchange:
             with _cut_at(sock, self._ends_at):
                 connection.request("POST", self._pool.target, self._body, self._headers, preload_content=False)
                 response = connection.getresponse()
+                if self.is_late:
+                    # Where it was cut, the head ends as if that were all of it.
+                    response.close()
+                    raise TimeoutError
                 self.status = response.status
                 self.retry_after = response.headers.get("Retry-After")
                 is_reusable = self._read(response) and connection.sock is not None

@@ -13,7 +13,6 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from app.limits import STOP_SECONDS_MAX
 from app.server.processes import (
@@ -22,11 +21,11 @@ from app.server.processes import (
     STEADY_SECONDS,
     end_with_parent,
     pause_before,
+    show_as,
 )
 
 _log = logging.getLogger(__name__)
 
-#: What `ps` and `top` show beside the other processes (Linux, up to 15 characters).
 _NAME = "background"
 
 #: What the process does until told to stop. It is called with what it tells its parent by that it has started.
@@ -148,8 +147,7 @@ def _run(background: Background, ready: Connection) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, partial(_on_stop, stop))
     threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
-    with suppress(OSError):
-        Path("/proc/self/comm").write_text(_NAME, encoding="ascii")
+    show_as(_NAME)
     background(stop, partial(_tell, ready))
 
 

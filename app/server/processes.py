@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 
 from app.limits import STOP_SECONDS_MAX
 
@@ -20,6 +22,12 @@ LOOK_SECONDS = 0.1
 def pause_before(deaths: int) -> float:
     """Return for how many seconds to wait before a process is started that died this often in a row."""
     return 0 if deaths <= 1 else float(min(2 ** (deaths - 2), _PAUSE_SECONDS_MAX))
+
+
+def show_as(name: str) -> None:
+    """Let `ps` and `top` show what this process is, in up to 15 characters (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name, encoding="ascii")
 
 
 def end_with_parent() -> None:

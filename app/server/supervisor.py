@@ -34,6 +34,7 @@ from app.server.processes import (
     STEADY_SECONDS,
     end_with_parent,
     pause_before,
+    show_as,
 )
 
 _log = logging.getLogger(__name__)
@@ -336,6 +337,7 @@ def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:
     """Load what a worker serves, which tells the parent when it does. This is the first of our code in a worker."""
     # A terminal that goes away tells everyone. For a worker that is no reason to die.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    show_as("worker")
     threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
     loaded = loader()
     signal.signal(_DRAIN, partial(_on_drain, loaded, listener.detach()))

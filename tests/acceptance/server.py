@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -50,20 +50,21 @@ class Server:
 
     def workers(self) -> list[int]:
         """The processes that serve, by their ids."""
-        return [child for child in self._children() if _name_of(child) != "background"]
+        return self._children("worker")
 
     def background(self) -> list[int]:
         """The process that does the background work, by its id."""
-        return [child for child in self._children() if _name_of(child) == "background"]
+        return self._children("background")
 
-    def _children(self) -> list[int]:
+    def _children(self, name: str) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
-        named = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children.split()}
-        return [child for child, line in named.items() if b"spawn_main" in line]
+        return [child for child in map(int, children.split()) if _name_of(child) == name]
 
 
 def _name_of(process: int) -> str:
-    return Path(f"/proc/{process}/comm").read_text(encoding="ascii").strip()
+    with suppress(OSError):
+        return Path(f"/proc/{process}/comm").read_text(encoding="ascii").strip()
+    return ""
 
 
 def status(answer: bytes) -> int:
@@ -120,6 +121,20 @@ def starting_server(
     finally:
         if process.poll() is None:
             process.terminate()
+        process.wait(timeout=_SECONDS_MAX)
+
+
+@contextmanager
+def working(environ: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[str]]:
+    """Do the background work, in a process that does nothing else, until the end of the block."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [FLASK, "work"], cwd=ROOT, env=_environ(environ), stdout=output, stderr=output, text=True
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
         process.wait(timeout=_SECONDS_MAX)
 
 
