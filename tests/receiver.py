@@ -81,6 +81,16 @@ def takes_it(handler: Handler) -> None:
     handler.answer(204)
 
 
+def takes_it_after(event: threading.Event) -> Behavior:
+    """Hang until something has happened, and not for longer than the sender waits."""
+
+    def hang(handler: Handler) -> None:
+        event.wait(10)
+        handler.answer(204)
+
+    return hang
+
+
 def refuses(status: int = 500, body: bytes = b"no", **headers: str) -> Behavior:
     return lambda handler: handler.answer(
         status, body, {name.replace("_", "-"): text for name, text in headers.items()}

@@ -92,30 +92,45 @@ def record(session: Session, attempts: Sequence[Attempt]) -> None:
 
     An attempt of a worker that has lost the lease changes nothing where another worker has recorded one.
     """
-    for each in attempts:
-        changed = session.scalars(
-            update(WebhookDelivery)
-            .where(
-                WebhookDelivery.id == each.delivery_id,
-                WebhookDelivery.status == Status.DUE,
-                WebhookDelivery.attempts == each.number - 1,
-            )
-            .values(attempts=each.number, status=each.status, due_at=each.due_at, finished_at=each.finished_at)
-            .returning(WebhookDelivery.id)
-            .execution_options(synchronize_session=False)
-        ).one_or_none()
-        if changed is not None:
-            session.execute(
-                insert(WebhookAttempt).values(
-                    delivery_id=each.delivery_id,
-                    number=each.number,
-                    at=each.at,
-                    milliseconds=each.milliseconds,
-                    http_status=each.http_status,
-                    error=each.error,
-                    answer=each.answer,
-                )
-            )
+    # Locked, so that nobody records between this look and the update; in order, so that no two wait for each other.
+    counted = (
+        select(WebhookDelivery.id, WebhookDelivery.attempts)
+        .where(WebhookDelivery.id.in_([each.delivery_id for each in attempts]), WebhookDelivery.status == Status.DUE)
+        .order_by(WebhookDelivery.id)
+        .with_for_update()
+    )
+    so_far = {row.id: row.attempts for row in session.execute(counted)}
+    counting = [each for each in attempts if so_far.get(each.delivery_id) == each.number - 1]
+    if not counting:
+        return
+    session.execute(
+        update(WebhookDelivery),
+        [
+            {
+                "id": each.delivery_id,
+                "attempts": each.number,
+                "status": each.status,
+                "due_at": each.due_at,
+                "finished_at": each.finished_at,
+            }
+            for each in counting
+        ],
+    )
+    session.execute(
+        insert(WebhookAttempt),
+        [
+            {
+                "delivery_id": each.delivery_id,
+                "number": each.number,
+                "at": each.at,
+                "milliseconds": each.milliseconds,
+                "http_status": each.http_status,
+                "error": each.error,
+                "answer": each.answer,
+            }
+            for each in counting
+        ],
+    )
 
 
 def give_up(session: Session, delivery_ids: Collection[int], status: Status, *, now: datetime) -> None:

@@ -21,7 +21,7 @@ from app.events.sender import AT_ONCE_MAX, FAILURES_MAX, Sender
 from app.models import WebhookAttempt, WebhookDelivery
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage
-from tests.receiver import Handler, Receiver, a_receiver, refuses, takes_it
+from tests.receiver import Handler, Receiver, a_receiver, refuses, takes_it, takes_it_after
 
 
 @dataclass
@@ -279,7 +279,7 @@ def test_a_failing_endpoint_is_left_alone_but_for_codes(world: World) -> None:
 
 def test_a_dead_endpoint_does_not_delay_another(world: World) -> None:
     over = threading.Event()
-    with a_receiver(lambda handler: over.wait(10) and handler.answer(204)) as dead:
+    with a_receiver(takes_it_after(over)) as dead:
         world.consults(20)
         world.number("dead", "shop")
         with world.sending(dead.endpoint("dead")), world.sending():

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
+from typing_extensions import override
 
 from app.database import Database
 from app.events import deliveries, feed
@@ -19,7 +20,7 @@ from app.models import FeedEvent, Lease, WebhookDelivery
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.worker import Worker
 from tests.integration.stage import Stage
-from tests.receiver import Receiver, a_receiver, refuses
+from tests.receiver import Receiver, a_receiver, refuses, takes_it_after
 
 
 @dataclass
@@ -125,7 +126,7 @@ def test_another_worker_goes_on_at_once_where_one_ends(stage: Stage, receiver: R
 
 def test_one_endpoint_that_hangs_keeps_the_lease_of_no_other(stage: Stage, receiver: Receiver) -> None:
     over = threading.Event()
-    with a_receiver(lambda handler: over.wait(9) and handler.answer(204)) as hangs:
+    with a_receiver(takes_it_after(over)) as hangs:
         stop = threading.Event()
         endpoints = Endpoints({"shop": receiver.endpoint(), "hangs": hangs.endpoint("hangs")})
         worker = Worker(Parts(stage.database, endpoints), clock=stage.clock)
@@ -146,7 +147,8 @@ def test_it_goes_on_after_a_database_that_was_away(stage: Stage, receiver: Recei
     is_away = threading.Event()
 
     class SometimesAway(Database):
-        def run(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        @override
+        def run(self, *args: Any, **options: Any) -> Any:
             if is_away.is_set():
                 raise OSError
             return super().run(*args, **options)
@@ -166,7 +168,7 @@ def test_it_goes_on_after_a_database_that_was_away(stage: Stage, receiver: Recei
 
 def test_it_goes_on_after_tables_that_were_not_as_they_must_be(stage: Stage, receiver: Receiver) -> None:
     def rename(old: str, new: str) -> None:
-        stage.database.run(lambda session: session.execute(text(f"ALTER TABLE {old} RENAME TO {new}")) and None)
+        stage.database.run(lambda session: session.execute(text(f"ALTER TABLE {old} RENAME TO {new}")))
 
     with working(stage, receiver):
         stage.consult("s-1")
