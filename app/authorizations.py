@@ -21,7 +21,7 @@ from app.database.pipeline import Statement, plain
 from app.key_locks import AuthStateKey
 from app.models import AccessToken, Authorization, InboxEntry, Transition
 from app.secret import Secret
-from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow
+from app.state_machine import INITIAL_STATE, AuthorizationState, Decision, Event, Flow, Verdict
 from app.tokens import TokenKey
 from app.vault import Vault
 from app.vocabulary import CauseKind
@@ -143,6 +143,20 @@ def key_of(connection: Connection, authorization_id: UUID) -> AuthStateKey | Non
     statement = select(Authorization.client_id, Authorization.auth_state).where(Authorization.id == authorization_id)
     row = connection.execute(statement).one_or_none()
     return None if row is None else (row.client_id, row.auth_state)
+
+
+def awaiting_code(session: Session, ids: Collection[UUID]) -> set[UUID]:
+    """Name those of these authorizations that have no code on record, and can still get one."""
+    rows = session.execute(
+        select(Authorization.id, Authorization.state, Authorization.flow).where(
+            Authorization.id.in_(ids), Authorization.sealed_auth_code.is_(None)
+        )
+    )
+    return {row.id for row in rows if _can_get_code(AuthorizationState(row.state), Flow(row.flow))}
+
+
+def _can_get_code(state: AuthorizationState, flow: Flow) -> bool:
+    return state_machine.decide(state, Event.AUTHCODE_CREATED, flow).verdict is not Verdict.ILLEGAL
 
 
 def unfinished(session: Session, *, limit: int) -> Sequence[UUID]:

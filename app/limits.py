@@ -87,6 +87,15 @@ HELD_MAX = 64
 #: Calls that do more once they are stored. Each may wait for a row, without a connection; many at once are rare.
 REPLAYS_AT_ONCE_MAX = 8
 
+# --- how many, and how long, of the calls that wait for something to happen ---
+
+#: Each has a connection: the other half of them is for notifications and everybody else.
+LONG_POLLS_MAX = CONNECTIONS_MAX // 2
+#: Proxies and clients give up on an answer after 30 seconds or later.
+LONG_POLL_SECONDS_MAX = 25
+#: Nobody notices a fifth of a second, nor a database that it is asked a small question five times in a second.
+LOOK_PAUSE_SECONDS = 0.2
+
 # --- the server ---
 
 #: A head may take this long from its first byte: a sender writes it in one go.

@@ -129,7 +129,7 @@ REFUSED_REQUESTS = Counter(
     "notifyauth_refused_requests",
     "Requests that were refused, by HTTP status and what was asked (elsewhere: a path that is none of ours).",
     {
-        "status": ("400", "401", "403", "404", "405", "408", "409", "413", "422", "431", "500", "503"),
+        "status": ("400", "401", "403", "404", "405", "408", "409", "410", "413", "422", "431", "500", "503"),
         "where": ("notify", "api", "metrics", "health", "elsewhere"),
     },
 )

@@ -18,6 +18,7 @@ from app.database import Database, DatabaseUnavailableError, UnfitDatabaseError,
 from app.database.files import tighten
 from app.events.endpoints import Endpoints
 from app.index_key import WrongVaultKeyError
+from app.long_polling import LongPolling
 from app.preflight import (
     NEWER,
     OK,
@@ -47,6 +48,8 @@ class Service:
         self._is_pool_checked = False
         self._checks_before = {"database": OK, "migrated": OK, "vault": OK}
         self._forgets_before: dict[str, str] = {}
+        #: The requests that wait for something to happen.
+        self.long_polling = LongPolling()
 
     # --- the parts, each after those that it needs ---
 

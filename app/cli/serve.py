@@ -115,6 +115,7 @@ def _make_bridge(threads: int, port: int) -> RsgiToWsgi:
         body_bytes_max=BODY_BYTES_MAX,
         is_inline=service.never_blocks,
         connections=connections,
+        on_drain=service.long_polling.close,
     )
 
 

@@ -76,6 +76,12 @@ class Deferred(ABC):
     def __iter__(self) -> Iterator[bytes]:
         """Wait until the response is known, and read it."""
 
+    #: Whether to tell it when its client goes away. Watching a client costs, and most responses are soon known.
+    is_for_client_only: bool = False
+
+    def leave(self) -> None:  # noqa: B027 -- most have nothing to do then
+        """Take note that the client has gone away: the response is not read any more."""
+
 
 @dataclass(slots=True)
 class _ResponseQueue:
@@ -114,6 +120,7 @@ class _Task:
 
     environ: WSGIEnvironment
     respond: Callable[[Response], None]
+    watch: Callable[[Deferred], object]
     since: float = field(default_factory=time.monotonic)
 
     def waited(self) -> float:
@@ -145,6 +152,9 @@ class RsgiToWsgi:
     connections: Connections | None = None
     #: Whether every response ends its connection, so that none is open when the server stops.
     is_draining: bool = False
+    #: Told when the worker begins to drain, in a signal handler: those whose response may take long are to get one.
+    on_drain: Callable[[], None] = _nothing
+    _watches: set[asyncio.Task[None]] = field(default_factory=set)
     _responses: _ResponseQueue = field(default_factory=_ResponseQueue)
     #: `None` ends a thread.
     _tasks: "SimpleQueue[_Task | None]" = field(default_factory=SimpleQueue)
@@ -160,6 +170,7 @@ class RsgiToWsgi:
     def drain(self) -> None:
         """End each connection with its next response."""
         self.is_draining = True
+        self.on_drain()
 
     def add_serving_callback(self, callback: Callable[[], None], /) -> None:
         """Have this called once the loop runs and the server listens."""
@@ -199,23 +210,36 @@ class RsgiToWsgi:
         except TimeoutError:
             response = self._reject(environ, HTTPStatus.REQUEST_TIMEOUT)
         else:
-            response = await self._call_application(environ, is_inline=self.is_inline(scope.path))
+            response = await self._call_application(environ, protocol, is_inline=self.is_inline(scope.path))
         status, headers, body = response
         if self.is_draining:
             headers = [*headers, ("Connection", "close")]
         protocol.response_bytes(status, headers, body)
 
-    async def _call_application(self, environ: WSGIEnvironment, *, is_inline: bool) -> Response:
+    async def _call_application(
+        self, environ: WSGIEnvironment, protocol: "HTTPProtocol", *, is_inline: bool
+    ) -> Response:
         if not is_inline and self._tasks.qsize() >= self.threads * WAITING_PER_THREAD_MAX:
             return self._reject(environ, HTTPStatus.SERVICE_UNAVAILABLE)
         environ[RECEIVED] = time.perf_counter()
-        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Response] = loop.create_future()
         respond = partial(self._responses.put, future)
+
+        def watch(body: Deferred) -> None:
+            loop.call_soon_threadsafe(self._watch, protocol, future, body)
+
         if is_inline:
-            _call_and_respond(self.application, environ, respond)
+            _call_and_respond(self.application, environ, respond, watch)
         else:
-            self._tasks.put(_Task(environ, respond))
+            self._tasks.put(_Task(environ, respond, watch))
         return await future
+
+    def _watch(self, protocol: "HTTPProtocol", future: "asyncio.Future[Response]", body: Deferred) -> None:
+        """Watch a client while its response is not known."""
+        task = asyncio.ensure_future(_leave_with_client(protocol, future, body))
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
 
     def _reject(self, environ: WSGIEnvironment, status: HTTPStatus) -> Response:
         """Let the application refuse in its own words. It touches nothing for that, so the loop can call it."""
@@ -230,7 +254,7 @@ class RsgiToWsgi:
             if task.waited() > THREAD_WAIT_SECONDS_MAX:
                 task.respond(self._reject(task.environ, HTTPStatus.SERVICE_UNAVAILABLE))
             else:
-                _call_and_respond(self.application, task.environ, task.respond)
+                _call_and_respond(self.application, task.environ, task.respond, task.watch)
 
 
 class _RejectedError(Exception):
@@ -309,14 +333,36 @@ def _call(application: WSGIApplication, environ: WSGIEnvironment) -> Response:
     return call.read(call.begin(application))
 
 
+async def _leave_with_client(protocol: "HTTPProtocol", future: "asyncio.Future[Response]", body: Deferred) -> None:
+    """Tell a response that is not known yet when its client goes away, and end the request."""
+    gone = asyncio.ensure_future(_disconnected(protocol))
+    either: set[asyncio.Future[Any]] = {gone, future}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if future.done():
+        gone.cancel()
+        return
+    body.leave()
+    # Nobody reads it.
+    future.set_result((HTTPStatus.SERVICE_UNAVAILABLE, [], b""))
+
+
+async def _disconnected(protocol: "HTTPProtocol") -> None:
+    await protocol.client_disconnect()
+
+
 def _call_and_respond(
-    application: WSGIApplication, environ: WSGIEnvironment, respond: Callable[[Response], None]
+    application: WSGIApplication,
+    environ: WSGIEnvironment,
+    respond: Callable[[Response], None],
+    watch: Callable[[Deferred], object],
 ) -> None:
     """Call the application, and hand over its response, now or once it is known."""
     call = _Call(environ)
     body = call.begin(application)
     try:
         if isinstance(body, Deferred):
+            if body.is_for_client_only:
+                watch(body)
             body.add_done_callback(lambda: respond(call.read(body)))
             return
     except BaseException as error:  # noqa: BLE001 -- as below

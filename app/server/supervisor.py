@@ -159,9 +159,20 @@ class Supervisor(MPServer):
     def _stop_workers(self) -> None:
         if self._background is not None:
             self._background.tell_to_stop()
+        self._let_waiting_requests_be_answered()
         super()._stop_workers()  # type: ignore[no-untyped-call] # granian's
         if self._background is not None:
             self._background.stop()
+
+    def _let_waiting_requests_be_answered(self) -> None:
+        """Tell every worker to drain: else it would stop only when the last of its deferred responses is known."""
+        for slot, worker in zip(self._slots, self.wrks, strict=True):
+            # One that has become ready may have said so a moment ago.
+            self._hear(slot)
+            if slot.is_listened_at and not _has_ended(worker):
+                # It may end just now.
+                with suppress(ProcessLookupError):
+                    os.kill(worker.inner.pid, _DRAIN)
 
     def _start(self, index: int) -> WorkerProcess:
         """Start a process for a slot, which gets the slot's socket and something to say "ready" with.

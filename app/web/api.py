@@ -3,7 +3,10 @@
 import base64
 import json
 import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from uuid import UUID
 
@@ -13,7 +16,9 @@ from sqlalchemy.orm import Session
 from app import authorizations, inbox, tokens
 from app.alipay.token_answer import read_login_id
 from app.authorizations import Filter
+from app.database import Database
 from app.documents import Document, authorization_document, authorization_summary, timestamp
+from app.long_polling import Found
 from app.models import Authorization
 from app.report_errors import AuthorizationNotFoundError
 from app.reports import AuthcodeReport, CanceledReport, Consult, Recorded, Report, TokenReport
@@ -23,7 +28,17 @@ from app.tokens import Grant
 from app.vocabulary import CauseKind
 from app.web.bearer import require_key, require_token_key
 from app.web.problems import NotYetError, ProblemError
-from app.web.request_models import AuthcodeBody, CanceledBody, ConsultBody, TokenBody, read_body, read_query
+from app.web.request_models import (
+    AuthcodeBody,
+    CanceledBody,
+    ConsultBody,
+    ListQuery,
+    TokenBody,
+    WaitQuery,
+    read_body,
+    read_query,
+)
+from app.web.waiting import wait_for
 from app.wiring import Service
 
 _log = logging.getLogger(__name__)
@@ -57,7 +72,7 @@ def consult() -> Response:
 @blueprint.get("/authorizations")
 def list_authorizations() -> Response:
     """List authorizations, newest first."""
-    query = read_query()
+    query = read_query(ListQuery)
     wanted = Filter(auth_state=query.auth_state, user_ref=query.user_ref, state=query.state, client_id=query.client_id)
     before = None if query.cursor is None else _id_in(query.cursor)
 
@@ -76,10 +91,29 @@ def show(authorization_id: UUID) -> Response:
     return _respond(_whole(authorization_id))
 
 
+@dataclass(frozen=True, slots=True)
+class _LookForCodes:
+    """Finds out which of these authorizations wait no more for a code: there is one, or there can be none any more."""
+
+    database: Database
+
+    def __call__(self, ids: Collection[UUID]) -> Mapping[UUID, Found[None]]:
+        waiting = self.database.run(partial(authorizations.awaiting_code, ids=ids), read_only=True)
+        return {each: Found(None) for each in set(ids) - waiting}
+
+
 @blueprint.get("/authorizations/<uuid:authorization_id>/authcode")
 def show_authcode(authorization_id: UUID) -> Response:
-    """Give out the auth code: one of the two endpoints that reveal a secret."""
+    """Give out the auth code, once there is one: one of the two endpoints that reveal a secret."""
     require_token_key()
+    wait = read_query(WaitQuery).wait
+    look = _LookForCodes(_service().database)
+    if not wait or look([authorization_id]):
+        return _authcode(authorization_id)
+    return wait_for(look, authorization_id, lambda _found, _key: _authcode(authorization_id), seconds=wait)
+
+
+def _authcode(authorization_id: UUID) -> Response:
     vault = _service().vault
 
     def read(session: Session) -> Document:

@@ -113,9 +113,16 @@ class DeferredResponse(Response):
     sees nothing.
     """
 
-    def __init__(self, future: "Future[Any]", fill: Callable[[Response], None]) -> None:
+    def __init__(
+        self,
+        future: "Future[Any]",
+        fill: Callable[[Response], None],
+        *,
+        on_client_gone: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__()
         self.future = future
+        self.on_client_gone = on_client_gone
         self._fill = fill
 
     @override
@@ -137,6 +144,15 @@ class _DeferredBody(Deferred):
     @override
     def add_done_callback(self, callback: Callable[[], None]) -> None:
         self.response.future.add_done_callback(lambda _: callback())
+
+    def __post_init__(self) -> None:
+        self.is_for_client_only = self.response.on_client_gone is not None
+
+    @override
+    def leave(self) -> None:
+        if self.response.on_client_gone is not None:
+            self.response.on_client_gone()
+        self.close()
 
     @override
     def __iter__(self) -> Iterator[bytes]:

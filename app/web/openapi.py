@@ -1,6 +1,7 @@
 """OpenAPI 3.1: the description of the endpoints, generated from the models that check requests."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,11 +14,18 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.web import request_models, response_models
+from app.web.webhook_descriptions import webhooks
 from app.wiring import Service
 
 blueprint = Blueprint("openapi", __name__)
 
 _ID = "/v1/authorizations/{authorizationId}"
+_DELIVERY = "/v1/deliveries/{deliveryId}"
+#: The parameters in paths.
+_IDS: Mapping[str, dict[str, str]] = {
+    "authorizationId": {"type": "string", "format": "uuid"},
+    "deliveryId": {"type": "string", "pattern": request_models.DELIVERY_ID},
+}
 
 #: The statuses that any request can be refused with: by the server, for a body in too many pieces or too late, a head
 #: that is too large or a queue that is full; and for another method.
@@ -76,9 +84,10 @@ def operations(notify_path: str) -> list[Operation]:
         Operation(
             "get",
             f"{_ID}/authcode",
-            "Read the auth code, within its minute",
+            "Read the auth code, within its minute, and wait for it",
             {200: response_models.AuthcodeDocument},
-            problems=(401, 403, 404, 409, 503),
+            query=request_models.WaitQuery,
+            problems=(401, 403, 404, 409, 422, 503),
         ),
         Operation(
             "post",
@@ -105,6 +114,40 @@ def operations(notify_path: str) -> list[Operation]:
         ),
         Operation(
             "post", f"{_ID}/canceled", "Report a revoke", whole, body=request_models.CanceledBody, problems=report
+        ),
+        Operation(
+            "get",
+            "/v1/events",
+            "Read events in the order of the feed, and wait for more",
+            {200: response_models.FeedPage},
+            query=request_models.EventsQuery,
+            problems=(401, 410, 422, 503),
+            tags=("events",),
+        ),
+        Operation(
+            "get",
+            "/v1/deliveries",
+            "List deliveries of webhooks, newest first",
+            {200: response_models.DeliveryPage},
+            query=request_models.DeliveriesQuery,
+            problems=(401, 422, 503),
+            tags=("events",),
+        ),
+        Operation(
+            "get",
+            _DELIVERY,
+            "Show a delivery with its attempts",
+            {200: response_models.DeliveryDocument},
+            problems=(401, 404, 503),
+            tags=("events",),
+        ),
+        Operation(
+            "post",
+            f"{_DELIVERY}/resend",
+            "Tell an endpoint of an event again",
+            {201: response_models.DeliveryDocument},
+            problems=(401, 404, 503),
+            tags=("events",),
         ),
         Operation(
             "post",
@@ -158,6 +201,7 @@ def _document(notify_path: str) -> str:
                 ),
             },
             "paths": paths,
+            "webhooks": webhooks(),
             "components": {
                 "schemas": _schemas(listed),
                 "headers": _HEADERS,
@@ -186,15 +230,15 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 
 def _operation_id(operation: Operation) -> str:
-    words = operation.path.replace("{authorizationId}", "one").replace(".", " ").replace("/", " ").split()
+    words = re.sub(r"\{\w+\}", "one", operation.path).replace(".", " ").replace("/", " ").split()
     return operation.method + "".join(word[0].upper() + word[1:] for word in words if word != "v1")
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    parameters: list[dict[str, Any]] = []
-    if "{authorizationId}" in operation.path:
-        an_id = {"type": "string", "format": "uuid"}
-        parameters.append({"name": "authorizationId", "in": "path", "required": True, "schema": an_id})
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": _IDS[name]}
+        for name in re.findall(r"\{(\w+)\}", operation.path)
+    ]
     if operation.query is not None:
         schema = operation.query.model_json_schema(ref_template="#/components/schemas/{model}")
         parameters += [_query_parameter(name, each) for name, each in schema["properties"].items()]
@@ -239,7 +283,10 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 def _schemas(listed: list[Operation]) -> dict[str, Any]:
     taken = {operation.body for operation in listed if operation.body is not None}
     given = {each for operation in listed for each in operation.responses.values() if each is not None}
-    models = sorted(taken | given | {operation.problem for operation in listed}, key=lambda model: model.__name__)
+    problems = {operation.problem for operation in listed}
+    models: list[type[BaseModel]] = sorted(
+        taken | given | problems | {response_models.EventDocument}, key=lambda model: model.__name__
+    )
     _, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )

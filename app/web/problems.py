@@ -39,6 +39,8 @@ TITLES = {
     "no-authcode": "No auth code on record",
     "no-active-token": "No active token",
     "token-expired": "Token expired",
+    "cursor-gone": "No reading on from this cursor",
+    "delivery-not-found": "No such delivery",
     "unavailable": "Not available now",
     "internal": "A fault of the service",
 }
@@ -70,12 +72,15 @@ class ProblemError(Exception):
         *,
         headers: Mapping[str, str] | None = None,
         errors: list[dict[str, str]] | None = None,
+        members: Mapping[str, str] | None = None,
     ) -> None:
         self.status = status
         self.code = code
         self.headers = headers or {}
         #: Which fields are wrong, and how.
         self.errors = errors
+        #: What else the document says (RFC 9457, 3.2).
+        self.members = members or {}
         super().__init__(detail)
 
 
@@ -139,6 +144,7 @@ def to_response(problem: ProblemError) -> Response:
         "status": problem.status,
         "detail": str(problem),
         "code": problem.code,
+        **problem.members,
     }
     if problem.errors is not None:
         document["errors"] = problem.errors

@@ -1,8 +1,10 @@
 """The models of the merchant's requests: they check them, and OpenAPI is made from them."""
 
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
+from uuid import UUID
 
 from flask import request
 from pydantic import (
@@ -23,6 +25,10 @@ from pydantic_core import PydanticCustomError
 from app.alipay.json_text import UnreadableJsonError, json_text
 from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX, AUTH_CODE_CHARACTERS_MAX, AUTH_STATE_CHARACTERS_MAX
 from app.alipay.token_answer import is_success, read_time, slip_for
+from app.events.deliveries import Status
+from app.events.staging import EventType
+from app.events.type_patterns import UnknownTypeError, types_of
+from app.limits import LONG_POLL_SECONDS_MAX
 from app.reports import (
     CLIENT_ID_CHARACTERS_MAX,
     REASON_CHARACTERS_MAX,
@@ -35,12 +41,21 @@ from app.web.problems import ProblemError
 from app.web.request_body import BodyIncompleteError, BodyTooLargeError, exact_body
 
 B = TypeVar("B", bound="Body")
+Q = TypeVar("Q", bound="RequestModel")
 
 #: What one page of a listing shows at most.
 LIMIT_MAX = 1000
 
 #: How a listing writes where it goes on: the 16 bytes of an id in base64url, which leave the last four bits unused.
 CURSOR = "^[A-Za-z0-9_-]{21}[AQgw]$"
+
+#: A delivery's id is a number, written in one way.
+DELIVERY_ID = "^[1-9][0-9]{0,17}$"
+UUID_PATTERN = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+#: A name is a key of a TOML table.
+ENDPOINT_CHARACTERS_MAX = 64
+#: A cursor of the feed is what an answer said as `next`.
+FEED_CURSOR = "^[0-9]{1,18}$"
 
 _DIGITS = re.compile(r"[0-9]+")
 
@@ -72,6 +87,51 @@ def _digits(value: object) -> object:
     if isinstance(value, str) and not _DIGITS.fullmatch(value):
         raise PydanticCustomError("digits", "Input should be a whole number, in digits only")
     return value
+
+
+def _types(value: object) -> object:
+    try:
+        return types_of(value.split(",")) if isinstance(value, str) else value
+    except UnknownTypeError as error:
+        raise PydanticCustomError("unknown_type", "{known}", {"known": str(error)}) from None
+
+
+#: The description has the patterns that are of use: a type, or a star for all.
+_PATTERN = "|".join(map(re.escape, ["*", "authorization.*", *EventType]))
+Types = Annotated[
+    frozenset[EventType],
+    BeforeValidator(_types),
+    WithJsonSchema({"type": "string", "pattern": f"^({_PATTERN})(,({_PATTERN}))*$"}),
+]
+Limit = Annotated[
+    int,
+    Field(ge=1, le=LIMIT_MAX, description="How many to list at most: a whole number, in digits only."),
+    BeforeValidator(_digits),
+]
+Wait = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=LONG_POLL_SECONDS_MAX,
+        description="For how many seconds to wait where there is nothing yet: a whole number, in digits only.",
+    ),
+    BeforeValidator(_digits),
+]
+
+
+def _as_written(pattern: str) -> Callable[[object], object]:
+    """Require a text of this form before it is read as something else."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(pattern.removesuffix("$"), value):
+            raise PydanticCustomError("pattern", "Input should be as an answer wrote it")
+        return value
+
+    return check
+
+
+def _written(pattern: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern})
 
 
 Time = Annotated[datetime, PlainValidator(_time), WithJsonSchema({"type": "string", "format": "date-time"})]
@@ -183,12 +243,45 @@ class ListQuery(RequestModel):
     user_ref: UserRef | None = None
     state: AuthorizationState | None = None
     client_id: ClientId | None = None
-    limit: Annotated[
-        int,
-        Field(ge=1, le=LIMIT_MAX, description="How many to list at most: a whole number, in digits only."),
-        BeforeValidator(_digits),
-    ] = 100
+    limit: Limit = 100
     cursor: Annotated[str, StringConstraints(pattern=CURSOR)] | None = None
+
+
+class EventsQuery(RequestModel):
+    """Which events to read, and whether to wait for some. All of it is text in a URL."""
+
+    model_config = ConfigDict(strict=False)
+
+    after: Annotated[int, BeforeValidator(_as_written(FEED_CURSOR)), _written(FEED_CURSOR)] | None = Field(
+        None, description="Where to read on: what the answer before said as next. Without it, from the oldest event."
+    )
+    types: Types | None = Field(
+        None, description="Only events of these types, with commas between them; authorization.* stands for all."
+    )
+    limit: Limit = 100
+    wait: Wait = 0
+
+
+class WaitQuery(RequestModel):
+    """Whether to wait. All of it is text in a URL."""
+
+    model_config = ConfigDict(strict=False)
+
+    wait: Wait = 0
+
+
+class DeliveriesQuery(RequestModel):
+    """Which deliveries to list. All of it is text in a URL."""
+
+    model_config = ConfigDict(strict=False)
+
+    status: Status | None = None
+    endpoint: Annotated[str, text(ENDPOINT_CHARACTERS_MAX)] | None = None
+    event: Annotated[UUID, BeforeValidator(_as_written(UUID_PATTERN)), _written(UUID_PATTERN)] | None = Field(
+        None, description="The id of an event."
+    )
+    limit: Limit = 100
+    cursor: Annotated[int, BeforeValidator(_as_written(DELIVERY_ID)), _written(DELIVERY_ID)] | None = None
 
 
 def read_body(model: type[B]) -> B:
@@ -216,7 +309,7 @@ def _without_body() -> bytes:
     return b"" if announced else b"{}"
 
 
-def read_query() -> ListQuery:
+def read_query(model: type[Q]) -> Q:
     """Read the request's query.
 
     Raises `ProblemError` 422.
@@ -225,7 +318,7 @@ def read_query() -> ListQuery:
     if repeated:
         raise ProblemError(422, "invalid", "A parameter is given twice.", errors=repeated)
     try:
-        return ListQuery.model_validate(request.args.to_dict())
+        return model.model_validate(request.args.to_dict())
     except ValidationError as error:
         raise _problem(error) from None
 

@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from app.events.deliveries import Status
+from app.events.staging import EventType
 from app.state_machine import AuthorizationState, Flow
 
 
@@ -97,6 +99,89 @@ class TokenDocument(ResponseModel):
     refresh_token_expiry_time: datetime | None
 
 
+class EventData(ResponseModel):
+    """What an event says: of which authorization, and which move. No code, no token, no login id."""
+
+    authorization_id: str
+    client_id: str
+    auth_state: str
+    user_ref: str | None
+    customer_belongs_to: str | None
+    #: Rises with each move of an authorization: what comes with a lower one than was seen is old, and to be dropped.
+    sequence: int
+    from_: AuthorizationState | None = Field(alias="from")
+    to: AuthorizationState
+    cause: Literal["api", "shell", "notification"]
+    learned_at: datetime
+    at: datetime
+    #: When the code is no longer of any use. Only of `authorization.authcode_issued`.
+    expires_at: datetime | None = None
+
+
+class EventDocument(ResponseModel):
+    """An event, the same in the feed and as the body of a webhook (Standard Webhooks 1.0)."""
+
+    #: The same however often it is told: what it came with is told apart by this.
+    id: str
+    type: EventType
+    timestamp: datetime
+    data: EventData
+
+
+class FeedPage(ResponseModel):
+    """Events in the order of the feed."""
+
+    events: list[EventDocument]
+    #: Read on from here, with `after`.
+    next: str
+    #: Whether there are more already.
+    more: bool
+
+
+class Delivery(ResponseModel):
+    """What one endpoint is told of one event, as it is listed."""
+
+    id: str
+    event_id: str
+    type: EventType
+    endpoint: str
+    status: Status
+    #: How many requests were made.
+    attempts: int
+    due_at: datetime | None
+    expires_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+    #: The delivery that this one repeats.
+    resend_of: str | None
+
+
+class DeliveryPage(ResponseModel):
+    """A page of a listing; the next one is asked for with `cursor`."""
+
+    deliveries: list[Delivery]
+    next_cursor: str | None
+
+
+class AttemptMade(ResponseModel):
+    """One request to an endpoint, and how it ended."""
+
+    number: int
+    at: datetime
+    milliseconds: int
+    http_status: int | None
+    #: Why it failed.
+    error: str | None
+    #: The beginning of what was answered.
+    answer: str | None
+
+
+class DeliveryDocument(Delivery):
+    """A delivery whole."""
+
+    attempts_made: list[AttemptMade]
+
+
 class FieldError(ResponseModel):
     """What is wrong with a field."""
 
@@ -113,6 +198,8 @@ class Problem(ResponseModel):
     detail: str
     code: str
     errors: list[FieldError] = []
+    #: Of a cursor of the feed that is gone: the oldest one that can be read on from.
+    oldest: str = ""
 
 
 class Alive(ResponseModel):

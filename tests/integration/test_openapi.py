@@ -16,7 +16,7 @@ def test_the_document_is_valid_openapi(http: HttpClient) -> None:
 
 def test_the_document_has_just_the_routes_of_the_application(http: HttpClient) -> None:
     routes = {
-        (re.sub(r"<uuid:authorization_id>", "{authorizationId}", rule.rule), method.lower())
+        (re.sub(r"<(?:\w+:)?(\w+)_id>", r"{\1Id}", rule.rule), method.lower())
         for rule in http.app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }

@@ -24,6 +24,9 @@ from app.limits import (
     LAST_TRY_SECONDS,
     LEADERS_MAX,
     LOCK_TIMEOUT_MS,
+    LONG_POLL_SECONDS_MAX,
+    LONG_POLLS_MAX,
+    LOOK_PAUSE_SECONDS,
     LOOK_UP_SECONDS_MAX,
     POOL_SIZE,
     POOL_TIMEOUT_SECONDS,
@@ -78,6 +81,7 @@ NUMBERS = [
     THREADS_DEFAULT,
     THREADS_MAX,
     WAITING_PER_THREAD_MAX,
+    LONG_POLLS_MAX,
     POOL_SIZE,
     INSIDE_MAX,
     BATCH_SIZE_MAX,
@@ -103,6 +107,8 @@ SENTENCES = [
     f"{POOL_TIMEOUT_SECONDS} s for one of the pool, {CONNECT_TIMEOUT_SECONDS} s for a new one",
     f"is tried {ATTEMPTS_MAX} times in all, unless {LAST_TRY_SECONDS} s have passed",
     f"A failure that took {SLOW_FAILURE_SECONDS:g} s or longer counts as slow. After {SLOW_FAILURES_MAX} of those",
+    f"(`wait`, {LONG_POLL_SECONDS_MAX} s at most)",
+    f"looks every {LOOK_PAUSE_SECONDS} s",
     f"has been idle for {IDLE_TIMEOUT_MS / 1000:g} s",
     f"A command of the shell may read for {LOOK_UP_SECONDS_MAX} s.",
 ]
@@ -145,6 +151,11 @@ def test_each_limit_is_on_the_page_or_none_that_an_operator_meets() -> None:
 def test_what_waits_for_a_thread_has_time_left_to_be_worked_on() -> None:
     assert THREAD_WAIT_SECONDS_MAX + BATCH_SECONDS_MIN <= ANSWER_SECONDS_MAX
     assert WORK_SECONDS_MIN < BATCH_SECONDS_MIN
+
+
+def test_those_who_wait_are_answered_before_their_worker_is_killed_and_leave_connections_to_others() -> None:
+    assert LONG_POLL_SECONDS_MAX + ANSWER_SECONDS_MAX < STOP_SECONDS_MAX
+    assert LONG_POLLS_MAX <= CONNECTIONS_MAX / 2
 
 
 def test_the_last_try_ends_in_time_even_where_it_has_to_connect() -> None:

@@ -409,3 +409,88 @@ def test_connections_are_told_of_every_request_and_of_its_end() -> None:
         == 200
     )
     assert told == [("begins", SCOPE.client), ("is answered", SCOPE.client), ("ends", SCOPE.client)]
+
+
+@dataclass
+class LeavingProtocol(Protocol):
+    """A connection whose client goes away when it is told to."""
+
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def client_disconnect(self) -> None:
+        await self.gone.wait()
+
+
+@dataclass
+class WaitingBody(LateBody):
+    """A body that only its client has a use for."""
+
+    is_for_client_only = True
+    has_left: bool = False
+    is_watched: threading.Event = field(default_factory=threading.Event)
+
+    @override
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        super().add_done_callback(callback)
+        self.is_watched.set()
+
+    @override
+    def leave(self) -> None:
+        self.has_left = True
+
+
+def waiting_bridge(bodies: list[WaitingBody], begun: threading.Event) -> RsgiToWsgi:
+    def application(_environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        bodies.append(WaitingBody(start))
+        begun.set()
+        return bodies[-1]
+
+    return RsgiToWsgi(application, 1, body_bytes_max=BODY_BYTES_MAX)
+
+
+def test_a_response_is_told_when_the_client_that_waits_for_it_goes_away() -> None:
+    bodies: list[WaitingBody] = []
+    begun = threading.Event()
+    bridge = waiting_bridge(bodies, begun)
+
+    async def leave() -> None:
+        protocol: Any = LeavingProtocol()
+        asked = asyncio.ensure_future(bridge(SCOPE, protocol))
+        await asyncio.to_thread(begun.wait, 10)
+        protocol.gone.set()
+        await asyncio.wait_for(asked, timeout=10)
+        # It becomes known all the same, a moment too late.
+        bodies[0].become_known()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(leave())
+    assert bodies[0].has_left
+
+
+def test_a_response_that_comes_is_given_and_its_client_watched_no_more() -> None:
+    bodies: list[WaitingBody] = []
+    begun = threading.Event()
+    bridge = waiting_bridge(bodies, begun)
+
+    async def stay() -> list[int]:
+        protocol: Any = LeavingProtocol()
+        asked = asyncio.ensure_future(bridge(SCOPE, protocol))
+        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(bodies[0].is_watched.wait, 10)
+        bodies[0].become_known()
+        await asyncio.wait_for(asked, timeout=10)
+        await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) == 1
+        return list(protocol.statuses)
+
+    assert asyncio.run(stay()) == [200]
+    assert not bodies[0].has_left
+
+
+def test_what_waits_is_told_when_the_worker_drains() -> None:
+    told: list[None] = []
+    bridge = RsgiToWsgi(
+        lambda _environ, _start: [], 1, body_bytes_max=BODY_BYTES_MAX, on_drain=lambda: told.append(None)
+    )
+    bridge.drain()
+    assert (told, bridge.is_draining) == ([None], True)
