@@ -1,15 +1,18 @@
 """Serializers: authorizations, notifications and events as JSON documents, without secrets, for HTTP and the shell."""
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from app import authorizations
+from app.events import deliveries
 from app.events.feed import Told
 from app.inbox_admin import of_authorization
-from app.models import Authorization, InboxEntry, Transition
+from app.models import Authorization, InboxEntry, Transition, WebhookAttempt, WebhookDelivery
 
 Document = dict[str, Any]
 
@@ -87,6 +90,45 @@ def event_body(told: Told) -> str:
     """Write an event as the body of a webhook: the same bytes, and so the same signature, whenever it is written."""
     # In ASCII, since an authState may be text that UTF-8 cannot write.
     return json.dumps(event_document(told), separators=(",", ":"))
+
+
+def delivery_summaries(session: Session, told: Collection[WebhookDelivery]) -> list[Document]:
+    """Show deliveries as they are listed."""
+    events = deliveries.events_of(session, told)
+    return [_delivery(each, *events[each.position]) for each in told]
+
+
+def delivery_document(session: Session, delivery: WebhookDelivery) -> Document:
+    """Show a delivery whole: with every attempt that was made."""
+    (summary,) = delivery_summaries(session, [delivery])
+    return {**summary, "attemptsMade": [_attempt(each) for each in deliveries.attempts_of(session, delivery.id)]}
+
+
+def _delivery(delivery: WebhookDelivery, event_id: UUID, event_type: str) -> Document:
+    return {
+        "id": str(delivery.id),
+        "eventId": str(event_id),
+        "type": event_type,
+        "endpoint": delivery.endpoint,
+        "status": delivery.status,
+        "attempts": delivery.attempts,
+        "dueAt": timestamp(delivery.due_at),
+        "expiresAt": timestamp(delivery.expires_at),
+        "createdAt": timestamp(delivery.created_at),
+        "finishedAt": timestamp(delivery.finished_at),
+        "resendOf": None if delivery.resend_of is None else str(delivery.resend_of),
+    }
+
+
+def _attempt(attempt: WebhookAttempt) -> Document:
+    return {
+        "number": attempt.number,
+        "at": timestamp(attempt.at),
+        "milliseconds": attempt.milliseconds,
+        "httpStatus": attempt.http_status,
+        "error": attempt.error,
+        "answer": attempt.answer,
+    }
 
 
 def _linked(entry: InboxEntry) -> Document:

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from app.models import WebhookAttempt, WebhookDelivery
+from app.models import FeedEvent, WebhookAttempt, WebhookDelivery
 
 
 class Status(StrEnum):
@@ -165,6 +165,57 @@ def _due(endpoint: str, *conditions: ColumnElement[bool]) -> Select[WebhookDeliv
         .where(WebhookDelivery.status == Status.DUE, WebhookDelivery.endpoint == endpoint, *conditions)
         .order_by(WebhookDelivery.due_at, WebhookDelivery.id)
     )
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """Which deliveries a listing shows; what is `None` does not matter."""
+
+    status: str | None = None
+    endpoint: str | None = None
+    #: The event that they tell of.
+    event: UUID | None = None
+
+
+def find(session: Session, delivery_id: int) -> WebhookDelivery | None:
+    """Find a delivery by its id."""
+    return session.get(WebhookDelivery, delivery_id)
+
+
+def listing(
+    session: Session, wanted: DeliveryFilter, *, limit: int, before: int | None = None
+) -> Sequence[WebhookDelivery]:
+    """List deliveries, newest first, from the one that comes after the delivery with the id `before`."""
+    conditions = [
+        getattr(WebhookDelivery, name) == value
+        for name in ("status", "endpoint")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    if wanted.event is not None:
+        of_event = select(FeedEvent.position).where(FeedEvent.event_id == wanted.event).scalar_subquery()
+        conditions.append(WebhookDelivery.position == of_event)
+    if before is not None:
+        conditions.append(WebhookDelivery.id < before)
+    return session.scalars(
+        select(WebhookDelivery).where(*conditions).order_by(WebhookDelivery.id.desc()).limit(limit)
+    ).all()
+
+
+def events_of(session: Session, told: Collection[WebhookDelivery]) -> dict[int, tuple[UUID, str]]:
+    """Find the id and type of the events that deliveries tell of, by their positions."""
+    of_these = FeedEvent.position.in_({each.position for each in told})
+    rows = session.execute(select(FeedEvent.position, FeedEvent.event_id, FeedEvent.type).where(of_these))
+    return {row.position: (row.event_id, row.type) for row in rows}
+
+
+def attempts_of(session: Session, delivery_id: int) -> Sequence[WebhookAttempt]:
+    """List the attempts of a delivery, first to last."""
+    return session.scalars(
+        select(WebhookAttempt).where(WebhookAttempt.delivery_id == delivery_id).order_by(WebhookAttempt.number)
+    ).all()
 
 
 # --- again -----------------------------------------------------------------------------------------------------------

@@ -30,11 +30,18 @@ Subscribers = Callable[[str], Collection[str]]
 class PastCursorError(Exception):
     """A reader asks for what comes after an event that is purged, or that this feed never had."""
 
-    def __init__(self, after: int, purged_through: int) -> None:
+    def __init__(self, after: int, purged_through: int, last_position: int) -> None:
         self.after = after
         #: The oldest cursor that can be read on from.
         self.oldest = purged_through
-        super().__init__(f"The feed has no event {after}: it can be read on from {purged_through}.")
+        if after < purged_through:
+            message = f"What came right after {after} is purged: the feed can be read on from {purged_through}."
+        else:
+            message = (
+                f"This feed never had an event {after}: its newest is {last_position}. The cursor is another feed's, "
+                f"or newer than the backup that was restored. The feed can be read on from {purged_through}."
+            )
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ def page(session: Session, *, after: int | None, types: Collection[str] | None, 
     feed = session.scalars(select(Feed)).one()
     after = feed.purged_through if after is None else after
     if not feed.purged_through <= after <= feed.last_position:
-        raise PastCursorError(after, feed.purged_through)
+        raise PastCursorError(after, feed.purged_through, feed.last_position)
     events = [_told(row) for row in session.execute(_after(after, types, limit + 1))]
     if len(events) > limit:
         return Page(events[:limit], events[limit - 1].position, has_more=True)
