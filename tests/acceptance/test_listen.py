@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click.testing
 import pytest
@@ -28,7 +29,7 @@ EVENT = {
 
 @contextmanager
 def listening(*options: str) -> Iterator[subprocess.Popen[str]]:
-    command = [FLASK, "simulator", "listen", "--port", "0", *options]
+    command: list[str | Path] = [FLASK, "simulator", "listen", "--port", "0", *options]
     environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as program:
         try:
