@@ -56,8 +56,8 @@ def script(name: str) -> list[str]:
 
 def steps() -> str:
     """What the README has a newcomer type."""
-    section = re.search(r"^## Integrate in five steps$(.*?)^## ", README.read_text(encoding="utf-8"), ACROSS_LINES)
-    assert section is not None, "the README has no five steps"
+    section = re.search(r"^## Integrate in six steps$(.*?)^## ", README.read_text(encoding="utf-8"), ACROSS_LINES)
+    assert section is not None, "the README has no six steps"
     return "\n".join(scripts(section[1]))
 
 

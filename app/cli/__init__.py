@@ -5,6 +5,8 @@ from flask import Flask
 from app.cli.authorizations import authorizations
 from app.cli.db import db
 from app.cli.diagrams import diagrams
+from app.cli.endpoints import endpoints
+from app.cli.events import events
 from app.cli.inbox import inbox
 from app.cli.keys import keys
 from app.cli.serve import serve
@@ -14,5 +16,5 @@ from app.cli.work import work
 
 def init_app(app: Flask) -> None:
     """Add the commands. Flask finds them where it finds the application."""
-    for command in (authorizations, db, diagrams, inbox, keys, serve, simulator, work):
+    for command in (authorizations, db, diagrams, endpoints, events, inbox, keys, serve, simulator, work):
         app.cli.add_command(command)

@@ -3,12 +3,14 @@
 import re
 import sys
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
+from app.alipay.token_answer import read_time
 from app.cli.current_service import known_clients
 from app.cli.errors import Refusal
 from app.cli.tables import plain
@@ -19,6 +21,10 @@ LIMIT_DEFAULT = 50
 
 #: As many as the largest id of any database has.
 _DIGITS = re.compile(r"[0-9]{1,19}")
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+_AGE = re.compile(r"(?P<number>[0-9]{1,5})(?P<unit>[hdw])")
+#: Alipay redelivers for 24 h 22 min. A purged notification that came again would be taken for a new one.
+PURGE_AGE_MIN = timedelta(days=2)
 #: Enough to see the mistake.
 _SHOWN_CHARACTERS_MAX = 40
 
@@ -63,6 +69,43 @@ class WholeNumber(click.ParamType[int]):
         return int(text)
 
 
+class AwareTime(click.ParamType[datetime]):
+    """A time with its zone, as Alipay writes it."""
+
+    name = "time"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read ISO 8601."""
+        time = read_time(str(value))
+        if time is None:
+            self.fail("it must be ISO 8601 with a zone, such as 2026-11-22T12:00:00+08:00.", param, ctx)
+        return time
+
+
+class Age(click.ParamType[timedelta]):
+    """A duration such as 90d, 72h or 2w, and no less than two days."""
+
+    name = "age"
+
+    def __init__(self, too_young: str) -> None:
+        #: Says what is kept for two days, and why.
+        self.too_young = too_young
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read hours, days or weeks."""
+        if isinstance(value, timedelta):
+            return value
+        match = _AGE.fullmatch(str(value))
+        if match is None:
+            self.fail("it must be a number of hours, days or weeks, such as 72h, 90d or 2w.", param, ctx)
+        age = int(match["number"]) * _UNITS[match["unit"]]
+        if age < PURGE_AGE_MIN:
+            self.fail(self.too_young, param, ctx)
+        return age
+
+
 class NotOnRecordError(Refusal):
     """A filter names a value that is neither known nor on record: a misspelling, most likely."""
 
@@ -100,9 +143,9 @@ yes = click.option("--yes", is_flag=True, help="Do not ask first. Without a term
 client = click.option("--client", "client_id", metavar="ID", help="Whose, where several clients have this authState.")
 
 
-def tell_of_more(shown: int, last_id: object) -> None:
+def tell_of_more(shown: int, last_id: object, *, option: str = "--cursor") -> None:
     """Say on stderr that a listing does not show everything, and how to go on."""
-    click.echo(f"Only {shown} are shown: there are more. Go on with --cursor {last_id}, or see --limit.", err=True)
+    click.echo(f"Only {shown} are shown: there are more. Go on with {option} {last_id}, or see --limit.", err=True)
 
 
 def confirm(warning: str, *, yes: bool) -> None:

@@ -4,17 +4,23 @@ What is due and how each attempt ended is on record, so that whoever sends may d
 twice, and never lost.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from app.models import FeedEvent, WebhookAttempt, WebhookDelivery
+from app.models import Feed, FeedEvent, WebhookAttempt, WebhookDelivery
+
+#: Events that one transaction of a recovery looks at: it keeps the numbering waiting for some tens of milliseconds.
+RECOVERED_AT_ONCE_MAX = 500
+#: Figures for people count no further: what is due may be very much.
+COUNTED_MAX = 10_000
 
 
 class Status(StrEnum):
@@ -233,6 +239,35 @@ def attempts_of(session: Session, delivery_id: int) -> Sequence[WebhookAttempt]:
     ).all()
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is still to be sent to an endpoint, and how it goes."""
+
+    #: Counted up to `COUNTED_MAX`.
+    due: int
+    #: How many of those have failed before.
+    failed_before: int
+    #: Since when the most urgent is due, or when it will be.
+    due_at: datetime | None
+    #: How the newest attempt of those failed.
+    last_error: str | None
+
+
+def standing(session: Session, endpoint: str) -> Standing:
+    """Say how an endpoint stands."""
+    some = _due(endpoint).limit(COUNTED_MAX).subquery()
+    due, failed_before, due_at = session.execute(
+        select(func.count(), func.count().filter(some.c.attempts > 0), func.min(some.c.due_at)).select_from(some)
+    ).one()
+    last_error = session.scalar(
+        select(WebhookAttempt.error)
+        .join(some, some.c.id == WebhookAttempt.delivery_id)
+        .order_by(WebhookAttempt.at.desc())
+        .limit(1)
+    )
+    return Standing(due, failed_before, due_at, last_error)
+
+
 # --- again -----------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +289,67 @@ def resend(session: Session, delivery: WebhookDelivery, *, now: datetime) -> Web
     session.add(again)
     session.flush()
     return again
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What one batch of a recovery did."""
+
+    #: How many deliveries it made to each endpoint.
+    made: Counter[str]
+    #: How many it left out, since the code of which they tell has expired.
+    expired: int
+    #: How many events it looked at.
+    looked_at: int
+    #: Up to where it looked, a time of numbering and a position; `None` when there is nothing further.
+    up_to: tuple[datetime, int] | None
+
+
+def recover(
+    session: Session,
+    subscribers: Callable[[str], Collection[str]],
+    *,
+    since: datetime,
+    now: datetime,
+    after: tuple[datetime, int] | None = None,
+    limit: int = RECOVERED_AT_ONCE_MAX,
+) -> Recovered:
+    """Make new deliveries of the next events since a time, to each endpoint that has not got one and is not to get it.
+
+    They are those that were numbered since then, among them all that have happened since. Two who recover at once wait
+    for each other, as they do for the numbering, so that none makes what the other has made.
+    """
+    session.execute(select(Feed).with_for_update())
+    statement = (
+        select(
+            FeedEvent.position, FeedEvent.type, FeedEvent.authorization_id, FeedEvent.expires_at, FeedEvent.numbered_at
+        )
+        .where(FeedEvent.numbered_at >= since)
+        .order_by(FeedEvent.numbered_at, FeedEvent.position)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(tuple_(FeedEvent.numbered_at, FeedEvent.position) > tuple_(*after))
+    events = session.execute(statement).all()
+    if not events:
+        return Recovered(Counter(), 0, 0, None)
+    rows = session.execute(
+        select(WebhookDelivery.position, WebhookDelivery.endpoint).where(
+            WebhookDelivery.position.in_([each.position for each in events]),
+            WebhookDelivery.status.in_([Status.DUE, Status.DELIVERED]),
+        )
+    )
+    told = {(row.position, row.endpoint) for row in rows}
+    untold = [
+        (event, endpoint)
+        for event in events
+        for endpoint in subscribers(event.type)
+        if (event.position, endpoint) not in told
+    ]
+    of_use = [each for each in untold if each[0].expires_at is None or each[0].expires_at > now]
+    add(session, [(event._asdict(), endpoint) for event, endpoint in of_use], at=now)
+    made = Counter(endpoint for _, endpoint in of_use)
+    return Recovered(made, len(untold) - len(of_use), len(events), (events[-1].numbered_at, events[-1].position))
 
 
 # --- purging ---------------------------------------------------------------------------------------------------------

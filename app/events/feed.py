@@ -66,6 +66,14 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events a listing shows; what is `None` does not matter."""
+
+    type: str | None = None
+    authorization_ids: Collection[UUID] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Some events of the feed, in order."""
 
@@ -143,6 +151,21 @@ def page(session: Session, *, after: int | None, types: Collection[str] | None, 
         return Page(events[:limit], events[limit - 1].position, has_more=True)
     # There is none of these types up to the end, so that the next look need not begin at the last one found.
     return Page(events, feed.last_position, has_more=False)
+
+
+def listing(
+    session: Session, wanted: EventFilter, *, limit: int, before: int | None = None, after: int | None = None
+) -> Sequence[Told]:
+    """List events, newest first, from the one before a position; or as the feed has them, from the one after it."""
+    conditions = [] if before is None else [FeedEvent.position < before]
+    if after is not None:
+        conditions.append(FeedEvent.position > after)
+    if wanted.type is not None:
+        conditions.append(FeedEvent.type == wanted.type)
+    if wanted.authorization_ids is not None:
+        conditions.append(FeedEvent.authorization_id.in_(wanted.authorization_ids))
+    order = FeedEvent.position.desc() if after is None else FeedEvent.position.asc()
+    return [_told(row) for row in session.execute(_TOLD.where(*conditions).order_by(order).limit(limit))]
 
 
 def find(session: Session, event_id: UUID) -> Told | None:

@@ -18,11 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 import urllib3
+
+from app.simulator.listener import new_secret
 
 SCENARIOS = ("full-life", "redelivery", "wrong-order", "illegal", "forgery", "malformed")
 
@@ -35,6 +38,17 @@ _POLL_SECONDS_MAX = 2
 
 #: The vault takes keys for AES-256.
 _VAULT_KEY_BYTES = 32
+
+#: Telling takes a fraction of a second.
+_TELL_SECONDS_MAX = 30
+#: Far more events than the scenarios make.
+_EVENTS_MAX = "1000"
+
+_ENDPOINTS = """\
+[endpoints.demo]
+url = "http://127.0.0.1:{port}/"
+secrets = ["{secret}"]
+"""
 
 
 class CommandFailedError(click.ClickException):
@@ -49,6 +63,13 @@ class ServerNotReadyError(click.ClickException):
 
     def __init__(self, log: str) -> None:
         super().__init__(f"The server did not start. It said:\n{log}")
+
+
+class NotToldError(click.ClickException):
+    """The endpoint was not told of all that happened."""
+
+    def __init__(self, log: str) -> None:
+        super().__init__(f"The endpoint was not told of everything in time. It was told:\n{log}")
 
 
 class WrongAnswerError(click.ClickException):
@@ -74,8 +95,18 @@ class Stage:
         """What the server says."""
         return self.folder / "server.log"
 
-    def set_up(self) -> None:
-        """Make the folder anew, with settings that name everything the service keeps."""
+    @property
+    def told(self) -> Path:
+        """What the pretend endpoint says."""
+        return self.folder / "told.log"
+
+    @property
+    def endpoints(self) -> Path:
+        """Who is told."""
+        return self.folder / "endpoints.toml"
+
+    def set_up(self, *, endpoint_port: int, secret: str) -> None:
+        """Make the folder anew, with settings that name everything the service keeps, and an endpoint that is told."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o700, parents=True)
         api_key = secrets.token_urlsafe()
@@ -83,9 +114,12 @@ class Stage:
             "FLASK_DATABASE_URL": f"sqlite:///{self.folder / 'notifyauth.db'}",
             "FLASK_KEYRING": self.folder / "keyring.toml",
             "FLASK_VAULT_KEYS": base64.b64encode(secrets.token_bytes(_VAULT_KEY_BYTES)).decode(),
+            "FLASK_ENDPOINTS": self.endpoints,
             "FLASK_API_KEYS": f"demo={api_key}",
             "FLASK_SIMULATOR_API_KEY": api_key,
         }
+        self.endpoints.touch(mode=0o600)
+        self.endpoints.write_text(_ENDPOINTS.format(port=endpoint_port, secret=secret))
         self.settings.touch(mode=0o600)
         self.settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
@@ -118,11 +152,14 @@ class Stage:
         if not self.succeeds(*arguments):
             raise CommandFailedError(arguments)
 
+    def ask(self, *arguments: str) -> Any:  # noqa: ANN401 -- whatever the command prints
+        """Run a command that prints JSON, and return what it says."""
+        with self.start(*arguments, "--json", stdout=subprocess.PIPE) as command:
+            return json.loads(command.communicate()[0])
+
     def auth_states(self) -> list[str]:
         """List the authorizations that were consulted, the oldest first."""
-        with self.start("authorizations", "list", "--json", stdout=subprocess.PIPE) as command:
-            listing = json.loads(command.communicate()[0])
-        return [authorization["authState"] for authorization in reversed(listing)]
+        return [authorization["authState"] for authorization in reversed(self.ask("authorizations", "list"))]
 
 
 def _environment() -> dict[str, str]:
@@ -149,6 +186,37 @@ def _running_server(stage: Stage) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             _stop(server)
+
+
+@contextmanager
+def _listening_endpoint(stage: Stage, *, port: int, secret: str) -> Iterator[None]:
+    """Start the pretend endpoint, and stop it whatever happens."""
+    arguments = ("simulator", "listen", "--port", str(port), "--secret", secret)
+    with stage.told.open("wb") as log, stage.start(*arguments, stdout=log, stderr=log, own_session=True) as endpoint:
+        try:
+            yield
+        finally:
+            _stop(endpoint)
+
+
+def _wait_until_told(stage: Stage) -> None:
+    """Wait until every move is an event, and none is still to be told. Raises `NotToldError`."""
+    moves = sum(len(stage.ask("authorizations", "show", each)["history"]) for each in stage.auth_states())
+    deadline = time.monotonic() + _TELL_SECONDS_MAX
+    while time.monotonic() < deadline:
+        events = stage.ask("events", "list", "--limit", _EVENTS_MAX)
+        if len(events) == moves and not any(each["due"] for each in stage.ask("endpoints", "list")):
+            return
+    raise NotToldError(stage.told.read_text(errors="replace"))
+
+
+def _show_told(stage: Stage, auth_state: str) -> None:
+    """Print what the endpoint was told of an authorization: each event, and what the endpoint made of it."""
+    lines = stage.told.read_text().splitlines()
+    for line, verdict in pairwise(lines):
+        if f"authState {auth_state} " in line:
+            click.echo(f"{line}\n{verdict}")
+    click.echo(f"In all {lines[-1]}")
 
 
 def _free_port() -> int:
@@ -185,16 +253,20 @@ def main() -> None:
     # SIGTERM must not leave a server behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stage = Stage(Path("instance", "demo"))
-    stage.set_up()
+    endpoint_port, secret = _free_port(), new_secret()
+    stage.set_up(endpoint_port=endpoint_port, secret=secret)
     _heading("A database and the keys of a sandbox")
     stage.run("db", "upgrade")
     stage.run("simulator", "keys")
-    with _running_server(stage) as url:
+    with _listening_endpoint(stage, port=endpoint_port, secret=secret), _running_server(stage) as url:
         _heading(f"Scenarios, played at {url}")
         right = stage.succeeds("simulator", "play", *SCENARIOS, "--to", f"{url}/alipay/notifyAuthorization")
+        auth_states = stage.auth_states()
+        _wait_until_told(stage)
+    _heading("What the merchant was told of the first of them")
+    _show_told(stage, auth_states[0])
     _heading("What became of the authorizations")
     stage.run("authorizations", "list")
-    auth_states = stage.auth_states()
     for auth_state in auth_states:
         click.echo()
         stage.run("authorizations", "show", auth_state)
@@ -212,6 +284,7 @@ def _tell_how_to_look_further(stage: Stage, auth_state: str) -> None:
     _heading("How to look further")
     click.echo(f"{flask} authorizations show {auth_state}")
     click.echo(f"{flask} inbox list")
+    click.echo(f"{flask} events list")
     click.echo(f"{flask} serve")
     click.echo(f"{flask} simulator play re-authorization  # while it serves")
 

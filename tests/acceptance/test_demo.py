@@ -50,6 +50,19 @@ def test_every_authorization_is_shown_with_its_history(demo: subprocess.Complete
         assert state in shown
 
 
+def test_a_life_is_told_in_order(demo: subprocess.CompletedProcess[str]) -> None:
+    _, _, told = demo.stdout.partition("What the merchant was told")
+    told, _, _ = told.partition("What became of the authorizations")
+    assert re.findall(r"^authorization\.(\w+)  authState full-life-\w+  sequence (\d)", told, re.MULTILINE) == [
+        ("consulted", "1"),
+        ("authcode_issued", "2"),
+        ("token_active", "3"),
+        ("canceled", "4"),
+    ]
+    assert told.count("✓ verified; answered 200") == 4
+    assert re.search(r"^In all \d+ arrived: \d+ taken\.$", told, re.MULTILINE)
+
+
 def test_way_to_look_further_leads_there(demo: subprocess.CompletedProcess[str], folder: Path) -> None:
     command = re.search(r"^.*flask .* authorizations show (\S+)$", demo.stdout, re.MULTILINE)
     assert command is not None
@@ -77,6 +90,7 @@ def test_no_secret_is_shown_or_logged(demo: subprocess.CompletedProcess[str], fo
     settings = (folder / "instance" / "demo" / "demo.env").read_text()
     keys = re.findall(r"^(?:FLASK_VAULT_KEYS|FLASK_SIMULATOR_API_KEY)=(.+)$", settings, re.MULTILINE)
     assert len(keys) == 2
+    keys += re.findall(r"whsec_[^\"]+", (folder / "instance" / "demo" / "endpoints.toml").read_text())
     for told in (demo.stdout, demo.stderr, log):
         assert not re.search(r"\b(token|code)-[0-9a-f]{10}\b", told)
         assert not any(key in told for key in keys)

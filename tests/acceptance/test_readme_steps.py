@@ -1,4 +1,4 @@
-"""The five steps of the README, typed as they stand there."""
+"""The six steps of the README, typed as they stand there."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def commands() -> str:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_the_five_steps_lead_from_a_consult_to_a_cancellation(
+def test_the_six_steps_lead_from_a_consult_to_a_cancellation(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     environ = {
@@ -58,3 +58,4 @@ def test_the_five_steps_lead_from_a_consult_to_a_cancellation(
     assert '"accessToken": "281006020901", "accessTokenExpiryTime": "2087-06-06T04:12:12.000Z"' in output
     assert '"state": "canceled"' in output
     assert "TOKEN_CANCELED" in output
+    assert "authorization.canceled" in output

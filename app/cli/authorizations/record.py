@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import click
 from flask.cli import AppGroup
-from typing_extensions import override
 
 from app.alipay.token_answer import read_login_id, read_time
 from app.cli import options
@@ -44,23 +42,11 @@ _GRANT_FIELDS = """accessToken, and where there is one:
     and whatever else applyToken answered"""
 
 
-class AwareTime(click.ParamType[datetime]):
-    """A time with its zone, as Alipay writes it."""
-
-    name = "time"
-
-    @override
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read ISO 8601."""
-        time = read_time(str(value))
-        if time is None:
-            self.fail("it must be ISO 8601 with a zone, such as 2026-11-22T12:00:00+08:00.", param, ctx)
-        return time
-
-
-_expires_at = click.option("--expires-at", metavar="TIME", type=AwareTime(), help="When the access token expires.")
+_expires_at = click.option(
+    "--expires-at", metavar="TIME", type=options.AwareTime(), help="When the access token expires."
+)
 _refresh_expires_at = click.option(
-    "--refresh-expires-at", metavar="TIME", type=AwareTime(), help="When the refresh token expires."
+    "--refresh-expires-at", metavar="TIME", type=options.AwareTime(), help="When the refresh token expires."
 )
 
 

@@ -5,12 +5,13 @@ None needs the application: Alipay has neither the database's URL nor the vault'
 
 from app.cli.command_group import CommandGroup
 from app.cli.simulator.keys import make_keys
+from app.cli.simulator.listen import listen
 from app.cli.simulator.play import play
 from app.cli.simulator.send import send
 from app.cli.simulator.sign import sign
 
 simulator = CommandGroup(
     "simulator",
-    help="A pretend Alipay: make its keys, send a notification, sign any body, play a scenario.",
-    commands=[make_keys, play, send, sign],
+    help="A pretend Alipay: make its keys, send, sign, play; and a pretend endpoint that listens.",
+    commands=[make_keys, listen, play, send, sign],
 )
