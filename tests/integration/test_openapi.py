@@ -35,7 +35,7 @@ def test_every_operation_has_a_name_of_its_own_and_says_whether_it_needs_a_key(h
 def test_what_the_server_refuses_of_any_request_is_described_for_every_operation(http: HttpClient, status: int) -> None:
     for path, operations in http.description()["paths"].items():
         for method in operations:
-            asked = path.format(authorizationId=UUID(int=1))
+            asked = path.format(authorizationId=UUID(int=1), deliveryId=1)
             refused = http.app.test_client().open(asked, method=method, environ_overrides={REJECT_STATUS: status})
             assert refused.status_code == status
             http.check_against_description(method, asked, refused)
@@ -43,7 +43,7 @@ def test_what_the_server_refuses_of_any_request_is_described_for_every_operation
 
 def test_another_method_is_described_for_every_operation(http: HttpClient) -> None:
     for path, operations in http.description()["paths"].items():
-        asked = path.format(authorizationId=UUID(int=1))
+        asked = path.format(authorizationId=UUID(int=1), deliveryId=1)
         refused = http.app.test_client().open(asked, method="PATCH")
         assert refused.status_code == 405
         for method in operations:
