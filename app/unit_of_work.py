@@ -29,15 +29,12 @@ from app.database.pipeline import Statement, execute, execute_and_commit, plain,
 from app.events import staging
 from app.inbox import PendingEntry, StoredEntry, named_by
 from app.key_locks import AuthStateKey
+from app.limits import RESUMED_AT_ONCE_MAX
 from app.models import AccessToken, Authorization, Base, InboxEntry, OutboxEvent, Transition
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
 from app.vocabulary import Outcome, Reason
-
-#: Parked entries of one authorization that a transaction looks at. Judging and writing so many takes a tenth of a
-#: second, during which SQLite lets nobody else write, and a few messages each way; fewer would only make more commits.
-RESUMED_AT_ONCE_MAX = 200
 
 
 class KnownMeanwhileError(Exception):

@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 from app import authorizations, inbox, reports, unit_of_work as work
 from app.authorizations import Cause
 from app.database.pipeline import Statement, execute
+from app.limits import RESUMED_AT_ONCE_MAX
 from app.models import InboxEntry
 from app.reports import Consult
 from app.resuming import Resumption
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
-from app.unit_of_work import RESUMED_AT_ONCE_MAX, UnitOfWork
+from app.unit_of_work import UnitOfWork
 from app.vocabulary import CauseKind
 from tests.integration.stage import NOON, Stage
 from tests.integration.test_consistency import inconsistencies
