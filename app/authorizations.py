@@ -125,12 +125,12 @@ def of_tokens(session: Session, keys: Sequence[TokenKey]) -> Sequence[Authorizat
     return session.scalars(select(Authorization).where(Authorization.id.in_(theirs)).order_by(Authorization.id)).all()
 
 
-def locked(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
+def authorization_lock(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
     """Lock the authorizations of these authStates and tokens, in one order for all, and read them as they then are."""
     return _LOCK(states=states, token_keys=token_keys)
 
 
-def tokens_named_and_current(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
+def loaded_tokens_query(states: Collection[AuthStateKey], token_keys: Collection[TokenKey]) -> Statement:
     """Find these tokens and the current one of each of the authorizations, without locking them.
 
     Refreshes leave thousands behind in the course of years. Nothing waits for those: they were current once.
@@ -164,17 +164,17 @@ def unfinished(session: Session, *, limit: int) -> Sequence[UUID]:
     return session.scalars(select(Authorization.id).where(Authorization.resume_after.is_not(None)).limit(limit)).all()
 
 
-def known(states: Collection[AuthStateKey]) -> Statement:
+def known_states_query(states: Collection[AuthStateKey]) -> Statement:
     """Find which of these authStates are known."""
     return _KNOWN(states=states)
 
 
-def inserted(begun: Sequence[Authorization]) -> Statement:
+def authorization_insertion(begun: Sequence[Authorization]) -> Statement:
     """Insert authorizations."""
     return insertion(Authorization, begun)
 
 
-def appended(history: Sequence[Transition], fingerprints: Sequence[bytes | None]) -> Statement:
+def transition_insertion(history: Sequence[Transition], fingerprints: Sequence[bytes | None]) -> Statement:
     """Append lines to history, each with the id of the entry that has this fingerprint, if one caused it."""
     return insertion(Transition, history, copied=_NOTIFICATION_ID, keys=fingerprints)
 

@@ -112,7 +112,7 @@ def _records(session: Session, rows: Sequence[Authorization]) -> list[Record]:
             records[entry.authorization_id].entries[entry.id] = entry
     # Each key by itself: what waits for others may be millions.
     states = [(client_id, auth_state, 0) for client_id, auth_state in by_state]
-    (waiting,) = execute(session.connection(), inbox.waiting(states, by_token, limit=_WAITING_MAX))
+    (waiting,) = execute(session.connection(), inbox.waiting_entries_query(states, by_token, limit=_WAITING_MAX))
     for entry in waiting.of(InboxEntry):
         named = by_state.get((entry.client_id, entry.auth_state or ""))
         if entry.type == NotificationType.TOKEN_CANCELED and entry.token_index is not None:

@@ -187,21 +187,21 @@ def named_by(
 # --- statements ------------------------------------------------------------------------------------------------------
 
 
-def known(drafts: Collection[InboxEntry]) -> Statement:
-    """Describe the query for which of these notifications are on record."""
-    return _KNOWN(fingerprints=[(each.fingerprint,) for each in drafts])
+def stored_entries_query(drafts: Collection[InboxEntry]) -> Statement:
+    """Find which of these notifications are on record."""
+    return _STORED(fingerprints=[(each.fingerprint,) for each in drafts])
 
 
-def read_known(answer: Rows) -> dict[bytes, StoredEntry]:
-    """Read the result of `known`, by fingerprint."""
+def read_stored_entries(answer: Rows) -> dict[bytes, StoredEntry]:
+    """Read the result of `stored_entries_query`, by fingerprint."""
     return {
         fingerprint: StoredEntry(entry_id, is_new=False, outcome=outcome, reason=reason)
         for fingerprint, entry_id, outcome, reason in answer.rows
     }
 
 
-def inserted(drafts: Sequence[InboxEntry]) -> Statement:
-    """Describe the INSERT of new entries.
+def entry_insertion(drafts: Sequence[InboxEntry]) -> Statement:
+    """Insert new entries.
 
     Where another transaction has just inserted one of them, this fails (`sqlalchemy.exc.IntegrityError`): the unique
     fingerprint lets one process insert it, and the others wait for its transaction.
@@ -229,12 +229,12 @@ def store_or_count(connection: Connection, draft: InboxEntry, attempts: Sequence
     is_new = bool(stored.rows)
     is_counted = any(attempt.is_of(entry) for attempt in attempts)
     if not is_new and not is_counted:
-        execute(connection, redelivered(Counter([entry.id]), at=draft.received_at))
+        execute(connection, redelivery_update(Counter([entry.id]), at=draft.received_at))
     return entry, is_new
 
 
-def redelivered(times: Counter[int], *, at: datetime) -> Statement:
-    """Describe the UPDATE that counts redeliveries. It locks the entries, so it comes last in its transaction."""
+def redelivery_update(times: Counter[int], *, at: datetime) -> Statement:
+    """Count redeliveries. This locks the entries, so it comes last in its transaction."""
     rows = [
         plain(InboxEntry)(id=entry_id, deliveries=count, last_received_at=at)
         for entry_id, count in sorted(times.items())
@@ -244,7 +244,7 @@ def redelivered(times: Counter[int], *, at: datetime) -> Statement:
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ID = (InboxEntry.fingerprint, InboxEntry.id)
-_KNOWN = KeyedStatement(
+_STORED = KeyedStatement(
     lambda keys_in: keys_in.find(
         select(InboxEntry.fingerprint, InboxEntry.id, InboxEntry.outcome, InboxEntry.reason),
         "fingerprints",
@@ -319,27 +319,29 @@ def undecided_cancellation(session: Session, key: TokenKey) -> int | None:
     return session.scalars(statement.order_by(InboxEntry.id).limit(1)).one_or_none()
 
 
-def locked(ids: Collection[int]) -> Statement:
+def entry_lock(ids: Collection[int]) -> Statement:
     """Lock entries until the transaction ends, in inbox sequence, and read them as they then are."""
-    return _LOCKED(ids=[(each,) for each in ids])
+    return _LOCK(ids=[(each,) for each in ids])
 
 
-def waiting(states: Collection[tuple[str, str, int]], keys: Collection[TokenKey], *, limit: int) -> Statement:
+def waiting_entries_query(
+    states: Collection[tuple[str, str, int]], keys: Collection[TokenKey], *, limit: int
+) -> Statement:
     """Find, unlocked, parked entries: of each authState the first few behind a number, and cancellations of tokens.
 
     A token has no more than one cancellation that waits.
     """
-    return _waiting(limit)(states=states, keys=keys)
+    return _waiting_entries(limit)(states=states, keys=keys)
 
 
 _BY_ID = KeyedStatement(lambda keys_in: keys_in.find(select(InboxEntry), "ids", InboxEntry.id))
-_LOCKED = KeyedStatement(
+_LOCK = KeyedStatement(
     lambda keys_in: select(InboxEntry).where(keys_in("ids", InboxEntry.id)).order_by(InboxEntry.id).with_for_update()
 )
 
 
 @cache
-def _waiting(limit: int) -> KeyedStatement:
+def _waiting_entries(limit: int) -> KeyedStatement:
     return KeyedStatement(
         lambda keys_in: union_all(
             keys_in.first(
@@ -361,7 +363,7 @@ def _waiting(limit: int) -> KeyedStatement:
     )
 
 
-def illegal_parked_again(authorization_id: UUID) -> Statement:
+def illegal_entries_update(authorization_id: UUID) -> Statement:
     """Let what was illegal for an authorization, which is locked, wait again."""
     return _PARK_ILLEGAL(authorizations=[(authorization_id,)])
 

@@ -39,8 +39,8 @@ class Key(NamedTuple):
         return plain(KeyLock)(client_id=client_id, kind=kind, key=key)
 
 
-def acquisition(keys: Collection[Key]) -> Statement:
-    """Describe the INSERT that takes key locks until the transaction ends; it waits for transactions that have them.
+def key_lock_insertion(keys: Collection[Key]) -> Statement:
+    """Take key locks until the transaction ends; this waits for transactions that have them.
 
     Read again afterwards: the wait may have outdated what was read before.
     """
@@ -48,11 +48,11 @@ def acquisition(keys: Collection[Key]) -> Statement:
     return insertion(KeyLock, [each.row() for each in sorted(keys, key=Key.stored)], on_conflict="lock")
 
 
-def release(keys: Collection[Key]) -> Statement:
-    """Describe the DELETE of the rows. Others that want them still wait until the transaction ends."""
-    return _RELEASE(keys=[each.stored() for each in keys])
+def key_lock_deletion(keys: Collection[Key]) -> Statement:
+    """Delete the rows. Others that want them still wait until the transaction ends."""
+    return _DELETE(keys=[each.stored() for each in keys])
 
 
-_RELEASE = KeyedStatement(
+_DELETE = KeyedStatement(
     lambda keys_in: delete(KeyLock).where(keys_in("keys", KeyLock.client_id, KeyLock.kind, KeyLock.key))
 )

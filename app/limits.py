@@ -72,6 +72,12 @@ INSIDE_MAX = 4 * POOL_SIZE
 #: Of the threads, one in so many may wait for a row that somebody holds. The others are for other work.
 WAITING_SHARE = 4
 
+# --- how many, of one transaction ---
+
+#: Parked entries of one authorization that are resumed. Judging and writing so many takes a tenth of a second, during
+#: which SQLite lets nobody else write; fewer would only make more commits. A batch for which more wait runs one by one.
+RESUMED_AT_ONCE_MAX = 200
+
 # --- how many, of the group commit ---
 
 #: Calls in one transaction: a larger batch holds more locks, and hardly saves any more.

@@ -99,7 +99,7 @@ def process_batch(
             if draft.outcome == Outcome.PARKED:
                 work.park(draft)
     repeated = Counter({known.id: times[fingerprint] for fingerprint, known in work.known.items()})
-    work.store_and_commit(inbox.redelivered(repeated, at=now))
+    work.store_and_commit(inbox.redelivery_update(repeated, at=now))
     beside = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
     return BatchResult(work.known, beside, work.unfinished)
 

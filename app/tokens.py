@@ -36,7 +36,7 @@ def index(vault: Vault, client_id: str, access_token: Secret) -> bytes:
     return vault.blind_index("token", client_id, access_token.reveal())
 
 
-def known(keys: Collection[TokenKey]) -> Statement:
+def known_tokens_query(keys: Collection[TokenKey]) -> Statement:
     """Find those of these tokens that are known, without locking them."""
     return _KNOWN(keys=keys)
 
@@ -67,7 +67,7 @@ def new(vault: Vault, authorization: Authorization, grant: Grant, *, at: datetim
     return token
 
 
-def inserted(made_known: Sequence[AccessToken]) -> Statement:
+def token_insertion(made_known: Sequence[AccessToken]) -> Statement:
     """Insert tokens."""
     return insertion(AccessToken, made_known)
 

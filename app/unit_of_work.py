@@ -29,15 +29,12 @@ from app.database.pipeline import Statement, execute, execute_and_commit, plain,
 from app.events import staging
 from app.inbox import PendingEntry, StoredEntry, named_by
 from app.key_locks import AuthStateKey
+from app.limits import RESUMED_AT_ONCE_MAX
 from app.models import AccessToken, Authorization, Base, InboxEntry, OutboxEvent, Transition
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
 from app.vocabulary import Outcome, Reason
-
-#: Parked entries of one authorization that a transaction looks at. Judging and writing so many takes a tenth of a
-#: second, during which SQLite lets nobody else write, and a few messages each way; fewer would only make more commits.
-RESUMED_AT_ONCE_MAX = 200
 
 
 class KnownMeanwhileError(Exception):
@@ -146,11 +143,11 @@ class UnitOfWork:
         """
         known, locked, found = execute(
             self.connection,
-            inbox.known(self.drafts),
-            authorizations.locked(states, keys),
-            authorizations.tokens_named_and_current(states, keys),
+            inbox.stored_entries_query(self.drafts),
+            authorizations.authorization_lock(states, keys),
+            authorizations.loaded_tokens_query(states, keys),
         )
-        self.known = inbox.read_known(known)
+        self.known = inbox.read_stored_entries(known)
         rows = locked.of(Authorization)
         self._remember(rows)
         for each in rows:
@@ -170,7 +167,7 @@ class UnitOfWork:
         waiting = self._lock_keys(states, keys, resumed)
         waiting += self._lock_more_keys(waiting, keys)
         ids = {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
-        (locked,) = execute(self.connection, inbox.locked(ids))
+        (locked,) = execute(self.connection, inbox.entry_lock(ids))
         entries = locked.of(InboxEntry)
         self._remember(entries)
         self._parked = [each for each in entries if each.outcome == Outcome.PARKED]
@@ -197,12 +194,12 @@ class UnitOfWork:
             if each.resume_after is None or key in resumed
         ]
         behind += [(*key, 0) for key in resumed if key in unknown_states]
-        waiting = inbox.waiting(behind, self._tokens.keys() | keys, limit=RESUMED_AT_ONCE_MAX + 1)
+        waiting = inbox.waiting_entries_query(behind, self._tokens.keys() | keys, limit=RESUMED_AT_ONCE_MAX + 1)
         _, known_tokens, known_states, found = execute(
             self.connection,
-            key_locks.acquisition(places),
-            tokens.known(unknown_keys),
-            authorizations.known(unknown_states),
+            key_locks.key_lock_insertion(places),
+            tokens.known_tokens_query(unknown_keys),
+            authorizations.known_states_query(unknown_states),
             waiting,
         )
         if known_tokens.rows or known_states.rows:
@@ -239,9 +236,9 @@ class UnitOfWork:
         self._key_locks += places
         _, known, found = execute(
             self.connection,
-            key_locks.acquisition(places),
-            tokens.known(more),
-            inbox.waiting([], more, limit=RESUMED_AT_ONCE_MAX + 1),
+            key_locks.key_lock_insertion(places),
+            tokens.known_tokens_query(more),
+            inbox.waiting_entries_query([], more, limit=RESUMED_AT_ONCE_MAX + 1),
         )
         self._take_in_tokens(known.of(AccessToken))
         return found.of(InboxEntry)
@@ -269,7 +266,7 @@ class UnitOfWork:
 
     def lock_entry(self, entry_id: int) -> InboxEntry | None:
         """Lock a single entry, and load it as it now is."""
-        (locked,) = execute(self.connection, inbox.locked([entry_id]))
+        (locked,) = execute(self.connection, inbox.entry_lock([entry_id]))
         entries = locked.of(InboxEntry)
         self._remember(entries)
         return next(iter(entries), None)
@@ -366,7 +363,7 @@ class UnitOfWork:
             at=cause.at,
         )
         self._history.append((transition, cause.entry))
-        self._outbox.append(staging.staged(authorization, event, at=cause.at))
+        self._outbox.append(staging.event_of(authorization, event, at=cause.at))
 
     def make_known(
         self, authorization: Authorization, grant: Grant, *, at: datetime, replaces: AccessToken | None = None
@@ -393,7 +390,7 @@ class UnitOfWork:
     def park_illegal(self, authorization: Authorization) -> None:
         """Let what was illegal for an authorization wait again, and load it: it was judged by a flow that was wrong."""
         self.write()
-        execute(self.connection, inbox.illegal_parked_again(authorization.id))
+        execute(self.connection, inbox.illegal_entries_update(authorization.id))
         key = (authorization.client_id, authorization.auth_state)
         self._lock_waiting({key}, set(), [key])
 
@@ -452,16 +449,16 @@ class UnitOfWork:
 
     def close(self) -> None:
         """Write what was changed last, and release the key locks."""
-        execute(self.connection, *self._pending_writes(), key_locks.release(self._key_locks))
+        execute(self.connection, *self._pending_writes(), key_locks.key_lock_deletion(self._key_locks))
 
     def store_and_commit(self, *last: Statement) -> None:
         """Store the drafts, write what was changed, release the key locks, and commit, in one message."""
         drafts = [case.entry for case in self.cases]
         stored, *_ = execute_and_commit(
             self.connection,
-            inbox.inserted(drafts),
+            inbox.entry_insertion(drafts),
             *self._pending_writes(),
-            key_locks.release(self._key_locks),
+            key_locks.key_lock_deletion(self._key_locks),
             *last,
         )
         inbox.assign_ids(drafts, stored)
@@ -470,16 +467,16 @@ class UnitOfWork:
         """Describe what is to be written, and take it for written: the caller executes it, or gives all up."""
         changed = [row for row, values in self._on_record.items() if vars(row) != values]
         writes = [
-            authorizations.inserted(self._begun),
+            authorizations.authorization_insertion(self._begun),
             self._updates(InboxEntry, changed),
             # There is never more than one current token, not even between two statements.
             self._updates(AccessToken, changed),
-            tokens.inserted(self._made_known),
-            authorizations.appended(
+            tokens.token_insertion(self._made_known),
+            authorizations.transition_insertion(
                 [transition for transition, _ in self._history],
                 [None if entry is None else entry.fingerprint for _, entry in self._history],
             ),
-            staging.inserted(self._outbox),
+            staging.event_insertion(self._outbox),
             self._updates(Authorization, changed),
         ]
         self._remember([*changed, *self._begun, *self._made_known])

@@ -102,6 +102,19 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     assert [name for name in named_files(page) if not (ROOT / "app" / name).exists()] == []
 
 
+def test_every_name_that_the_architecture_looks_up_is_in_that_file() -> None:
+    """A table that says where to look is worth nothing once the function is called otherwise."""
+    page = text_of(ROOT / "docs" / "architecture.md")
+    found = [
+        (name.rpartition(".")[2], file)
+        for names, file in re.findall(r"((?:`[\w.]+`(?:, | and )?)+) in `([\w/]+\.py)`", page)
+        for name in re.findall(r"`([\w.]+)`", names)
+    ]
+    assert len(found) > 40
+    defined = re.compile(r"^\s*(?:def |class )?(\w+)\b[(:=\[ ]", re.MULTILINE)
+    assert [(name, file) for name, file in found if name not in defined.findall(text_of(ROOT / "app" / file))] == []
+
+
 def test_every_metric_that_a_page_names_exists() -> None:
     source = "".join(text_of(path) for path in (ROOT / "app").glob("**/*.py"))
     defined = set(re.findall(r'"(notifyauth_[a-z_]+)"', source))

@@ -28,7 +28,11 @@ _COMMITS = "notifyauth_commits"
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement with its parameters, for either database."""
+    """A statement with its parameters, for either database.
+
+    A function that describes one is a noun with what it is at its end (`_query`, `_lock`, `_insertion`, `_update`,
+    `_deletion`). It asks the database nothing: `execute` does.
+    """
 
     #: Returns the statement for a dialect's name, the same object each time.
     statement: Callable[[str], Executable]

@@ -39,7 +39,7 @@ _TYPES: dict[Event | Literal["consult"], EventType] = {
 }
 
 
-def staged(authorization: Authorization, event: Event | Literal["consult"], *, at: datetime) -> OutboxEvent:
+def event_of(authorization: Authorization, event: Event | Literal["consult"], *, at: datetime) -> OutboxEvent:
     """Make the event of the move that an authorization has just made."""
     kind = _TYPES[event]
     code_came_at = authorization.auth_code_received_at if kind is EventType.AUTHCODE_ISSUED else None
@@ -53,6 +53,6 @@ def staged(authorization: Authorization, event: Event | Literal["consult"], *, a
     )
 
 
-def inserted(events: Sequence[OutboxEvent]) -> Statement:
+def event_insertion(events: Sequence[OutboxEvent]) -> Statement:
     """Insert events into the outbox, in this order."""
     return insertion(OutboxEvent, events)

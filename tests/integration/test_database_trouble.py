@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from psycopg.pq import TransactionStatus
 from sqlalchemy import text
 
 from app import create_app, metrics
@@ -250,6 +251,27 @@ def test_a_redelivery_whose_commit_is_not_answered_is_counted_once(afar: Stage, 
     with network.losing_answers_to_commits(lost):
         assert afar.notify(CODE).answer.status == 200
     assert [each.deliveries for each in afar.entries()] == [2]
+
+
+def test_a_delivery_whose_results_cannot_be_read_after_the_commit_is_counted_once(
+    on_postgresql: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit is confirmed by then, so that this must be told from a batch that was rolled back."""
+    before, unread = codes_applied(), []
+    fetchall = psycopg.Cursor.fetchall
+
+    def fail_once_after_a_commit(cursor: psycopg.Cursor) -> list[object]:
+        if not unread and cursor.connection.info.transaction_status is TransactionStatus.IDLE:
+            unread.append(cursor)
+            raise ValueError
+        return fetchall(cursor)
+
+    monkeypatch.setattr(psycopg.Cursor, "fetchall", fail_once_after_a_commit)
+    receipt = on_postgresql.notify(CODE)
+    assert len(unread) == 1
+    assert (receipt.answer.status, receipt.outcome, receipt.is_new) == (200, "applied", True)
+    assert [each.deliveries for each in on_postgresql.entries()] == [1]
+    assert codes_applied() == before + 1
 
 
 # --- SQLite ---

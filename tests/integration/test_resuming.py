@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 from app import authorizations, inbox, reports, unit_of_work as work
 from app.authorizations import Cause
 from app.database.pipeline import Statement, execute
+from app.limits import RESUMED_AT_ONCE_MAX
 from app.models import InboxEntry
 from app.reports import Consult
 from app.resuming import Resumption
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
-from app.unit_of_work import RESUMED_AT_ONCE_MAX, UnitOfWork
+from app.unit_of_work import UnitOfWork
 from app.vocabulary import CauseKind
 from tests.builders import CLIENT_ID
 from tests.integration.stage import NOON, Stage
@@ -87,13 +88,13 @@ def test_no_statement_reads_or_locks_more_than_a_transaction_resumes(
     monkeypatch.setattr(Resumption, "resume_later", lambda *_: None)
     park(stage, [authcode_created("s-1", f"code-{number}") for number in range(50)])
     numbers: list[int] = []
-    locked = inbox.locked
+    lock = inbox.entry_lock
 
     def counted(ids: Collection[int]) -> Statement:
         numbers.append(len(ids))
-        return locked(ids)
+        return lock(ids)
 
-    monkeypatch.setattr(inbox, "locked", counted)
+    monkeypatch.setattr(inbox, "entry_lock", counted)
     stage.consult()
     assert numbers == [5]
 
@@ -178,7 +179,7 @@ def test_a_delivery_reads_as_many_tokens_after_many_refreshes_as_after_one(stage
     for number in range(30):
         stage.report_token(found, f"token-{number + 1}", replaces=f"token-{number}")
     with stage.database.engine.begin() as connection:
-        named = authorizations.tokens_named_and_current({(CLIENT_ID, "s-1")}, set())
+        named = authorizations.loaded_tokens_query({(CLIENT_ID, "s-1")}, set())
         (answer,) = execute(connection, named)
     assert len(answer.rows) == 1
 

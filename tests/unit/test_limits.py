@@ -32,6 +32,7 @@ from app.limits import (
     POOL_TIMEOUT_SECONDS,
     REPLAYS_AT_ONCE_MAX,
     RESOLVE_SECONDS_MAX,
+    RESUMED_AT_ONCE_MAX,
     RETRIES_AT_ONCE_MAX,
     RETRY_PAUSE_SECONDS_MAX,
     SILENT_ADDRESS_SECONDS,
@@ -51,7 +52,6 @@ from app.limits import (
 )
 from app.logs import PENDING_BYTES_MAX
 from app.server.rsgi_to_wsgi import HEAD_BYTES_MAX
-from app.unit_of_work import RESUMED_AT_ONCE_MAX
 from app.web import request_models
 from tests.conftest import ROOT
 
