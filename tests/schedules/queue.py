@@ -253,7 +253,7 @@ class Queue:
         manner = self.manners[endpoint]
         if manner in {"take", "deny"}:
             self.received[endpoint].append((job.told.event_id, manner == "take"))
-            if job.told.event_id not in {each.event_id for each in self._events(after=0).values()}:
+            if job.told.event_id not in {each.event_id for each in self.read}:
                 self._broken(f"{endpoint} was sent what is not in the feed")
         answers = {
             "take": Answer(204, None, "", None, 1),

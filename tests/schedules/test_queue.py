@@ -30,8 +30,9 @@ STEPS = st.one_of(
     st.tuples(st.just("reload"), WORKERS, st.just("shop")),
     st.tuples(st.just("reload"), WORKERS, st.just("books"), st.just("shop")),
     st.tuples(st.just("manner"), ENDPOINTS, MANNERS),
-    # A second; until a holder must stop, and until another may begin; until a code expires; until all is given up.
-    st.tuples(st.just("pass"), st.sampled_from(["1", "6", "9", "9", "61", "400000"])),
+    # A second; until a holder must stop, and until another may begin; until a code expires; until all is given up, and
+    # until what was told is purged.
+    st.tuples(st.just("pass"), st.sampled_from(["1", "6", "9", "9", "61", "400000", "2600000"])),
     st.tuples(st.just("clock"), st.sampled_from(["-3600", "-2", "2", "3600"])),
     st.tuples(st.just("resend"), ENDPOINTS),
     st.sampled_from([("begin",), ("commit",), ("rollback",)]),
