@@ -15,7 +15,7 @@ reader of the feed, who notes what each step has added. A step is a few words:
     clock -30                           the clock is set
     resend shop                         somebody has the newest ended delivery sent again
     begin, commit, rollback             somebody's transaction makes a move, and ends later (PostgreSQL)
-    purge                               what is older than a month is purged
+    purge                               a month goes by, and what was told before is purged
 """
 
 from collections import defaultdict
@@ -97,6 +97,8 @@ class Queue:
     cursor: int = 0
     #: Of each position, the endpoints that were to be told of it.
     subscribed: dict[int, list[str]] = field(default_factory=dict)
+    #: What was still to be delivered after the last step, by position and endpoint.
+    due: set[tuple[int, str]] = field(default_factory=set)
     #: A clock that was set, and an endpoint that fails: then first attempts need not be in order.
     is_order_promised: bool = True
     open_transaction: Connection | None = None
@@ -184,6 +186,7 @@ class Queue:
             case (("begin" | "commit" | "rollback") as what,):
                 self._play_transaction(what)
             case ("purge",):
+                self._pass(_RETENTION.total_seconds() + 1)
                 self.stage.database.run(partial(feed.purge, before=self.stage.clock() - _RETENTION))
             case _:
                 return False
@@ -232,7 +235,7 @@ class Queue:
                 self.is_order_promised = False
             while not sender._requests.empty():  # noqa: SLF001 -- in place of its threads
                 worker.in_flight[endpoint].append(sender._requests.get())  # noqa: SLF001 -- as above
-            told = [job.delivery.authorization_id for job in sender._in_flight.values()]  # noqa: SLF001 -- as above
+            told = [job.delivery.authorization_id for job in worker.in_flight[endpoint]]
             if len(set(told)) < len(told):
                 self._broken(f"two events of one authorization are on their way to {endpoint}")
 
@@ -336,6 +339,7 @@ class Queue:
     def look(self) -> None:
         """See that every promise holds now."""
         self._read_on()
+        self._require_one_holder()
         self._require_gapless()
         self._require_consistent_deliveries()
         if self.is_order_promised:
@@ -354,6 +358,12 @@ class Queue:
         self.read += page.events
         self.cursor = page.next
 
+    def _require_one_holder(self) -> None:
+        for lease in ("numbering", *(f"endpoint:{each}" for each in TYPES)):
+            holders = [name for name, worker in self.workers.items() if worker.leases.holds(lease)]
+            if len(holders) > 1:
+                self._broken(f"{' and '.join(holders)} both hold {lease}")
+
     def _require_gapless(self) -> None:
         if [each.position for each in self.read] != list(range(1, len(self.read) + 1)):
             self._broken("the feed has a gap, or something was added behind a reader")
@@ -368,6 +378,9 @@ class Queue:
         rows, attempts = self.stage.database.run(_deliveries_and_attempts)
         event_ids = {each.position: each.event_id for each in self.read}
         purged_through = self.stage.database.run(lambda session: session.scalars(select(Feed.purged_through)).one())
+        if purged := [key for key in self.due if key[0] <= purged_through]:
+            self._broken(f"{purged} are purged, and were still to be delivered")
+        self.due = {(row.position, row.endpoint) for row in rows if row.status == Status.DUE}
         first = {(row.position, row.endpoint): row for row in rows if row.resend_of is None}
         wanted = {
             (position, endpoint)
