@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help demo run test soak bench bench-growth format lock
+.PHONY: help demo run test soak bench bench-growth bench-telling format lock
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -39,6 +39,9 @@ bench: .venv/bench-installed ## measure the service beside what else one could u
 
 bench-growth: .venv/bench-installed ## measure the service with up to a million authorizations on record
 	$(BIN)/python -m benchmarks growth $(OPTIONS)
+
+bench-telling: .venv/bench-installed ## measure how soon and how fast the merchant's systems are told
+	$(BIN)/python -m benchmarks telling $(OPTIONS)
 
 format: .venv/installed ## format the code and repair what can be repaired
 	$(BIN)/ruff check --fix-only

@@ -8,6 +8,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -153,6 +154,23 @@ LAST_VERIFIED = Latest(
     "client_id",
 )
 
+WEBHOOK_ATTEMPTS = Counter(
+    "notifyauth_webhook_attempts",
+    "Attempts to tell an endpoint of an event, by endpoint and how they ended: delivered, failed (it is tried again), "
+    "expired or dead (it is not, with or without a last attempt).",
+    {"endpoint": (), "outcome": ("delivered", "failed", "expired", "dead")},
+)
+CODE_TOLD = Histogram(
+    "notifyauth_code_told_seconds",
+    "From having received an auth code to the 2xx of an endpoint that was told of it, in seconds.",
+    # The first attempt is made within a quarter of a second, the last after forty seconds; a code lives a minute.
+    buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60),
+)
+_ENDPOINT_WORKING = Latest("working", "When an endpoint was last seen not to be failing.", "endpoint")
+_ENDPOINT_FAILING = Latest("failing", "When an endpoint was last seen failing.", "endpoint")
+#: Whoever sends to an endpoint says every two seconds how it is.
+_ENDPOINT_SEEN_SECONDS = 30
+
 _TYPES = frozenset(NotificationType)
 _COUNTERS = (DELIVERIES, NOTIFICATIONS, REFUSED_REQUESTS, MISDIRECTED, LOG_LINES_DROPPED)
 
@@ -167,6 +185,11 @@ def count_dropped_lines(count: int) -> None:
     LOG_LINES_DROPPED.inc(amount=count)
 
 
+def note_endpoint(name: str, *, is_failing: bool) -> None:
+    """Note how an endpoint is, as the worker that sends to it sees it now."""
+    (_ENDPOINT_FAILING if is_failing else _ENDPOINT_WORKING).note(name, time.time())
+
+
 def share() -> None:
     """Count together with the other processes of this service, where the environment names a folder for that."""
     folder = os.environ.get(FOLDER_VARIABLE)
@@ -178,14 +201,17 @@ def share() -> None:
         os.register_at_fork(after_in_child=_start_anew)
 
 
-def collect(clients: Collection[str]) -> Iterator[Metric]:
-    """Give every metric that is counted, of all processes together; `clients` are those of the keyring."""
+def collect(clients: Collection[str], endpoints: Collection[str] = ()) -> Iterator[Metric]:
+    """Give every metric that is counted, of all processes together: for these clients, and for these endpoints."""
     sums, latest = _shared[0].total() if _shared else _memory.snapshot()
     for counter in _COUNTERS:
         yield counter.family(sums)
     causes = product(clients, (cause for cause in CAUSES if cause != "unknown_client"))
     yield SIGNATURE_FAILURES.family(sums, [*causes, ("unknown", "unknown_client")])
     yield LATENCY.family(sums)
+    yield WEBHOOK_ATTEMPTS.family(sums, product(endpoints, WEBHOOK_ATTEMPTS.labels["outcome"]))
+    yield CODE_TOLD.family(sums)
+    yield _failing(latest, endpoints)
     yield LAST_VERIFIED.family(latest, clients)
     build = GaugeMetricFamily("notifyauth_build_info", "Which version answers: always 1.", labels=["version"])
     build.add_metric([_version()], 1)
@@ -203,6 +229,22 @@ def _series(name: str, counts: Counts, expected: Iterable[tuple[str, ...]]) -> d
         if counted == name:
             series[tuple(values)] = count
     return series
+
+
+def _failing(latest: Counts, endpoints: Iterable[str]) -> Metric:
+    """Say of each endpoint whether it is failing, as whoever sends to it has said last.
+
+    Another machine may send to it by now: what was not said again for a while counts no more.
+    """
+    metric = GaugeMetricFamily(
+        "notifyauth_endpoint_failing",
+        "Whether the last five attempts at an endpoint have all failed: 1, else 0.",
+        labels=["endpoint"],
+    )
+    for name in endpoints:
+        working, failing = (latest.get((each.name, name), 0.0) for each in (_ENDPOINT_WORKING, _ENDPOINT_FAILING))
+        metric.add_metric([name], float(failing > max(working, time.time() - _ENDPOINT_SEEN_SECONDS)))
+    return metric
 
 
 def _write_in_background() -> None:

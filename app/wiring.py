@@ -6,6 +6,7 @@ A server opens all of them before it serves; a command only those that it uses.
 import logging
 import threading
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from app.alipay.keyring import Keyring
 from app.config import SettingError, Settings, open_vault_keys
 from app.database import Database, DatabaseUnavailableError, UnfitDatabaseError, name_of
 from app.database.files import tighten
+from app.events.backlog import SILENCE_MAX, worker_seen_at
 from app.events.endpoints import Endpoints
 from app.index_key import WrongVaultKeyError
 from app.long_polling import LongPolling
@@ -46,7 +48,7 @@ class Service:
         self._vault: Vault | None = None
         self._receiver: Receiver | None = None
         self._is_pool_checked = False
-        self._checks_before = {"database": OK, "migrated": OK, "vault": OK}
+        self._checks_before = {"database": OK, "migrated": OK, "vault": OK, "worker": OK}
         self._forgets_before: dict[str, str] = {}
         #: The requests that wait for something to happen.
         self.long_polling = LongPolling()
@@ -158,16 +160,18 @@ class Service:
         """Check the database, its migration and the vault: each is `ok`, or what is wrong with it.
 
         Tables that are newer than this release are in order: `newer (…)`. A database whose settings let a power
-        cut take commits back is named and worked on: `set to forget (…)`. A change is logged once.
+        cut take commits back is named and worked on: `set to forget (…)`. So is that no worker runs: what is received
+        and reported is in order, and is told later. A change is logged once.
         """
         checks = self._checks()
         if checks != self._checks_before:
-            _log.log(logging.INFO if is_ready(checks) else logging.WARNING, "readiness changed", extra=checks)
+            is_in_order = is_ready(checks) and checks["worker"] == OK
+            _log.log(logging.INFO if is_in_order else logging.WARNING, "readiness changed", extra=checks)
             self._checks_before = checks
         return checks
 
     def _checks(self) -> dict[str, str]:
-        found = {"database": OK, "migrated": OK, "vault": OK}
+        found = {"database": OK, "migrated": OK, "vault": OK, "worker": "unknown"}
         try:
             # As at the start: the service may have started while the database was away.
             self._check_pool()
@@ -179,11 +183,12 @@ class Service:
                 found["database"] = reason
             elif self.database.run(waits_for_standby, read_only=True):
                 found["database"] = "commits wait for a synchronous standby that is not there"
+            found["worker"] = self._worker_check()
             sealed = self.database.run(index_key.find_sealed, read_only=True)
             if sealed is not None:
                 index_key.unseal(self.sealer, sealed)
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
-            return {"database": _trouble(error), "migrated": "unknown", "vault": "unknown"}
+            return {"database": _trouble(error), "migrated": "unknown", "vault": "unknown", "worker": "unknown"}
         except NotMigratedError:
             return found | {"migrated": "run flask db upgrade", "vault": "unknown"}
         except OutdatedReleaseError as error:
@@ -194,6 +199,14 @@ class Service:
             # Only where a server was started that does not open everything first, as `flask run` does.
             return found | {"vault": str(error)}
         return found
+
+    def _worker_check(self) -> str:
+        """Say whether a worker runs, on any machine. Raises `DatabaseUnavailableError`."""
+        seen_at = self.database.run(worker_seen_at, read_only=True)
+        if seen_at is not None and datetime.now(UTC) - seen_at < SILENCE_MAX:
+            return OK
+        since = "none has run yet" if seen_at is None else f"none has since {seen_at:%Y-%m-%dT%H:%M:%SZ}"
+        return f"no worker runs ({since}): nothing is told until flask work or flask serve without --no-work does"
 
     # --- checks of the database ---
 
@@ -228,8 +241,12 @@ class Service:
 
 
 def is_ready(checks: Mapping[str, str]) -> bool:
-    """Say whether a service with these checks can do its work."""
-    return all(found == OK or found.startswith((f"{NEWER} ", f"{FORGETS} ")) for found in checks.values())
+    """Say whether a service with these checks can receive and answer; a worker may run elsewhere, or later."""
+    return all(
+        found == OK or found.startswith((f"{NEWER} ", f"{FORGETS} "))
+        for name, found in checks.items()
+        if name != "worker"
+    )
 
 
 def _trouble(error: DatabaseUnavailableError | SQLAlchemyError) -> str:

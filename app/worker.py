@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
+from app import metrics
 from app.database import Database
 from app.documents import event_body
 from app.events import deliveries, feed
@@ -127,6 +128,9 @@ class Worker:
 
     def _renew(self, names: set[str]) -> None:
         self._database.run(partial(self._leases.renew, names=names, now=self._clock()))()
+        for name, sender in self._senders.items():
+            if self._leases.holds(name):
+                metrics.note_endpoint(sender.endpoint.name, is_failing=sender.is_failing)
 
     def _end(self, threads: dict[str, threading.Thread]) -> None:
         """Give back each lease as soon as nothing is done under it, so that another worker need not wait."""

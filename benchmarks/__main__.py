@@ -11,12 +11,15 @@ from benchmarks.compare import compare
 from benchmarks.contestants import CONTESTANTS, NOTIFYAUTH, NOTIFYAUTH_SQLITE, Contestant, Size, at_another_version
 from benchmarks.growth import grow
 from benchmarks.rounds import Plan
+from benchmarks.telling import measure_telling
 
 #: Seconds of a round, and how many rounds there are.
 _THOROUGH = (20.0, 3)
 _QUICK = (1.0, 1)
 _SIZES = "10000,100000,1000000"
 _QUICK_SIZE = 1000
+#: A worker takes two to start.
+_QUICK_TELLING_SECONDS = 3.0
 
 
 @click.group()
@@ -138,6 +141,33 @@ def measure_growth(
 
         pictures = plots.draw(done.grown)
         report.write_between("growth", "\n\n".join([text, *pictures]))
+
+
+@benchmarks.command("telling")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes of the service.")
+@click.option("--threads", type=click.IntRange(1, 32), default=16, show_default=True, help="Threads of each process.")
+@click.option("--connections", type=click.IntRange(1, 128), default=64, show_default=True, help="Of the load client.")
+@click.option("--seconds", type=click.FloatRange(1), default=_THOROUGH[0], show_default=True, help="Of each part.")
+@click.option("--most", type=click.IntRange(1), default=2500, show_default=True, help="Notifications to sign a second.")
+@click.option("--rate", type=click.FloatRange(1), default=200, show_default=True, help="Send so many a second.")
+@click.option("--quick", is_flag=True, help="Short parts: shows that it works.")
+@click.option("--write", is_flag=True, help="Put the figures into benchmarks/README.md.")
+def measure_how_it_tells(
+    *, workers: int, threads: int, connections: int, seconds: float, most: int, rate: float, quick: bool, write: bool
+) -> None:
+    """Measure how soon and how fast an endpoint is told, and what that takes from receiving."""
+    plan = Plan(
+        Size(workers, threads),
+        connections=connections,
+        seconds=_QUICK_TELLING_SECONDS if quick else seconds,
+        most_per_second=most,
+        rate=rate,
+    )
+    told = measure_telling(plan, tell=_tell)
+    text = report.page(report.telling(told), f"{plan}", report.circumstances(told.postgresql))
+    click.echo(text)
+    if write:
+        report.write_between("telling", text)
 
 
 if __name__ == "__main__":

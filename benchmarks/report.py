@@ -12,6 +12,7 @@ import psutil
 
 from benchmarks.growth import Grown
 from benchmarks.rounds import Measured
+from benchmarks.telling import Telling
 from benchmarks.wire import Traffic
 
 README = Path(__file__).parent / "README.md"
@@ -76,6 +77,20 @@ def growth(grown: Sequence[Grown]) -> str:
     """Write one table: a row for each figure, a column for each number of authorizations."""
     rows = [[title, *(write_number(read(each)) for each in grown)] for _, title, read in GROWTH_FIGURES]
     return table(["authorizations on record", *(f"{each.authorizations:,}".replace(",", " ") for each in grown)], rows)
+
+
+def telling(told: Telling) -> str:
+    """Write one table: a row for each figure."""
+    rows = [
+        ("code received → endpoint called, p50, ms", told.code_p50_ms),
+        ("code received → endpoint called, p99, ms", told.code_p99_ms),
+        ("a page of 100 events of the feed, p50, ms", told.feed_p50_ms),
+        ("a page of 100 events of the feed, p99, ms", told.feed_p99_ms),
+        ("webhooks a second to one endpoint that has missed thousands", told.webhooks_per_second),
+        ("notifications a second, as many as are answered: nobody is told", told.receiving_alone),
+        ("… thousands are due to an endpoint that is away", told.receiving_beside_dead),
+    ]
+    return table(["", "notifyauth"], [[title, write_number(value)] for title, value in rows])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

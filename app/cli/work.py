@@ -31,6 +31,7 @@ def work() -> None:
     service = the_service()
     with plain_errors():
         service.open_all()
+    metrics.share()
     instance_path = service.settings.instance_path
     signals = _Signals(instance_path)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from app import metrics
 from app.database import Database, DatabaseUnavailableError
 from app.events import deliveries, feed
 from app.events.deliveries import Attempt, Status
@@ -26,6 +27,7 @@ from app.events.feed import Told
 from app.events.persistence import Persistence
 from app.events.schedule import AGE_MAX, next_attempt
 from app.events.sending import SECONDS_MAX, Answer, Pool, send
+from app.events.staging import CODE_LIFETIME
 from app.logs import failure
 from app.models import WebhookDelivery
 
@@ -207,7 +209,10 @@ class Sender:
         del self._in_flight[ended.job.delivery.id]
         if not self._unrecorded:
             self._record_at = self._monotonic() + _RECORD_SECONDS
-        self._unrecorded.append((ended.job, _attempt(ended, now=self._clock())))
+        now = self._clock()
+        attempt = _attempt(ended, now=now)
+        self._count(ended.job.delivery, attempt, now=now)
+        self._unrecorded.append((ended.job, attempt))
         if ended.answer.is_delivered:
             if self.is_failing:
                 _log.info("endpoint works again", extra={"endpoint": self.endpoint.name})
@@ -219,6 +224,13 @@ class Sender:
             _log.warning("endpoint fails", extra={"endpoint": self.endpoint.name, "error": ended.answer.error})
             self._probe_at = self._monotonic() + PROBE_SECONDS
             self._ready = [each for each in self._ready if each.is_urgent]
+
+    def _count(self, delivery: WebhookDelivery, attempt: Attempt, *, now: datetime) -> None:
+        outcome = "failed" if attempt.status is Status.DUE else attempt.status
+        metrics.WEBHOOK_ATTEMPTS.inc(self.endpoint.name, outcome)
+        if attempt.status is Status.DELIVERED and delivery.expires_at is not None:
+            received_at = delivery.expires_at - CODE_LIFETIME
+            metrics.CODE_TOLD.observe((now - received_at).total_seconds())
 
     def _record(self) -> None:
         """Put on record what has ended. What the database refuses keeps nothing else from it."""
@@ -269,6 +281,7 @@ class Sender:
         for ids, status in ((choice.expired, Status.EXPIRED), (choice.dead, Status.DEAD)):
             if ids:
                 self._database.run(partial(deliveries.give_up, delivery_ids=ids, status=status, now=now))
+                metrics.WEBHOOK_ATTEMPTS.inc(self.endpoint.name, status, amount=len(ids))
         others = choice.others[:1] if is_probing else choice.others
         if is_probing and others:
             self._probe_at = self._monotonic() + PROBE_SECONDS

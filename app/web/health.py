@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from flask import Blueprint, Response, current_app
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
@@ -18,6 +19,9 @@ from typing_extensions import override
 from app import metrics
 from app.alipay.keyring import KeyringError
 from app.database import DatabaseUnavailableError
+from app.events import backlog
+from app.events.backlog import Backlog
+from app.events.endpoints import EndpointsError
 from app.inbox_admin import Waiting, failed_count, parked_by_reason
 from app.maintenance import last_runs
 from app.web.bearer import require_metrics_key
@@ -69,7 +73,7 @@ class _Counted(Collector):
         clients: Collection[str] = ()
         with suppress(KeyringError):
             clients = self.service.keyring.clients
-        return metrics.collect(clients)
+        return metrics.collect(clients, _endpoint_names(self.service))
 
 
 @dataclass(eq=False)
@@ -81,7 +85,8 @@ class _LookedUp(Collector):
     @override
     def collect(self) -> Iterator[Metric]:
         try:
-            found = self.service.database.run(_look, read_only=True)
+            look = partial(_look, endpoints=_endpoint_names(self.service))
+            found = self.service.database.run(look, read_only=True)
         except (DatabaseUnavailableError, SQLAlchemyError):
             # The counters are worth having all the more while the database is in trouble.
             return
@@ -109,6 +114,7 @@ class _LookedUp(Collector):
         for name, at in found.runs.items():
             runs.add_metric([name], 0 if at is None else at.timestamp())
         yield from (count, oldest, by_age, failed, runs)
+        yield from _backlog_families(found.backlog)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +122,54 @@ class _Found:
     parked: list[Waiting]
     failed: int
     runs: Mapping[str, datetime | None]
+    backlog: Backlog
 
 
-def _look(session: Session) -> _Found:
-    return _Found(parked_by_reason(session, now=datetime.now(UTC)), failed_count(session), last_runs(session))
+def _look(session: Session, *, endpoints: Collection[str]) -> _Found:
+    now = datetime.now(UTC)
+    return _Found(
+        parked_by_reason(session, now=now),
+        failed_count(session),
+        last_runs(session),
+        backlog.look(session, endpoints, now=now),
+    )
+
+
+def _backlog_families(found: Backlog) -> Iterator[Metric]:
+    """Give what is still to be told to the merchant's systems, and when a worker last showed that it lives."""
+    not_numbered = GaugeMetricFamily(
+        "notifyauth_events_not_numbered_oldest_seconds",
+        "How long the oldest event has waited for its place in the feed.",
+    )
+    not_numbered.add_metric([], found.oldest_not_numbered_seconds)
+    oldest = GaugeMetricFamily(
+        "notifyauth_webhooks_due_oldest_seconds",
+        "How long the delivery to an endpoint has waited that is due the longest.",
+        labels=["endpoint"],
+    )
+    due = GaugeMetricFamily(
+        "notifyauth_webhooks_due", "Deliveries still to be made to an endpoint.", labels=["endpoint"]
+    )
+    dead = GaugeMetricFamily(
+        "notifyauth_webhooks_dead", "Deliveries to an endpoint that were given up.", labels=["endpoint"]
+    )
+    for name, each in found.by_endpoint.items():
+        oldest.add_metric([name], each.oldest_due_seconds)
+        due.add_metric([name], each.due)
+        dead.add_metric([name], each.dead)
+    seen = GaugeMetricFamily(
+        "notifyauth_worker_last_seen_timestamp_seconds",
+        "When a background worker last showed that it lives, in seconds since 1970; 0: never.",
+    )
+    seen.add_metric([], 0 if found.worker_seen_at is None else found.worker_seen_at.timestamp())
+    yield from (not_numbered, oldest, due, dead, seen)
+
+
+def _endpoint_names(service: Service) -> Collection[str]:
+    # As for the keyring: what cannot be read now costs the series of the endpoints, and no count.
+    with suppress(EndpointsError):
+        return list(service.endpoints)
+    return ()
 
 
 def _service() -> Service:

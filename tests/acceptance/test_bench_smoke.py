@@ -5,12 +5,14 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
 import psycopg
 import pytest
+import urllib3
 from click import ClickException
 from click.testing import CliRunner
 from sqlalchemy import create_engine, delete, func, inspect, select, update
@@ -35,6 +37,7 @@ from benchmarks.databases import (
 )
 from benchmarks.load import LoadClient, Script
 from benchmarks.mix import EARLY_SHARE, REPEATED_SHARE, Mix, make_mix, sign_mix
+from benchmarks.receiver import Received, WebhookReceiver
 from benchmarks.report import table, write_between
 from benchmarks.rounds import Course, Plan, measure
 from benchmarks.wire import Traffic, tapped
@@ -151,6 +154,19 @@ def test_requests_that_were_due_and_not_sent_are_counted(tmp_path: Path) -> None
     # Two connections can bear twenty a second.
     assert len(sent.acknowledged) <= 22
     assert sent.unsent >= 75
+
+
+def test_a_receiver_counts_webhooks_and_how_late_codes_come() -> None:
+    expires_at = (datetime.now(UTC) + timedelta(seconds=58)).isoformat()
+    with WebhookReceiver() as receiver:
+        url = f"http://127.0.0.1:{receiver.port}/hook"
+        for data in ({"expiresAt": expires_at}, {}):
+            assert urllib3.request("POST", url, json={"data": data}, retries=False).status == 204
+        received = receiver.take()
+        assert receiver.take() == Received()
+    assert received.count == 2
+    # It was received two seconds before.
+    assert [each >= 2000 for each in received.code_ms] == [True]
 
 
 def test_a_folder_without_the_service_is_not_measured(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ import urllib3
 
 from app.simulator.draft import authcode_created
 from app.simulator.sender import headers_of
-from tests.acceptance.server import Server, running_server, starting_server, status, wait_until_ready
+from tests.acceptance.server import FLASK, Server, running_server, starting_server, status, wait_until_ready
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
+from tests.conftest import ROOT
+from tests.soak.receiver import Receiver, write_endpoints
 
 #: Longer than anybody is to wait for an answer.
 SECONDS_MAX = 10
@@ -30,7 +32,10 @@ LONG_PATH = "/" + "%C3%A9" * 256
 @pytest.fixture
 def environ(sqlite_url: str, keyring_path: Path, tmp_path: Path) -> dict[str, str]:
     """The settings of a service under systemd, which names a folder for temporary files."""
-    return an_environ(sqlite_url, keyring_path, FLASK_METRICS_OPEN="1", RUNTIME_DIRECTORY=str(tmp_path / "run"))
+    runtime = str(tmp_path / "run")
+    return an_environ(
+        sqlite_url, keyring_path, FLASK_METRICS_OPEN="1", FLASK_API_KEYS="shop=k-1", RUNTIME_DIRECTORY=runtime
+    )
 
 
 def figures(server: Server) -> dict[str, float]:
@@ -137,7 +142,8 @@ def test_the_counts_of_a_killed_worker_stay(environ: dict[str, str], keyring_pat
             time.sleep(5)
         assert figures(server)['notifyauth_deliveries_total{status="200"}'] == 10
         (folder,) = folders(environ)
-        assert [path.name for path in folder.glob("*.json")] == ["0.json"]
+        # The other is that of the background process.
+        assert sorted(path.name for path in folder.glob("*.json")) == ["0.json", "1.json"]
 
 
 def test_a_folder_of_counters_is_removed_at_the_end_or_by_the_next_start(
@@ -174,6 +180,59 @@ def test_a_folder_that_the_operator_has_chosen_is_used_and_kept(
         assert figures(server)['notifyauth_deliveries_total{status="200"}'] == 1
     assert chosen.is_dir()
     assert not Path(environ["RUNTIME_DIRECTORY"]).exists()
+
+
+def test_what_the_background_process_counts_is_shown_by_the_workers(
+    environ: dict[str, str], keyring_path: Path, tmp_path: Path
+) -> None:
+    with Receiver("shop").listening() as shop:
+        environ["FLASK_ENDPOINTS"] = str(write_endpoints(tmp_path / "endpoints.toml", shop))
+        with running_server(environ, tmp_path / "log", "--workers", "2") as server:
+            _tell_of_one(server, keyring_path, shop)
+            assert worker_check(server) == "ok"
+
+
+def test_flask_work_counts_together_with_a_server_that_does_without(
+    environ: dict[str, str], keyring_path: Path, tmp_path: Path
+) -> None:
+    environ["PROMETHEUS_MULTIPROC_DIR"] = str(tmp_path / "counters")
+    with Receiver("shop").listening() as shop:
+        environ["FLASK_ENDPOINTS"] = str(write_endpoints(tmp_path / "endpoints.toml", shop))
+        with running_server(environ, tmp_path / "log", "--workers", "1", "--no-work") as server:
+            assert worker_check(server).startswith("no worker runs (none has run yet)")
+            with (tmp_path / "work").open("w") as output:
+                work = subprocess.Popen(
+                    [FLASK, "work"], cwd=ROOT, env={"PATH": os.environ["PATH"], **environ}, stdout=output, stderr=output
+                )
+            try:
+                _tell_of_one(server, keyring_path, shop)
+                assert worker_check(server) == "ok"
+            finally:
+                work.terminate()
+                assert work.wait(3 * SECONDS_MAX) == 0
+
+
+def _tell_of_one(server: Server, keyring_path: Path, shop: Receiver) -> None:
+    """Have one authorization consulted over HTTP, and wait until that is delivered and counted."""
+    consult = {"authState": "s-1"}
+    headers = {"Authorization": "Bearer k-1"}
+    url = f"{server.url}/v1/authorizations"
+    assert urllib3.request("POST", url, json=consult, headers=headers, retries=False).status == 201
+    deliver(server, keyring_path, 1)
+    delivered = 'notifyauth_webhook_attempts_total{endpoint="shop",outcome="delivered"}'
+    deadline = time.monotonic() + 6 * SECONDS_MAX
+    while figures(server)[delivered] < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert [each.document["data"]["sequence"] for each in shop.taken] == [1, 2]
+    time.sleep(WRITTEN_AFTER_SECONDS)
+    assert figures(server)["notifyauth_code_told_seconds_count"] == 1
+
+
+def worker_check(server: Server) -> str:
+    ready = server.get("/readyz")
+    assert ready.status == 200
+    return str(ready.json()["checks"]["worker"])
 
 
 #: Makes every folder that a temporary file could lie in read-only, for this process and its children alone.

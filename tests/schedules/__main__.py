@@ -16,6 +16,8 @@ from tests.integration.stage import Stage, a_stage
 from tests.schedules.exploration import explore
 from tests.schedules.live import Live
 from tests.schedules.pieces import LiveInPieces, resumed_in_pieces
+from tests.schedules.queue import BrokenPromiseError
+from tests.schedules.queue_exploration import explore_queue
 from tests.schedules.schedule import DisagreementError, Play, read, replayable, written
 
 #: So few take some twenty seconds; then the time is looked at again.
@@ -69,8 +71,13 @@ def soak(minutes: float, seed: int | None, database_url: str | None) -> None:
                     steps += explore(stage, schedules=BATCH_SIZE, seed=first_seed + batch)
             except DisagreementError as disagreement:
                 raise click.ClickException("\n".join([str(disagreement), *disagreement.__notes__])) from disagreement
+            try:
+                explore_queue(stage, schedules=BATCH_SIZE, seed=first_seed + batch)
+            except BrokenPromiseError as broken:
+                raise click.ClickException(str(broken)) from broken
             tried = (batch + 1) * BATCH_SIZE
-            click.echo(f"seed {first_seed + batch}: {tried} schedules of {steps} steps so far, all as the model says")
+            said = f"{tried} schedules of {steps} steps so far, all as the model says, and {tried} of the queue"
+            click.echo(f"seed {first_seed + batch}: {said}")
             if time.monotonic() > end:
                 return
 

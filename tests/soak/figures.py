@@ -13,14 +13,17 @@ MEANINGS = {
     "races": "lives of which everything was said at the same instant",
     "traps": "workers killed between a commit and its answer",
     "worker kills": "workers killed at any moment (SIGKILL)",
+    "background kills": "the process that numbers and sends killed (SIGKILL), at any moment",
+    "background traps": "… between two of its steps, such as a webhook's answer and its record",
     "service kills": "all processes of the service killed at once (SIGKILL)",
     "service stops": "the service stopped and started again (SIGTERM)",
     "database kills": "PostgreSQL shut down at once, or one of its processes killed",
     "locks": "the database locked by somebody else, for seconds",
     "schedules without an end": "notifications that all eight attempts of Alipay did not bring in; a new schedule did",
+    "told": "events of the feed, each of which two endpoints have, or its code expired",
     "lost": "acknowledged and not on record",
     "wrong": "on record twice, or otherwise than the lifecycle has it; or an answer that must not be",
-    "secrets": "codes and tokens found in files or logs",
+    "secrets": "codes and tokens found in files, in logs or in what endpoints were sent",
 }
 #: What must be nothing.
 FAULTS = ("lost", "wrong", "secrets")

@@ -1,7 +1,6 @@
 """What is tried, round after round: races, a trap, and a storm. After each the books are held against the database."""
 
 import random
-import re
 import threading
 import time
 from collections import deque
@@ -16,6 +15,8 @@ from app.simulator.sender import Sender
 from tests.soak.audit import audit, last_entry
 from tests.soak.ledger import Ledger
 from tests.soak.lives import Life, a_life, lives
+from tests.soak.receiver import Manner
+from tests.soak.told import MOODY, SECRET
 from tests.soak.world import World
 
 #: How many speak at once in a storm: more than there are threads to answer them.
@@ -26,9 +27,19 @@ _BATCH = 8
 _WAITING_MAX = 10 * SENDERS
 #: How long nothing happens to the service between two mishaps.
 _CALM_SECONDS = (0.2, 3)
+#: A process that is killed is started again within a second or two, and another waits some seconds for its leases.
+_SECONDS_MAX = 60
 
-#: What every code and every token begins with here.
-_SECRET = re.compile(rb"(?:token|code)-[0-9a-f]{32}")
+#: Where the background process is killed: as it sends this statement, or when that is committed.
+_BACKGROUND_TRAPS = (
+    "before INTO events",
+    "after INTO events",
+    "before INTO webhook_attempts",
+    "after INTO webhook_attempts",
+)
+#: How long one manner of an endpoint lasts.
+_MANNER_SECONDS = (0.2, 3)
+_MANNERS: tuple[Manner, ...] = ("take", "take", "refuse", "hang", "drop", "deny", "babble", "redirect")
 
 Part = Callable[[], None]
 
@@ -70,6 +81,37 @@ def spring_the_trap(world: World, chance: random.Random) -> None:
             alipay.notify(draft, chance)
 
 
+def spring_the_background_trap(world: World, chance: random.Random) -> None:
+    """Kill the background process between two of its steps: nothing of what it tells is lost for that."""
+    trap = chance.choice(_BACKGROUND_TRAPS)
+    with _books(world) as ledger:
+        world.trap.write_text(trap)
+        life = a_life(uuid4().hex)
+        ledger.live([life])
+        world.merchant(ledger).live(life)
+        for draft in life.notifications:
+            world.alipay(ledger).notify(draft, chance)
+        deadline = time.monotonic() + _SECONDS_MAX
+        while world.trap.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if world.trap.exists():
+            ledger.complain(f"the background process lived on {trap}")
+            world.trap.unlink(missing_ok=True)
+        world.figures.counts["background traps"] += 1
+    tell(world)
+
+
+def tell(world: World) -> None:
+    """Hold what the endpoints were told against what has happened, once all of it is told."""
+    # An endpoint that was failing would be tried once a minute; whoever begins knows nothing of that.
+    world.server.kill_background()
+    before = world.told.position
+    wrong = world.told.audit()
+    world.figures.complaints += wrong
+    world.figures.counts["told"] += world.told.position - before
+    world.figures.counts["wrong"] += len(wrong)
+
+
 def storm(world: World, chance: random.Random, *, seconds: float) -> None:
     """Let many senders deliver at once for a while, during one mishap of the service after another.
 
@@ -83,8 +125,14 @@ def storm(world: World, chance: random.Random, *, seconds: float) -> None:
             chance.choice(world.mishaps())(chance)
         world.server.recover()
 
-    with _books(world) as ledger, ThreadPoolExecutor(1) as fate, ThreadPoolExecutor(SENDERS) as senders:
-        befalling = fate.submit(befall)
+    def change_manners() -> None:
+        moods = random.Random(chance.random())
+        while not over.wait(moods.uniform(*_MANNER_SECONDS)):
+            world.receivers[MOODY].manner = moods.choice(_MANNERS)
+        world.receivers[MOODY].manner = "take"
+
+    with _books(world) as ledger, ThreadPoolExecutor(2) as fate, ThreadPoolExecutor(SENDERS) as senders:
+        befalling, changing = fate.submit(befall), fate.submit(change_manners)
         try:
             made_up = lives(random.Random(chance.random()), prefix=uuid4().hex)
             dice = random.Random(chance.random())
@@ -99,6 +147,8 @@ def storm(world: World, chance: random.Random, *, seconds: float) -> None:
         finally:
             over.set()
             befalling.result()
+            changing.result()
+    tell(world)
 
 
 def _parts(world: World, ledger: Ledger, chance: random.Random, told: Sequence[Life]) -> list[Part]:
@@ -139,6 +189,6 @@ def _books(world: World) -> Iterator[Ledger]:
 def search(world: World) -> None:
     """Look through every byte that is left behind for a code or a token."""
     for path in world.files():
-        for found in _SECRET.findall(path.read_bytes()):
+        for found in SECRET.findall(path.read_bytes()):
             world.figures.complaints.append(f"{path.name} has {found.decode()} in it")
             world.figures.counts["secrets"] += 1

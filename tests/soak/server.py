@@ -77,6 +77,12 @@ class SupervisedServer(Server):
                 os.kill(chance.choice(before), signal.SIGKILL)
             self.recover(before)
 
+    def kill_background(self) -> None:
+        """Kill the process that numbers and sends."""
+        for process in self.background():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
     def recover(self, before: Sequence[int] = ()) -> None:
         """Wait until as many workers serve as there should, and not just the same as before."""
         deadline = time.monotonic() + _SECONDS_MAX
@@ -92,6 +98,12 @@ class SupervisedServer(Server):
         # Between two lives it has none, and a worker may be gone by the time it is looked at.
         with suppress(FileNotFoundError, ProcessLookupError):
             return super().workers()
+        return []
+
+    @override
+    def background(self) -> list[int]:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return super().background()
         return []
 
     def end(self) -> None:

@@ -5,8 +5,8 @@ import random
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,8 +24,10 @@ from tests.conftest import migrate
 from tests.postgres import Cluster, running_cluster
 from tests.soak.figures import Figures
 from tests.soak.ledger import Ledger
+from tests.soak.receiver import Receiver, write_endpoints
 from tests.soak.senders import Alipay, Merchant
 from tests.soak.server import SupervisedServer, supervised_server
+from tests.soak.told import MOODY, STEADY, Told
 
 Kind = Literal["sqlite", "postgresql"]
 
@@ -49,6 +51,9 @@ class World:
     service: Service
     signer: Signer
     figures: Figures
+    #: The merchant's endpoints, which the service tells of everything.
+    receivers: Mapping[str, Receiver]
+    told: Told
 
     def alipay(self, ledger: Ledger) -> Alipay:
         return Alipay(f"{self.server.url}{self.service.settings.notify_path}", self.signer, ledger)
@@ -60,12 +65,23 @@ class World:
 
     def mishaps(self) -> list[Callable[[random.Random], None]]:
         """Everything that can happen, likelier what is likelier."""
-        anywhere = [self.kill_worker, self.kill_worker, self.kill_service, self.stop_service, self.lock]
+        anywhere = [
+            self.kill_worker,
+            self.kill_worker,
+            self.kill_background,
+            self.kill_service,
+            self.stop_service,
+            self.lock,
+        ]
         return [*anywhere, self.kill_database, self.kill_backend] if self.cluster else anywhere
 
     def kill_worker(self, chance: random.Random) -> None:
         self.server.kill_worker(chance)
         self.figures.counts["worker kills"] += 1
+
+    def kill_background(self, _: random.Random) -> None:
+        self.server.kill_background()
+        self.figures.counts["background kills"] += 1
 
     def kill_service(self, _: random.Random) -> None:
         self.server.kill()
@@ -123,7 +139,7 @@ class World:
 
     @property
     def trap(self) -> Path:
-        """Where a file makes the next commit of a notification the last thing that a worker does."""
+        """Where a file makes the next commit of a notification, or what it says, the last thing that a process does."""
         return self.folder / "trap"
 
     def files(self) -> Iterator[Path]:
@@ -143,12 +159,25 @@ def world(kind: Kind, folder: Path, figures: Figures) -> Iterator[World]:
 
 
 def _served(folder: Path, url: str, cluster: Cluster | None, figures: Figures) -> Iterator[World]:
+    with ExitStack() as stack:
+        receivers = {name: stack.enter_context(Receiver(name).listening()) for name in (STEADY, MOODY)}
+        yield from _served_and_told(folder, url, cluster, figures, receivers)
+
+
+def _served_and_told(
+    folder: Path, url: str, cluster: Cluster | None, figures: Figures, receivers: Mapping[str, Receiver]
+) -> Iterator[World]:
     keyring_path = folder / "keyring.toml"
     make_sandbox(keyring_path)
     migrate(url)
-    environ = an_environ(url, keyring_path, FLASK_API_KEYS=_API_KEY, FLASK_METRICS_OPEN="1")
+    endpoints = write_endpoints(folder / "endpoints.toml", *receivers.values())
+    environ = an_environ(
+        url, keyring_path, FLASK_API_KEYS=_API_KEY, FLASK_METRICS_OPEN="1", FLASK_ENDPOINTS=str(endpoints)
+    )
     key = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
     service: Service = create_app(environ).extensions["notifyauth"]
     trapped = environ | {"PYTHONPATH": str(Path(__file__).parent / "trap"), "SOAK_TRAP": str(folder / "trap")}
     with closing(service.database), supervised_server(trapped, folder / "server.log") as server:
-        yield World(folder, url, cluster, server, service, Signer(SANDBOX_CLIENT_ID, key, 1), figures)
+        signer = Signer(SANDBOX_CLIENT_ID, key, 1)
+        told = Told(service, receivers)
+        yield World(folder, url, cluster, server, service, signer, figures, receivers, told)

@@ -1,5 +1,8 @@
 # noqa: INP001 -- no package: Python looks for it in a folder of PYTHONPATH
-"""Kill a worker between a commit and its answer: once for each time that the file of the trap is put there.
+"""Kill a process between two of its steps: once for each time that the file of the trap is put there.
+
+The file says `before` or `after`, and a piece of a statement: the process is killed when it sends that, or when it has
+committed that. An empty file means a worker that has stored a notification and has not answered.
 
 Python imports a module of this name at its start if it finds one, so the service itself knows nothing of it.
 """
@@ -14,20 +17,38 @@ import psycopg
 from sqlalchemy import Engine, Pool, event
 
 _TRAP = Path(os.environ["SOAK_TRAP"])
+_BY_DEFAULT = "after INTO inbox"
+#: What a trap may name. Nothing else costs a look at the file.
+_PIECES = ("INTO inbox", "INTO events", "INTO webhook_attempts")
 _said = threading.local()
 _execute = psycopg.Cursor.execute
 
 
+def _spring(when: str, piece: str) -> None:
+    try:
+        if (_TRAP.read_text() or _BY_DEFAULT) != f"{when} {piece}":
+            return
+        _TRAP.unlink()
+    except FileNotFoundError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _notice(statement: str) -> None:
+    for piece in _PIECES:
+        if piece in statement:
+            _said.piece = piece
+            _spring("before", piece)
+
+
 @event.listens_for(Engine, "before_cursor_execute")
-def _notice(*arguments: Any) -> None:  # noqa: ANN401 -- whatever SQLAlchemy says; the third is the statement
-    if "INTO inbox" in arguments[2]:
-        _said.something_is_stored = True
+def _notice_statement(*arguments: Any) -> None:  # noqa: ANN401 -- whatever SQLAlchemy says; the third is the statement
+    _notice(arguments[2])
 
 
 def _notice_in_message(cursor: Any, statement: Any, *rest: Any, **options: Any) -> Any:  # noqa: ANN401 -- the driver's own
     # Of what goes to PostgreSQL in one message, SQLAlchemy says the last alone.
-    if "INTO inbox" in str(statement):
-        _said.something_is_stored = True
+    _notice(str(statement))
     return _execute(cursor, statement, *rest, **options)
 
 
@@ -41,17 +62,12 @@ def _commits(_: object) -> None:
 
 @event.listens_for(Engine, "rollback")
 def _gives_up(_: object) -> None:
-    _said.something_is_stored = _said.commits = False
+    _said.piece, _said.commits = None, False
 
 
 @event.listens_for(Pool, "checkin")
-def _kill(*_: object) -> None:
-    is_committed = getattr(_said, "something_is_stored", False) and getattr(_said, "commits", False)
-    _said.something_is_stored = _said.commits = False
-    if not is_committed:
-        return
-    try:
-        _TRAP.unlink()
-    except FileNotFoundError:
-        return
-    os.kill(os.getpid(), signal.SIGKILL)
+def _look(*_: object) -> None:
+    piece = getattr(_said, "piece", None) if getattr(_said, "commits", False) else None
+    _said.piece, _said.commits = None, False
+    if piece is not None:
+        _spring("after", piece)
