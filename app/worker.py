@@ -147,15 +147,12 @@ class Worker:
     # --- the feed ---
 
     def _number(self) -> None:
-        if not self._database.run(feed.is_anything_staged, read_only=True):
-            return
         numbering = partial(feed.number, subscribers=self._endpoints.subscribers)
-        while self._leases.holds(_NUMBERING):
-            count = self._database.run(partial(numbering, now=self._clock()))
-            if count:
+        while self._leases.holds(_NUMBERING) and self._database.run(feed.is_anything_staged, read_only=True):
+            if self._database.run(partial(numbering, now=self._clock())):
                 for sender in self._senders.values():
                     sender.wake()
-            if count < feed.NUMBERED_AT_ONCE_MAX or self._monotonic() >= self._renew_at:
+            if self._monotonic() >= self._renew_at:
                 return
 
     def _purged(self) -> bool:

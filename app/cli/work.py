@@ -28,6 +28,8 @@ def work() -> None:
     Any number may run, on any machines. SIGTERM and Ctrl-C stop it, once the requests in flight are finished. SIGHUP
     reads the endpoints anew, and keeps the old ones if they are wrong.
     """
+    # Until there is a worker, there is nothing to read anew.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     service = the_service()
     with plain_errors():
         service.open_all()
@@ -40,9 +42,10 @@ def work() -> None:
     _log.info("background work begins", extra={"endpoints": ", ".join(service.endpoints)})
     while True:
         Worker(service).run_until(signals.stop)
+        # Cleared before this looks: of two signals, one that ends the command may come between the two.
+        signals.stop.clear()
         if signals.is_over.is_set():
             break
-        signals.stop.clear()
         service.database.close()
         service = Service(read_settings(os.environ, instance_path=instance_path))
         _log.info("reloaded", extra={"endpoints": ", ".join(service.endpoints)})

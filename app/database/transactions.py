@@ -73,8 +73,9 @@ class Opening:
 HOT = Opening("READ COMMITTED", _SHORT_TIMEOUTS | _WARNINGS | _PLANNER, (_LASTING_COMMIT,))
 #: Anything else that writes, as PostgreSQL plans it.
 WRITING = Opening("READ COMMITTED", _LOCK_TIMEOUT | _GENEROUS_TIMEOUTS | _WARNINGS, (_LASTING_COMMIT,))
-#: Sees one snapshot, and waits for no writer. Planned as PostgreSQL plans.
-READING = Opening("REPEATABLE READ READ ONLY", _GENEROUS_TIMEOUTS)
+#: Sees one snapshot, and waits for no writer, only for whoever holds a whole table: without a connection, as all others
+#: do, for deliveries need those. Planned as PostgreSQL plans.
+READING = Opening("REPEATABLE READ READ ONLY", _LOCK_TIMEOUT | _GENEROUS_TIMEOUTS)
 
 #: How a session reads and writes values. PgBouncer keeps these for each of its clients, unlike any other setting.
 SESSION = {

@@ -151,6 +151,7 @@ class Sender:
         self._probe_at = 0.0
         self._looking = Persistence("looking what is due", endpoint=endpoint.name)
         self._recording = Persistence("recording attempts", endpoint=endpoint.name)
+        self._starting = Persistence("starting a thread", endpoint=endpoint.name)
 
     @property
     def is_failing(self) -> bool:
@@ -287,8 +288,18 @@ class Sender:
             self._probe_at = self._monotonic() + PROBE_SECONDS
         positions = [each.position for each in (*choice.urgent, *others)]
         told = self._database.run(partial(feed.at_positions, positions=positions), read_only=True) if positions else {}
-        self._ready = [_Job(each, told[each.position], is_urgent=True) for each in choice.urgent]
-        self._ready += [_Job(each, told[each.position], is_urgent=is_probing) for each in others]
+        gone = [each.id for each in (*choice.urgent, *others) if each.position not in told]
+        if gone:
+            # Somebody has deleted what they tell of: the others are to be sent all the same.
+            _log.error("events are gone", extra={"endpoint": self.endpoint.name, "deliveries": len(gone)})
+            self._database.run(partial(deliveries.give_up, delivery_ids=gone, status=Status.DEAD, now=now))
+        of_each = [(choice.urgent, True), (others, is_probing)]
+        self._ready = [
+            _Job(each, told[each.position], is_urgent)
+            for chosen, is_urgent in of_each
+            for each in chosen
+            if each.position in told
+        ]
         if len(page) >= _PAGE and not self.is_failing:
             self._look_at = min(self._look_at, self._monotonic() + _LOOK_AGAIN_SECONDS)
 
@@ -312,15 +323,20 @@ class Sender:
             if len(self._in_flight) >= AT_ONCE_MAX or (not each.is_urgent and others >= AT_ONCE_MAX - _FOR_CODES):
                 waiting.append(each)
                 continue
+            if len(self._threads) <= len(self._in_flight) and not self._starting.did(self._start_thread):
+                waiting.append(each)
+                continue
             others += not each.is_urgent
             self._in_flight[each.delivery.id] = each
             self._requests.put(each)
-            if len(self._threads) < len(self._in_flight):
-                # Not waited for at the end of the process: a resolver may keep one for longer than its time.
-                thread = threading.Thread(target=self._request, name=f"to {self.endpoint.name}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
         self._ready = waiting
+
+    def _start_thread(self) -> None:
+        """Start one more thread for requests. Raises `RuntimeError` where the system has no room for it."""
+        # Not waited for at the end of the process: a resolver may keep one for longer than its time.
+        thread = threading.Thread(target=self._request, name=f"to {self.endpoint.name}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _request(self) -> None:
         while (job := self._requests.get()) is not None:

@@ -291,11 +291,12 @@ class _Watchdog:
     def watch(self, sock: socket.socket, at: float) -> None:
         """Cut a connection at this time, unless it is let go before."""
         with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+                thread.start()
+                self._thread = thread
             self._cut_at[sock] = at
             self._is_any.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-                self._thread.start()
 
     def let_go(self, sock: socket.socket) -> None:
         """Leave a connection alone from now on."""

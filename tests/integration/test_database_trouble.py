@@ -431,3 +431,25 @@ def test_work_that_gets_no_connection_in_time_fails(sqlite_url: str) -> None:
     for connection in held_up:
         connection.close()
     database.close()
+
+
+def test_readers_before_a_locked_table_keep_no_connection_from_deliveries(
+    postgresql_url: str, alipay_key: RSAPrivateKey
+) -> None:
+    stage = a_stage(postgresql_url, alipay_key)
+    stage.consult()
+    with (
+        psycopg.connect(postgresql_url.replace("+psycopg", "")) as other,
+        ThreadPoolExecutor(POOL_SIZE + 1) as threads,
+    ):
+        other.execute("LOCK TABLE authorizations IN ACCESS EXCLUSIVE MODE")
+        readers = [threads.submit(stage.document) for _ in range(POOL_SIZE)]
+        time.sleep(0.3)
+        delivery = threads.submit(stage.notify, authcode_created("s-1", "code-1"))
+        # Longer than a delivery waits for a connection.
+        time.sleep(1.3)
+        other.rollback()
+        assert delivery.result().answer.status == 200
+        for reader in readers:
+            reader.result()
+    stage.database.close()

@@ -65,6 +65,18 @@ def test_an_event_says_what_happened_and_no_secret(stage: Stage) -> None:
     }
 
 
+def test_with_many_endpoints_one_transaction_numbers_fewer_and_nothing_is_left_out(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_ROWS_AT_ONCE_MAX", 8)
+    for index in range(5):
+        stage.consult(f"s-{index}")
+    assert [number(stage, "one", "two", "three") for _ in range(4)] == [2, 2, 1, 0]
+    stage.consult("s-5")
+    assert number(stage, *(f"e-{index}" for index in range(10))) == 1
+    assert [each.position for each in read(stage).events] == [1, 2, 3, 4, 5, 6]
+
+
 def test_what_is_rejected_or_waits_is_no_event(stage: Stage) -> None:
     stage.notify(authcode_created("s-2", "code-1"))
     stage.notify(token_canceled("token-1"))
