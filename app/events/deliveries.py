@@ -271,10 +271,16 @@ def standing(session: Session, endpoint: str) -> Standing:
 # --- again -----------------------------------------------------------------------------------------------------------
 
 
+def lock_feed(session: Session) -> Feed:
+    """Lock the row of the feed until the transaction ends: nothing else numbers, recovers or purges events."""
+    return session.execute(select(Feed).with_for_update()).scalar_one()
+
+
 def resend(session: Session, delivery: WebhookDelivery, *, now: datetime) -> WebhookDelivery:
     """Make a new delivery of the same event to the same endpoint; the old one stays as it is.
 
-    Somebody asked for it, so it does not expire, though the code of which it tells has.
+    The feed is locked, and the old one was found after that, so that its event is not purged by then. Somebody asked
+    for it, so it does not expire, though the code of which it tells has.
     """
     again = WebhookDelivery(
         position=delivery.position,
@@ -319,7 +325,7 @@ def recover(
     They are those that were numbered since then, among them all that have happened since. Two who recover at once wait
     for each other, as they do for the numbering, so that none makes what the other has made.
     """
-    session.execute(select(Feed).with_for_update())
+    lock_feed(session)
     statement = (
         select(
             FeedEvent.position, FeedEvent.type, FeedEvent.authorization_id, FeedEvent.expires_at, FeedEvent.numbered_at

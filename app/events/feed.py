@@ -94,7 +94,7 @@ def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
 
     The caller comes again at once while anything is staged.
     """
-    feed = session.execute(select(Feed).with_for_update()).scalar_one()
+    feed = deliveries.lock_feed(session)
     staged = session.scalars(select(OutboxEvent).order_by(OutboxEvent.id).limit(NUMBERED_AT_ONCE_MAX)).all()
     if not staged:
         return 0
@@ -246,7 +246,7 @@ def purge(session: Session, *, before: datetime) -> int:
     The caller comes again where there are as many as one transaction takes. An event that an endpoint may still be told
     stays, and all that come after it.
     """
-    feed = session.execute(select(Feed).with_for_update()).scalar_one()
+    feed = deliveries.lock_feed(session)
     oldest = session.execute(
         select(FeedEvent.position, FeedEvent.numbered_at).order_by(FeedEvent.position).limit(PURGED_AT_ONCE_MAX)
     ).all()

@@ -40,6 +40,8 @@ class BackgroundProcess:
         self._background = background
         self._wake = wake
         self._process: BaseProcess | None = None
+        #: The one before, which finishes what it has begun.
+        self._leaving: BaseProcess | None = None
         self._born = 0.0
         #: In a row, each soon after its start.
         self._deaths = 0
@@ -60,6 +62,9 @@ class BackgroundProcess:
 
     def look(self) -> None:
         """Notice that the process has died, and start it when that is due."""
+        if self._leaving is not None and _has_ended(self._leaving):
+            self._leaving.join(0)
+            self._leaving = None
         if self.due is None and self._process is not None and _has_ended(self._process):
             self._process.join(0)
             lived = time.monotonic() - self._born
@@ -82,9 +87,12 @@ class BackgroundProcess:
             if not _hears(news, is_over):
                 _stop(new)
                 return False
-        self._process, self._deaths, self.due = new, 0, None
-        if old is not None:
-            _stop(old)
+        if self._leaving is not None:
+            _stop(self._leaving)
+        self._process, self._leaving, self._deaths, self.due = new, old, 0, None
+        if old is not None and not _has_ended(old):
+            # The main loop does not wait for it: it may be told to stop just now.
+            old.terminate()
         return True
 
     def tell_to_stop(self) -> None:
@@ -94,8 +102,9 @@ class BackgroundProcess:
 
     def stop(self) -> None:
         """Wait until the process has finished what it has begun, and no longer than that may take."""
-        if self._process is not None:
-            _stop(self._process)
+        for process in (self._leaving, self._process):
+            if process is not None:
+                _stop(process)
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         news, ready = multiprocessing.Pipe(duplex=False)
@@ -104,7 +113,10 @@ class BackgroundProcess:
         self._born = time.monotonic()
         # From here on only the process holds it, so that it ends with the process.
         ready.close()
-        threading.Thread(target=_wake_at_end, args=(process.sentinel, self._wake), name="watch", daemon=True).start()
+        watch = threading.Thread(target=_wake_at_end, args=(process.sentinel, self._wake), name="watch", daemon=True)
+        # Where no thread can be had, its death is noticed at the next look for something else.
+        with suppress(RuntimeError):
+            watch.start()
         return process, news
 
 

@@ -101,7 +101,12 @@ def resend(delivery_id: str) -> Response:
     now = datetime.now(UTC)
 
     def work(session: Session) -> Document:
-        return delivery_document(session, deliveries.resend(session, _find(session, delivery_id), now=now))
+        deliveries.lock_feed(session)
+        found = _find(session, delivery_id)
+        if found.endpoint not in _service().endpoints:
+            detail = f"Endpoint {found.endpoint} is not in endpoints.toml any more: nothing is sent to it."
+            raise ProblemError(409, "endpoint-not-configured", detail)
+        return delivery_document(session, deliveries.resend(session, found, now=now))
 
     made = _service().database.run(work)
     response = _respond(json.dumps(made), HTTPStatus.CREATED)

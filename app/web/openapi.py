@@ -146,7 +146,7 @@ def operations(notify_path: str) -> list[Operation]:
             f"{_DELIVERY}/resend",
             "Tell an endpoint of an event again",
             {201: response_models.DeliveryDocument},
-            problems=(401, 404, 503),
+            problems=(401, 404, 409, 503),
             tags=("events",),
         ),
         Operation(

@@ -8,6 +8,7 @@ import pytest
 
 from app.events import deliveries, feed
 from app.events.deliveries import Attempt, Status
+from app.events.endpoints import Endpoint, Endpoints
 from app.simulator.draft import authcode_created
 from tests.integration.http_client import HttpClient, problem
 
@@ -18,6 +19,11 @@ def tell(http: HttpClient, *endpoints: str) -> None:
     """Number what happened, and make a delivery of it to each endpoint."""
     work = partial(feed.number, subscribers=lambda _type: endpoints, now=datetime.now(UTC))
     http.service.database.run(work)
+
+
+def configure(http: HttpClient, name: str) -> None:
+    endpoint = Endpoint(name, "http://127.0.0.1:9", secrets=(), types=("*",))
+    vars(http.service)["endpoints"] = Endpoints({name: endpoint})
 
 
 def attempt(http: HttpClient, delivery_id: int, number: int, status: Status, **how: Any) -> None:  # noqa: ANN401 -- fields of an attempt
@@ -129,6 +135,7 @@ def test_a_query_of_another_form_is_refused(http: HttpClient, query: str, wrong:
 
 
 def test_a_delivery_is_resent_as_a_new_one_and_stays_as_it_is(http: HttpClient) -> None:
+    configure(http, "shop")
     http.consult()
     http.notify(authcode_created("s-1", "code-1"))
     tell(http, "shop")
@@ -142,6 +149,15 @@ def test_a_delivery_is_resent_as_a_new_one_and_stays_as_it_is(http: HttpClient) 
     assert (new["status"], new["attempts"], new["attemptsMade"], new["expiresAt"]) == ("due", 0, [], None)
     assert http.get(resent.headers["Location"]).get_json() == new
     assert http.get(f"{DELIVERIES}/{old['id']}").get_json() == before
+
+
+def test_nothing_is_resent_to_an_endpoint_that_is_configured_no_more(http: HttpClient) -> None:
+    configure(http, "books")
+    http.consult()
+    tell(http, "shop")
+    resent = http.post(f"{DELIVERIES}/{listed(http)[0]['id']}/resend")
+    assert problem(resent) == (409, "endpoint-not-configured")
+    assert len(listed(http)) == 1
 
 
 @pytest.mark.parametrize("delivery_id", ["1", "0", "01", "-1", "x", "9" * 19, "1%00", "%D9%A1"])

@@ -43,6 +43,7 @@ def resend(event_id: UUID, endpoint: str | None) -> None:
     names = set(the_service().endpoints) if endpoint is None else {endpoint}
 
     def again(session: Session) -> list[WebhookDelivery]:
+        deliveries.lock_feed(session)
         find_event(session, event_id)
         found = deliveries.listing(session, DeliveryFilter(event=event_id), limit=_DELIVERIES_MAX)
         # The newest of each.
