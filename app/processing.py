@@ -27,11 +27,11 @@ from app.vocabulary import REPLAYABLE_OUTCOMES, Outcome, Reason
 
 _log = logging.getLogger(__name__)
 
-#: Decided the same way whatever is resumed before, so these need not wait for it.
-_DECIDED_ANYHOW = frozenset({Reason.UNSUCCESSFUL_RESULT, Reason.SUPERSEDED_TOKEN})
+#: Parked entries cannot change these answers, so an entry with one of them does not wait behind them.
+_INDEPENDENT_OF_PARKED = frozenset({Reason.UNSUCCESSFUL_RESULT, Reason.SUPERSEDED_TOKEN})
 
 
-class _Decide(Protocol):
+class _Judge(Protocol):
     def __call__(self, work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None: ...
 
 
@@ -95,16 +95,16 @@ def process_batch(
     resumed = []
     for draft, subject in work.cases:
         if subject is not None:
-            resumed += _process(work, draft, subject, now=now)[1:]
+            resumed += _judge_and_apply(work, draft, subject, now=now)[1:]
             if draft.outcome == Outcome.PARKED:
                 work.park(draft)
     repeated = Counter({known.id: times[fingerprint] for fingerprint, known in work.known.items()})
     work.store_and_commit(inbox.redelivery_update(repeated, at=now))
-    beside = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
-    return BatchResult(work.known, beside, work.unfinished)
+    resumed_stored = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
+    return BatchResult(work.known, resumed_stored, work.unfinished)
 
 
-def process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> Done:
+def process_stored(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> Done:
     """Process one entry that this transaction has just stored, and resume what waited for it.
 
     Returns the entry first, then each one resumed. An error of our own ends as outcome `failed`; only trouble of the
@@ -113,7 +113,7 @@ def process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, no
 
     def attempt() -> Done:
         work.lock_and_load([PendingEntry(entry, subject)])
-        return _done(work, _process(work, entry, subject, now=now))
+        return _done(work, _judge_and_apply(work, entry, subject, now=now))
 
     return _in_savepoint(work, entry, attempt)
 
@@ -142,9 +142,9 @@ def replay(work: UnitOfWork, entry_id: int, *, now: datetime) -> Done:
         if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
             # Another transaction has decided it while its locks were awaited.
             return Done(unfinished=work.unfinished)
-        for authorization_id in work.unfinished:
-            raise UnfinishedError(authorization_id)
-        return _done(work, _resume_if_moved(work, locked, _decide_again(work, locked, now=now), now=now))
+        if work.unfinished:
+            raise UnfinishedError(work.unfinished[0])
+        return _done(work, _resume_if_moved(work, locked, _judge_again(work, locked, now=now), now=now))
 
     return _in_savepoint(work, entry, attempt)
 
@@ -152,12 +152,12 @@ def replay(work: UnitOfWork, entry_id: int, *, now: datetime) -> Done:
 def resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> Done:
     """Resume the parked entries of an authorization that a report has moved, until nothing moves.
 
-    Where more wait than one transaction resumes, the authorization is marked, and `resume` goes on from there.
+    Where more wait than one transaction resumes, its `resume_after` is set, and `resume_next_piece` goes on from there.
     """
-    return _done(work, _resume_parked(work, authorization, now=now))
+    return _done(work, _resume_loaded(work, authorization, now=now))
 
 
-def resume(work: UnitOfWork, authorization_id: UUID, *, now: datetime) -> Done:
+def resume_next_piece(work: UnitOfWork, authorization_id: UUID, *, now: datetime) -> Done:
     """Resume the next piece of an authorization's parked entries, if any are left."""
     key = work.auth_state_key(authorization_id)
     if key is None:
@@ -173,10 +173,12 @@ def _done(work: UnitOfWork, processed: list[InboxEntry]) -> Done:
     return Done([Processed.of(entry) for entry in processed], work.unfinished)
 
 
-def _process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> list[InboxEntry]:
+def _judge_and_apply(
+    work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime
+) -> list[InboxEntry]:
     judgment = judge(work, subject)
     authorization = judgment.authorization
-    if authorization is None or authorization.resume_after is None or judgment.reason in _DECIDED_ANYHOW:
+    if authorization is None or authorization.resume_after is None or judgment.reason in _INDEPENDENT_OF_PARKED:
         return _resume_if_moved(work, entry, _apply_judgment(work, entry, subject, judgment, now=now), now=now)
     work.wait_behind(entry, authorization)
     return [entry]
@@ -186,29 +188,29 @@ def _resume_if_moved(
     work: UnitOfWork, entry: InboxEntry, moved: Authorization | None, *, now: datetime
 ) -> list[InboxEntry]:
     """Resume what waited for an authorization that an entry has moved to another state."""
-    return [entry] if moved is None else [entry, *_resume_parked(work, moved, now=now)]
+    return [entry] if moved is None else [entry, *_resume_loaded(work, moved, now=now)]
 
 
-def _resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
+def _resume_loaded(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
     """Process the loaded entries that wait, until nothing moves.
 
     The first in the inbox that can be decided is always next, so that of two that contradict each other the earlier one
     wins, whenever they are resumed.
     """
     if not work.has_savepoints:
-        return _resume_in_turn(work, authorization, _decide_again, now=now)
+        return _resume_in_order(work, authorization, _judge_again, now=now)
     # An error in writing what moved the authorization must not be blamed on the entries that waited.
     work.write()
     try:
         # One savepoint for all takes a tenth of the time of one for each, and entries hardly ever break.
         with work.savepoint():
-            return _resume_in_turn(work, authorization, _decide_again, now=now)
+            return _resume_in_order(work, authorization, _judge_again, now=now)
     except SavepointFailedError:
-        return _resume_in_turn(work, authorization, _resume_one, now=now)
+        return _resume_in_order(work, authorization, _judge_in_savepoint, now=now)
 
 
-def _resume_in_turn(
-    work: UnitOfWork, authorization: Authorization, decide: "_Decide", *, now: datetime
+def _resume_in_order(
+    work: UnitOfWork, authorization: Authorization, judge_one: "_Judge", *, now: datetime
 ) -> list[InboxEntry]:
     """Judge entries in inbox order, and start over with the first when the authorization reaches another state.
 
@@ -216,39 +218,40 @@ def _resume_in_turn(
     known with a new state. There are four states and no way back, so an entry is judged four times at most.
     """
     resumed: list[InboxEntry] = []
-    is_anew = True
-    while is_anew:
-        is_anew = False
+    starts_over = True
+    while starts_over:
+        starts_over = False
         state = authorization.state
         for entry in work.waiting(authorization):
-            decide(work, entry, now=now)
+            judge_one(work, entry, now=now)
             if entry.outcome != Outcome.PARKED:
                 resumed.append(entry)
             if authorization.state != state:
-                if not work.begin_anew(authorization):
-                    # The first entry is not loaded, so the next transaction goes on; cancellations do not wait for it.
+                if not work.restart_resumption(authorization):
+                    # This is not the first piece: the next transaction starts again from the first entry. Cancellations
+                    # of what is loaded are carried out now.
                     cancellations = [each for each in work.waiting(authorization) if each.auth_state is None]
                     for each in cancellations:
-                        decide(work, each, now=now)
+                        judge_one(work, each, now=now)
                     return resumed + [each for each in cancellations if each.outcome != Outcome.PARKED]
-                is_anew = True
+                starts_over = True
                 break
-    work.come_to_the_end(authorization)
+    work.finish_resumption(authorization)
     return resumed
 
 
-def _resume_one(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
+def _judge_in_savepoint(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     # Write what the entries before have changed: rolling back this savepoint must not undo it.
     work.write()
     try:
         with work.savepoint():
-            return _decide_again(work, entry, now=now)
+            return _judge_again(work, entry, now=now)
     except SavepointFailedError as failed:
         _fail(work, entry, failed.error)
         return None
 
 
-def _decide_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
+def _judge_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     """Judge a stored entry again, and set its outcome."""
     subject = _read_again(work.vault, entry)
     if isinstance(subject, MalformedNotificationError):

@@ -1,7 +1,7 @@
 """The receiver: one delivery from top to bottom. Verify, parse, store and process, acknowledge.
 
 Everything that moves an authorization comes through here, so that all of it is logged and counted in one place: a
-delivery (`receive`), a stored entry that is processed again (`process`), and a report of the merchant's (`record`).
+delivery (`receive`), a stored entry that is processed again (`replay`), and a report of the merchant's (`record`).
 """
 
 import logging
@@ -86,7 +86,7 @@ class Receiver:
             within=within,
         )
         self._replays = ThreadPoolExecutor(REPLAYS_AT_ONCE_MAX, thread_name_prefix="replay")
-        self._resumption = Resumption(self._resume)
+        self._resumption = Resumption(self._resume_next_piece)
 
     def close(self) -> None:
         """End all threads, once what is under way is done. Nothing may be asked of it afterwards."""
@@ -184,7 +184,7 @@ class Receiver:
             entry, is_new = inbox.store_or_count(work.connection, draft, verified.attempts)
             done = Done()
             if is_new and subject is not None:
-                done = processing.process(work, entry, subject, now=verified.at)
+                done = processing.process_stored(work, entry, subject, now=verified.at)
             work.close()
             is_new = is_new or any(
                 each.is_first and each.sealed_body == entry.sealed_body for each in verified.attempts
@@ -236,7 +236,7 @@ class Receiver:
             return stored
         try:
             with within(until - time.monotonic()):
-                done = self.process(stored.id)
+                done = self.replay(stored.id)
         except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
             _log.error("replay failed", extra={"entry": stored.id, **failure(error)})
             return stored
@@ -306,7 +306,7 @@ class Receiver:
 
     # --- replays and reports ---
 
-    def process(self, entry_id: int) -> list[Processed]:
+    def replay(self, entry_id: int) -> list[Processed]:
         """Process a stored entry again unless its outcome is final, and resume what waited for it.
 
         Returns the entry first, then each one resumed; an empty list where there is nothing to replay. Raises
@@ -351,10 +351,10 @@ class Receiver:
             self._database.run(lambda session: authorizations.unfinished(session, limit=UNFINISHED_MAX), read_only=True)
         )
 
-    def _resume(self, authorization_id: UUID) -> bool:
+    def _resume_next_piece(self, authorization_id: UUID) -> bool:
         """Resume some more parked entries, in one transaction, and say whether there are still more."""
         now = self._clock()
-        done = self._in_transaction(lambda work: processing.resume(work, authorization_id, now=now))
+        done = self._in_transaction(lambda work: processing.resume_next_piece(work, authorization_id, now=now))
         _count_and_log(done.processed)
         return bool(done.unfinished)
 

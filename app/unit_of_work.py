@@ -94,10 +94,10 @@ class UnitOfWork:
     _tokens: dict[TokenKey, AccessToken] = field(default_factory=dict)
     #: Entries that wait, in inbox sequence. Those that are stored name one of the authorizations or its token.
     _parked: list[InboxEntry] = field(default_factory=list)
-    #: Where more wait for an authState than are loaded: the last one in the inbox that is.
-    _horizons: dict[AuthStateKey, int] = field(default_factory=dict)
-    #: Behind which entry each authorization had still to be resumed when it was loaded.
-    _resumed_from: dict[UUID, int] = field(default_factory=dict)
+    #: Of authStates for which more wait than are loaded: the highest entry id that was loaded.
+    _loaded_through: dict[AuthStateKey, int] = field(default_factory=dict)
+    #: Of authorizations that were being resumed in pieces when they were loaded: the `resume_after` that they had.
+    _loaded_after: dict[UUID, int] = field(default_factory=dict)
     _key_locks: list[key_locks.Key] = field(default_factory=list)
     #: Each stored row that was loaded or written, and the values that the database has of it.
     _on_record: dict[Base, dict[str, Any]] = field(default_factory=dict)
@@ -204,10 +204,10 @@ class UnitOfWork:
         )
         if known_tokens.rows or known_states.rows:
             raise KnownMeanwhileError
-        return self._within_horizons(found.of(InboxEntry), [(client_id, state) for client_id, state, _ in behind])
+        return self._first_piece(found.of(InboxEntry), [(client_id, state) for client_id, state, _ in behind])
 
-    def _within_horizons(self, waiting: list[InboxEntry], states: Sequence[AuthStateKey]) -> list[InboxEntry]:
-        """Leave out what is too much for one transaction. Raises `TooManyParkedError` where others go with it."""
+    def _first_piece(self, waiting: list[InboxEntry], states: Sequence[AuthStateKey]) -> list[InboxEntry]:
+        """Leave out what is too much for one transaction. Raises `TooManyParkedError` where deliveries go with it."""
         if len(waiting) <= RESUMED_AT_ONCE_MAX:
             return waiting
         if self.drafts:
@@ -215,11 +215,12 @@ class UnitOfWork:
         for key in states:
             ids = sorted(each.id for each in waiting if (each.client_id, each.auth_state) == key)
             if len(ids) > RESUMED_AT_ONCE_MAX:
-                self._horizons[key] = ids[RESUMED_AT_ONCE_MAX - 1]
+                self._loaded_through[key] = ids[RESUMED_AT_ONCE_MAX - 1]
         return [
             each
             for each in waiting
-            if each.auth_state is None or each.id <= self._horizons.get((each.client_id, each.auth_state), each.id)
+            if each.auth_state is None
+            or each.id <= self._loaded_through.get((each.client_id, each.auth_state), each.id)
         ]
 
     def _lock_more_keys(self, waiting: Sequence[InboxEntry], keys: set[TokenKey]) -> list[InboxEntry]:
@@ -252,7 +253,7 @@ class UnitOfWork:
         self._authorizations[authorization.id] = authorization
         self._by_auth_state[authorization.client_id, authorization.auth_state] = authorization
         if authorization.resume_after is not None:
-            self._resumed_from[authorization.id] = authorization.resume_after
+            self._loaded_after[authorization.id] = authorization.resume_after
 
     def _take_in_tokens(self, found: Sequence[AccessToken]) -> None:
         self._remember(found)
@@ -293,7 +294,7 @@ class UnitOfWork:
         What is not stored yet comes last, behind all that is not loaded. A cancellation of a token that is known has
         no turn to wait for: until it is carried out, somebody could be handed that token.
         """
-        first, horizon = authorization.resume_after or 0, self._horizon(authorization)
+        first, last = authorization.resume_after or 0, self._last_loaded(authorization)
         return [
             entry
             for entry in self._parked
@@ -301,7 +302,7 @@ class UnitOfWork:
             and self._names(entry, authorization)
             and (
                 entry.auth_state is None
-                or (horizon is None if entry in self.drafts else first < entry.id <= (horizon or entry.id))
+                or (last is None if entry in self.drafts else first < entry.id <= (last or entry.id))
             )
         ]
 
@@ -310,8 +311,8 @@ class UnitOfWork:
         """Name the authorizations for which parked entries are still to be resumed."""
         return [each.id for each in self._authorizations.values() if each.resume_after is not None]
 
-    def _horizon(self, authorization: Authorization) -> int | None:
-        return self._horizons.get((authorization.client_id, authorization.auth_state))
+    def _last_loaded(self, authorization: Authorization) -> int | None:
+        return self._loaded_through.get((authorization.client_id, authorization.auth_state))
 
     def _names(self, entry: InboxEntry, authorization: Authorization) -> bool:
         if entry.auth_state is not None:
@@ -323,7 +324,7 @@ class UnitOfWork:
 
     # --- changing ---
 
-    def begin(self, authorization: Authorization, *, cause: Cause) -> None:
+    def open_authorization(self, authorization: Authorization, *, cause: Cause) -> None:
         """Add a new authorization with the first line of its history. Its key lock is held."""
         self._take_in(authorization)
         self._begun.append(authorization)
@@ -401,15 +402,19 @@ class UnitOfWork:
         if entry not in self.drafts and entry.id <= (authorization.resume_after or 0):
             authorization.resume_after = entry.id - 1
 
-    def begin_anew(self, authorization: Authorization) -> bool:
-        """Let all that waits for an authorization be judged again, and say whether the first of it is loaded."""
-        is_loaded = self._resumed_from.get(authorization.id, 0) == 0
-        authorization.resume_after = None if is_loaded else 0
-        return is_loaded
+    def restart_resumption(self, authorization: Authorization) -> bool:
+        """Let all entries that wait for an authorization be judged again, since it has moved.
 
-    def come_to_the_end(self, authorization: Authorization) -> None:
-        """Write down that all that is loaded has been judged."""
-        authorization.resume_after = self._horizon(authorization)
+        Returns whether this transaction has loaded the first of them, and can go on. In a later piece it has not:
+        `resume_after` is then 0, so that the next transaction starts from the first entry.
+        """
+        is_first_loaded = self._loaded_after.get(authorization.id, 0) == 0
+        authorization.resume_after = None if is_first_loaded else 0
+        return is_first_loaded
+
+    def finish_resumption(self, authorization: Authorization) -> None:
+        """Set `resume_after` to the last loaded entry, or to nothing where no more wait: all loaded ones are judged."""
+        authorization.resume_after = self._last_loaded(authorization)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
