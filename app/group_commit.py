@@ -88,15 +88,16 @@ class GroupCommit(Generic[T, R]):
         *,
         key: Callable[[T], Hashable],
         unavailable: type[Exception],
-        is_locked: Callable[..., bool],
+        is_held_row: Callable[..., bool],
         is_circuit_open: Callable[[], bool],
         within: Callable[[float], AbstractContextManager[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take what runs the items, and how its database speaks.
 
-        `unavailable` is raised where running the calls again would not help now, and `is_locked` says of such an error
-        that somebody holds the row that a single call needs. `within` sets a deadline, in seconds, around what runs.
+        `unavailable` is raised where running the calls again would not help now, and `is_held_row` says of such an
+        error that another transaction holds the row that a single call needs. `within` sets a deadline, in seconds,
+        around what runs.
         """
         self.run_batch = run_batch
         self.run_single = run_single
@@ -109,7 +110,7 @@ class GroupCommit(Generic[T, R]):
         self._is_led = False
         self._queue: deque[_Call[T, R]] = deque()
         self._leaders = ThreadPoolExecutor(LEADERS_MAX, thread_name_prefix="leader")
-        self._singles = _SingleWorkers(self._run_call, unavailable, is_locked, clock)
+        self._singles = _SingleWorkers(self._run_call, unavailable, is_held_row, clock)
 
     def submit(self, item: T, *, seconds: float = ANSWER_SECONDS_MAX) -> "Future[R]":
         """Queue an item, and return the future of its result, or of what running it by itself raised. Never blocks.
@@ -219,12 +220,12 @@ class _SingleWorkers(Generic[T, R]):
         self,
         run: Callable[[_Call[T, R]], R],
         unavailable: type[Exception],
-        is_locked: Callable[..., bool],
+        is_held_row: Callable[..., bool],
         clock: Callable[[], float],
     ) -> None:
         self._run = run
         self._unavailable = unavailable
-        self._is_locked = is_locked
+        self._is_held_row = is_held_row
         self._clock = clock
         self._lock = threading.Lock()
         #: Of each key, its calls: the first is being tried, or soon will be.
@@ -270,7 +271,7 @@ class _SingleWorkers(Generic[T, R]):
         try:
             result = self._run(call)
         except self._unavailable as unavailable:
-            if self._is_locked(unavailable):
+            if self._is_held_row(unavailable):
                 self._try_later(key, unavailable)
             else:
                 self._try_following(key)

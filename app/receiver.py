@@ -81,8 +81,8 @@ class Receiver:
             self._store_single,
             key=inbox.needed_by,
             unavailable=DatabaseUnavailableError,
-            is_locked=lambda error: error.is_of_one_row,
-            is_circuit_open=database.is_unavailable,
+            is_held_row=lambda error: error.is_held_row,
+            is_circuit_open=database.is_circuit_open,
             within=within,
         )
         self._replays = ThreadPoolExecutor(REPLAYS_AT_ONCE_MAX, thread_name_prefix="replay")
@@ -194,7 +194,7 @@ class Receiver:
             stored = StoredEntry.of(entry, is_new=is_new)
             return _as_ended(stored, done.processed[0] if done.processed else None), done
 
-        stored, done = self._database.run_unless_locked(store_and_process, is_hot=True)
+        stored, done = self._database.run_unless_held(store_and_process, is_hot=True)
         self._resumption.resume_later(done.unfinished)
         return stored, done.processed[1:]
 
