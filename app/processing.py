@@ -65,7 +65,7 @@ class BatchResult:
     """The result of a batch."""
 
     #: The entries that were on record already, by fingerprint.
-    known: dict[bytes, StoredEntry]
+    already_stored: dict[bytes, StoredEntry]
     #: The parked entries that were resumed, without those of the batch itself.
     resumed: list[Processed]
     #: Authorizations for which more parked entries wait than one transaction resumes.
@@ -84,27 +84,27 @@ class NoLongerUnderstoodError(Exception):
 
 
 def process_batch(
-    work: UnitOfWork, pending: Sequence[PendingEntry], *, times: Counter[bytes], now: datetime
+    work: UnitOfWork, pending: Sequence[PendingEntry], *, counts: Counter[bytes], now: datetime
 ) -> BatchResult:
     """Process a batch of entries in this order, resume what waited for them, store all, and commit.
 
-    Malformed entries are only stored. Redeliveries only have their counter raised, by how many `times` they came. An
+    Malformed entries are only stored. Redeliveries only have their counter raised, by their `counts`. An
     error is raised and nothing is committed: the caller then processes each entry in a transaction of its own.
     """
     work.lock_and_load(pending)
     resumed = []
-    for draft, subject in work.cases:
-        if subject is not None:
-            resumed += _judge_and_apply(work, draft, subject, now=now)[1:]
+    for draft, keys in work.pending:
+        if keys is not None:
+            resumed += _judge_and_apply(work, draft, keys, now=now)[1:]
             if draft.outcome == Outcome.PARKED:
                 work.park(draft)
-    repeated = Counter({known.id: times[fingerprint] for fingerprint, known in work.known.items()})
+    repeated = Counter({stored.id: counts[fingerprint] for fingerprint, stored in work.already_stored.items()})
     work.store_and_commit(inbox.redelivery_update(repeated, at=now))
     resumed_stored = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
-    return BatchResult(work.known, resumed_stored, work.unfinished)
+    return BatchResult(work.already_stored, resumed_stored, work.unfinished)
 
 
-def process_stored(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> Done:
+def process_stored(work: UnitOfWork, entry: InboxEntry, keys: CorrelationKeys, *, now: datetime) -> Done:
     """Process one entry that this transaction has just stored, and resume what waited for it.
 
     Returns the entry first, then each one resumed. An error of our own ends as outcome `failed`; only trouble of the
@@ -112,8 +112,8 @@ def process_stored(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys
     """
 
     def attempt() -> Done:
-        work.lock_and_load([PendingEntry(entry, subject)])
-        return _done(work, _judge_and_apply(work, entry, subject, now=now))
+        work.lock_and_load([PendingEntry(entry, keys)])
+        return _done(work, _judge_and_apply(work, entry, keys, now=now))
 
     return _in_savepoint(work, entry, attempt)
 
@@ -129,14 +129,14 @@ def replay(work: UnitOfWork, entry_id: int, *, now: datetime) -> Done:
 
     def attempt() -> Done:
         try:
-            subject = _read_again(work.vault, entry)
+            read = _read_again(work.vault, entry)
         except Exception as error:
             if entry.outcome != Outcome.MALFORMED:
                 raise
             # It was never acknowledged, and must not be by ending failed: its duplicates are answered with 400 still.
             _log.error("entry cannot be read", extra={"entry": entry.id, **failure(error)})
             return Done([Processed.of(entry)])
-        pending = [] if isinstance(subject, MalformedNotificationError) else [PendingEntry(entry, subject)]
+        pending = [] if isinstance(read, MalformedNotificationError) else [PendingEntry(entry, read)]
         work.lock_and_load(pending, replayed=entry)
         locked = work.replayed
         if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
@@ -173,13 +173,11 @@ def _done(work: UnitOfWork, processed: list[InboxEntry]) -> Done:
     return Done([Processed.of(entry) for entry in processed], work.unfinished)
 
 
-def _judge_and_apply(
-    work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime
-) -> list[InboxEntry]:
-    judgment = judge(work, subject)
+def _judge_and_apply(work: UnitOfWork, entry: InboxEntry, keys: CorrelationKeys, *, now: datetime) -> list[InboxEntry]:
+    judgment = judge(work, keys)
     authorization = judgment.authorization
     if authorization is None or authorization.resume_after is None or judgment.reason in _INDEPENDENT_OF_PARKED:
-        return _resume_if_moved(work, entry, _apply_judgment(work, entry, subject, judgment, now=now), now=now)
+        return _resume_if_moved(work, entry, _apply_judgment(work, entry, keys, judgment, now=now), now=now)
     work.wait_behind(entry, authorization)
     return [entry]
 
@@ -253,16 +251,17 @@ def _judge_in_savepoint(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -
 
 def _judge_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     """Judge a stored entry again, and set its outcome."""
-    subject = _read_again(work.vault, entry)
-    if isinstance(subject, MalformedNotificationError):
+    read = _read_again(work.vault, entry)
+    if isinstance(read, MalformedNotificationError):
         if entry.type is not None:
-            raise NoLongerUnderstoodError(entry.id, subject)
+            raise NoLongerUnderstoodError(entry.id, read)
         # It was never understood: it was malformed before, or reading it broke. Now its fault can be named.
-        work.set_outcome(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
+        work.set_outcome(entry, Outcome.MALFORMED, f"{read.field}: {read.rule}")
         return None
-    if (entry.type, entry.auth_state) != (subject.notification.type, subject.notification.auth_state):
-        inbox.update_parsed_fields(work.vault, entry, subject.notification)
-    return _apply_judgment(work, entry, subject, judge(work, subject), now=now)
+    keys = read
+    if (entry.type, entry.auth_state) != (keys.notification.type, keys.notification.auth_state):
+        inbox.update_parsed_fields(work.vault, entry, keys.notification)
+    return _apply_judgment(work, entry, keys, judge(work, keys), now=now)
 
 
 def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedNotificationError:
@@ -273,10 +272,10 @@ def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedN
 
 
 def _apply_judgment(
-    work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, judgment: Judgment, *, now: datetime
+    work: UnitOfWork, entry: InboxEntry, keys: CorrelationKeys, judgment: Judgment, *, now: datetime
 ) -> Authorization | None:
     """Set an entry's outcome, and advance its authorization if that is legal; return it if its state is another one."""
-    authorization, notification = judgment.authorization, subject.notification
+    authorization, notification = judgment.authorization, keys.notification
     work.set_outcome(entry, judgment.outcome, judgment.reason, authorization)
     if authorization is None:
         return None
