@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 
 from app import state_machine
 from app.database.bulk import CopiedColumn, KeyedStatement, KeyFilter, insertion
-from app.database.contents import keys_in
+from app.database.contents import any_of_keys
 from app.database.pipeline import Statement, plain
 from app.key_locks import AuthStateKey
 from app.models import AccessToken, Authorization, InboxEntry, Transition
@@ -121,7 +121,8 @@ def find_all(session: Session, auth_state: str) -> Sequence[Authorization]:
 
 def of_tokens(session: Session, keys: Sequence[TokenKey]) -> Sequence[Authorization]:
     """Find the authorizations that these tokens are of, current or superseded."""
-    theirs = select(AccessToken.authorization_id).where(keys_in((AccessToken.client_id, AccessToken.token_index), keys))
+    named = any_of_keys((AccessToken.client_id, AccessToken.token_index), keys)
+    theirs = select(AccessToken.authorization_id).where(named)
     return session.scalars(select(Authorization).where(Authorization.id.in_(theirs)).order_by(Authorization.id)).all()
 
 
@@ -200,7 +201,7 @@ _LOCK = KeyedStatement(
 _TOKENS = KeyedStatement(
     lambda keys_in: union_all(
         keys_in.find(select(AccessToken), "token_keys", AccessToken.client_id, AccessToken.token_index),
-        keys_in.found_by(
+        keys_in.where_in_found(
             select(AccessToken).where(AccessToken.superseded_at.is_(None)),
             AccessToken.authorization_id,
             _named(keys_in),

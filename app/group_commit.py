@@ -88,15 +88,16 @@ class GroupCommit(Generic[T, R]):
         *,
         key: Callable[[T], Hashable],
         unavailable: type[Exception],
-        is_locked: Callable[..., bool],
+        is_held_row: Callable[..., bool],
         is_circuit_open: Callable[[], bool],
         within: Callable[[float], AbstractContextManager[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take what runs the items, and how its database speaks.
 
-        `unavailable` is raised where running the calls again would not help now, and `is_locked` says of such an error
-        that somebody holds the row that a single call needs. `within` sets a deadline, in seconds, around what runs.
+        `unavailable` is raised where running the calls again would not help now, and `is_held_row` says of such an
+        error that another transaction holds the row that a single call needs. `within` sets a deadline, in seconds,
+        around what runs.
         """
         self.run_batch = run_batch
         self.run_single = run_single
@@ -109,7 +110,7 @@ class GroupCommit(Generic[T, R]):
         self._is_led = False
         self._queue: deque[_Call[T, R]] = deque()
         self._leaders = ThreadPoolExecutor(LEADERS_MAX, thread_name_prefix="leader")
-        self._singles = _SingleWorkers(self._run_call, unavailable, is_locked, clock)
+        self._singles = _SingleWorkers(self._run_call, unavailable, is_held_row, clock)
 
     def submit(self, item: T, *, seconds: float = ANSWER_SECONDS_MAX) -> "Future[R]":
         """Queue an item, and return the future of its result, or of what running it by itself raised. Never blocks.
@@ -182,7 +183,7 @@ class GroupCommit(Generic[T, R]):
             return self.run_single(call.item)
 
     def _take(self, number: int | None = None) -> list[_Call[T, R]]:
-        """Take the calls that were queued first, but for those that are late, or whose key runs by itself by now."""
+        """Take the calls that were queued first, without those that are late or whose key is on the single path."""
         now = self._clock()
         resolutions: list[Callable[[], None]] = []
         calls: list[_Call[T, R]] = []
@@ -219,12 +220,12 @@ class _SingleWorkers(Generic[T, R]):
         self,
         run: Callable[[_Call[T, R]], R],
         unavailable: type[Exception],
-        is_locked: Callable[..., bool],
+        is_held_row: Callable[..., bool],
         clock: Callable[[], float],
     ) -> None:
         self._run = run
         self._unavailable = unavailable
-        self._is_locked = is_locked
+        self._is_held_row = is_held_row
         self._clock = clock
         self._lock = threading.Lock()
         #: Of each key, its calls: the first is being tried, or soon will be.
@@ -252,7 +253,7 @@ class _SingleWorkers(Generic[T, R]):
         if is_refused:
             call.fail(NotRunError("LockNotAvailable"))
         elif queue is None:
-            _start(self._workers, partial(self._try, call.key))
+            _start(self._workers, partial(self._try_first, call.key))
 
     def close(self) -> None:
         """Run what is queued, and end the threads."""
@@ -262,7 +263,7 @@ class _SingleWorkers(Generic[T, R]):
     def _number_held(self) -> int:
         return sum(len(self._queues[key]) for key in self._held)
 
-    def _try(self, key: Hashable) -> None:
+    def _try_first(self, key: Hashable) -> None:
         """Try the first call of a key that has time left, and let the next one be tried."""
         call = self._first(key)
         if call is None:
@@ -270,22 +271,22 @@ class _SingleWorkers(Generic[T, R]):
         try:
             result = self._run(call)
         except self._unavailable as unavailable:
-            if self._is_locked(unavailable):
-                self._try_later(key, unavailable)
+            if self._is_held_row(unavailable):
+                self._retry_later(key, unavailable)
             else:
-                self._try_following(key)
+                self._queue_following(key)
                 call.fail(unavailable)
         except BaseException as error:  # noqa: BLE001 -- whatever it is, the future has it
-            self._try_following(key)
+            self._queue_following(key)
             call.fail(error)
         else:
-            self._try_following(key)
+            self._queue_following(key)
             call.succeed(result)
 
     def _first(self, key: Hashable) -> _Call[T, R] | None:
         """Find the first call of a key, which is being tried from here on; forget a key without any.
 
-        On the way fail the calls of all keys that have no time left: when each is due may be too late.
+        Fail overdue calls of every key now: their own turn may come after their deadline.
         """
         with self._lock:
             late = list(self._take_late())
@@ -306,8 +307,8 @@ class _SingleWorkers(Generic[T, R]):
             while queue and key not in self._tried and queue[0].deadline - now < TRY_SECONDS_MIN:
                 yield queue.popleft()
 
-    def _try_following(self, key: Hashable) -> None:
-        """Let the next call of a key be tried, the first being done, behind those of all other keys."""
+    def _queue_following(self, key: Hashable) -> None:
+        """Queue the next call of a key behind the other keys, the first one being done."""
         with self._lock:
             self._held.pop(key, None)
             self._tried.discard(key)
@@ -316,9 +317,9 @@ class _SingleWorkers(Generic[T, R]):
             if not queue:
                 del self._queues[key]
         if queue:
-            _start(self._workers, partial(self._try, key))
+            _start(self._workers, partial(self._try_first, key))
 
-    def _try_later(self, key: Hashable, unavailable: Exception) -> None:
+    def _retry_later(self, key: Hashable, unavailable: Exception) -> None:
         """Try again after a pause, since the row is held; fail the calls of this key that are too many."""
         refused: list[_Call[T, R]] = []
         with self._lock:
@@ -331,18 +332,18 @@ class _SingleWorkers(Generic[T, R]):
                 del self._queues[key], self._held[key]
         if not is_given_up:
             pause = min(RETRY_PAUSE_SECONDS_MAX, held_for * random.uniform(*_PAUSE))  # noqa: S311 -- jitter, not a secret
-            _start(self._retriers, partial(self._try_again, key, self._clock() + pause))
+            _start(self._retriers, partial(self._retry_at, key, self._clock() + pause))
         for call in refused:
             call.fail(unavailable)
 
-    def _try_again(self, key: Hashable, at: float) -> None:
+    def _retry_at(self, key: Hashable, at: float) -> None:
         time.sleep(max(0.0, at - self._clock()))
-        self._try(key)
+        self._try_first(key)
 
 
 def _start(executor: Executor, work: Callable[[], None]) -> None:
     """Run this in the executor, or here where that has no thread: the interpreter ends, or there are too many."""
-    # An executor that could not start a thread keeps what it was given, and may run it all the same.
+    # submit() may raise and still run the work later: the lock makes it run once.
     is_begun = threading.Lock()
 
     def work_once() -> None:

@@ -65,9 +65,9 @@ class VerifiedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a transaction has written if it was committed; the answer to its COMMIT was lost.
+    """Marks by which a retry recognizes rows that an unconfirmed commit may have written.
 
-    By this a retry recognizes the rows of the first try, and does not count one delivery twice.
+    So no delivery is counted twice.
     """
 
     #: Of a new entry. Sealing is random, so no other transaction has written the same bytes.
@@ -139,7 +139,7 @@ def needed_by(verified: VerifiedDelivery) -> Hashable:
     return verified.delivery.client_id, named or verified.delivery.body
 
 
-# --- by what an entry names an authorization, so that all of it is locked and loaded at once --------------------------
+# --- keys by which an entry names its authorization, so that all of it is locked and loaded at once ------------------
 
 
 class CorrelationKeys(NamedTuple):
@@ -170,17 +170,17 @@ class PendingEntry(NamedTuple):
     """An entry to be judged, and its correlation keys; `None` where its body could not be read."""
 
     entry: InboxEntry
-    subject: CorrelationKeys | None
+    keys: CorrelationKeys | None
 
 
 def named_by(
     pending: Sequence[PendingEntry], states: Collection[AuthStateKey], token_keys: Collection[TokenKey]
 ) -> tuple[set[AuthStateKey], set[TokenKey]]:
     """Return the authStates and tokens that these entries name, with those given."""
-    subjects = [each.subject for each in pending if each.subject is not None]
+    named = [each.keys for each in pending if each.keys is not None]
     return (
-        {*states, *(state for subject in subjects if (state := subject.auth_state_key) is not None)},
-        {*token_keys, *(key for subject in subjects if (key := subject.token_key) is not None)},
+        {*states, *(state for keys in named if (state := keys.auth_state_key) is not None)},
+        {*token_keys, *(key for keys in named if (key := keys.token_key) is not None)},
     )
 
 
@@ -266,7 +266,7 @@ def _first_outcome(parsed: ParseResult) -> tuple[Outcome, str | None]:
 
 
 def _fingerprint(vault: Vault, delivery: Delivery, notification: Notification | None) -> bytes:
-    """Make what is the same for every delivery of one notification, whatever its bytes, time and signature."""
+    """Make the fingerprint: equal for all deliveries of one notification, whatever its bytes, time and signature."""
     if notification is None or not isinstance(notification.type, NotificationType):
         return vault.blind_index("fingerprint of bytes", delivery.client_id, delivery.body)
     match notification.type:
@@ -296,7 +296,7 @@ def open_body(vault: Vault, entry: InboxEntry) -> bytes:
 
 
 def read_again(vault: Vault, entry: InboxEntry) -> Notification:
-    """Read what an entry says, and, if it was understood before, however deep an older release let it nest.
+    """Parse a stored entry again, without the nesting limit if an older release understood it.
 
     Raises `VaultError` where its body does not open, and `MalformedNotificationError`.
     """

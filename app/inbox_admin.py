@@ -11,7 +11,7 @@ from itertools import chain
 from sqlalchemy import delete, func, literal, select, tuple_, union, union_all
 from sqlalchemy.orm import Session
 
-from app.database.contents import keys_in
+from app.database.contents import any_of_keys
 from app.inbox import IS_NOT_APPLIED, IS_PARKED
 from app.models import AccessToken, Authorization, InboxEntry
 from app.tokens import TokenKey
@@ -91,9 +91,9 @@ def of_tokens(session: Session, keys: Sequence[TokenKey], *, limit: int) -> Sequ
     One that was applied made its token known, or ended it, and is found by the authorization of the token.
     """
     its_authorizations = select(AccessToken.authorization_id).where(
-        keys_in((AccessToken.client_id, AccessToken.token_index), keys)
+        any_of_keys((AccessToken.client_id, AccessToken.token_index), keys)
     )
-    names_it = keys_in((InboxEntry.client_id, InboxEntry.token_index), keys)
+    names_it = any_of_keys((InboxEntry.client_id, InboxEntry.token_index), keys)
     indexes = [token_index for _, token_index in keys]
     ids = union(
         select(InboxEntry.id).where(InboxEntry.authorization_id.in_(its_authorizations), names_it),

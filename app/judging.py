@@ -32,38 +32,38 @@ class Judgment:
     event: Event | None = None
 
 
-def judge(work: UnitOfWork, subject: CorrelationKeys) -> Judgment:
+def judge(work: UnitOfWork, keys: CorrelationKeys) -> Judgment:
     """Say how a notification ends as things stand, without changing any of them."""
-    notification = subject.notification
+    notification = keys.notification
     if not isinstance(notification.type, NotificationType):
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_TYPE)
     if notification.result_status != "S":
-        return Judgment(Outcome.REJECTED, Reason.UNSUCCESSFUL_RESULT, _named(work, subject))
-    return _JUDGES[notification.type](work, subject)
+        return Judgment(Outcome.REJECTED, Reason.UNSUCCESSFUL_RESULT, _named(work, keys))
+    return _JUDGES[notification.type](work, keys)
 
 
-def _named(work: UnitOfWork, subject: CorrelationKeys) -> Authorization | None:
+def _named(work: UnitOfWork, keys: CorrelationKeys) -> Authorization | None:
     """Find the authorization that a notification names, by authState or by token."""
-    if (key := subject.auth_state_key) is not None:
+    if (key := keys.auth_state_key) is not None:
         return work.authorization(*key)
-    token = work.token(*_given(subject.token_key))
+    token = work.token(*_given(keys.token_key))
     return None if token is None else work.authorization_of(token)
 
 
-def _judge_authcode_created(work: UnitOfWork, subject: CorrelationKeys) -> Judgment:
-    authorization = _named(work, subject)
+def _judge_authcode_created(work: UnitOfWork, keys: CorrelationKeys) -> Judgment:
+    authorization = _named(work, keys)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
-    if authorizations.knows_code(work.vault, authorization, _given(subject.notification.auth_code)):
+    if authorizations.knows_code(work.vault, authorization, _given(keys.notification.auth_code)):
         return Judgment(Outcome.REDUNDANT, Reason.ALREADY_KNOWN, authorization)
     return _ask_machine(authorization, Event.AUTHCODE_CREATED)
 
 
-def _judge_token_created(work: UnitOfWork, subject: CorrelationKeys) -> Judgment:
-    authorization = _named(work, subject)
+def _judge_token_created(work: UnitOfWork, keys: CorrelationKeys) -> Judgment:
+    authorization = _named(work, keys)
     if authorization is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_AUTH_STATE)
-    token = work.token(*_given(subject.token_key))
+    token = work.token(*_given(keys.token_key))
     if token is not None and token.authorization_id == authorization.id:
         return Judgment(Outcome.REDUNDANT, Reason.ALREADY_KNOWN, authorization)
     judgment = _ask_machine(authorization, Event.TOKEN_CREATED)
@@ -72,8 +72,8 @@ def _judge_token_created(work: UnitOfWork, subject: CorrelationKeys) -> Judgment
     return judgment
 
 
-def _judge_token_canceled(work: UnitOfWork, subject: CorrelationKeys) -> Judgment:
-    token = work.token(*_given(subject.token_key))
+def _judge_token_canceled(work: UnitOfWork, keys: CorrelationKeys) -> Judgment:
+    token = work.token(*_given(keys.token_key))
     if token is None:
         return Judgment(Outcome.PARKED, Reason.UNKNOWN_TOKEN)
     authorization = work.authorization_of(token)

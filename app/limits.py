@@ -70,7 +70,7 @@ POOL_SIZE = 16
 #: One piece of work that has a connection and three that wait, for each of them; more would only wait for each other.
 INSIDE_MAX = 4 * POOL_SIZE
 #: Of the threads, one in so many may wait for a row that somebody holds. The others are for other work.
-WAITING_SHARE = 4
+HELD_ROW_THREADS_DIVISOR = 4
 
 # --- how many, of one transaction ---
 

@@ -27,11 +27,11 @@ from app.vocabulary import REPLAYABLE_OUTCOMES, Outcome, Reason
 
 _log = logging.getLogger(__name__)
 
-#: Decided the same way whatever is resumed before, so these need not wait for it.
-_DECIDED_ANYHOW = frozenset({Reason.UNSUCCESSFUL_RESULT, Reason.SUPERSEDED_TOKEN})
+#: Parked entries cannot change these answers, so an entry with one of them does not wait behind them.
+_INDEPENDENT_OF_PARKED = frozenset({Reason.UNSUCCESSFUL_RESULT, Reason.SUPERSEDED_TOKEN})
 
 
-class _Decide(Protocol):
+class _Judge(Protocol):
     def __call__(self, work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None: ...
 
 
@@ -65,7 +65,7 @@ class BatchResult:
     """The result of a batch."""
 
     #: The entries that were on record already, by fingerprint.
-    known: dict[bytes, StoredEntry]
+    already_stored: dict[bytes, StoredEntry]
     #: The parked entries that were resumed, without those of the batch itself.
     resumed: list[Processed]
     #: Authorizations for which more parked entries wait than one transaction resumes.
@@ -84,27 +84,27 @@ class NoLongerUnderstoodError(Exception):
 
 
 def process_batch(
-    work: UnitOfWork, pending: Sequence[PendingEntry], *, times: Counter[bytes], now: datetime
+    work: UnitOfWork, pending: Sequence[PendingEntry], *, counts: Counter[bytes], now: datetime
 ) -> BatchResult:
     """Process a batch of entries in this order, resume what waited for them, store all, and commit.
 
-    Malformed entries are only stored. Redeliveries only have their counter raised, by how many `times` they came. An
+    Malformed entries are only stored. Redeliveries only have their counter raised, by their `counts`. An
     error is raised and nothing is committed: the caller then processes each entry in a transaction of its own.
     """
     work.lock_and_load(pending)
     resumed = []
-    for draft, subject in work.cases:
-        if subject is not None:
-            resumed += _process(work, draft, subject, now=now)[1:]
+    for draft, keys in work.pending:
+        if keys is not None:
+            resumed += _judge_and_apply(work, draft, keys, now=now)[1:]
             if draft.outcome == Outcome.PARKED:
                 work.park(draft)
-    repeated = Counter({known.id: times[fingerprint] for fingerprint, known in work.known.items()})
+    repeated = Counter({stored.id: counts[fingerprint] for fingerprint, stored in work.already_stored.items()})
     work.store_and_commit(inbox.redelivery_update(repeated, at=now))
-    beside = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
-    return BatchResult(work.known, beside, work.unfinished)
+    resumed_stored = [Processed.of(entry) for entry in resumed if entry not in work.drafts]
+    return BatchResult(work.already_stored, resumed_stored, work.unfinished)
 
 
-def process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> Done:
+def process_stored(work: UnitOfWork, entry: InboxEntry, keys: CorrelationKeys, *, now: datetime) -> Done:
     """Process one entry that this transaction has just stored, and resume what waited for it.
 
     Returns the entry first, then each one resumed. An error of our own ends as outcome `failed`; only trouble of the
@@ -112,8 +112,8 @@ def process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, no
     """
 
     def attempt() -> Done:
-        work.lock_and_load([PendingEntry(entry, subject)])
-        return _done(work, _process(work, entry, subject, now=now))
+        work.lock_and_load([PendingEntry(entry, keys)])
+        return _done(work, _judge_and_apply(work, entry, keys, now=now))
 
     return _in_savepoint(work, entry, attempt)
 
@@ -129,22 +129,22 @@ def replay(work: UnitOfWork, entry_id: int, *, now: datetime) -> Done:
 
     def attempt() -> Done:
         try:
-            subject = _read_again(work.vault, entry)
+            read = _read_again(work.vault, entry)
         except Exception as error:
             if entry.outcome != Outcome.MALFORMED:
                 raise
             # It was never acknowledged, and must not be by ending failed: its duplicates are answered with 400 still.
             _log.error("entry cannot be read", extra={"entry": entry.id, **failure(error)})
             return Done([Processed.of(entry)])
-        pending = [] if isinstance(subject, MalformedNotificationError) else [PendingEntry(entry, subject)]
+        pending = [] if isinstance(read, MalformedNotificationError) else [PendingEntry(entry, read)]
         work.lock_and_load(pending, replayed=entry)
         locked = work.replayed
         if locked is None or locked.outcome not in REPLAYABLE_OUTCOMES:
             # Another transaction has decided it while its locks were awaited.
             return Done(unfinished=work.unfinished)
-        for authorization_id in work.unfinished:
-            raise UnfinishedError(authorization_id)
-        return _done(work, _resume_if_moved(work, locked, _decide_again(work, locked, now=now), now=now))
+        if work.unfinished:
+            raise UnfinishedError(work.unfinished[0])
+        return _done(work, _resume_if_moved(work, locked, _judge_again(work, locked, now=now), now=now))
 
     return _in_savepoint(work, entry, attempt)
 
@@ -152,12 +152,12 @@ def replay(work: UnitOfWork, entry_id: int, *, now: datetime) -> Done:
 def resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> Done:
     """Resume the parked entries of an authorization that a report has moved, until nothing moves.
 
-    Where more wait than one transaction resumes, the authorization is marked, and `resume` goes on from there.
+    Where more wait than one transaction resumes, its `resume_after` is set, and `resume_next_piece` goes on from there.
     """
-    return _done(work, _resume_parked(work, authorization, now=now))
+    return _done(work, _resume_loaded(work, authorization, now=now))
 
 
-def resume(work: UnitOfWork, authorization_id: UUID, *, now: datetime) -> Done:
+def resume_next_piece(work: UnitOfWork, authorization_id: UUID, *, now: datetime) -> Done:
     """Resume the next piece of an authorization's parked entries, if any are left."""
     key = work.auth_state_key(authorization_id)
     if key is None:
@@ -173,11 +173,11 @@ def _done(work: UnitOfWork, processed: list[InboxEntry]) -> Done:
     return Done([Processed.of(entry) for entry in processed], work.unfinished)
 
 
-def _process(work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, *, now: datetime) -> list[InboxEntry]:
-    judgment = judge(work, subject)
+def _judge_and_apply(work: UnitOfWork, entry: InboxEntry, keys: CorrelationKeys, *, now: datetime) -> list[InboxEntry]:
+    judgment = judge(work, keys)
     authorization = judgment.authorization
-    if authorization is None or authorization.resume_after is None or judgment.reason in _DECIDED_ANYHOW:
-        return _resume_if_moved(work, entry, _apply_judgment(work, entry, subject, judgment, now=now), now=now)
+    if authorization is None or authorization.resume_after is None or judgment.reason in _INDEPENDENT_OF_PARKED:
+        return _resume_if_moved(work, entry, _apply_judgment(work, entry, keys, judgment, now=now), now=now)
     work.wait_behind(entry, authorization)
     return [entry]
 
@@ -186,29 +186,29 @@ def _resume_if_moved(
     work: UnitOfWork, entry: InboxEntry, moved: Authorization | None, *, now: datetime
 ) -> list[InboxEntry]:
     """Resume what waited for an authorization that an entry has moved to another state."""
-    return [entry] if moved is None else [entry, *_resume_parked(work, moved, now=now)]
+    return [entry] if moved is None else [entry, *_resume_loaded(work, moved, now=now)]
 
 
-def _resume_parked(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
+def _resume_loaded(work: UnitOfWork, authorization: Authorization, *, now: datetime) -> list[InboxEntry]:
     """Process the loaded entries that wait, until nothing moves.
 
     The first in the inbox that can be decided is always next, so that of two that contradict each other the earlier one
     wins, whenever they are resumed.
     """
     if not work.has_savepoints:
-        return _resume_in_turn(work, authorization, _decide_again, now=now)
+        return _resume_in_order(work, authorization, _judge_again, now=now)
     # An error in writing what moved the authorization must not be blamed on the entries that waited.
     work.write()
     try:
         # One savepoint for all takes a tenth of the time of one for each, and entries hardly ever break.
         with work.savepoint():
-            return _resume_in_turn(work, authorization, _decide_again, now=now)
+            return _resume_in_order(work, authorization, _judge_again, now=now)
     except SavepointFailedError:
-        return _resume_in_turn(work, authorization, _resume_one, now=now)
+        return _resume_in_order(work, authorization, _judge_in_savepoint, now=now)
 
 
-def _resume_in_turn(
-    work: UnitOfWork, authorization: Authorization, decide: "_Decide", *, now: datetime
+def _resume_in_order(
+    work: UnitOfWork, authorization: Authorization, judge_one: "_Judge", *, now: datetime
 ) -> list[InboxEntry]:
     """Judge entries in inbox order, and start over with the first when the authorization reaches another state.
 
@@ -216,50 +216,52 @@ def _resume_in_turn(
     known with a new state. There are four states and no way back, so an entry is judged four times at most.
     """
     resumed: list[InboxEntry] = []
-    is_anew = True
-    while is_anew:
-        is_anew = False
+    starts_over = True
+    while starts_over:
+        starts_over = False
         state = authorization.state
         for entry in work.waiting(authorization):
-            decide(work, entry, now=now)
+            judge_one(work, entry, now=now)
             if entry.outcome != Outcome.PARKED:
                 resumed.append(entry)
             if authorization.state != state:
-                if not work.begin_anew(authorization):
-                    # The first entry is not loaded, so the next transaction goes on; cancellations do not wait for it.
+                if not work.restart_resumption(authorization):
+                    # This is not the first piece: the next transaction starts again from the first entry. Cancellations
+                    # of what is loaded are carried out now.
                     cancellations = [each for each in work.waiting(authorization) if each.auth_state is None]
                     for each in cancellations:
-                        decide(work, each, now=now)
+                        judge_one(work, each, now=now)
                     return resumed + [each for each in cancellations if each.outcome != Outcome.PARKED]
-                is_anew = True
+                starts_over = True
                 break
-    work.come_to_the_end(authorization)
+    work.finish_resumption(authorization)
     return resumed
 
 
-def _resume_one(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
+def _judge_in_savepoint(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     # Write what the entries before have changed: rolling back this savepoint must not undo it.
     work.write()
     try:
         with work.savepoint():
-            return _decide_again(work, entry, now=now)
+            return _judge_again(work, entry, now=now)
     except SavepointFailedError as failed:
         _fail(work, entry, failed.error)
         return None
 
 
-def _decide_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
+def _judge_again(work: UnitOfWork, entry: InboxEntry, *, now: datetime) -> Authorization | None:
     """Judge a stored entry again, and set its outcome."""
-    subject = _read_again(work.vault, entry)
-    if isinstance(subject, MalformedNotificationError):
+    read = _read_again(work.vault, entry)
+    if isinstance(read, MalformedNotificationError):
         if entry.type is not None:
-            raise NoLongerUnderstoodError(entry.id, subject)
+            raise NoLongerUnderstoodError(entry.id, read)
         # It was never understood: it was malformed before, or reading it broke. Now its fault can be named.
-        work.set_outcome(entry, Outcome.MALFORMED, f"{subject.field}: {subject.rule}")
+        work.set_outcome(entry, Outcome.MALFORMED, f"{read.field}: {read.rule}")
         return None
-    if (entry.type, entry.auth_state) != (subject.notification.type, subject.notification.auth_state):
-        inbox.update_parsed_fields(work.vault, entry, subject.notification)
-    return _apply_judgment(work, entry, subject, judge(work, subject), now=now)
+    keys = read
+    if (entry.type, entry.auth_state) != (keys.notification.type, keys.notification.auth_state):
+        inbox.update_parsed_fields(work.vault, entry, keys.notification)
+    return _apply_judgment(work, entry, keys, judge(work, keys), now=now)
 
 
 def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedNotificationError:
@@ -270,10 +272,10 @@ def _read_again(vault: Vault, entry: InboxEntry) -> CorrelationKeys | MalformedN
 
 
 def _apply_judgment(
-    work: UnitOfWork, entry: InboxEntry, subject: CorrelationKeys, judgment: Judgment, *, now: datetime
+    work: UnitOfWork, entry: InboxEntry, keys: CorrelationKeys, judgment: Judgment, *, now: datetime
 ) -> Authorization | None:
     """Set an entry's outcome, and advance its authorization if that is legal; return it if its state is another one."""
-    authorization, notification = judgment.authorization, subject.notification
+    authorization, notification = judgment.authorization, keys.notification
     work.set_outcome(entry, judgment.outcome, judgment.reason, authorization)
     if authorization is None:
         return None

@@ -1,7 +1,7 @@
-"""The receiver: one delivery from top to bottom. Verify, parse, store and process, acknowledge.
+"""The entry of the service: deliveries, replays and reports. A delivery is verified, parsed, stored, acknowledged.
 
 Everything that moves an authorization comes through here, so that all of it is logged and counted in one place: a
-delivery (`receive`), a stored entry that is processed again (`process`), and a report of the merchant's (`record`).
+delivery (`receive`), a stored entry that is processed again (`replay`), and a report of the merchant's (`record`).
 """
 
 import logging
@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import chain, repeat
 from typing import TypeVar
 from uuid import UUID
 
@@ -81,12 +80,12 @@ class Receiver:
             self._store_single,
             key=inbox.needed_by,
             unavailable=DatabaseUnavailableError,
-            is_locked=lambda error: error.is_of_one_row,
-            is_circuit_open=database.is_unavailable,
+            is_held_row=lambda error: error.is_held_row,
+            is_circuit_open=database.is_circuit_open,
             within=within,
         )
         self._replays = ThreadPoolExecutor(REPLAYS_AT_ONCE_MAX, thread_name_prefix="replay")
-        self._resumption = Resumption(self._resume)
+        self._resumption = Resumption(self._resume_next_piece)
 
     def close(self) -> None:
         """End all threads, once what is under way is done. Nothing may be asked of it afterwards."""
@@ -135,21 +134,21 @@ class Receiver:
 
     def _try_batch(self, deliveries: Sequence[VerifiedDelivery]) -> list[StoreResult]:
         drafts = [inbox.draft(self._vault, each) for each in deliveries]
-        times = Counter(draft.fingerprint for draft in drafts)
+        counts = Counter(draft.fingerprint for draft in drafts)
         first: dict[bytes, PendingEntry] = {}
         for draft, verified in zip(drafts, deliveries, strict=True):
             first.setdefault(draft.fingerprint, PendingEntry(draft, _correlation_keys(draft, verified)))
-        # One time for all transitions, so that no history runs backwards, in whatever order entries are judged.
+        # All transitions of a batch carry the latest arrival time, so that times in a history never decrease.
         latest = max(verified.at for verified in deliveries)
         for fingerprint, (draft, _) in first.items():
-            if times[fingerprint] > 1:
-                draft.deliveries, draft.last_received_at = times[fingerprint], latest
+            if counts[fingerprint] > 1:
+                draft.deliveries, draft.last_received_at = counts[fingerprint], latest
         # In the order of the inserts, so that two processes with the same notifications do not deadlock.
         pending = [first[fingerprint] for fingerprint in sorted(first)]
         try:
             done = self._database.run_once(
                 lambda connection: processing.process_batch(
-                    UnitOfWork(connection, self._vault, has_savepoints=False), pending, times=times, now=latest
+                    UnitOfWork(connection, self._vault, has_savepoints=False), pending, counts=counts, now=latest
                 )
             )
         except DBAPIError as error:
@@ -161,14 +160,15 @@ class Receiver:
             raise
         self._resumption.resume_later(done.unfinished)
         ended = {each.entry_id: each for each in done.resumed}
-        stored = []
+        results: list[StoreResult] = []
         for draft in drafts:
-            if (on_record := done.known.get(draft.fingerprint)) is not None:
-                stored.append(_as_ended(on_record, ended.get(on_record.id)))
+            if (on_record := done.already_stored.get(draft.fingerprint)) is not None:
+                stored = _as_ended(on_record, ended.get(on_record.id))
             else:
                 entry = first[draft.fingerprint].entry
-                stored.append(StoredEntry.of(entry, is_new=entry is draft))
-        return list(zip(stored, chain([done.resumed], repeat([])), strict=False))
+                stored = StoredEntry.of(entry, is_new=entry is draft)
+            results.append((stored, [] if results else done.resumed))
+        return results
 
     def _store_single(self, verified: VerifiedDelivery) -> StoreResult:
         """Store and process one delivery in its own transaction; an error in processing still stores it, as `failed`.
@@ -176,15 +176,15 @@ class Receiver:
         Raises `DatabaseUnavailableError`, at once where another transaction holds a row that it needs.
         """
         draft = inbox.draft(self._vault, verified)
-        subject = _correlation_keys(draft, verified)
+        keys = _correlation_keys(draft, verified)
         this = Attempt(draft.sealed_body, is_first=True, counted_at=verified.at)
 
         def store_and_process(session: Session) -> tuple[StoredEntry, Done]:
             work = UnitOfWork(session.connection(), self._vault)
             entry, is_new = inbox.store_or_count(work.connection, draft, verified.attempts)
             done = Done()
-            if is_new and subject is not None:
-                done = processing.process(work, entry, subject, now=verified.at)
+            if is_new and keys is not None:
+                done = processing.process_stored(work, entry, keys, now=verified.at)
             work.close()
             is_new = is_new or any(
                 each.is_first and each.sealed_body == entry.sealed_body for each in verified.attempts
@@ -194,7 +194,7 @@ class Receiver:
             stored = StoredEntry.of(entry, is_new=is_new)
             return _as_ended(stored, done.processed[0] if done.processed else None), done
 
-        stored, done = self._database.run_unless_locked(store_and_process, is_hot=True)
+        stored, done = self._database.run_unless_held(store_and_process, is_hot=True)
         self._resumption.resume_later(done.unfinished)
         return stored, done.processed[1:]
 
@@ -236,7 +236,7 @@ class Receiver:
             return stored
         try:
             with within(until - time.monotonic()):
-                done = self.process(stored.id)
+                done = self.replay(stored.id)
         except Exception as error:  # noqa: BLE001 -- the entry stays as it is, and will be replayed
             _log.error("replay failed", extra={"entry": stored.id, **failure(error)})
             return stored
@@ -306,7 +306,7 @@ class Receiver:
 
     # --- replays and reports ---
 
-    def process(self, entry_id: int) -> list[Processed]:
+    def replay(self, entry_id: int) -> list[Processed]:
         """Process a stored entry again unless its outcome is final, and resume what waited for it.
 
         Returns the entry first, then each one resumed; an empty list where there is nothing to replay. Raises
@@ -351,10 +351,10 @@ class Receiver:
             self._database.run(lambda session: authorizations.unfinished(session, limit=UNFINISHED_MAX), read_only=True)
         )
 
-    def _resume(self, authorization_id: UUID) -> bool:
+    def _resume_next_piece(self, authorization_id: UUID) -> bool:
         """Resume some more parked entries, in one transaction, and say whether there are still more."""
         now = self._clock()
-        done = self._in_transaction(lambda work: processing.resume(work, authorization_id, now=now))
+        done = self._in_transaction(lambda work: processing.resume_next_piece(work, authorization_id, now=now))
         _count_and_log(done.processed)
         return bool(done.unfinished)
 

@@ -169,7 +169,7 @@ def _record_consult(work: UnitOfWork, keyring: Keyring, consult: Consult, cause:
         customer_belongs_to=consult.customer_belongs_to,
         at=cause.at,
     )
-    work.begin(authorization, cause=cause)
+    work.open_authorization(authorization, cause=cause)
     done = resume_parked(work, authorization, now=cause.at)
     return Recorded(authorization.id, changed=True, created=True, resumed=done.processed, unfinished=done.unfinished)
 

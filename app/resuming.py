@@ -1,7 +1,20 @@
 """Resume parked entries in pieces, where more wait for one authorization than one transaction can take.
 
-Each transaction leaves a mark on the authorization until all is resumed. The mark survives a crash, and any worker may
-resume the next piece.
+The column `resume_after` of an authorization is set until all its entries are resumed. It survives a crash, and any
+worker may resume the next piece: the entries behind it in the inbox.
+
+An example: 450 parked entries, 1 to 450, name the authState of a consult, and a transaction takes 200.
+
+1. The consult's transaction loads entries 1 to 200. Entry 1 moves the authorization, so it starts over with the first
+   (`restart_resumption`). Nothing moves any more: it sets `resume_after = 200` and commits (`finish_resumption`).
+2. The second transaction loads 201 to 400. Entry 300 moves the authorization, and an entry of the first piece may have
+   waited for just that. It is not loaded, so `resume_after = 0`, and the transaction commits.
+3. The third loads the first 200 that are still parked. Nothing moves: `resume_after` is the last one of them. So it
+   goes on, piece by piece, until no more than 200 are left: then `resume_after` is empty.
+
+Had nothing moved in the second, the third would have loaded 401 to 450 and come to the end: three pieces. A delivery
+for this authorization that arrives before the end is parked behind the others (`UnitOfWork.wait_behind`). A report or a
+replay resumes the pieces first, in its own thread (`run_after_pieces`).
 """
 
 import logging
@@ -27,7 +40,7 @@ _PAUSE_S = 0.05
 #: The pause between two looks for work, each of an index that is nearly always empty. It finds what a process that died
 #: has left.
 _LOOK_AGAIN_S = 5
-#: Within this a thread notices that the process ends.
+#: How often a sleeping thread checks for shutdown.
 _NOTICE_S = 0.5
 #: How long a report or a replay resumes the pieces that come before it, until its caller is answered to try again.
 _FIRST_S = 2
@@ -42,11 +55,11 @@ class Resumption:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="resume")
         self._lock = threading.Lock()
         self._under_way: set[UUID] = set()
-        #: Those of them for which more was left after their piece began, which may not see it.
+        #: Asked for again while their piece runs, which may not see what was added: run once more.
         self._asked_again: set[UUID] = set()
 
     def close(self) -> None:
-        """End the thread; what is left to resume stays marked."""
+        """End the thread; what is left to resume keeps its `resume_after`."""
         self._thread.shutdown()
 
     def resume_later(self, authorization_ids: Iterable[UUID]) -> None:
@@ -60,7 +73,7 @@ class Resumption:
             try:
                 self._thread.submit(self._do_piece, authorization_id)
             except RuntimeError:
-                # No thread can be started. The mark stays, and the next look finds it.
+                # No thread can be started. `resume_after` stays, and the next look finds it.
                 with self._lock:
                     self._under_way.discard(authorization_id)
 
@@ -86,7 +99,7 @@ class Resumption:
         try:
             is_unfinished = self._resume(authorization_id)
         except DatabaseUnavailableError as unavailable:
-            # The mark stays, and the next look finds it.
+            # `resume_after` stays, and the next look finds it.
             _log.warning("resuming postponed", extra={"authorization": authorization_id, **failure(unavailable)})
         except BaseException as error:  # noqa: BLE001 -- a panic of a library too: the other pieces are to be done all the same
             _log.error("resuming failed", extra={"authorization": authorization_id, **failure(error)})

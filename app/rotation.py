@@ -11,7 +11,7 @@ from sqlalchemy import LargeBinary, Row, func, inspect, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app import authorizations, inbox, tokens
-from app.database.contents import estimated_rows, keys_in
+from app.database.contents import any_of_keys, estimated_rows
 from app.models import AccessToken, Authorization, Base, InboxEntry, IndexKey
 from app.vault import INDEX_KEY_COLUMN, Vault
 
@@ -101,7 +101,7 @@ def rows_of(session: Session, sealed_column: SealedColumn, wanted: Sequence[Key]
     if not wanted:
         return []
     keys = _primary_key(sealed_column.model)
-    return session.scalars(select(sealed_column.model).where(keys_in(keys, wanted)).order_by(*keys)).all()
+    return session.scalars(select(sealed_column.model).where(any_of_keys(keys, wanted)).order_by(*keys)).all()
 
 
 def _reseal(

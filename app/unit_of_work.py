@@ -5,9 +5,9 @@ that one notification costs as many statements as a hundred, and a few messages.
 
 Locks are taken in one order, each kind in the order of its keys: authorizations, the key locks of what is unknown,
 inbox entries. The tokens of an authorization are guarded by its lock. An entry that is not stored yet is inserted last,
-when all other locks are held; one that a transaction processes by itself is inserted first, and nobody waits for it who
-holds what it needs. What little is left, where two transactions can wait for each other, ends by a timeout, and is
-tried again.
+when all other locks are held; one that a transaction processes by itself is inserted first, and no transaction waits
+for it while holding a lock that it needs. Where two transactions can still wait for each other, a timeout ends it, and
+the work is tried again.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -81,12 +81,12 @@ class UnitOfWork:
     vault: Vault
     #: Whether each entry has a savepoint of its own, so that one that breaks takes nothing else with it.
     has_savepoints: bool = True
-    #: The entries to be judged.
-    cases: Sequence[PendingEntry] = ()
-    #: Those of them that are not stored yet. They come after all that are.
+    #: The entries to be judged, stored or not.
+    pending: Sequence[PendingEntry] = ()
+    #: Those that are not stored yet. In inbox order they follow all stored entries.
     drafts: frozenset[InboxEntry] = frozenset()
-    #: What was to be judged too, and is on record already, by fingerprint.
-    known: dict[bytes, StoredEntry] = field(default_factory=dict)
+    #: By fingerprint, the entries of drafts that turned out to be redeliveries.
+    already_stored: dict[bytes, StoredEntry] = field(default_factory=dict)
     #: The stored entry that is judged again, as it is now that it is locked.
     replayed: InboxEntry | None = None
     _authorizations: dict[UUID, Authorization] = field(default_factory=dict)
@@ -94,10 +94,10 @@ class UnitOfWork:
     _tokens: dict[TokenKey, AccessToken] = field(default_factory=dict)
     #: Entries that wait, in inbox sequence. Those that are stored name one of the authorizations or its token.
     _parked: list[InboxEntry] = field(default_factory=list)
-    #: Where more wait for an authState than are loaded: the last one in the inbox that is.
-    _horizons: dict[AuthStateKey, int] = field(default_factory=dict)
-    #: Behind which entry each authorization had still to be resumed when it was loaded.
-    _resumed_from: dict[UUID, int] = field(default_factory=dict)
+    #: Of authStates for which more wait than are loaded: the highest entry id that was loaded.
+    _loaded_through: dict[AuthStateKey, int] = field(default_factory=dict)
+    #: Of authorizations that were being resumed in pieces when they were loaded: the `resume_after` that they had.
+    _loaded_after: dict[UUID, int] = field(default_factory=dict)
     _key_locks: list[key_locks.Key] = field(default_factory=list)
     #: Each stored row that was loaded or written, and the values that the database has of it.
     _on_record: dict[Base, dict[str, Any]] = field(default_factory=dict)
@@ -111,13 +111,13 @@ class UnitOfWork:
 
     def lock_and_load(
         self,
-        cases: Sequence[PendingEntry] = (),
+        pending: Sequence[PendingEntry] = (),
         *,
         states: Collection[AuthStateKey] = (),
         token_keys: Collection[TokenKey] = (),
         replayed: InboxEntry | None = None,
     ) -> None:
-        """Lock and load what these cases are about, and what waits for it.
+        """Lock and load what these entries are about, and what waits for it.
 
         A report names authorizations and tokens beside them, and what waits for those authStates is loaded even where
         nobody has consulted them yet. A replay names the entry that is judged again.
@@ -125,29 +125,29 @@ class UnitOfWork:
         Raises `KnownMeanwhileError` and `TooManyParkedError` with locks held that only giving up the transaction, or a
         savepoint, releases.
         """
-        self.cases = cases
-        self.drafts = frozenset(case.entry for case in cases if not case.entry.id)
-        self._remember(case.entry for case in cases if case.entry.id)
-        all_states, all_keys = named_by(cases, states, token_keys)
-        self._lock_authorizations(all_states, all_keys)
-        if self.known:
-            self.cases = [case for case in cases if case.entry.fingerprint not in self.known]
-            all_states, all_keys = named_by(self.cases, states, token_keys)
-        self._lock_waiting(all_states, all_keys, states, replayed)
+        self.pending = pending
+        self.drafts = frozenset(each.entry for each in pending if not each.entry.id)
+        self._remember(each.entry for each in pending if each.entry.id)
+        all_states, all_token_keys = named_by(pending, states, token_keys)
+        self._lock_authorizations(all_states, all_token_keys)
+        if self.already_stored:
+            self.pending = [each for each in pending if each.entry.fingerprint not in self.already_stored]
+            all_states, all_token_keys = named_by(self.pending, states, token_keys)
+        self._lock_waiting(all_states, all_token_keys, states, replayed)
 
-    def _lock_authorizations(self, states: set[AuthStateKey], keys: set[TokenKey]) -> None:
+    def _lock_authorizations(self, states: set[AuthStateKey], token_keys: set[TokenKey]) -> None:
         """Lock the authorizations that are named by authState or by token, and read the tokens that may matter.
 
-        What is not stored yet may be on record for all that: look for it on the way. Raises `KnownMeanwhileError` where
-        a token has become known between the two.
+        A draft may be a redelivery: the same message checks that. Raises `KnownMeanwhileError` where a token has become
+        known between the two.
         """
-        known, locked, found = execute(
+        stored, locked, found = execute(
             self.connection,
             inbox.stored_entries_query(self.drafts),
-            authorizations.authorization_lock(states, keys),
-            authorizations.loaded_tokens_query(states, keys),
+            authorizations.authorization_lock(states, token_keys),
+            authorizations.loaded_tokens_query(states, token_keys),
         )
-        self.known = inbox.read_stored_entries(known)
+        self.already_stored = inbox.read_stored_entries(stored)
         rows = locked.of(Authorization)
         self._remember(rows)
         for each in rows:
@@ -159,13 +159,13 @@ class UnitOfWork:
     def _lock_waiting(
         self,
         states: set[AuthStateKey],
-        keys: set[TokenKey],
+        token_keys: set[TokenKey],
         resumed: Collection[AuthStateKey],
         replayed: InboxEntry | None = None,
     ) -> None:
         """Take the key locks of what is unknown, and lock the entries that wait for any of this."""
-        waiting = self._lock_keys(states, keys, resumed)
-        waiting += self._lock_more_keys(waiting, keys)
+        waiting = self._lock_keys(states, token_keys, resumed)
+        waiting += self._lock_more_keys(waiting, token_keys)
         ids = {each.id for each in waiting} | ({replayed.id} if replayed is not None else set())
         (locked,) = execute(self.connection, inbox.entry_lock(ids))
         entries = locked.of(InboxEntry)
@@ -175,39 +175,40 @@ class UnitOfWork:
             self.replayed = next((each for each in entries if each.id == replayed.id), None)
 
     def _lock_keys(
-        self, states: set[AuthStateKey], keys: set[TokenKey], resumed: Collection[AuthStateKey]
+        self, states: set[AuthStateKey], token_keys: set[TokenKey], resumed: Collection[AuthStateKey]
     ) -> list[InboxEntry]:
         """Take the key locks of what is unknown, and find, unlocked, what waits for any of this.
 
-        What names an authorization that is still to be resumed waits behind the rest, which is left to the transaction
-        that resumes it. Raises `KnownMeanwhileError` where another transaction has just made it known.
+        Authorizations with `resume_after` set are skipped: their entries belong to the transaction that resumes them.
+        Raises `KnownMeanwhileError` where another transaction has just made it known.
         """
-        if not states and not keys:
+        if not states and not token_keys:
             return []
-        unknown_states, unknown_keys = states - self._by_auth_state.keys(), keys - self._tokens.keys()
-        places = [key_locks.Key(client_id, "authState", key) for client_id, key in unknown_states]
-        places += [key_locks.Key(client_id, "token", key) for client_id, key in unknown_keys]
-        self._key_locks += places
+        unknown_states = states - self._by_auth_state.keys()
+        unknown_tokens = token_keys - self._tokens.keys()
+        unknown = [key_locks.Key(client_id, "authState", key) for client_id, key in unknown_states]
+        unknown += [key_locks.Key(client_id, "token", key) for client_id, key in unknown_tokens]
+        self._key_locks += unknown
         behind = [
             (*key, each.resume_after or 0)
             for key, each in self._by_auth_state.items()
             if each.resume_after is None or key in resumed
         ]
         behind += [(*key, 0) for key in resumed if key in unknown_states]
-        waiting = inbox.waiting_entries_query(behind, self._tokens.keys() | keys, limit=RESUMED_AT_ONCE_MAX + 1)
+        waiting = inbox.waiting_entries_query(behind, self._tokens.keys() | token_keys, limit=RESUMED_AT_ONCE_MAX + 1)
         _, known_tokens, known_states, found = execute(
             self.connection,
-            key_locks.key_lock_insertion(places),
-            tokens.known_tokens_query(unknown_keys),
+            key_locks.key_lock_insertion(unknown),
+            tokens.known_tokens_query(unknown_tokens),
             authorizations.known_states_query(unknown_states),
             waiting,
         )
         if known_tokens.rows or known_states.rows:
             raise KnownMeanwhileError
-        return self._within_horizons(found.of(InboxEntry), [(client_id, state) for client_id, state, _ in behind])
+        return self._first_piece(found.of(InboxEntry), [(client_id, state) for client_id, state, _ in behind])
 
-    def _within_horizons(self, waiting: list[InboxEntry], states: Sequence[AuthStateKey]) -> list[InboxEntry]:
-        """Leave out what is too much for one transaction. Raises `TooManyParkedError` where others go with it."""
+    def _first_piece(self, waiting: list[InboxEntry], states: Sequence[AuthStateKey]) -> list[InboxEntry]:
+        """Leave out what is too much for one transaction. Raises `TooManyParkedError` where deliveries go with it."""
         if len(waiting) <= RESUMED_AT_ONCE_MAX:
             return waiting
         if self.drafts:
@@ -215,28 +216,29 @@ class UnitOfWork:
         for key in states:
             ids = sorted(each.id for each in waiting if (each.client_id, each.auth_state) == key)
             if len(ids) > RESUMED_AT_ONCE_MAX:
-                self._horizons[key] = ids[RESUMED_AT_ONCE_MAX - 1]
+                self._loaded_through[key] = ids[RESUMED_AT_ONCE_MAX - 1]
         return [
             each
             for each in waiting
-            if each.auth_state is None or each.id <= self._horizons.get((each.client_id, each.auth_state), each.id)
+            if each.auth_state is None
+            or each.id <= self._loaded_through.get((each.client_id, each.auth_state), each.id)
         ]
 
-    def _lock_more_keys(self, waiting: Sequence[InboxEntry], keys: set[TokenKey]) -> list[InboxEntry]:
+    def _lock_more_keys(self, waiting: Sequence[InboxEntry], token_keys: set[TokenKey]) -> list[InboxEntry]:
         """Take the key locks of other tokens that these entries would make known, and find what waits for those."""
         more = {
             (each.client_id, each.token_index)
             for each in waiting
             if each.type == NotificationType.TOKEN_CREATED and each.token_index is not None
         }
-        more -= self._tokens.keys() | keys
+        more -= self._tokens.keys() | token_keys
         if not more:
             return []
-        places = [key_locks.Key(client_id, "token", key) for client_id, key in more]
-        self._key_locks += places
+        unknown = [key_locks.Key(client_id, "token", key) for client_id, key in more]
+        self._key_locks += unknown
         _, known, found = execute(
             self.connection,
-            key_locks.key_lock_insertion(places),
+            key_locks.key_lock_insertion(unknown),
             tokens.known_tokens_query(more),
             inbox.waiting_entries_query([], more, limit=RESUMED_AT_ONCE_MAX + 1),
         )
@@ -252,7 +254,7 @@ class UnitOfWork:
         self._authorizations[authorization.id] = authorization
         self._by_auth_state[authorization.client_id, authorization.auth_state] = authorization
         if authorization.resume_after is not None:
-            self._resumed_from[authorization.id] = authorization.resume_after
+            self._loaded_after[authorization.id] = authorization.resume_after
 
     def _take_in_tokens(self, found: Sequence[AccessToken]) -> None:
         self._remember(found)
@@ -293,7 +295,7 @@ class UnitOfWork:
         What is not stored yet comes last, behind all that is not loaded. A cancellation of a token that is known has
         no turn to wait for: until it is carried out, somebody could be handed that token.
         """
-        first, horizon = authorization.resume_after or 0, self._horizon(authorization)
+        first, last = authorization.resume_after or 0, self._last_loaded(authorization)
         return [
             entry
             for entry in self._parked
@@ -301,7 +303,7 @@ class UnitOfWork:
             and self._names(entry, authorization)
             and (
                 entry.auth_state is None
-                or (horizon is None if entry in self.drafts else first < entry.id <= (horizon or entry.id))
+                or (last is None if entry in self.drafts else first < entry.id <= (last or entry.id))
             )
         ]
 
@@ -310,8 +312,8 @@ class UnitOfWork:
         """Name the authorizations for which parked entries are still to be resumed."""
         return [each.id for each in self._authorizations.values() if each.resume_after is not None]
 
-    def _horizon(self, authorization: Authorization) -> int | None:
-        return self._horizons.get((authorization.client_id, authorization.auth_state))
+    def _last_loaded(self, authorization: Authorization) -> int | None:
+        return self._loaded_through.get((authorization.client_id, authorization.auth_state))
 
     def _names(self, entry: InboxEntry, authorization: Authorization) -> bool:
         if entry.auth_state is not None:
@@ -323,7 +325,7 @@ class UnitOfWork:
 
     # --- changing ---
 
-    def begin(self, authorization: Authorization, *, cause: Cause) -> None:
+    def open_authorization(self, authorization: Authorization, *, cause: Cause) -> None:
         """Add a new authorization with the first line of its history. Its key lock is held."""
         self._take_in(authorization)
         self._begun.append(authorization)
@@ -401,21 +403,25 @@ class UnitOfWork:
         if entry not in self.drafts and entry.id <= (authorization.resume_after or 0):
             authorization.resume_after = entry.id - 1
 
-    def begin_anew(self, authorization: Authorization) -> bool:
-        """Let all that waits for an authorization be judged again, and say whether the first of it is loaded."""
-        is_loaded = self._resumed_from.get(authorization.id, 0) == 0
-        authorization.resume_after = None if is_loaded else 0
-        return is_loaded
+    def restart_resumption(self, authorization: Authorization) -> bool:
+        """Let all entries that wait for an authorization be judged again, since it has moved.
 
-    def come_to_the_end(self, authorization: Authorization) -> None:
-        """Write down that all that is loaded has been judged."""
-        authorization.resume_after = self._horizon(authorization)
+        Returns whether this transaction has loaded the first of them, and can go on. In a later piece it has not:
+        `resume_after` is then 0, so that the next transaction starts from the first entry.
+        """
+        is_first_loaded = self._loaded_after.get(authorization.id, 0) == 0
+        authorization.resume_after = None if is_first_loaded else 0
+        return is_first_loaded
+
+    def finish_resumption(self, authorization: Authorization) -> None:
+        """Set `resume_after` to the last loaded entry, or to nothing where no more wait: all loaded ones are judged."""
+        authorization.resume_after = self._last_loaded(authorization)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Write what is done within, or take all of it back when it breaks.
 
-        What was done before must be written by then. Without savepoints this does nothing.
+        Call `write` first. Without savepoints this does nothing.
 
         Raises `SavepointFailedError` where our own code broke; the database's troubles are raised as they are.
         """
@@ -453,7 +459,7 @@ class UnitOfWork:
 
     def store_and_commit(self, *last: Statement) -> None:
         """Store the drafts, write what was changed, release the key locks, and commit, in one message."""
-        drafts = [case.entry for case in self.cases]
+        drafts = [each.entry for each in self.pending]
         stored, *_ = execute_and_commit(
             self.connection,
             inbox.entry_insertion(drafts),
@@ -464,7 +470,7 @@ class UnitOfWork:
         inbox.assign_ids(drafts, stored)
 
     def _pending_writes(self) -> list[Statement]:
-        """Describe what is to be written, and take it for written: the caller executes it, or gives all up."""
+        """Describe what is to be written, and mark it as written: the caller executes it, or rolls back."""
         changed = [row for row, values in self._on_record.items() if vars(row) != values]
         writes = [
             authorizations.authorization_insertion(self._begun),
@@ -486,7 +492,7 @@ class UnitOfWork:
     def _updates(self, model: type[Base], changed: Sequence[Base]) -> Statement:
         """Write the rows of one table that have changed, with each column that has changed in any of them.
 
-        Each is loaded and locked, so that what it has in a column that changed only in another is right as well.
+        Columns that changed in another row only are written with their unchanged value: each row is loaded and locked.
         """
         table = table_of(model)
         rows = [row for row in changed if table_of(row) is table]

@@ -102,7 +102,7 @@ def _make_bridge(threads: int, port: int) -> RsgiToWsgi:
     """Make what a worker serves. Importing the application opens and checks it."""
     application = import_module("app.wsgi").application
     service: Service = application.extensions["notifyauth"]
-    service.database.share_between(threads)
+    service.database.set_thread_count(threads)
     # What is there by now stays: no search for garbage has to look at it. What a request leaves goes by itself, but for
     # one small cycle of the framework's.
     gc.freeze()

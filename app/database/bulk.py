@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple, TypeVarTuple, cast as typed
+from typing import Any, Literal, NamedTuple, TypeVarTuple, cast
 
 from sqlalchemy import (
     JSON,
@@ -25,7 +25,7 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
-    cast,
+    cast as sql_cast,
     column,
     func,
     literal_column,
@@ -84,8 +84,8 @@ class KeyFilter:
         matches = (column == keys.c[column.key] for column in columns)
         # OFFSET 0 is an optimization fence: the planner cannot flatten the lateral subquery.
         found = selected.where(*matches).offset(literal_column("0")).lateral()
-        # Naming the columns creates them: done here once, not by each thread that uses the statement first.
-        return typed("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
+        # Touch `.c` here: it is created lazily, and not thread-safe.
+        return cast("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
 
     def first(
         self,
@@ -104,7 +104,7 @@ class KeyFilter:
             keys = self._keys(name).subquery()
             matches = [column == keys.c[column.key] for column in columns]
             found = selected.where(*matches, after > keys.c[_AFTER]).limit(literal_column(str(limit))).lateral()
-            return typed("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
+            return cast("Select[*Ts]", select(*found.c).select_from(keys.join(found, true())))
         # SQLite has no LATERAL, and would read all rows of the keys to find the first ones of each.
         self._in_json.add(name)
         given = func.json_each(bindparam(name, type_=Text)).table_valued("value").alias(f"given_{name}")
@@ -112,9 +112,9 @@ class KeyFilter:
         ids = selected.with_only_columns(after).where(*matches, after > _field_of(given, _AFTER))
         few = ids.limit(literal_column(str(limit))).correlate(given)
         found_rows = select(*selected.selected_columns).select_from(given).join(after.class_, after.in_(few))
-        return typed("Select[*Ts]", found_rows)
+        return cast("Select[*Ts]", found_rows)
 
-    def found_by(
+    def where_in_found(
         self, selected: Select[*Ts], column: QueryableAttribute[Any], found: CompoundSelect[Any]
     ) -> Select[*Ts]:
         """Narrow a select from one table to the values that another statement finds, by an index look-up for each.
@@ -125,7 +125,7 @@ class KeyFilter:
             return selected.where(column.in_(found))
         values = found.subquery()
         rows = selected.where(column == next(iter(values.c))).offset(literal_column("0")).lateral()
-        return typed("Select[*Ts]", select(*rows.c).select_from(values.join(rows, true())))
+        return cast("Select[*Ts]", select(*rows.c).select_from(values.join(rows, true())))
 
     def _keys(self, name: str) -> Select[*tuple[Any, ...]]:
         keys = _recordset(name, self._fields[name])
@@ -154,7 +154,8 @@ class KeyedStatement:
     """A statement for the rows with given keys, built once for each dialect."""
 
     def __init__(self, build: Callable[[KeyFilter], Executable]) -> None:
-        self._built = cache(lambda dialect_name: (build(keys_in := KeyFilter(dialect_name)), keys_in))
+        self._build = build
+        self._built = cache(self._build_for)
 
     def __call__(self, **keys: Collection[tuple[Any, ...]]) -> Statement:
         """Return the statement for the rows with these keys, each a tuple."""
@@ -163,6 +164,10 @@ class KeyedStatement:
             lambda dialect: self._built(dialect.name)[1].parameters(dialect, keys),
             has_rows=any(keys.values()),
         )
+
+    def _build_for(self, dialect_name: str) -> tuple[Executable, KeyFilter]:
+        keys_in = KeyFilter(dialect_name)
+        return self._build(keys_in), keys_in
 
     def _statement(self, dialect_name: str) -> Executable:
         return self._built(dialect_name)[0]
@@ -276,7 +281,7 @@ def _insert(
         # Setting a column to itself locks a row that is there already; DO NOTHING would not wait for it.
         key = list(table.primary_key)
         statement = statement.on_conflict_do_update(index_elements=key, set_={key[0]: statement.excluded[key[0].key]})
-    return typed("Insert", statement.returning(*returning) if returning else statement)
+    return cast("Insert", statement.returning(*returning) if returning else statement)
 
 
 @cache
@@ -295,7 +300,7 @@ def _given(dialect_name: str, fields: _Fields) -> dict[str, ColumnElement[Any]]:
 
 def _recordset(parameter: str, fields: _Fields) -> TableValuedAlias:
     """Read a parameter as rows."""
-    value = cast(bindparam(parameter, type_=Text), JSON)
+    value = sql_cast(bindparam(parameter, type_=Text), JSON)
     rows = func.json_to_recordset(value).table_valued(*(column(name, of_type) for name, of_type in fields))
     return rows.render_derived(name=f"given_{parameter}", with_types=True)
 
@@ -336,7 +341,7 @@ def _writer(of_type: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], str |
         bind, write = of_type.process_bind_param, _writer(of_type.impl_instance, dialect)
         if write is str:
             # The value is text once it is bound.
-            return lambda value: typed("str", bind(value, dialect))
+            return lambda value: cast("str", bind(value, dialect))
         return lambda value: write(bind(value, dialect))
     return _WRITERS.get(of_type.python_type, str)
 

@@ -6,7 +6,7 @@ connections for one transaction works until two clients use the same server conn
 
 import sqlite3
 from contextlib import closing
-from typing import cast as typed
+from typing import cast
 
 import psycopg
 from sqlalchemy import Engine
@@ -70,7 +70,7 @@ def _why_postgresql_is_not(engine: Engine) -> str | None:
 def _why_sqlite_is_not(engine: Engine) -> str | None:
     try:
         with engine.connect() as connection:
-            _begin_at_once(typed("sqlite3.Connection", connection.connection.driver_connection))
+            _begin_at_once(cast("sqlite3.Connection", connection.connection.driver_connection))
     except (OperationalError, sqlite3.OperationalError) as error:
         # Its lowest byte says what it is. Where it is only busy, another connection writes.
         code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & 0xFF
@@ -113,12 +113,12 @@ def check_pool(engine: Engine) -> None:
 def _is_behind_pool(engine: Engine) -> bool:
     """Compare the process that the server runs for us with the one that we were told of: a pool makes one up."""
     with engine.connect() as connection:
-        driver_connection = typed("DriverConnection", connection.connection.driver_connection)
+        driver_connection = cast("DriverConnection", connection.connection.driver_connection)
         return bool(connection.exec_driver_sql(_PROCESS).scalar_one() != driver_connection.info.backend_pid)
 
 
 def _look_at_server(connection: PoolProxiedConnection) -> None:
-    driver_connection = typed("DriverConnection", connection.driver_connection)
+    driver_connection = cast("DriverConnection", connection.driver_connection)
     try:
         [(timezone, datestyle)] = driver_connection.execute(_FORMATS, prepare=True).fetchall()
     except psycopg.Error as error:

@@ -40,7 +40,7 @@ def distinct_values(session: Session, column: InstrumentedAttribute[Any]) -> lis
     return found
 
 
-def keys_in(columns: Sequence[InstrumentedAttribute[Any]], keys: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:
+def any_of_keys(columns: Sequence[InstrumentedAttribute[Any]], keys: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:
     """Hold where these columns are one of a few keys.
 
     Each key is written out column by column: of tuples SQLite would look up the first column alone.

@@ -1,4 +1,4 @@
-"""Run work in a transaction: let in, tried again, and over within seconds, whatever the database does.
+"""Run work in a transaction, with admission, retry and a deadline, whatever the database does.
 
 Every piece of work runs through `Database`. Its circuit breaker refuses at once what could only wait for a database
 that does not answer: a server has few threads. What needs a row that somebody holds waits without a connection.
@@ -32,12 +32,12 @@ from app.limits import (
     ANSWER_SECONDS_MAX,
     ATTEMPTS_MAX,
     HELD_ROW_SECONDS_MAX,
+    HELD_ROW_THREADS_DIVISOR,
     INSIDE_MAX,
     LAST_TRY_SECONDS,
     POOL_SIZE,
     SLOW_FAILURE_SECONDS,
     SLOW_FAILURES_MAX,
-    WAITING_SHARE,
     WORK_SECONDS_MIN,
 )
 
@@ -59,11 +59,11 @@ class Database:
         self.engine = make_engine(url)
         # Reads have a circuit breaker of their own: a held lock or a full disk stops writers alone.
         self._breakers = {read_only: CircuitBreaker(inside_max=INSIDE_MAX) for read_only in (False, True)}
-        self.share_between(POOL_SIZE)
+        self.set_thread_count(POOL_SIZE)
 
-    def share_between(self, threads: int) -> None:
-        """Say how many threads use this, so that a share of them never waits for held rows."""
-        self._waiting = threading.Semaphore(max(min(1, threads - 1), threads // WAITING_SHARE))
+    def set_thread_count(self, threads: int) -> None:
+        """Set how many threads use this, so that most of them never wait for held rows."""
+        self._waiting = threading.Semaphore(max(min(1, threads - 1), threads // HELD_ROW_THREADS_DIVISOR))
 
     def run(
         self,
@@ -76,20 +76,20 @@ class Database:
         """Do `work` in one transaction and commit; retry it when the database was in trouble.
 
         `work` must have no effect outside its session, since it may run several times. A read-only run sees one
-        snapshot and never waits for writers. A hot one, that of a unit of work, has short timeouts, and finds its rows
-        by an index, whatever PostgreSQL would plan. A command that no request waits for may take more seconds.
+        snapshot and never waits for writers. `is_hot` is for units of work: short timeouts, and plans that find each
+        row by an index. A command that no request waits for may take more seconds.
 
         Raises `DatabaseUnavailableError` where every try failed, where time ran out, and where it needs a held row
         while too many others wait for held rows already.
         """
         # A read waits only for a lock on a whole table, which blocks all reads alike: limiting them would help nothing.
         waiting = None if read_only else self._waiting
-        return retry_while_locked(
-            lambda: self.run_unless_locked(work, read_only=read_only, is_hot=is_hot, seconds_max=seconds_max),
+        return retry_while_held(
+            lambda: self.run_unless_held(work, read_only=read_only, is_hot=is_hot, seconds_max=seconds_max),
             waiting=waiting,
         )
 
-    def run_unless_locked(
+    def run_unless_held(
         self,
         work: Callable[[Session], T],
         *,
@@ -99,7 +99,7 @@ class Database:
     ) -> T:
         """Do `work` as `run` does, but give up where another transaction holds a row that it needs.
 
-        Raises `DatabaseUnavailableError`, whose `is_of_one_row` says so.
+        Raises `DatabaseUnavailableError`, whose `is_held_row` says so.
         """
         engine = opened_with(self.engine, read_only=read_only, is_hot=is_hot)
         with self._breakers[read_only].admit(), _limited(seconds_max) as started:
@@ -113,13 +113,13 @@ class Database:
                     if not is_transient(error):
                         raise
                     unavailable = DatabaseUnavailableError(name_of(error))
-                    if unavailable.is_of_one_row or _is_not_to_be_retried(error, started) or attempt == ATTEMPTS_MAX:
+                    if unavailable.is_held_row or _is_final(error, started) or attempt == ATTEMPTS_MAX:
                         raise unavailable from error
                 time.sleep(random.uniform(*_PAUSE_MS) / 1000)  # noqa: S311 -- jitter, not a secret
         raise AssertionError
 
     def run_once(self, work: Callable[[Connection], T]) -> T:
-        """Do hot `work` in one transaction and commit, without any retry.
+        """Do hot `work` in one transaction and commit. Nothing is retried here: the caller does that.
 
         Raises `DatabaseUnavailableError` where the database did not answer, so that a retry would not help. Every other
         error is raised as it is, a held row or a deadlock too.
@@ -130,11 +130,11 @@ class Database:
                     return work(connection)
             except SQLAlchemyError as error:
                 unavailable = DatabaseUnavailableError(name_of(error))
-                if is_transient(error) and not unavailable.is_of_one_row and _is_not_to_be_retried(error, started):
+                if is_transient(error) and not unavailable.is_held_row and _is_final(error, started):
                     raise unavailable from error
                 raise
 
-    def is_unavailable(self) -> bool:
+    def is_circuit_open(self) -> bool:
         """Say whether the circuit for writing is open: the database does not answer."""
         return self._breakers[False].is_open()
 
@@ -173,7 +173,7 @@ class Database:
         self.engine.dispose()
 
 
-def _is_not_to_be_retried(error: SQLAlchemyError, started: float) -> bool:
+def _is_final(error: SQLAlchemyError, started: float) -> bool:
     # A retry after a wait for a connection makes the queue longer. A commit that no standby confirmed is on record
     # here: a retry finds it done, and waits for the same standby.
     is_final = isinstance(error, PoolTimeoutError) or isinstance(getattr(error, "orig", None), CommitNotConfirmedError)
@@ -227,7 +227,7 @@ class CircuitBreaker:
         try:
             yield
         except DatabaseUnavailableError as error:
-            has_failed = not error.is_of_one_row and self._clock() - started >= SLOW_FAILURE_SECONDS
+            has_failed = not error.is_held_row and self._clock() - started >= SLOW_FAILURE_SECONDS
             raise
         finally:
             self._leave(has_failed=has_failed)
@@ -249,7 +249,7 @@ class CircuitBreaker:
 # --- the retry while a row is held -----------------------------------------------------------------------------------
 
 
-def retry_while_locked(work: Callable[[], T], *, waiting: threading.Semaphore | None) -> T:
+def retry_while_held(work: Callable[[], T], *, waiting: threading.Semaphore | None) -> T:
     """Do `work`, and retry it while another transaction holds a row that it needs.
 
     `waiting` limits how many pieces of work retry at one time. Raises `DatabaseUnavailableError`: at once where the
@@ -263,7 +263,7 @@ def retry_while_locked(work: Callable[[], T], *, waiting: threading.Semaphore | 
                 return work()
             except DatabaseUnavailableError as error:
                 waited = time.monotonic() - started
-                if not error.is_of_one_row or waited >= min(HELD_ROW_SECONDS_MAX, seconds_left()):
+                if not error.is_held_row or waited >= min(HELD_ROW_SECONDS_MAX, seconds_left()):
                     raise
                 if waiting is not None and not may_wait:
                     may_wait = waiting.acquire(blocking=False)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast as typed
+from typing import Any, cast
 
 import psycopg
 from sqlalchemy import Engine, ExceptionContext, create_engine, event
@@ -128,7 +128,7 @@ def _sqlite_engine(url: URL) -> Engine:
     def begin(connection: Connection) -> None:
         if connection.info["file"] != _identity(url):
             raise OperationalError("BEGIN", None, FileReplacedError())
-        driver_connection = typed("sqlite3.Connection", connection.connection.driver_connection)
+        driver_connection = cast("sqlite3.Connection", connection.connection.driver_connection)
         if _opening_of(connection) is READING:
             driver_connection.execute(f"PRAGMA busy_timeout = {_busy_timeout_ms()}")
             connection.exec_driver_sql("BEGIN")
@@ -233,7 +233,7 @@ def _postgresql_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        driver_connection = typed("DriverConnection", connection.connection.driver_connection)
+        driver_connection = cast("DriverConnection", connection.connection.driver_connection)
         driver_connection.opening = _opening_of(connection)
 
     @event.listens_for(engine, "handle_error")

@@ -45,7 +45,7 @@ class DatabaseUnavailableError(Exception):
         super().__init__(f"The database is unavailable ({cause}).")
 
     @property
-    def is_of_one_row(self) -> bool:
+    def is_held_row(self) -> bool:
         """Whether another transaction held a row that this work needed: other work may not need that row."""
         return self.cause == _LOCK_NOT_AVAILABLE
 

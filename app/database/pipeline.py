@@ -38,7 +38,7 @@ class Statement:
     statement: Callable[[str], Executable]
     #: Returns its parameters for a dialect.
     parameters: Callable[[Dialect], Any]
-    #: Whether it is for any rows. One for no rows is not sent.
+    #: False if there are no rows; then it is not sent.
     has_rows: bool = True
 
 
@@ -62,7 +62,8 @@ def execute(connection: Connection, *statements: Statement) -> list[Rows]:
 def execute_and_commit(connection: Connection, *statements: Statement) -> list[Rows]:
     """Execute statements and, on PostgreSQL, COMMIT in one message; SQLite commits when the transaction ends.
 
-    No statement may follow in this transaction.
+    No statement may follow in this transaction. The commit that SQLAlchemy makes when its block ends finds no
+    transaction open, and sends nothing.
     """
     return _send(connection, statements, commits=True)
 
@@ -91,8 +92,9 @@ def _send_one(connection: Connection, each: Statement) -> Rows:
 def plain(model: type[M]) -> type[M]:
     """Make the class of a model's plain rows: objects with its columns and properties, which no session watches.
 
-    Watching what is read, judged and written whole would cost more than all of that. A column that is not given is
-    empty. The type checker takes them for the model: its columns are there to be read and to be written.
+    The type checker takes it for the model, but it is another class: a row of it is no instance of the model, has no
+    lazy column, and is equal to itself alone, which makes it a key of dicts and sets. No session writes it. A column
+    that is not given is empty. ORM tracking would cost more than the work itself.
     """
     return cast("type[M]", _plain(model))
 
@@ -116,7 +118,7 @@ def table_of(model: type[DeclarativeBase] | DeclarativeBase) -> Table:
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
-class _Written(NamedTuple):
+class _Compiled(NamedTuple):
     """A statement as the driver takes it."""
 
     text: str
@@ -138,16 +140,16 @@ class _Written(NamedTuple):
 class _Sent(NamedTuple):
     """A statement of a message, its parameters, and the cursor that receives its answer."""
 
-    written: _Written
+    compiled: _Compiled
     parameters: Any
     cursor: "psycopg.Cursor[Any]"
 
 
 @cache
-def _written(statement: Executable, dialect: Dialect) -> _Written:
+def _compiled(statement: Executable, dialect: Dialect) -> _Compiled:
     columns = list(getattr(statement, "exported_columns", ()))
     readers = [each.type.dialect_impl(dialect).result_processor(dialect, None) for each in columns]
-    return _Written(
+    return _Compiled(
         str(statement.compile(dialect=dialect)),  # type: ignore[attr-defined] # every statement is a clause, too
         [each.key for each in columns],
         [(index, reader) for index, reader in enumerate(readers) if reader is not None],
@@ -159,11 +161,11 @@ def _send_in_pipeline(connection: Connection, statements: Sequence[Statement], *
     message = []
     for each in statements:
         cursor = cast("psycopg.Cursor[Any]", connection.connection.cursor())
-        message.append(_Sent(_written(each.statement(dialect.name), dialect), each.parameters(dialect), cursor))
+        message.append(_Sent(_compiled(each.statement(dialect.name), dialect), each.parameters(dialect), cursor))
     # SQLAlchemy is given the last statement, so that it handles errors as ever; `_execute` sends them all.
     options = {_MESSAGE: message, _COMMITS: commits}
-    connection.exec_driver_sql(message[-1].written.text, execution_options=options)
-    return [each.written.answer(each.cursor) for each in message]
+    connection.exec_driver_sql(message[-1].compiled.text, execution_options=options)
+    return [each.compiled.answer(each.cursor) for each in message]
 
 
 def enable_pipelines(engine: Engine) -> None:
@@ -182,13 +184,13 @@ def _execute(cursor: "psycopg.Cursor[Any]", _text: str, _parameters: object, con
         try:
             with cursor.connection.pipeline():
                 try:
-                    for written, parameters, each in message:
-                        each.execute(written.text, parameters, prepare=True)
+                    for compiled, parameters, each in message:
+                        each.execute(compiled.text, parameters, prepare=True)
                     if commits:
                         # The driver's own commit would be a message of its own.
                         cursor.execute("COMMIT")
                 except psycopg.Error as broken:
-                    # Leaving the pipeline raises only that the statements after it were skipped.
+                    # Leaving the pipeline raises only `PipelineAborted`: keep the first error.
                     error = broken
         except psycopg.Error as last:
             error = error or last

@@ -144,7 +144,7 @@ class Stage:
     # --- the operator ---
 
     def process(self, entry_id: int) -> list[Processed]:
-        return self.receiver.process(entry_id)
+        return self.receiver.replay(entry_id)
 
     def document(self, auth_state: str = "s-1", *, client_id: str = CLIENT_ID) -> dict[str, Any]:
         def show(session: Session) -> dict[str, Any]:

@@ -257,7 +257,8 @@ def test_a_delivery_whose_results_cannot_be_read_after_the_commit_is_counted_onc
     on_postgresql: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit is confirmed by then, so that this must be told from a batch that was rolled back."""
-    before, unread = codes_applied(), []
+    before = codes_applied()
+    unread: list[object] = []
     fetchall = psycopg.Cursor.fetchall
 
     def fail_once_after_a_commit(cursor: psycopg.Cursor) -> list[object]:

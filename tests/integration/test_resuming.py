@@ -203,4 +203,4 @@ def test_the_mark_to_resume_survives_an_error_after_it(stage: Stage, monkeypatch
 
 
 def resume(stage: Stage, authorization_id: UUID) -> bool:
-    return stage.receiver._resume(authorization_id)  # noqa: SLF001 -- threads would leave it to chance when
+    return stage.receiver._resume_next_piece(authorization_id)  # noqa: SLF001 -- threads would leave it to chance when

@@ -31,7 +31,7 @@ def pieces(http: HttpClient) -> Iterator[None]:
     """Resume one piece after another, and stop before the first, between two, and after the last."""
     yield
     while found := http.service.database.run(lambda session: list(authorizations.unfinished(session, limit=9))):
-        http.service.receiver._resume(found[0])  # noqa: SLF001 -- threads would leave it to chance when
+        http.service.receiver._resume_next_piece(found[0])  # noqa: SLF001 -- threads would leave it to chance when
         yield
 
 

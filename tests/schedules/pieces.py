@@ -78,7 +78,7 @@ class LiveInPieces(Live):
 
     def resume_a_piece(self) -> None:
         for each in self.unfinished()[:1]:
-            self.stage.receiver._resume(each)  # noqa: SLF001 -- threads would leave it to chance when
+            self.stage.receiver._resume_next_piece(each)  # noqa: SLF001 -- threads would leave it to chance when
 
     def finish(self) -> None:
         while self.unfinished():

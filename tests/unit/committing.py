@@ -14,8 +14,8 @@ R = TypeVar("R")
 class UnavailableError(Exception):
     """The database does not answer, or somebody holds the one row that is needed."""
 
-    def __init__(self, *, is_locked: bool = False) -> None:
-        self.is_locked = is_locked
+    def __init__(self, *, is_held_row: bool = False) -> None:
+        self.is_held_row = is_held_row
 
 
 class Panic(BaseException):
@@ -40,7 +40,7 @@ def a_group_commit(
         run_single,
         key=key,
         unavailable=UnavailableError,
-        is_locked=lambda error: error.is_locked,
+        is_held_row=lambda error: error.is_held_row,
         is_circuit_open=is_circuit_open,
         within=within,
         clock=clock,

@@ -19,6 +19,7 @@ from app.limits import (
     HEAD_SECONDS_MAX,
     HELD_MAX,
     HELD_ROW_SECONDS_MAX,
+    HELD_ROW_THREADS_DIVISOR,
     IDLE_TIMEOUT_MS,
     INSIDE_MAX,
     LAST_TRY_SECONDS,
@@ -46,7 +47,6 @@ from app.limits import (
     THREADS_MAX,
     TRY_SECONDS_MIN,
     WAITING_PER_THREAD_MAX,
-    WAITING_SHARE,
     WORK_SECONDS_MIN,
     WRITE_SECONDS_MAX,
 )
@@ -89,7 +89,7 @@ NUMBERS = [
     RETRIES_AT_ONCE_MAX,
     HELD_MAX,
     REPLAYS_AT_ONCE_MAX,
-    {4: "a quarter"}[WAITING_SHARE],
+    {4: "a quarter"}[HELD_ROW_THREADS_DIVISOR],
     RESUMED_AT_ONCE_MAX,
     f"{BODY_BYTES_MAX // 1024} KiB",
     NESTING_MAX,
@@ -177,7 +177,7 @@ def test_a_try_for_a_held_row_fits_into_the_time_that_it_is_begun_with() -> None
 
 def test_all_that_wait_for_held_rows_are_tried_again_within_two_seconds() -> None:
     assert HELD_MAX / RETRIES_AT_ONCE_MAX * LOCK_TIMEOUT_MS / 1000 <= HELD_ROW_SECONDS_MAX
-    assert HELD_MAX * WAITING_SHARE <= CONNECTIONS_MAX
+    assert HELD_MAX * HELD_ROW_THREADS_DIVISOR <= CONNECTIONS_MAX
 
 
 def test_the_group_commit_leaves_connections_to_other_work() -> None:
@@ -192,7 +192,7 @@ def test_the_database_lets_in_all_that_a_worker_can_do_at_once() -> None:
 
 
 def test_threads_that_wait_for_rows_leave_connections_and_threads_to_others() -> None:
-    assert THREADS_MAX // WAITING_SHARE < POOL_SIZE
+    assert THREADS_MAX // HELD_ROW_THREADS_DIVISOR < POOL_SIZE
 
 
 def test_as_many_calls_may_queue_as_there_may_be_connections() -> None:

@@ -42,7 +42,7 @@ class Rows:
         time.sleep(0.01)
         with self.lock:
             self.inside -= 1
-        raise UnavailableError(is_locked=True)
+        raise UnavailableError(is_held_row=True)
 
     def group_commit(self) -> GroupCommit[Item, str]:
         return a_group_commit(break_down, self.run, key=lambda item: item[0])

@@ -55,7 +55,7 @@ def process(entry_ids: tuple[int, ...], outcomes: tuple[str, ...]) -> None:
     last_id = _newest_id() if not entry_ids else 0
     with progress_bar("Processing", last_id) as progress:
         for entry_id in entry_ids or _replayable_ids(frozenset(map(Outcome, outcomes or OPEN_OUTCOMES)), last_id):
-            tally.add(run_step(partial(receiver.process, entry_id)))
+            tally.add(run_step(partial(receiver.replay, entry_id)))
             progress.update(entry_id - progress.pos)
     counts = ", ".join(_said(tally.ended[outcome], outcome) for outcome in Outcome if tally.ended[outcome])
     click.echo(f"Processed {tally.ended.total()}: {counts}." if counts else "There was nothing to process.")
