@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, text
 
 from benchmarks.contestants import NOTIFYAUTH
-from benchmarks.databases import Databases, Secrets, postgresql_databases
+from benchmarks.databases import HERE, Databases, Secrets, postgresql_databases
 from benchmarks.load import LoadClient
 from benchmarks.mix import make_mix, sign_mix
 from benchmarks.receiver import WebhookReceiver
@@ -65,8 +65,8 @@ def measure_telling(plan: Plan, *, tell: Tell) -> Telling:
         mix = make_mix(plan.prepared, connections=plan.connections)
         tell(f"signing {len(mix.notifications)} notifications of {len(mix.lives)} authorizations")
         signed = sign_mix(mix, secrets.keyring)
-        databases = stack.enter_context(postgresql_databases(secrets, mix.lives))
-        course = Course.prepared(folder, plan, secrets, signed, {"postgresql": databases})
+        databases = stack.enter_context(postgresql_databases([HERE], secrets, mix.lives))[HERE]
+        course = Course.prepared(folder, plan, secrets, signed, {("postgresql", HERE): databases})
         receiver = stack.enter_context(WebhookReceiver())
         told = _told(course, databases, receiver, folder)
         tell(f"codes were told after {told.code_p50_ms:.0f} ms (p50) and {told.code_p99_ms:.0f} ms (p99)")

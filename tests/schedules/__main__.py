@@ -16,8 +16,8 @@ from tests.integration.stage import Stage, a_stage
 from tests.schedules.exploration import explore
 from tests.schedules.live import Live
 from tests.schedules.pieces import LiveInPieces, resumed_in_pieces
-from tests.schedules.queue import BrokenPromiseError
 from tests.schedules.queue_exploration import explore_queue
+from tests.schedules.queue_promises import BrokenPromiseError
 from tests.schedules.schedule import DisagreementError, Play, read, replayable, written
 
 #: So few take some twenty seconds; then the time is looked at again.

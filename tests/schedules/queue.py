@@ -19,13 +19,13 @@ reader of the feed, who notes what each step has added. A step is a few words:
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from itertools import count
-from typing import Any
-from uuid import UUID, uuid4
+from typing import Any, NoReturn
+from uuid import uuid4
 
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.orm import Session
@@ -52,6 +52,7 @@ from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.builders import CLIENT_ID
 from tests.integration.stage import NOON, Stage
+from tests.schedules.queue_promises import BrokenPromiseError, Promises
 
 Words = tuple[str, ...]
 
@@ -61,13 +62,6 @@ TYPES = {"shop": ("*",), "books": ("authorization.token_active", "authorization.
 _TURN_SECONDS = 0.15
 _RETENTION = timedelta(days=30)
 _TABLES = (WebhookAttempt, WebhookDelivery, FeedEvent, OutboxEvent, Lease)
-
-
-class BrokenPromiseError(AssertionError):
-    """The queue did what it must not do; says what, and after which steps."""
-
-    def __init__(self, played: Sequence[Words], what: str) -> None:
-        super().__init__("\n".join([what, "", *(" ".join(step) for step in played)]))
 
 
 @dataclass
@@ -90,21 +84,11 @@ class Queue:
     played: list[Words] = field(default_factory=list)
     workers: dict[str, Worker] = field(default_factory=dict)
     manners: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TYPES, "take"))
-    #: Every request that reached an endpoint, in order, by endpoint: the event, and whether it was told so.
-    received: dict[str, list[tuple[UUID, bool]]] = field(default_factory=lambda: defaultdict(list))
-    #: What a reader of the feed has read, in order.
-    read: list[feed.Told] = field(default_factory=list)
-    cursor: int = 0
-    #: Of each position, the endpoints that were to be told of it.
-    subscribed: dict[int, list[str]] = field(default_factory=dict)
-    #: What was still to be delivered after the last step, by position and endpoint.
-    due: set[tuple[int, str]] = field(default_factory=set)
-    #: A clock that was set, and an endpoint that fails: then first attempts need not be in order.
-    is_order_promised: bool = True
     open_transaction: Connection | None = None
     _names: "count[int]" = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
+        self.promises = Promises(self.stage.database)
         self.stage.clock.now = NOON
         self.stage.database.run(_forget_all)
         for name in ("a", "b"):
@@ -120,7 +104,7 @@ class Queue:
         self.played.append(step)
         if not self._play_worker(step) and not self._play_world(step):
             raise ValueError(step)
-        self.look()
+        self._look()
 
     def calm(self) -> None:
         """End it well: every endpoint takes what comes, one worker has all the time it needs, and all is told.
@@ -145,8 +129,8 @@ class Queue:
             self._pass(self._seconds_until_due())
         else:
             self._broken("something is still to be numbered or sent")
-        self.look()
-        self._require_all_told()
+        self._look()
+        self._keep(partial(self.promises.require_all_told, self.prefix))
 
     def _play_worker(self, step: Words) -> bool:
         """Let a worker do something, or end; say whether the step is one of those."""
@@ -180,7 +164,7 @@ class Queue:
                 self._pass(float(seconds))
             case "clock", seconds:
                 self.stage.clock.forward(seconds=float(seconds))
-                self.is_order_promised = False
+                self.promises.is_order_promised = False
             case "resend", endpoint:
                 self.stage.database.run(partial(self._resend, endpoint=endpoint))
             case (("begin" | "commit" | "rollback") as what,):
@@ -232,7 +216,7 @@ class Queue:
             sender._turn(0)  # noqa: SLF001 -- one round of its loop
             sender._send_more()  # noqa: SLF001 -- one round of its loop
             if sender.is_failing:
-                self.is_order_promised = False
+                self.promises.is_order_promised = False
             while not sender._requests.empty():  # noqa: SLF001 -- in place of its threads
                 worker.in_flight[endpoint].append(sender._requests.get())  # noqa: SLF001 -- as above
             told = [job.delivery.authorization_id for job in worker.in_flight[endpoint]]
@@ -246,7 +230,7 @@ class Queue:
         endpoints = Endpoints({name: sender.endpoint for name, sender in worker.senders.items()})
         self.stage.database.run(partial(feed.number, subscribers=endpoints.subscribers, now=self.stage.clock()))
         for position, told in self._events(after=before).items():
-            self.subscribed[position] = endpoints.subscribers(told.type)
+            self.promises.subscribed[position] = endpoints.subscribers(told.type)
 
     def _answer(self, name: str, endpoint: str, pick: int) -> None:
         in_flight = self.workers[name].in_flight[endpoint]
@@ -255,8 +239,8 @@ class Queue:
         job = in_flight.pop(pick % len(in_flight))
         manner = self.manners[endpoint]
         if manner in {"take", "deny"}:
-            self.received[endpoint].append((job.told.event_id, manner == "take"))
-            if job.told.event_id not in {each.event_id for each in self.read}:
+            self.promises.received[endpoint].append((job.told.event_id, manner == "take"))
+            if job.told.event_id not in {each.event_id for each in self.promises.read}:
                 self._broken(f"{endpoint} was sent what is not in the feed")
         answers = {
             "take": Answer(204, None, "", None, 1),
@@ -334,133 +318,38 @@ class Queue:
         # No longer than a holder may go without a turn, unless there is nothing to do before.
         return max(wait, 4.0)
 
-    # --- promises ---
-
-    def look(self) -> None:
-        """See that every promise holds now."""
-        self._read_on()
-        self._require_one_holder()
-        self._require_gapless()
-        self._require_consistent_deliveries()
-        if self.is_order_promised:
-            self._require_order()
-
-    def _read_on(self) -> None:
-        """Read what the feed has more than at the last step, as a reader does who keeps a cursor."""
-        try:
-            page = self.stage.database.run(
-                partial(feed.page, after=self.cursor, types=None, limit=1000), read_only=True
-            )
-        except feed.PastCursorError:
-            self._broken("what was not read yet is purged")
-        if page.has_more:
-            self._broken("there are more events than were ever made")
-        self.read += page.events
-        self.cursor = page.next
-
     def _require_one_holder(self) -> None:
         for lease in ("numbering", *(f"endpoint:{each}" for each in TYPES)):
             holders = [name for name, worker in self.workers.items() if worker.leases.holds(lease)]
             if len(holders) > 1:
                 self._broken(f"{' and '.join(holders)} both hold {lease}")
 
-    def _require_gapless(self) -> None:
-        if [each.position for each in self.read] != list(range(1, len(self.read) + 1)):
-            self._broken("the feed has a gap, or something was added behind a reader")
-        by_authorization: dict[UUID, list[int]] = defaultdict(list)
-        for each in self.read:
-            by_authorization[each.authorization_id].append(each.sequence)
-        for sequences in by_authorization.values():
-            if sequences != list(range(1, len(sequences) + 1)):
-                self._broken(f"the moves of one authorization are in the feed as {sequences}")
-
-    def _require_consistent_deliveries(self) -> None:
-        rows, attempts = self.stage.database.run(_deliveries_and_attempts)
-        event_ids = {each.position: each.event_id for each in self.read}
-        purged_through = self.stage.database.run(lambda session: session.scalars(select(Feed.purged_through)).one())
-        if purged := [key for key in self.due if key[0] <= purged_through]:
-            self._broken(f"{purged} are purged, and were still to be delivered")
-        self.due = {(row.position, row.endpoint) for row in rows if row.status == Status.DUE}
-        first = {(row.position, row.endpoint): row for row in rows if row.resend_of is None}
-        wanted = {
-            (position, endpoint)
-            for position, endpoints in self.subscribed.items()
-            for endpoint in endpoints
-            if position > purged_through
-        }
-        if set(first) != wanted or len(first) != len([row for row in rows if row.resend_of is None]):
-            self._broken(f"deliveries are there for {sorted(first)}, not for {sorted(wanted)}")
-        for row in rows:
-            if (row.status == Status.DUE) != (row.due_at is not None) or (row.due_at is None) != (
-                row.finished_at is not None
-            ):
-                self._broken(f"delivery {row.id} is {row.status}, due {row.due_at}, finished {row.finished_at}")
-            if attempts.get(row.id, []) != list(range(1, row.attempts + 1)):
-                self._broken(f"delivery {row.id} has the attempts {attempts.get(row.id)} on record, not {row.attempts}")
-            was_taken = (event_ids[row.position], True) in self.received[row.endpoint]
-            if row.status == Status.DELIVERED and not was_taken:
-                self._broken(f"delivery {row.id} is delivered, and {row.endpoint} has never said so")
-            if row.status == Status.EXPIRED and row.expires_at is None:
-                self._broken(f"delivery {row.id} is expired, and tells of no code")
-
-    def _require_order(self) -> None:
-        """See that each endpoint got the events of an authorization in order, each for the first time."""
-        events = {each.event_id: each for each in self.read}
-        for endpoint, received in self.received.items():
-            last: dict[UUID, int] = {}
-            for event_id in dict.fromkeys(event_id for event_id, _ in received):
-                told = events[event_id]
-                if told.position < last.get(told.authorization_id, 0) and not self._was_late(endpoint, told):
-                    self._broken(f"{endpoint} was told of {told.type} after what comes later")
-                last[told.authorization_id] = told.position
-
-    def _was_late(self, endpoint: str, told: feed.Told) -> bool:
-        """Say whether an event had failed before: it holds up no other."""
-        failed = select(WebhookAttempt.delivery_id).join(
-            WebhookDelivery, WebhookDelivery.id == WebhookAttempt.delivery_id
-        )
-        mine = failed.where(
-            WebhookDelivery.position == told.position,
-            WebhookDelivery.endpoint == endpoint,
-            WebhookAttempt.error.is_not(None),
-        )
-        return self.stage.database.run(lambda session: session.scalar(mine.limit(1))) is not None
-
     def _is_all_done(self) -> bool:
         staged = self.stage.database.run(feed.is_anything_staged)
         due = self.stage.database.run(deliveries.endpoints_with_due)
         return not staged and not due
-
-    def _require_all_told(self) -> None:
-        """See that the feed has had every move, and that whoever was to be told knows, or it is on record why not."""
-        moves = self.stage.database.run(partial(_moves, prefix=self.prefix))
-        if sorted((each.authorization_id, each.sequence) for each in self.read) != sorted(moves):
-            self._broken("the feed has not had every move once")
 
     def _events(self, *, after: int) -> dict[int, feed.Told]:
         found = select(FeedEvent.position).where(FeedEvent.position > after)
         positions = self.stage.database.run(lambda session: session.scalars(found).all())
         return self.stage.database.run(partial(feed.at_positions, positions=positions)) if positions else {}
 
-    def _broken(self, what: str) -> None:
-        raise BrokenPromiseError(self.played, what)
+    def _look(self) -> None:
+        self._require_one_holder()
+        self._keep(self.promises.look)
+
+    def _keep(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except BrokenPromiseError as broken:
+            self._broken(str(broken))
+
+    def _broken(self, what: str) -> NoReturn:
+        """Raise `BrokenPromiseError` with all that was played."""
+        raise BrokenPromiseError("\n".join([what, "", *(" ".join(step) for step in self.played)]))
 
 
 def _forget_all(session: Session) -> None:
     for table in _TABLES:
         session.execute(delete(table))
     session.execute(update(Feed).values(last_position=0, purged_through=0))
-
-
-def _deliveries_and_attempts(session: Session) -> tuple[list[WebhookDelivery], dict[int, list[int]]]:
-    attempts: dict[int, list[int]] = defaultdict(list)
-    for each in session.scalars(select(WebhookAttempt).order_by(WebhookAttempt.delivery_id, WebhookAttempt.number)):
-        attempts[each.delivery_id].append(each.number)
-    return list(session.scalars(select(WebhookDelivery).order_by(WebhookDelivery.id))), attempts
-
-
-def _moves(session: Session, *, prefix: str) -> list[tuple[UUID, int]]:
-    mine = select(Transition.authorization_id, Transition.sequence).join(
-        Authorization, Authorization.id == Transition.authorization_id
-    )
-    return [tuple(row) for row in session.execute(mine.where(Authorization.auth_state.startswith(prefix)))]  # type: ignore[misc]

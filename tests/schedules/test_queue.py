@@ -3,8 +3,8 @@
 import pytest
 
 from tests.integration.stage import Stage
-from tests.schedules.queue import BrokenPromiseError
 from tests.schedules.queue_exploration import explore_queue, play
+from tests.schedules.queue_promises import BrokenPromiseError
 
 #: As many as a test run has time for; `python -m tests.schedules soak` tries more.
 SCHEDULES = {"sqlite": 20, "postgresql": 8}
@@ -27,7 +27,7 @@ def test_a_worker_killed_between_the_answer_and_the_record_tells_twice(stage: St
             ("pass", "9"),
         ],
     )
-    received = [event_id for event_id, _ in queue.received["shop"]]
+    received = [event_id for event_id, _ in queue.promises.received["shop"]]
     assert len(received) == 3
     assert len(set(received)) == 2
 
@@ -49,7 +49,7 @@ def test_a_stalled_worker_that_goes_on_changes_nothing_that_another_has_recorded
             ("turn", "a"),
         ],
     )
-    assert len({event_id for event_id, _ in queue.received["shop"]}) == 3
+    assert len({event_id for event_id, _ in queue.promises.received["shop"]}) == 3
 
 
 def test_a_broken_promise_would_be_seen(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ _CALM_SECONDS = (0.2, 3)
 _SECONDS_MAX = 60
 
 #: Where the background process is killed: as it sends this statement, or when that is committed.
-_BACKGROUND_TRAPS = (
+BACKGROUND_TRAPS = (
     "before INTO events",
     "after INTO events",
     "before INTO webhook_attempts",
@@ -81,9 +81,8 @@ def spring_the_trap(world: World, chance: random.Random) -> None:
             alipay.notify(draft, chance)
 
 
-def spring_the_background_trap(world: World, chance: random.Random) -> None:
+def spring_the_background_trap(world: World, chance: random.Random, trap: str) -> None:
     """Kill the background process between two of its steps: nothing of what it tells is lost for that."""
-    trap = chance.choice(_BACKGROUND_TRAPS)
     with _books(world) as ledger:
         world.trap.write_text(trap)
         life = a_life(uuid4().hex)
