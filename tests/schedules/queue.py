@@ -20,6 +20,7 @@ reader of the feed, who notes what each step has added. A step is a few words:
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -48,6 +49,7 @@ from app.models import (
     WebhookAttempt,
     WebhookDelivery,
 )
+from app.report_errors import AlreadyCanceledError
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.builders import CLIENT_ID
@@ -183,7 +185,9 @@ class Queue:
         if kind == "cancel":
             self.stage.notify(token_canceled(token))
             return
-        self.stage.consult(auth_state, flow="auto_debit")
+        # One that is canceled cannot be consulted again, and is notified of all the same.
+        with suppress(AlreadyCanceledError):
+            self.stage.consult(auth_state, flow="auto_debit")
         code = f"code-{self.prefix}-{next(self._names)}"
         self.stage.notify(authcode_created(auth_state, code) if kind == "code" else token_created(auth_state, token))
 

@@ -8,7 +8,7 @@ from tests.integration.stage import Stage
 from tests.schedules.queue import TYPES, Queue, Words
 
 #: Enough for a worker to die with something on its way, and for another to take over.
-STEPS_MIN, STEPS_MAX = 30, 60
+STEPS_MIN, STEPS_MAX = 25, 50
 
 WORKERS = ("a", "b")
 NAMES = ("s-1", "s-2", "s-3")

@@ -7,7 +7,7 @@ from tests.schedules.queue_exploration import explore_queue, play
 from tests.schedules.queue_promises import BrokenPromiseError
 
 #: As many as a test run has time for; `python -m tests.schedules soak` tries more.
-SCHEDULES = {"sqlite": 20, "postgresql": 8}
+SCHEDULES = {"sqlite": 12, "postgresql": 5}
 
 
 @pytest.mark.no_cover
