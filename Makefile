@@ -3,6 +3,9 @@
 # The Python to make it with, 3.11 or newer: make PYTHON=/path/to/python3.13 test
 PYTHON ?= python3
 
+# Where `make run` listens.
+PORT ?= 8000
+
 # How long a soak goes on.
 MINUTES ?= 60
 
@@ -17,12 +20,12 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/installed ## see a pretend Alipay and the service at work, in a minute
+demo: .venv/installed ## see a pretend Alipay and the service at work
 	$(BIN)/python -m app.simulator.demo
 
-run: .venv/installed ## migrate the database and serve
+run: .venv/installed ## migrate the database and serve, at port 8000 or PORT
 	$(BIN)/flask db upgrade
-	$(BIN)/flask serve
+	$(BIN)/flask serve --port $(PORT)
 
 test: .venv/installed ## check and test everything, as CI does
 	$(BIN)/ruff check

@@ -336,11 +336,11 @@ def _require_libpq_options(url: URL) -> None:
 
 def _given_vault_keys(given: Mapping[str, str]) -> tuple[bytes, ...]:
     name = "FLASK_VAULT_KEYS"
-    return tuple(_vault_key(name, text) for text in given[name].split(",")) if name in given else ()
+    return _vault_keys(name, given[name]) if name in given else ()
 
 
 def open_vault_keys(settings: Settings) -> tuple[bytes, ...]:
-    """Return the vault keys that are set or, with SQLite, the one in `instance_path`, which is made the first time.
+    """Return the vault keys that are set or, with SQLite, those of a file, which is made with one the first time.
 
     Only code that seals or opens calls this, so that `--help` makes no key. Raises `SettingError`.
     """
@@ -357,7 +357,7 @@ def open_vault_keys(settings: Settings) -> tuple[bytes, ...]:
     if not path.exists() and _holds_index_key(settings.sqlite_file):
         raise VaultKeyLostError(path)
     try:
-        return (_vault_key(str(path), _made_once(path)),)
+        return _vault_keys(str(path), _made_once(path))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(name, f"is not set, and {path} cannot be used: {_why(error)}.") from None
 
@@ -367,6 +367,10 @@ def _why(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return error.strerror or "it cannot be read"
     return "it is no text" if isinstance(error, UnicodeDecodeError) else "its name cannot be that of a file"
+
+
+def _vault_keys(name: str, text: str) -> tuple[bytes, ...]:
+    return tuple(_vault_key(name, each) for each in text.split(","))
 
 
 def _vault_key(name: str, text: str) -> bytes:

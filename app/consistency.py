@@ -23,7 +23,7 @@ from app.vault import Vault, VaultError
 from app.vocabulary import Outcome, Reason, known
 
 #: Read in a handful of statements, and far less than a second of one snapshot.
-BATCH_SIZE_MAX = 200
+VERIFIED_BATCH_SIZE_MAX = 200
 
 #: As many of what waits for one authState are looked at. Where there are more, all of them wait for the same.
 _WAITING_MAX = 1000
@@ -76,7 +76,9 @@ class Record:
     entries: dict[int, InboxEntry] = field(default_factory=dict)
 
 
-def verify_batch(session: Session, vault: Vault, *, after: UUID | None = None, limit: int = BATCH_SIZE_MAX) -> Verified:
+def verify_batch(
+    session: Session, vault: Vault, *, after: UUID | None = None, limit: int = VERIFIED_BATCH_SIZE_MAX
+) -> Verified:
     """Verify the next authorizations, oldest first."""
     statement = select(Authorization).order_by(Authorization.id).limit(limit)
     if after is not None:

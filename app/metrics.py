@@ -12,7 +12,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate, product
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from app.alipay.notification import NotificationType
 from app.alipay.signature import CAUSES
 from app.counters import Counts, Memory, SharedCounts
 from app.logs import failure
+from app.release import version
 
 _log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def collect(clients: Collection[str], endpoints: Collection[str] = ()) -> Iterat
     yield _failing(latest, endpoints)
     yield LAST_VERIFIED.family(latest, clients)
     build = GaugeMetricFamily("notifyauth_build_info", "Which version answers: always 1.", labels=["version"])
-    build.add_metric([_version()], 1)
+    build.add_metric([version()], 1)
     yield build
 
 
@@ -258,13 +258,6 @@ def _start_anew() -> None:
     _memory.reset()
     _shared[0].forget_slot()
     _write_in_background()
-
-
-def _version() -> str:
-    try:
-        return version("notifyauth")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _not_counted(name: str, error: Exception) -> None:

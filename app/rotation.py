@@ -16,7 +16,7 @@ from app.models import AccessToken, Authorization, Base, InboxEntry, IndexKey
 from app.vault import INDEX_KEY_COLUMN, Vault
 
 #: A re-sealed batch holds its row locks, and SQLite's only one, for a tenth of a second.
-BATCH_SIZE_MAX = 100
+RESEALED_BATCH_SIZE_MAX = 100
 #: Reading only the keys of so many rows takes a few milliseconds.
 WINDOW_SIZE_MAX = 1000
 
@@ -70,7 +70,7 @@ def reseal_batch(
     sealed_column: SealedColumn,
     *,
     after: Key | None,
-    limit: int = BATCH_SIZE_MAX,
+    limit: int = RESEALED_BATCH_SIZE_MAX,
     window: int = WINDOW_SIZE_MAX,
 ) -> Resealed:
     """Seal again up to `limit` values among the next `window` rows, in the order of their keys.

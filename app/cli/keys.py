@@ -71,14 +71,15 @@ def _public_keys(client: Client) -> list[dict[str, Any]]:
 def new_vault_key() -> None:
     """Print a new vault key.
 
-    In FLASK_VAULT_KEYS the first seals, all open. So it goes last, behind those in use, until every process of the
-    service has started anew with it; then it goes first, everything starts anew again, and: flask keys reseal
+    In FLASK_VAULT_KEYS, or instance/vault.key, the first seals, all open. So it goes last, behind those in use, until
+    every process of the service has started anew with it; then it goes first, everything starts anew again, and: flask
+    keys reseal
     """
     click.echo(make_vault_key())
     click.echo(
         "Keep it: nothing opens the database without it. The first key of all is FLASK_VAULT_KEYS as it is. Another "
-        "goes last, with a comma between it and those in use (instance/vault.key, if that was unset). Start the "
-        "service anew, put it first, start anew again, then run: flask keys reseal",
+        "goes last, with a comma between it and those in use: in FLASK_VAULT_KEYS or, if that is unset, in "
+        "instance/vault.key. Start the service anew, put it first, start anew again, then run: flask keys reseal",
         err=True,
     )
 

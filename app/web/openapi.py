@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Any
 
 from flask import Blueprint, Response, current_app
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.release import version
 from app.web import request_models, response_models
 from app.web.webhook_descriptions import webhooks
 from app.wiring import Service
@@ -193,7 +193,7 @@ def _document(notify_path: str) -> str:
             "openapi": "3.1.0",
             "info": {
                 "title": "notifyauth",
-                "version": version("notifyauth"),
+                "version": version(),
                 "description": (
                     "Where the authorizations of Alipay's users stand. The server below the service refuses itself, "
                     "without a document and without X-Request-Id: what is no HTTP (400), a URL of more than 64 KiB "

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app import create_app
 from app.inbox import BODY_COLUMN
 from app.models import InboxEntry
-from app.rotation import BATCH_SIZE_MAX
+from app.rotation import RESEALED_BATCH_SIZE_MAX
 from app.simulator.draft import authcode_created
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.vocabulary import Outcome
@@ -102,10 +102,10 @@ def another_writer(shell: Shell) -> Iterator[Other]:
 
 
 def test_resealing_lets_others_write(embedded: Shell) -> None:
-    fill(embedded, BATCHES * BATCH_SIZE_MAX, outcome=Outcome.REDUNDANT)
+    fill(embedded, BATCHES * RESEALED_BATCH_SIZE_MAX, outcome=Outcome.REDUNDANT)
     shell = with_a_new_key_first(embedded)
     with another_writer(shell) as other:
-        assert f"Sealed {BATCHES * BATCH_SIZE_MAX + 1} again" in shell.ask("keys", "reseal")
+        assert f"Sealed {BATCHES * RESEALED_BATCH_SIZE_MAX + 1} again" in shell.ask("keys", "reseal")
         turns = other.turns
     assert turns >= BATCHES
 

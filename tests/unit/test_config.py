@@ -53,6 +53,22 @@ def test_several_vault_keys_keep_their_order(tmp_path: Path) -> None:
     assert [base64.b64encode(key).decode() for key in made.vault_keys] == keys
 
 
+def test_the_vault_key_file_takes_several_as_the_variable_does(tmp_path: Path) -> None:
+    """So a key is changed where it is kept, and every shell goes on without a variable."""
+    vault_keys(tmp_path)
+    file = tmp_path / "vault.key"
+    old, new = file.read_text().strip(), new_vault_key()
+    file.write_text(f"{new}, {old}\n")
+    assert [base64.b64encode(key).decode() for key in vault_keys(tmp_path)] == [new, old]
+
+
+@pytest.mark.parametrize("content", ["", "c2hvcnQ=", f"{new_vault_key()},"], ids=["empty", "short", "one missing"])
+def test_a_vault_key_file_with_a_key_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "vault.key").write_text(content)
+    with pytest.raises(SettingError, match=r"vault\.key must be comma-separated base64 of 32 bytes each"):
+        vault_keys(tmp_path)
+
+
 def test_api_keys_go_by_their_names(tmp_path: Path) -> None:
     made = settings(tmp_path, FLASK_API_KEYS="billing=k-1, 12345 ,c2VjcmV0==")
     assert {key.reveal() for key in made.api_keys.values()} == {"k-1", "12345", "c2VjcmV0=="}
