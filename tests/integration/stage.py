@@ -26,6 +26,7 @@ from app.receiver import Receipt, Receiver
 from app.reports import AuthcodeReport, CanceledReport, Consult, Recorded, TokenReport
 from app.secret import Secret
 from app.simulator.draft import Draft
+from app.state_machine import Flow
 from app.tokens import Grant
 from app.vault import Sealer, Vault, new_index_key
 from app.vocabulary import CauseKind
@@ -115,6 +116,9 @@ class Stage:
 
     def consult(self, auth_state: str = "s-1", **said: Any) -> UUID:  # noqa: ANN401 -- whatever a consult may say
         said = {"client_id": CLIENT_ID} | said
+        if (flow := said.get("flow")) is not None:
+            # As the API and the shell do: a bare text would be a flow of a newer release.
+            said["flow"] = Flow(flow)
         return self.receiver.record(Consult(auth_state, **said), cause=CauseKind.API).authorization_id
 
     def report_authcode(self, authorization_id: UUID, code: str = "code-1") -> Recorded:
