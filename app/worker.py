@@ -4,7 +4,6 @@ Any number of workers may run, on any machines: leases say which of them does wh
 but leases that end.
 """
 
-import os
 import socket
 import threading
 import time
@@ -60,15 +59,17 @@ class Worker:
         self,
         service: Parts,
         *,
+        identity: str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Take an identity where this takes the place of a worker that has ended: then its leases are this one's."""
         self._database = service.database
         self._endpoints = service.endpoints
         self._clock = clock
         self._monotonic = monotonic
-        # The first two are for people who look who holds what.
-        self._leases = Leases(f"{socket.gethostname()}:{os.getpid()}:{uuid4()}", monotonic=monotonic)
+        # The host is for people who look who holds what.
+        self._leases = Leases(f"{socket.gethostname()}:{identity or uuid4()}", monotonic=monotonic)
         self._senders = {
             _lease_of(each.name): Sender(
                 each,

@@ -86,13 +86,18 @@ class _Signals:
             _log.error("reload refused", extra={"problem": problem})
 
 
-def work_in_background(instance_path: Path, stop: threading.Event, has_started: Callable[[], None]) -> None:
-    """Do the background work in a process of its own, whose parent has checked all that it needs."""
+def work_in_background(
+    instance_path: Path, identity: str, stop: threading.Event, has_started: Callable[[], None]
+) -> None:
+    """Do the background work in a process of its own, whose parent has checked all that it needs.
+
+    The parent gives the identity of a process that has died to the one that takes its place.
+    """
     logs.configure(on_dropped=metrics.count_dropped_lines)
     metrics.share()
     service = Service(read_settings(os.environ, instance_path=instance_path))
     try:
-        worker = Worker(service)
+        worker = Worker(service, identity=identity)
     except EndpointsError as error:
         # They were changed since the parent looked.
         _log.error("background work cannot begin", extra={"problem": str(error)})

@@ -93,6 +93,23 @@ def due_codes(
     return session.scalars(_due(endpoint, is_code, WebhookDelivery.due_at <= now, *_is_free(busy)).limit(limit)).all()
 
 
+def due_before(
+    session: Session, endpoint: str, codes: Sequence[WebhookDelivery], *, now: datetime
+) -> Sequence[WebhookDelivery]:
+    """List what tells an endpoint of the authorizations of these codes, is due too, and has not been tried yet."""
+    return session.scalars(
+        select(WebhookDelivery)
+        .join(FeedEvent, FeedEvent.position == WebhookDelivery.position)
+        .where(
+            FeedEvent.authorization_id.in_([each.authorization_id for each in codes]),
+            WebhookDelivery.endpoint == endpoint,
+            WebhookDelivery.status == Status.DUE,
+            WebhookDelivery.attempts == 0,
+            WebhookDelivery.due_at <= now,
+        )
+    ).all()
+
+
 def record(session: Session, attempts: Sequence[Attempt]) -> None:
     """Put attempts on record, and what becomes of their deliveries.
 

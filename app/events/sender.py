@@ -310,9 +310,10 @@ class Sender:
         page = partial(deliveries.due, busy=busy) if not codes_only else partial(deliveries.due_codes, busy=busy)
         found = list(page(session, self.endpoint.name, now=now, limit=_PAGE))
         if len(found) >= _PAGE and not codes_only:
-            known = {each.id for each in found}
             codes = deliveries.due_codes(session, self.endpoint.name, now=now, limit=_PAGE, busy=busy)
-            found += [each for each in codes if each.id not in known]
+            # What goes before a code may be far behind in the queue, too.
+            before = deliveries.due_before(session, self.endpoint.name, codes, now=now) if codes else ()
+            found = list({each.id: each for each in (*found, *codes, *before)}.values())
         return found
 
     def _start_ready(self) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from uuid import uuid4
 
 from app.limits import STOP_SECONDS_MAX
 from app.server.processes import (
@@ -27,9 +28,11 @@ from app.server.processes import (
 _log = logging.getLogger(__name__)
 
 _NAME = "background"
+#: A process that has closed everything is gone within milliseconds.
+_REAP_SECONDS_MAX = 1.0
 
 #: What the process does until told to stop. It is called with what it tells its parent by that it has started.
-Background = Callable[[threading.Event, Callable[[], None]], None]
+Background = Callable[[str, threading.Event, Callable[[], None]], None]
 
 
 class BackgroundProcess:
@@ -43,6 +46,8 @@ class BackgroundProcess:
         #: The one before, which finishes what it has begun.
         self._leaving: BaseProcess | None = None
         self._born = 0.0
+        #: What it is known by; one that takes the place of a dead one, by the same: then the dead one's leases are its.
+        self._identity = str(uuid4())
         #: In a row, each soon after its start.
         self._deaths = 0
         #: When to start it; `None` while it runs.
@@ -52,7 +57,7 @@ class BackgroundProcess:
         """Start the process, or say when that is tried again."""
         self.due = None
         try:
-            self._process, news = self._start()
+            self._process, news = self._start(self._identity)
         except OSError as error:
             self._deaths += 1
             self.due = time.monotonic() + pause_before(self._deaths)
@@ -63,10 +68,11 @@ class BackgroundProcess:
     def look(self) -> None:
         """Notice that the process has died, and start it when that is due."""
         if self._leaving is not None and _has_ended(self._leaving):
-            self._leaving.join(0)
+            self._leaving.join(_REAP_SECONDS_MAX)
             self._leaving = None
         if self.due is None and self._process is not None and _has_ended(self._process):
-            self._process.join(0)
+            # It has ended, so that this is over as soon as the system says how.
+            self._process.join(_REAP_SECONDS_MAX)
             lived = time.monotonic() - self._born
             self._deaths = self._deaths + 1 if lived < STEADY_SECONDS else 1
             pause = pause_before(self._deaths)
@@ -78,9 +84,9 @@ class BackgroundProcess:
 
     def replace(self, *, is_over: Callable[[], bool]) -> bool:
         """Put a new process in the place of the old one, which goes on until that has started; say whether it has."""
-        old = self._process
+        old, identity = self._process, str(uuid4())
         try:
-            new, news = self._start()
+            new, news = self._start(identity)
         except OSError:
             return False
         with news:
@@ -89,7 +95,8 @@ class BackgroundProcess:
                 return False
         if self._leaving is not None:
             _stop(self._leaving)
-        self._process, self._leaving, self._deaths, self.due = new, old, 0, None
+        self._process, self._leaving, self._identity = new, old, identity
+        self._deaths, self.due = 0, None
         if old is not None and not _has_ended(old):
             # The main loop does not wait for it: it may be told to stop just now.
             old.terminate()
@@ -106,9 +113,10 @@ class BackgroundProcess:
             if process is not None:
                 _stop(process)
 
-    def _start(self) -> tuple[BaseProcess, Connection]:
+    def _start(self, identity: str) -> tuple[BaseProcess, Connection]:
         news, ready = multiprocessing.Pipe(duplex=False)
-        process = multiprocessing.get_context("spawn").Process(target=_run, args=(self._background, ready), name=_NAME)
+        arguments = (self._background, identity, ready)
+        process = multiprocessing.get_context("spawn").Process(target=_run, args=arguments, name=_NAME)
         process.start()
         self._born = time.monotonic()
         # From here on only the process holds it, so that it ends with the process.
@@ -151,7 +159,7 @@ def _has_ended(process: BaseProcess) -> bool:
     return bool(wait([process.sentinel], 0))
 
 
-def _run(background: Background, ready: Connection) -> None:
+def _run(background: Background, identity: str, ready: Connection) -> None:
     """Do the background work. This is the first of our code that runs in the process."""
     # A terminal that goes away tells everyone. For this process that is no reason to die.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -160,7 +168,7 @@ def _run(background: Background, ready: Connection) -> None:
         signal.signal(number, partial(_on_stop, stop))
     threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
     show_as(_NAME)
-    background(stop, partial(_tell, ready))
+    background(identity, stop, partial(_tell, ready))
 
 
 def _tell(ready: Connection) -> None:

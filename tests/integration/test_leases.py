@@ -70,6 +70,13 @@ def test_a_holder_that_froze_finds_that_another_has_the_lease(stage: Stage) -> N
     assert (first.holds("numbering"), second.holds("numbering")) == (False, True)
 
 
+def test_one_that_takes_the_place_of_a_dead_one_has_its_leases_at_once(stage: Stage) -> None:
+    dead, successor = Leases("one"), Leases("one")
+    renew(stage, dead, "numbering")
+    renew(stage, successor, "numbering")
+    assert successor.holds("numbering")
+
+
 def test_a_lease_that_was_given_back_is_taken_at_once(stage: Stage) -> None:
     first, second = two(Monotonic())
     renew(stage, first, "numbering", "endpoint:shop")

@@ -178,7 +178,7 @@ def test_a_code_waits_for_nothing_that_hangs(world: World) -> None:
     assert world.receiver.at_once <= AT_ONCE_MAX
 
 
-def test_a_code_is_told_before_thousands_of_others(world: World) -> None:
+def test_a_code_is_told_before_thousands_of_others_and_after_what_precedes_it(world: World) -> None:
     world.consults(150)
     world.number()
     world.stage.consult("with-code")
@@ -188,6 +188,8 @@ def test_a_code_is_told_before_thousands_of_others(world: World) -> None:
         world.wait_until(lambda: len(world.receiver.received) >= 100)
     first = [each["type"] for each in world.receiver.events()[:20]]
     assert "authorization.authcode_issued" in first
+    told = world.receiver.told()
+    assert told.index(("with-code", 1)) < told.index(("with-code", 2))
 
 
 def test_what_is_refused_is_sent_again_when_it_is_due(world: World) -> None:

@@ -56,7 +56,7 @@ def _troubles(session: Session, endpoint: Endpoint, *, now: datetime) -> Iterato
     """Say what keeps an endpoint from being told."""
     lease = session.get(Lease, f"endpoint:{endpoint.name}")
     if lease is None or lease.holder is None or now - lease.at > _SILENT_MAX:
-        yield "no worker sends to it (flask serve runs one, and so does flask work)"
+        yield "no worker sends to it: flask serve and flask work do, and know of a new endpoint after a SIGHUP"
     standing = deliveries.standing(session, endpoint.name)
     if standing.failed_before:
         said = "" if standing.last_error is None else f": {plain(standing.last_error.rstrip('.'))}"
