@@ -16,7 +16,7 @@ from app.report_errors import ReportRefusedError
 from app.reports import Consult
 from app.simulator.draft import Draft
 from app.state_machine import Flow
-from app.vocabulary import CauseKind
+from app.vocabulary import CauseKind, NewerReleaseError
 from tests.integration.stage import Stage
 from tests.schedules.model import Words
 
@@ -59,8 +59,8 @@ class Live:
             return self._perform(step)
         except ReportRefusedError:
             return "refused"
-        except ValueError as error:
-            if str(error) != f"'{BROKEN_FLOW}' is not a valid Flow":
+        except NewerReleaseError as error:
+            if error.word != BROKEN_FLOW:
                 raise
             return "broken"
 
