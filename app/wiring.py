@@ -163,14 +163,15 @@ class Service:
         cut take commits back is named and worked on: `set to forget (…)`. So is that no worker runs: what is received
         and reported is in order, and is told later. A change is logged once.
         """
-        checks = self._checks()
+        checks = self.check()
         if checks != self._checks_before:
             is_in_order = is_ready(checks) and checks["worker"] == OK
             _log.log(logging.INFO if is_in_order else logging.WARNING, "readiness changed", extra=checks)
             self._checks_before = checks
         return checks
 
-    def _checks(self) -> dict[str, str]:
+    def check(self) -> dict[str, str]:
+        """Check what `ready` checks, and log nothing of it."""
         found = {"database": OK, "migrated": OK, "vault": OK, "worker": "unknown"}
         try:
             # As at the start: the service may have started while the database was away.

@@ -5,6 +5,7 @@ from flask import Flask
 from app.cli.authorizations import authorizations
 from app.cli.db import db
 from app.cli.diagrams import diagrams
+from app.cli.doctor import doctor
 from app.cli.endpoints import endpoints
 from app.cli.events import events
 from app.cli.inbox import inbox
@@ -16,5 +17,5 @@ from app.cli.work import work
 
 def init_app(app: Flask) -> None:
     """Add the commands. Flask finds them where it finds the application."""
-    for command in (authorizations, db, diagrams, endpoints, events, inbox, keys, serve, simulator, work):
+    for command in (authorizations, db, diagrams, doctor, endpoints, events, inbox, keys, serve, simulator, work):
         app.cli.add_command(command)
