@@ -2,7 +2,8 @@
 
 A holder raises the beat of its lease every few seconds. Another worker takes the lease when it has seen the same beat
 for longer than a holder may go without one, by its own monotonic clock: no two machines' clocks are compared. A holder
-that could not raise its beat in time stops by itself, before anybody else may begin.
+that could not raise its beat for 5 s starts nothing new, and after 8 s another may begin. What was started before may
+overlap with that: a request takes up to 10 s, so that a webhook can be sent twice.
 """
 
 import time
@@ -21,7 +22,7 @@ from app.models import Lease
 BEAT_SECONDS = 2.0
 #: A beat that stood still for so long belongs to a worker that is gone.
 TAKEOVER_SECONDS = 8.0
-#: A holder that has not raised its beat for so long stops. What it has begun by then may take the rest.
+#: A holder that has not raised its beat for so long starts nothing new. Requests in flight may overlap the next holder.
 HELD_SECONDS = 5.0
 
 

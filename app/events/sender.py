@@ -270,7 +270,11 @@ class Sender:
             self._look_at = now + POLL_SECONDS
             if not self._looking.did(self._look):
                 self._look_at = now + _PAUSE_SECONDS
-        self._start_ready()
+        # Asked again: a look is several calls of the database, and the lease may end while one of them stalls.
+        if self._may_send():
+            self._start_ready()
+        else:
+            self._ready.clear()
 
     def _look(self) -> None:
         """Look what is due, and choose from it what is sent next."""

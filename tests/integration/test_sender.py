@@ -301,6 +301,34 @@ def test_whoever_has_not_the_lease_sends_nothing(world: World) -> None:
         world.receiver.wait_for(1)
 
 
+def test_a_lease_that_ends_during_a_look_starts_no_request(world: World) -> None:
+    """As where the database stalls after the lease was asked for."""
+    has_lease, has_looked = threading.Event(), threading.Event()
+    has_lease.set()
+    world.stage.consult()
+    world.number()
+    database = world.stage.database
+
+    class Stalling:
+        def run(self, work: Any, **options: Any) -> Any:  # noqa: ANN401
+            found = database.run(work, **options)
+            if isinstance(work, partial) and work.func is feed.at_positions and not has_looked.is_set():
+                has_lease.clear()
+                has_looked.set()
+            return found
+
+    world.stage.database = Stalling()  # type: ignore[assignment] # as far as it is used
+    try:
+        with world.sending(may_send=has_lease.is_set):
+            assert has_looked.wait(30)
+            time.sleep(0.4)
+            assert world.receiver.received == []
+            has_lease.set()
+            world.receiver.wait_for(1)
+    finally:
+        world.stage.database = database
+
+
 def test_what_was_sent_and_not_recorded_is_sent_again(world: World) -> None:
     """As where the sender is killed in between."""
     world.stage.consult()
