@@ -41,8 +41,9 @@ _LOOK_SECONDS = 0.2
 
 #: What a database takes as text only in part, and a terminal obeys.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-#: More seconds than that are no less of an outage.
-_RETRY_AFTER = re.compile(r"[0-9]{1,9}")
+_RETRY_AFTER = re.compile(r"[0-9]+")
+#: More seconds than that, some thirty years, are no less of an outage.
+_RETRY_AFTER_SECONDS_MAX = 999_999_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +382,10 @@ def _retry_after(value: str | None, *, now: datetime) -> timedelta | None:
     if value is None:
         return None
     if _RETRY_AFTER.fullmatch(value.strip()):
-        return timedelta(seconds=int(value))
+        digits = value.strip().lstrip("0")
+        # More digits than the bound has are a larger number, and Python reads none of thousands.
+        is_larger = len(digits) > len(str(_RETRY_AFTER_SECONDS_MAX))
+        return timedelta(seconds=_RETRY_AFTER_SECONDS_MAX if is_larger else int(digits or "0"))
     try:
         at = parsedate_to_datetime(value)
     except (TypeError, ValueError, OverflowError):

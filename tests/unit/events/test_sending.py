@@ -133,7 +133,19 @@ def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("120", 120), (" 7 ", 7), ("999999999", 999999999), ("soon", None), ("-1", None), ("²", None)],
+    [
+        ("120", 120),
+        (" 7 ", 7),
+        ("0", 0),
+        ("0000000000007", 7),
+        ("999999999", 999999999),
+        ("1000000000", 999999999),
+        ("9" * 5000, 999999999),
+        ("0" * 60_000 + "x", None),
+        ("soon", None),
+        ("-1", None),
+        ("²", None),
+    ],
 )
 def test_retry_after_is_read_in_seconds(receiver: Receiver, value: str, seconds: int | None) -> None:
     receiver.behave = refuses(429, Retry_After=value.encode().decode("latin-1"))
