@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app import authorizations
 from app.events import deliveries
-from app.events.feed import Told
+from app.events.feed import PublishedEvent
 from app.inbox_admin import of_authorization
 from app.models import Authorization, InboxEntry, Transition, WebhookAttempt, WebhookDelivery
 
@@ -65,37 +65,37 @@ def entry_summary(entry: InboxEntry) -> Document:
     }
 
 
-def event_document(told: Told) -> Document:
+def event_document(event: PublishedEvent) -> Document:
     """Show an event as the feed has it and as an endpoint is told it: thin, without a code, a token or a login id."""
     data = {
-        "authorizationId": str(told.authorization_id),
-        "clientId": told.client_id,
-        "authState": told.auth_state,
-        "userRef": told.user_ref,
-        "customerBelongsTo": told.customer_belongs_to,
-        "sequence": told.sequence,
-        "from": told.from_state,
-        "to": told.to_state,
-        "cause": told.cause,
-        "learnedAt": timestamp(told.learned_at or told.at),
-        "at": timestamp(told.at),
+        "authorizationId": str(event.authorization_id),
+        "clientId": event.client_id,
+        "authState": event.auth_state,
+        "userRef": event.user_ref,
+        "customerBelongsTo": event.customer_belongs_to,
+        "sequence": event.sequence,
+        "from": event.from_state,
+        "to": event.to_state,
+        "cause": event.cause,
+        "learnedAt": timestamp(event.learned_at or event.at),
+        "at": timestamp(event.at),
     }
-    if told.expires_at is not None:
-        data["expiresAt"] = timestamp(told.expires_at)
+    if event.expires_at is not None:
+        data["expiresAt"] = timestamp(event.expires_at)
     # What Standard Webhooks puts beside the data.
-    return {"id": str(told.event_id), "type": told.type, "timestamp": timestamp(told.at), "data": data}
+    return {"id": str(event.event_id), "type": event.type, "timestamp": timestamp(event.at), "data": data}
 
 
-def event_body(told: Told) -> str:
+def event_body(event: PublishedEvent) -> str:
     """Write an event as the body of a webhook: the same bytes, and so the same signature, whenever it is written."""
     # In ASCII, since an authState may be text that UTF-8 cannot write.
-    return json.dumps(event_document(told), separators=(",", ":"))
+    return json.dumps(event_document(event), separators=(",", ":"))
 
 
-def delivery_summaries(session: Session, told: Collection[WebhookDelivery]) -> list[Document]:
+def delivery_summaries(session: Session, listed: Collection[WebhookDelivery]) -> list[Document]:
     """Show deliveries as they are listed."""
-    events = deliveries.events_of(session, told)
-    return [_delivery(each, *events[each.position]) for each in told]
+    events = deliveries.events_of(session, listed)
+    return [_delivery(each, *events[each.position]) for each in listed]
 
 
 def delivery_document(session: Session, delivery: WebhookDelivery) -> Document:

@@ -1,6 +1,6 @@
-"""Leases: what one worker at a time may do, whichever of them lives.
+"""Leases: what one background worker at a time may do, whichever of them lives.
 
-A holder raises the beat of its lease every few seconds. Another worker takes the lease when it has seen the same beat
+A holder raises the beat of its lease every few seconds. Another takes the lease when it has seen the same beat
 for longer than a holder may go without one, by its own monotonic clock: no two machines' clocks are compared. A holder
 that could not raise its beat for 5 s starts nothing new, and after 8 s another may begin. What was started before may
 overlap with that: a request takes up to 10 s, so that a webhook can be sent twice.
@@ -20,7 +20,7 @@ from app.models import Lease
 
 #: How often a holder raises the beat.
 BEAT_SECONDS = 2.0
-#: A beat that stood still for so long belongs to a worker that is gone.
+#: A beat that stood still for so long belongs to a background worker that is gone.
 TAKEOVER_SECONDS = 8.0
 #: A holder that has not raised its beat for so long starts nothing new. Requests in flight may overlap the next holder.
 HELD_SECONDS = 5.0
@@ -33,7 +33,7 @@ class _Seen:
 
 
 class Leases:
-    """The leases that one worker holds or waits for. Used by one thread; `holds` by any."""
+    """The leases that one background worker holds or waits for. Used by one thread; `holds` by any."""
 
     def __init__(self, holder: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.holder = holder
@@ -43,7 +43,7 @@ class Leases:
         self._seen: dict[str, _Seen] = {}
 
     def holds(self, name: str) -> bool:
-        """Say whether this worker, and no other, may do this now."""
+        """Say whether this background worker, and no other, may do this now."""
         renewed = self._renewed.get(name)
         return renewed is not None and self._monotonic() - renewed < HELD_SECONDS
 

@@ -18,7 +18,7 @@ V = TypeVar("V")
 
 
 class NoPlaceError(Exception):
-    """As many wait as may."""
+    """All long-poll places are taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ def count_dropped_lines(count: int) -> None:
 
 
 def note_endpoint(name: str, *, is_failing: bool) -> None:
-    """Note how an endpoint is, as the worker that sends to it sees it now."""
+    """Note how an endpoint is, as the background worker that sends to it sees it now."""
     (_ENDPOINT_FAILING if is_failing else _ENDPOINT_WORKING).note(name, time.time())
 
 

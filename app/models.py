@@ -462,7 +462,7 @@ class WebhookAttempt(Base):
 
 
 class Lease(Base):
-    """What one worker at a time does, and which one that is."""
+    """What one background worker at a time does, and which one that is."""
 
     __tablename__ = "leases"
 

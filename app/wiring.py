@@ -202,7 +202,7 @@ class Service:
         return found
 
     def _worker_check(self) -> str:
-        """Say whether a worker runs, on any machine. Raises `DatabaseUnavailableError`."""
+        """Say whether a background worker runs, on any machine. Raises `DatabaseUnavailableError`."""
         seen_at = self.database.run(worker_seen_at, read_only=True)
         if seen_at is not None and datetime.now(UTC) - seen_at < SILENCE_MAX:
             return OK

@@ -1,6 +1,6 @@
-"""What goes on in the background: numbering events, sending them to endpoints, purging what is old.
+"""The background worker: numbers events, sends them to endpoints, and purges what is old.
 
-Any number of workers may run, on any machines: leases say which of them does what. One that dies leaves nothing behind
+Any number of them may run, on any machines: leases say which of them does what. One that dies leaves nothing behind
 but leases that end.
 """
 
@@ -41,7 +41,7 @@ _NUMBERING = "numbering"
 
 
 class Parts(Protocol):
-    """What a worker needs of the service, each made when it is first asked for."""
+    """What a background worker needs of the service, each made when it is first asked for."""
 
     @property
     def database(self) -> Database:
@@ -81,7 +81,7 @@ class Worker:
             for each in self._endpoints.values()
         }
         self._names = {_NUMBERING, *self._senders}
-        self._renew_at = self._wait_at = self._purge_at = 0.0
+        self._renew_at = self._check_free_at = self._purge_at = 0.0
         self._renewing = Persistence("renewing leases")
         self._numbering = Persistence("numbering events")
         self._purging = Persistence("purging events")
@@ -103,27 +103,25 @@ class Worker:
 
     def _turn(self) -> bool:
         """Do what is to be done by now, and say whether all of that went well."""
-        if not self._renewed(self._names):
+        if not self._renew_if_due(self._names):
             return False
         if not self._leases.holds(_NUMBERING):
             return True
-        return self._numbering.did(self._number) and self._purged()
+        return self._numbering.try_once(self._number) and self._purge_if_due()
 
     # --- leases ---
 
-    def _renewed(self, names: set[str]) -> bool:
+    def _renew_if_due(self, names: set[str]) -> bool:
         """Renew the leases when it is time, and say whether that went well."""
         now = self._monotonic()
-        if now >= self._renew_at:
-            asked = names
-        elif now >= self._wait_at:
-            asked = {each for each in names if not self._leases.holds(each)}
-        else:
+        is_full_renewal = now >= self._renew_at
+        if not is_full_renewal and now < self._check_free_at:
             return True
-        if asked and not self._renewing.did(partial(self._renew, asked)):
+        asked = names if is_full_renewal else {each for each in names if not self._leases.holds(each)}
+        if asked and not self._renewing.try_once(partial(self._renew, asked)):
             return False
-        self._wait_at = now + _WAIT_SECONDS
-        if asked is names:
+        self._check_free_at = now + _WAIT_SECONDS
+        if is_full_renewal:
             self._renew_at = now + BEAT_SECONDS
         return True
 
@@ -139,10 +137,10 @@ class Worker:
         while held:
             over = {each for each in held if each not in threads or not threads[each].is_alive()}
             if over:
-                self._renewing.did(partial(self._database.run, partial(self._leases.release, names=over)))
+                self._renewing.try_once(partial(self._database.run, partial(self._leases.release, names=over)))
                 held -= over
             if held:
-                self._renewed(held)
+                self._renew_if_due(held)
                 time.sleep(_POLL_SECONDS / 2)
 
     # --- the feed ---
@@ -156,11 +154,11 @@ class Worker:
             if self._monotonic() >= self._renew_at:
                 return
 
-    def _purged(self) -> bool:
+    def _purge_if_due(self) -> bool:
         """Purge a piece, if it is time, and say whether that went well."""
         if self._monotonic() < self._purge_at:
             return True
-        if not self._purging.did(self._purge):
+        if not self._purging.try_once(self._purge):
             self._purge_at = self._monotonic() + _PAUSE_SECONDS
             return False
         return True

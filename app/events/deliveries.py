@@ -24,20 +24,20 @@ COUNTED_MAX = 10_000
 
 
 class Status(StrEnum):
-    """How a delivery stands."""
+    """How a webhook delivery stands."""
 
     DUE = "due"
     #: The endpoint has answered 2xx.
     DELIVERED = "delivered"
-    #: What it tells is of no use any more: the code's minute is over.
+    #: What it tells is of no use any more: the code's minute is over, or its six attempts failed.
     EXPIRED = "expired"
-    #: Every attempt has failed.
+    #: Given up: attempts exhausted, too old, event deleted or endpoint removed.
     DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How one request to an endpoint ended, and what becomes of its delivery."""
+    """How one request to an endpoint ended, and what becomes of its webhook delivery."""
 
     delivery_id: int
     number: int
@@ -53,8 +53,8 @@ class Attempt:
     finished_at: datetime | None
 
 
-def add(session: Session, told: Iterable[tuple[Mapping[str, Any], str]], *, at: datetime) -> None:
-    """Make a delivery of each event to each endpoint, due at once."""
+def add(session: Session, pairs: Iterable[tuple[Mapping[str, Any], str]], *, at: datetime) -> None:
+    """Make a webhook delivery of each pair, an event and an endpoint, due at once."""
     rows = [
         {
             "position": event["position"],
@@ -66,7 +66,7 @@ def add(session: Session, told: Iterable[tuple[Mapping[str, Any], str]], *, at: 
             "expires_at": event["expires_at"],
             "created_at": at,
         }
-        for event, endpoint in told
+        for event, endpoint in pairs
     ]
     if rows:
         session.execute(insert(WebhookDelivery), rows)
@@ -111,9 +111,9 @@ def due_before(
 
 
 def record(session: Session, attempts: Sequence[Attempt]) -> None:
-    """Put attempts on record, and what becomes of their deliveries.
+    """Put attempts on record, and what becomes of their webhook deliveries.
 
-    An attempt of a worker that has lost the lease changes nothing where another worker has recorded one.
+    An attempt of a background worker that has lost the lease changes nothing where another worker has recorded one.
     """
     # Locked, so that nobody records between this look and the update; in order, so that no two wait for each other.
     counted = (
@@ -157,7 +157,7 @@ def record(session: Session, attempts: Sequence[Attempt]) -> None:
 
 
 def give_up(session: Session, delivery_ids: Collection[int], status: Status, *, now: datetime) -> None:
-    """End deliveries that are not sent any more: their code has expired, or they are too old."""
+    """End webhook deliveries that are not sent any more: their code has expired, or they are too old."""
     session.execute(
         update(WebhookDelivery)
         .where(WebhookDelivery.id.in_(delivery_ids), WebhookDelivery.status == Status.DUE)
@@ -184,7 +184,7 @@ def endpoints_with_due(session: Session) -> list[str]:
 
 
 def oldest_due_at(session: Session, endpoint: str) -> datetime | None:
-    """Say since when the most urgent delivery of an endpoint is due, or will be."""
+    """Say since when the most urgent webhook delivery of an endpoint is due, or will be."""
     return session.scalar(
         select(WebhookDelivery.due_at)
         .where(WebhookDelivery.status == Status.DUE, WebhookDelivery.endpoint == endpoint)
@@ -210,7 +210,7 @@ def _due(endpoint: str, *conditions: ColumnElement[bool]) -> Select[WebhookDeliv
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
-    """Which deliveries a listing shows; what is `None` does not matter."""
+    """Which webhook deliveries a listing shows; what is `None` does not matter."""
 
     status: str | None = None
     endpoint: str | None = None
@@ -219,14 +219,14 @@ class DeliveryFilter:
 
 
 def find(session: Session, delivery_id: int) -> WebhookDelivery | None:
-    """Find a delivery by its id."""
+    """Find a webhook delivery by its id."""
     return session.get(WebhookDelivery, delivery_id)
 
 
 def listing(
     session: Session, wanted: DeliveryFilter, *, limit: int, before: int | None = None
 ) -> Sequence[WebhookDelivery]:
-    """List deliveries, newest first, from the one that comes after the delivery with the id `before`."""
+    """List webhook deliveries, newest first, from the one that comes after the delivery with the id `before`."""
     conditions = [
         getattr(WebhookDelivery, name) == value
         for name in ("status", "endpoint")
@@ -242,15 +242,15 @@ def listing(
     ).all()
 
 
-def events_of(session: Session, told: Collection[WebhookDelivery]) -> dict[int, tuple[UUID, str]]:
-    """Find the id and type of the events that deliveries tell of, by their positions."""
-    of_these = FeedEvent.position.in_({each.position for each in told})
+def events_of(session: Session, listed: Collection[WebhookDelivery]) -> dict[int, tuple[UUID, str]]:
+    """Find the id and type of the events that webhook deliveries tell of, by their positions."""
+    of_these = FeedEvent.position.in_({each.position for each in listed})
     rows = session.execute(select(FeedEvent.position, FeedEvent.event_id, FeedEvent.type).where(of_these))
     return {row.position: (row.event_id, row.type) for row in rows}
 
 
 def attempts_of(session: Session, delivery_id: int) -> Sequence[WebhookAttempt]:
-    """List the attempts of a delivery, first to last."""
+    """List the attempts of a webhook delivery, first to last."""
     return session.scalars(
         select(WebhookAttempt).where(WebhookAttempt.delivery_id == delivery_id).order_by(WebhookAttempt.number)
     ).all()
@@ -294,7 +294,7 @@ def lock_feed(session: Session) -> Feed:
 
 
 def resend(session: Session, delivery: WebhookDelivery, *, now: datetime) -> WebhookDelivery:
-    """Make a new delivery of the same event to the same endpoint; the old one stays as it is.
+    """Make a new webhook delivery of the same event to the same endpoint; the old one stays as it is.
 
     The feed is locked, and the old one was found after that, so that its event is not purged by then. Somebody asked
     for it, so it does not expire, though the code of which it tells has.
@@ -316,7 +316,7 @@ def resend(session: Session, delivery: WebhookDelivery, *, now: datetime) -> Web
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What one batch of a recovery did."""
+    """What one step of a recovery did."""
 
     #: How many deliveries it made to each endpoint.
     made: Counter[str]
@@ -337,7 +337,7 @@ def recover(
     after: tuple[datetime, int] | None = None,
     limit: int = RECOVERED_AT_ONCE_MAX,
 ) -> Recovered:
-    """Make new deliveries of the next events since a time, to each endpoint that has not got one and is not to get it.
+    """Make webhook deliveries of the next events since a time, to each endpoint without a delivered or due one of it.
 
     They are those that were numbered since then, among them all that have happened since. Two who recover at once wait
     for each other, as they do for the numbering, so that none makes what the other has made.
@@ -362,12 +362,12 @@ def recover(
             WebhookDelivery.status.in_([Status.DUE, Status.DELIVERED]),
         )
     )
-    told = {(row.position, row.endpoint) for row in rows}
+    already_delivered_or_due = {(row.position, row.endpoint) for row in rows}
     untold = [
         (event, endpoint)
         for event in events
         for endpoint in subscribers(event.type)
-        if (event.position, endpoint) not in told
+        if (event.position, endpoint) not in already_delivered_or_due
     ]
     of_use = [each for each in untold if each[0].expires_at is None or each[0].expires_at > now]
     add(session, [(event._asdict(), endpoint) for event, endpoint in of_use], at=now)
@@ -379,7 +379,7 @@ def recover(
 
 
 def finished_through(session: Session, *, first: int, last: int) -> int:
-    """Say up to which event, of these positions, no delivery is still to be made."""
+    """Say up to which event, of these positions, no webhook delivery is due."""
     unfinished = session.scalar(
         select(WebhookDelivery.position)
         .where(WebhookDelivery.position.between(first, last), WebhookDelivery.status == Status.DUE)
@@ -390,7 +390,7 @@ def finished_through(session: Session, *, first: int, last: int) -> int:
 
 
 def purge(session: Session, *, first: int, last: int) -> None:
-    """Delete the deliveries of these events, with their attempts."""
+    """Delete the webhook deliveries of these events, with their attempts."""
     theirs = select(WebhookDelivery.id).where(WebhookDelivery.position.between(first, last))
     without_session = {"synchronize_session": False}
     session.execute(

@@ -1,8 +1,8 @@
-"""The feed: all events in one order, in which nothing is ever added behind what a reader has seen.
+"""The feed: all events in one order. It is append-only: a new event's position is above every readable one.
 
-Events are numbered after they are committed, by one worker at a time: it locks the row that says how far the feed goes,
-and moves what it finds in the outbox into the feed, with one position after another. What it moves has been committed,
-and what is committed later is moved later.
+Events are numbered after they are committed, by one background worker at a time: it locks the row that says how far the
+feed goes, and moves what it finds in the outbox into the feed, with one position after another. What it moves has been
+committed, and what is committed later is moved later.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -47,7 +47,7 @@ class PastCursorError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PublishedEvent:
     """An event with what it says, as readers of the feed and receivers of webhooks get it."""
 
     position: int
@@ -79,7 +79,7 @@ class EventFilter:
 class Page:
     """Some events of the feed, in order."""
 
-    events: Sequence[Told]
+    events: Sequence[PublishedEvent]
     #: Read on from here.
     next: int
     #: Whether there are more already.
@@ -98,8 +98,8 @@ def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
     staged = session.scalars(select(OutboxEvent).order_by(OutboxEvent.id).limit(NUMBERED_AT_ONCE_MAX)).all()
     if not staged:
         return 0
-    told = {each: subscribers(each) for each in {each.type for each in staged}}
-    rows = accumulate(1 + len(told[each.type]) for each in staged)
+    endpoints_by_type = {each: subscribers(each) for each in {each.type for each in staged}}
+    rows = accumulate(1 + len(endpoints_by_type[each.type]) for each in staged)
     # The first always, however many are told of it.
     staged = staged[: max(1, sum(each <= _ROWS_AT_ONCE_MAX for each in rows))]
     events: list[dict[str, Any]] = [
@@ -116,7 +116,8 @@ def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
         for position, each in enumerate(staged, feed.last_position + 1)
     ]
     session.execute(insert(FeedEvent), events)
-    deliveries.add(session, [(event, endpoint) for event in events for endpoint in told[event["type"]]], at=now)
+    pairs = [(event, endpoint) for event in events for endpoint in endpoints_by_type[event["type"]]]
+    deliveries.add(session, pairs, at=now)
     session.execute(
         delete(OutboxEvent).where(OutboxEvent.id.in_([each.id for each in staged])),
         execution_options={"synchronize_session": False},
@@ -152,7 +153,7 @@ def page(session: Session, *, after: int | None, types: Collection[str] | None, 
     after = feed.purged_through if after is None else after
     if not feed.purged_through <= after <= feed.last_position:
         raise PastCursorError(after, feed.purged_through, feed.last_position)
-    events = [_told(row) for row in session.execute(_after(after, types, limit + 1))]
+    events = [_published(row) for row in session.execute(_after(after, types, limit + 1))]
     if len(events) > limit:
         return Page(events[:limit], events[limit - 1].position, has_more=True)
     # There is none of these types up to the end, so that the next look need not begin at the last one found.
@@ -161,7 +162,7 @@ def page(session: Session, *, after: int | None, types: Collection[str] | None, 
 
 def listing(
     session: Session, wanted: EventFilter, *, limit: int, before: int | None = None, after: int | None = None
-) -> Sequence[Told]:
+) -> Sequence[PublishedEvent]:
     """List events, newest first, from the one before a position; or as the feed has them, from the one after it."""
     conditions = [] if before is None else [FeedEvent.position < before]
     if after is not None:
@@ -171,18 +172,19 @@ def listing(
     if wanted.authorization_ids is not None:
         conditions.append(FeedEvent.authorization_id.in_(wanted.authorization_ids))
     order = FeedEvent.position.desc() if after is None else FeedEvent.position.asc()
-    return [_told(row) for row in session.execute(_TOLD.where(*conditions).order_by(order).limit(limit))]
+    return [_published(row) for row in session.execute(_PUBLISHED.where(*conditions).order_by(order).limit(limit))]
 
 
-def find(session: Session, event_id: UUID) -> Told | None:
+def find(session: Session, event_id: UUID) -> PublishedEvent | None:
     """Find an event of the feed by its id."""
-    row = session.execute(_TOLD.where(FeedEvent.event_id == event_id)).one_or_none()
-    return None if row is None else _told(row)
+    row = session.execute(_PUBLISHED.where(FeedEvent.event_id == event_id)).one_or_none()
+    return None if row is None else _published(row)
 
 
-def at_positions(session: Session, positions: Collection[int]) -> dict[int, Told]:
+def at_positions(session: Session, positions: Collection[int]) -> dict[int, PublishedEvent]:
     """Read the events with these positions."""
-    return {row.position: _told(row) for row in session.execute(_TOLD.where(FeedEvent.position.in_(positions)))}
+    rows = session.execute(_PUBLISHED.where(FeedEvent.position.in_(positions)))
+    return {row.position: _published(row) for row in rows}
 
 
 _COLUMNS = (
@@ -202,7 +204,7 @@ _COLUMNS = (
     Transition.cause,
     Transition.learned_at,
 )
-_TOLD: Select[*tuple[object, ...]] = (
+_PUBLISHED: Select[*tuple[object, ...]] = (
     select(*_COLUMNS)
     .join(Authorization, Authorization.id == FeedEvent.authorization_id)
     .join(
@@ -212,8 +214,8 @@ _TOLD: Select[*tuple[object, ...]] = (
 )
 
 
-def _told(row: Row[*tuple[object, ...]]) -> Told:
-    return Told(**row._mapping)  # noqa: SLF001 -- its public name
+def _published(row: Row[*tuple[object, ...]]) -> PublishedEvent:
+    return PublishedEvent(**row._mapping)  # noqa: SLF001 -- its public name
 
 
 def _after(after: int, types: Collection[str] | None, limit: int) -> Select[*tuple[object, ...]]:
@@ -222,7 +224,7 @@ def _after(after: int, types: Collection[str] | None, limit: int) -> Select[*tup
     Else the database might read all events in their order, to find a few of a type that is rare.
     """
     if types is None:
-        return _TOLD.where(FeedEvent.position > after).order_by(FeedEvent.position).limit(limit)
+        return _PUBLISHED.where(FeedEvent.position > after).order_by(FeedEvent.position).limit(limit)
     of_each = [
         aliased(
             select(FeedEvent.position)
@@ -234,7 +236,8 @@ def _after(after: int, types: Collection[str] | None, limit: int) -> Select[*tup
         for each in sorted(types)
     ]
     positions = union_all(*(select(each.c.position) for each in of_each)).subquery()
-    return _TOLD.where(FeedEvent.position.in_(select(positions.c.position))).order_by(FeedEvent.position).limit(limit)
+    is_among_them = FeedEvent.position.in_(select(positions.c.position))
+    return _PUBLISHED.where(is_among_them).order_by(FeedEvent.position).limit(limit)
 
 
 # --- purging ---------------------------------------------------------------------------------------------------------
@@ -243,8 +246,8 @@ def _after(after: int, types: Collection[str] | None, limit: int) -> Select[*tup
 def purge(session: Session, *, before: datetime) -> int:
     """Delete the oldest events that were numbered before a time, and what was delivered of them; say how many.
 
-    The caller comes again where there are as many as one transaction takes. An event that an endpoint may still be told
-    stays, and all that come after it.
+    The caller comes again where there are as many as one transaction takes. Purging stops at
+    the first event with a due delivery.
     """
     feed = deliveries.lock_feed(session)
     oldest = session.execute(

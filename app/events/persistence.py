@@ -21,7 +21,7 @@ class Persistence:
         self._facts = facts
         self._trouble: str | None = None
 
-    def did(self, work: Callable[[], object]) -> bool:
+    def try_once(self, work: Callable[[], object]) -> bool:
         """Do the work, and say whether that went well."""
         try:
             work()

@@ -3,9 +3,9 @@
 from datetime import datetime, timedelta
 from itertools import accumulate
 
-#: A code lives a minute: when it is tried, counted from when the delivery was made.
+#: A code lives a minute: when it is tried, counted from when the webhook delivery was made.
 CODE_ATTEMPTS_AT = tuple(timedelta(seconds=each) for each in (0, 1, 3, 8, 20, 40))
-#: All else: how long after the attempt before.
+#: All else. `PAUSES[n]`: the wait after the nth failure; index 0 is the first attempt.
 PAUSES = tuple(
     timedelta(seconds=each)
     for each in (0, 5, 30, 2 * 60, 10 * 60, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)
@@ -14,7 +14,7 @@ PAUSES = tuple(
 SPREAD = 0.2
 #: What an endpoint asks for with Retry-After, beyond this, is no pause but an outage.
 RETRY_AFTER_MAX = timedelta(hours=1)
-#: By then all attempts are over, whatever kept them from being made.
+#: Older than this, a webhook delivery is given up even with attempts left.
 AGE_MAX = list(accumulate(PAUSES))[-1] * (1 + SPREAD) + RETRY_AFTER_MAX
 
 
@@ -27,7 +27,7 @@ def next_attempt(
     retry_after: timedelta | None = None,
     spread: float = 0,
 ) -> datetime | None:
-    """Say when a delivery is tried again that failed this often, or `None` if it is not.
+    """Say when a webhook delivery that failed this often is tried again, or `None` if it is not.
 
     `spread`, from -1 to 1, says which way its pause departs from the schedule.
     """

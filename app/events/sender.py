@@ -1,7 +1,7 @@
-"""Send what is due to one endpoint: codes first, each authorization's events in order, several at once.
+"""Send what is due to one endpoint: codes first, first attempts in order, several at once.
 
-One worker at a time does so, the one that has the endpoint's lease. What it has sent and not recorded when it dies is
-sent again.
+An event that failed does not hold up later ones. One background worker at a time sends, the one that has the endpoint's
+lease. What it has sent and not recorded when it dies is sent again.
 """
 
 import logging
@@ -23,7 +23,7 @@ from app.database import Database, DatabaseUnavailableError
 from app.events import deliveries, feed
 from app.events.deliveries import Attempt, Status
 from app.events.endpoints import Endpoint
-from app.events.feed import Told
+from app.events.feed import PublishedEvent
 from app.events.persistence import Persistence
 from app.events.schedule import AGE_MAX, next_attempt
 from app.events.sending import SECONDS_MAX, Answer, Pool, send
@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 
 #: Requests to one endpoint at a time: enough to keep it busy, few enough not to overwhelm it.
 AT_ONCE_MAX = 8
-#: Of those, what only codes use: else all might be hanging when one comes.
-_FOR_CODES = 2
+#: Of those, how many are kept free for codes: else all might be hanging when one comes.
+_RESERVED_SLOTS = 2
 #: How often to look what is due.
 POLL_SECONDS = 0.1
 #: What ends within this time is recorded in one transaction.
@@ -69,9 +69,9 @@ class Choice:
 def choose(due: Sequence[WebhookDelivery], *, now: datetime, is_failing: bool = False) -> Choice:
     """Choose what is sent now, of what is due and of authorizations that nobody is telling of.
 
-    Of one authorization that is one event, the one with the lowest position. Codes come first: they wait for nothing,
-    except that one takes along, before itself, what precedes it and has not been tried yet, where the endpoint is not
-    failing. So first attempts go out in order.
+    Of one authorization that is one event, the one with the lowest position, so that first attempts go out in order.
+    Codes come first. A code is sent after an untried earlier event of its authorization, unless the endpoint is
+    failing.
     """
     first: dict[UUID, WebhookDelivery] = {}
     codes: dict[UUID, WebhookDelivery] = {}
@@ -101,9 +101,9 @@ class _Job:
     """One delivery on its way."""
 
     delivery: WebhookDelivery
-    told: Told
-    #: Whether it may use what is kept free for codes.
-    is_urgent: bool
+    event: PublishedEvent
+    #: Codes and what goes before them may, and the one request that probes a failing endpoint.
+    may_use_reserved_slots: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Sender:
         endpoint: Endpoint,
         database: Database,
         *,
-        body: Callable[[Told], str],
+        body: Callable[[PublishedEvent], str],
         may_send: Callable[[], bool] = lambda: True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
@@ -181,7 +181,7 @@ class Sender:
         """Wait for what ends, but not for longer, and record it."""
         self._take_in(seconds)
         if self._unrecorded and self._monotonic() >= self._record_at:
-            self._can_record = self._recording.did(self._record)
+            self._can_record = self._recording.try_once(self._record)
             if not self._can_record:
                 self._record_at = self._monotonic() + _PAUSE_SECONDS
 
@@ -224,7 +224,7 @@ class Sender:
         if self._failures == FAILURES_MAX:
             _log.warning("endpoint fails", extra={"endpoint": self.endpoint.name, "error": ended.answer.error})
             self._probe_at = self._monotonic() + PROBE_SECONDS
-            self._ready = [each for each in self._ready if each.is_urgent]
+            self._ready = [each for each in self._ready if each.may_use_reserved_slots]
 
     def _count(self, delivery: WebhookDelivery, attempt: Attempt, *, now: datetime) -> None:
         outcome = "failed" if attempt.status is Status.DUE else attempt.status
@@ -268,7 +268,7 @@ class Sender:
         if now >= self._look_at and len(self._in_flight) < AT_ONCE_MAX:
             self._ready.clear()
             self._look_at = now + POLL_SECONDS
-            if not self._looking.did(self._look):
+            if not self._looking.try_once(self._look):
                 self._look_at = now + _PAUSE_SECONDS
         # Asked again: a look is several calls of the database, and the lease may end while one of them stalls.
         if self._may_send():
@@ -291,18 +291,19 @@ class Sender:
         if is_probing and others:
             self._probe_at = self._monotonic() + PROBE_SECONDS
         positions = [each.position for each in (*choice.urgent, *others)]
-        told = self._database.run(partial(feed.at_positions, positions=positions), read_only=True) if positions else {}
-        gone = [each.id for each in (*choice.urgent, *others) if each.position not in told]
+        at_positions = partial(feed.at_positions, positions=positions)
+        events = self._database.run(at_positions, read_only=True) if positions else {}
+        gone = [each.id for each in (*choice.urgent, *others) if each.position not in events]
         if gone:
             # Somebody has deleted what they tell of: the others are to be sent all the same.
             _log.error("events are gone", extra={"endpoint": self.endpoint.name, "deliveries": len(gone)})
             self._database.run(partial(deliveries.give_up, delivery_ids=gone, status=Status.DEAD, now=now))
         of_each = [(choice.urgent, True), (others, is_probing)]
         self._ready = [
-            _Job(each, told[each.position], is_urgent)
-            for chosen, is_urgent in of_each
+            _Job(each, events[each.position], may_use_reserved_slots)
+            for chosen, may_use_reserved_slots in of_each
             for each in chosen
-            if each.position in told
+            if each.position in events
         ]
         if len(page) >= _PAGE and not self.is_failing:
             self._look_at = min(self._look_at, self._monotonic() + _LOOK_AGAIN_SECONDS)
@@ -322,16 +323,17 @@ class Sender:
 
     def _start_ready(self) -> None:
         """Send what is ready, as far as there is room."""
-        others = sum(not each.is_urgent for each in self._in_flight.values())
+        others = sum(not each.may_use_reserved_slots for each in self._in_flight.values())
         waiting: list[_Job] = []
         for each in self._ready:
-            if len(self._in_flight) >= AT_ONCE_MAX or (not each.is_urgent and others >= AT_ONCE_MAX - _FOR_CODES):
+            is_kept_free = not each.may_use_reserved_slots and others >= AT_ONCE_MAX - _RESERVED_SLOTS
+            if len(self._in_flight) >= AT_ONCE_MAX or is_kept_free:
                 waiting.append(each)
                 continue
-            if len(self._threads) <= len(self._in_flight) and not self._starting.did(self._start_thread):
+            if len(self._threads) <= len(self._in_flight) and not self._starting.try_once(self._start_thread):
                 waiting.append(each)
                 continue
-            others += not each.is_urgent
+            others += not each.may_use_reserved_slots
             self._in_flight[each.delivery.id] = each
             self._requests.put(each)
         self._ready = waiting
@@ -347,7 +349,7 @@ class Sender:
         while (job := self._requests.get()) is not None:
             at = self._clock()
             try:
-                answer = send(self.endpoint, self._body(job.told), str(job.told.event_id), pool=self._pool)
+                answer = send(self.endpoint, self._body(job.event), str(job.event.event_id), pool=self._pool)
             except Exception as error:  # noqa: BLE001 -- a fault of ours is on record as one, and the thread goes on
                 _log.error("request broke", extra={"endpoint": self.endpoint.name, **failure(error)})
                 answer = Answer(None, f"The service could not send it: {type(error).__name__}.", None, None, 0)

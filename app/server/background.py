@@ -31,7 +31,8 @@ _NAME = "background"
 #: A process that has closed everything is gone within milliseconds.
 _REAP_SECONDS_MAX = 1.0
 
-#: What the process does until told to stop. It is called with what it tells its parent by that it has started.
+#: What the process does until told to stop. It is called with the identity that holds its leases, the stop event, and a
+#: function that reports 'started' to the parent.
 Background = Callable[[str, threading.Event, Callable[[], None]], None]
 
 

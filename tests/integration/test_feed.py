@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.documents import event_document
 from app.events import deliveries, feed
-from app.events.feed import PastCursorError, Told
+from app.events.feed import PastCursorError, PublishedEvent
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.builders import CLIENT_ID
 from tests.integration.stage import NOON, Stage
@@ -180,5 +180,5 @@ def test_the_fields_of_an_event_are_the_columns_that_are_read(stage: Stage) -> N
     a_life(stage)
     number(stage)
     told = stage.database.run(partial(feed.find, event_id=read(stage).events[0].event_id))
-    assert isinstance(told, Told)
+    assert isinstance(told, PublishedEvent)
     assert told == read(stage).events[0]

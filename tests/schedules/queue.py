@@ -333,7 +333,7 @@ class Queue:
         due = self.stage.database.run(deliveries.endpoints_with_due)
         return not staged and not due
 
-    def _events(self, *, after: int) -> dict[int, feed.Told]:
+    def _events(self, *, after: int) -> dict[int, feed.PublishedEvent]:
         found = select(FeedEvent.position).where(FeedEvent.position > after)
         positions = self.stage.database.run(lambda session: session.scalars(found).all())
         return self.stage.database.run(partial(feed.at_positions, positions=positions)) if positions else {}

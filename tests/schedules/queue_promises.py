@@ -33,7 +33,7 @@ class Promises:
     #: Every request that reached an endpoint, in order, by endpoint: the event, and whether it was told so.
     received: dict[str, list[tuple[UUID, bool]]] = field(default_factory=lambda: defaultdict(list))
     #: What a reader of the feed has read, in order.
-    read: list[feed.Told] = field(default_factory=list)
+    read: list[feed.PublishedEvent] = field(default_factory=list)
     cursor: int = 0
     #: Of each position, the endpoints that were to be told of it.
     subscribed: dict[int, Sequence[str]] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Promises:
                     broken(f"{endpoint} was told of {told.type} after what comes later")
                 last[told.authorization_id] = told.position
 
-    def _was_late(self, endpoint: str, told: feed.Told) -> bool:
+    def _was_late(self, endpoint: str, told: feed.PublishedEvent) -> bool:
         """Say whether an event had failed before: it holds up no other."""
         failed = select(WebhookAttempt.delivery_id).join(
             WebhookDelivery, WebhookDelivery.id == WebhookAttempt.delivery_id

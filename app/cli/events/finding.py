@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.cli.errors import Refusal
 from app.events import feed
-from app.events.feed import Told
+from app.events.feed import PublishedEvent
 
 
 class NoEventError(Refusal):
@@ -16,9 +16,9 @@ class NoEventError(Refusal):
         super().__init__(f"There is no event {event_id} in the feed; it may have been purged, or not be numbered yet.")
 
 
-def find_event(session: Session, event_id: UUID) -> Told:
+def find_event(session: Session, event_id: UUID) -> PublishedEvent:
     """Find an event. Raises `NoEventError`."""
-    told = feed.find(session, event_id)
-    if told is None:
+    event = feed.find(session, event_id)
+    if event is None:
         raise NoEventError(event_id)
-    return told
+    return event

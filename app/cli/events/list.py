@@ -13,10 +13,10 @@ from app.cli.current_service import look_up
 from app.cli.options import WholeNumber
 from app.cli.tables import minute, moment, print_json, print_table
 from app.events import feed
-from app.events.feed import EventFilter, Told
+from app.events.feed import EventFilter, PublishedEvent
 from app.events.staging import EventType
 
-#: A worker numbers within a second. What waits for longer waits for a worker.
+#: A background worker numbers within a second. What waits for longer waits for one.
 _NUMBERED_WITHIN = timedelta(seconds=10)
 
 _cursor_type = WholeNumber("a cursor of the feed, a number such as 17", 0, 2**63 - 1)
@@ -44,7 +44,7 @@ def list_events(
         message = "Give either --after or --cursor."
         raise click.UsageError(message)
 
-    def page(session: Session) -> tuple[Sequence[Told], datetime | None]:
+    def page(session: Session) -> tuple[Sequence[PublishedEvent], datetime | None]:
         found = None if auth_state is None else [each.id for each in authorizations.find_all(session, auth_state)]
         wanted = EventFilter(event_type, found)
         return (
@@ -68,7 +68,7 @@ def list_events(
         )
 
 
-def _print_listing(rows: Sequence[Told]) -> None:
+def _print_listing(rows: Sequence[PublishedEvent]) -> None:
     headers = ("CURSOR", "ID", "AT", "TYPE", "#", "AUTH STATE")
     print_table(
         headers,

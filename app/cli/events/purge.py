@@ -1,4 +1,4 @@
-"""`flask events purge`: delete old events, and how they were told. The worker does so by itself after 30 days."""
+"""`flask events purge`: delete old events, and how they were told. The background worker does so after 30 days."""
 
 from datetime import UTC, datetime, timedelta
 from functools import partial

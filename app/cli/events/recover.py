@@ -37,13 +37,13 @@ def recover(since: datetime, endpoint: str | None) -> None:
     with progress_bar("Recovering", None) as progress:
         while True:
             step = partial(deliveries.recover, since=since, now=datetime.now(UTC), after=after)
-            batch = run_step(partial(database.run, partial(step, subscribers=subscribers)))
-            if batch.up_to is None:
+            recovered = run_step(partial(database.run, partial(step, subscribers=subscribers)))
+            if recovered.up_to is None:
                 break
-            made += batch.made
-            expired += batch.expired
-            after = batch.up_to
-            progress.update(batch.looked_at)
+            made += recovered.made
+            expired += recovered.expired
+            after = recovered.up_to
+            progress.update(recovered.looked_at)
     each = ", ".join(f"{name} {count}" for name, count in sorted(made.items()))
     new = "1 new delivery" if made.total() == 1 else f"{made.total()} new deliveries"
     click.echo(f"Made {new}{': ' if each else ''}{each}.")

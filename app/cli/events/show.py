@@ -14,7 +14,7 @@ from app.cli.events.finding import find_event
 from app.cli.tables import moment, print_facts, print_json, print_table
 from app.events import deliveries
 from app.events.deliveries import DeliveryFilter
-from app.events.feed import Told
+from app.events.feed import PublishedEvent
 from app.models import WebhookAttempt, WebhookDelivery
 
 #: Each is shown with all its attempts. More are made only where somebody resends for hours.
@@ -32,24 +32,24 @@ def show(event_id: UUID, *, as_json: bool) -> None:
     wanted = DeliveryFilter(event=event_id)
 
     def document(session: Session) -> documents.Document:
-        told = find_event(session, event_id)
+        event = find_event(session, event_id)
         found = deliveries.listing(session, wanted, limit=_DELIVERIES_MAX)
         return {
-            "cursor": str(told.position),
-            **documents.event_document(told),
+            "cursor": str(event.position),
+            **documents.event_document(event),
             "deliveries": [documents.delivery_document(session, each) for each in found],
         }
 
-    def whole(session: Session) -> tuple[Told, Delivered]:
-        told = find_event(session, event_id)
+    def whole(session: Session) -> tuple[PublishedEvent, Delivered]:
+        event = find_event(session, event_id)
         found = deliveries.listing(session, wanted, limit=_DELIVERIES_MAX)
-        return told, [(each, deliveries.attempts_of(session, each.id)) for each in found]
+        return event, [(each, deliveries.attempts_of(session, each.id)) for each in found]
 
     if as_json:
         print_json(look_up(document))
         return
-    told, delivered = look_up(whole)
-    print_facts(_facts(told))
+    event, delivered = look_up(whole)
+    print_facts(_facts(event))
     click.echo("\nDeliveries")
     if not delivered:
         click.echo("none")
@@ -76,23 +76,23 @@ def show(event_id: UUID, *, as_json: bool) -> None:
     )
 
 
-def _facts(told: Told) -> dict[str, object]:
+def _facts(event: PublishedEvent) -> dict[str, object]:
     return {
-        "id": told.event_id,
-        "type": told.type,
-        "cursor": told.position,
-        "at": moment(told.at),
-        "learned": moment(told.learned_at or told.at),
-        "authState": told.auth_state,
-        "client": told.client_id,
-        "user": told.user_ref,
-        "wallet": told.customer_belongs_to,
-        "authorization": told.authorization_id,
-        "sequence": told.sequence,
-        "from": told.from_state,
-        "to": told.to_state,
-        "cause": told.cause,
-        "code expires": told.expires_at and moment(told.expires_at),
+        "id": event.event_id,
+        "type": event.type,
+        "cursor": event.position,
+        "at": moment(event.at),
+        "learned": moment(event.learned_at or event.at),
+        "authState": event.auth_state,
+        "client": event.client_id,
+        "user": event.user_ref,
+        "wallet": event.customer_belongs_to,
+        "authorization": event.authorization_id,
+        "sequence": event.sequence,
+        "from": event.from_state,
+        "to": event.to_state,
+        "cause": event.cause,
+        "code expires": event.expires_at and moment(event.expires_at),
     }
 
 
