@@ -41,6 +41,7 @@ TITLES = {
     "token-expired": "Token expired",
     "cursor-gone": "No reading on from this cursor",
     "delivery-not-found": "No such delivery",
+    "endpoint-not-configured": "No such endpoint any more",
     "unavailable": "Not available now",
     "internal": "A fault of the service",
 }
