@@ -92,6 +92,11 @@ def running_server(
     """Serve until the end of the block, ready from its beginning."""
     with log.open("w") as output, starting_server(environ, output, *options, asked_at=asked_at) as server:
         wait_until_ready(server, log)
+        # One of them is; the others may still be starting.
+        wanted = int(options[options.index("--workers") + 1]) if "--workers" in options else min(os.cpu_count() or 1, 4)
+        deadline = time.monotonic() + _SECONDS_MAX
+        while len(server.workers()) < wanted and time.monotonic() < deadline:
+            time.sleep(0.05)
         yield server
 
 

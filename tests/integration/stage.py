@@ -101,9 +101,10 @@ class Stage:
             patch.object(commit, "run_single", wraps=commit.run_single) as run_single,
         ):
             receipts = []
+            # Signed beforehand: what is held waits no longer than a delivery may.
+            signed = [a_signed_delivery(self.alipay_key, client_id=client_id, body=body) for body in bodies]
             with commit.held():
-                for body in bodies:
-                    delivery = a_signed_delivery(self.alipay_key, client_id=client_id, body=body)
+                for delivery in signed:
                     receipts.append(receiver.receive_later(delivery))
                     self.clock.now += apart
             known = [each.result(timeout=30) for each in receipts]
