@@ -148,10 +148,13 @@ class Worker:
     def _number(self) -> None:
         numbering = partial(feed.number, subscribers=self._endpoints.subscribers)
         while self._leases.holds(_NUMBERING) and self._database.run(feed.is_anything_staged, read_only=True):
-            if self._database.run(partial(numbering, now=self._clock())):
+            numbered = self._database.run(partial(numbering, now=self._clock()))
+            if numbered:
                 for sender in self._senders.values():
                     sender.wake()
-            if self._monotonic() >= self._renew_at:
+            # What was staged since is numbered together at the next look: under load there is always something.
+            is_last = not feed.may_have_left_some(numbered, endpoints=len(self._senders))
+            if is_last or self._monotonic() >= self._renew_at:
                 return
 
     def _purge_if_due(self) -> bool:

@@ -15,6 +15,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, delete, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from app.database.bulk import insertion
+from app.database.pipeline import execute, plain
 from app.models import Feed, FeedEvent, WebhookAttempt, WebhookDelivery
 
 #: Events that one transaction of a recovery looks at: it keeps the numbering waiting for some tens of milliseconds.
@@ -56,20 +58,19 @@ class Attempt:
 def add(session: Session, pairs: Iterable[tuple[Mapping[str, Any], str]], *, at: datetime) -> None:
     """Make a webhook delivery of each pair, an event and an endpoint, due at once."""
     rows = [
-        {
-            "position": event["position"],
-            "authorization_id": event["authorization_id"],
-            "endpoint": endpoint,
-            "status": Status.DUE,
-            "attempts": 0,
-            "due_at": at,
-            "expires_at": event["expires_at"],
-            "created_at": at,
-        }
+        plain(WebhookDelivery)(
+            position=event["position"],
+            authorization_id=event["authorization_id"],
+            endpoint=endpoint,
+            status=Status.DUE,
+            attempts=0,
+            due_at=at,
+            expires_at=event["expires_at"],
+            created_at=at,
+        )
         for event, endpoint in pairs
     ]
-    if rows:
-        session.execute(insert(WebhookDelivery), rows)
+    execute(session.connection(), insertion(WebhookDelivery, rows))
 
 
 # --- sending ---------------------------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from itertools import accumulate, takewhile
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, delete, insert, select, union_all
+from sqlalchemy import Row, Select, delete, select, union_all
 from sqlalchemy.orm import Session, aliased
 
+from app.database.bulk import insertion
+from app.database.pipeline import execute, plain
 from app.events import deliveries
 from app.models import Authorization, Feed, FeedEvent, OutboxEvent, Transition
 
@@ -92,7 +94,7 @@ class Page:
 def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
     """Move events from the outbox into the feed, and say how many. Each endpoint gets its deliveries with them.
 
-    The caller comes again at once while anything is staged.
+    Where there are `may_have_left_some` of them, the caller comes again at once.
     """
     feed = deliveries.lock_feed(session)
     staged = session.scalars(select(OutboxEvent).order_by(OutboxEvent.id).limit(NUMBERED_AT_ONCE_MAX)).all()
@@ -115,7 +117,8 @@ def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
         }
         for position, each in enumerate(staged, feed.last_position + 1)
     ]
-    session.execute(insert(FeedEvent), events)
+    # One statement, where an INSERT of the session's takes one for each row.
+    execute(session.connection(), insertion(FeedEvent, [plain(FeedEvent)(**event) for event in events]))
     pairs = [(event, endpoint) for event in events for endpoint in endpoints_by_type[event["type"]]]
     deliveries.add(session, pairs, at=now)
     session.execute(
@@ -124,6 +127,11 @@ def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
     )
     feed.last_position += len(staged)
     return len(staged)
+
+
+def may_have_left_some(numbered: int, *, endpoints: int) -> bool:
+    """Say whether a transaction that numbered so many events may have left others that were staged before it."""
+    return numbered >= min(NUMBERED_AT_ONCE_MAX, max(1, _ROWS_AT_ONCE_MAX // (1 + endpoints)))
 
 
 def is_anything_staged(session: Session) -> bool:
