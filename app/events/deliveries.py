@@ -98,11 +98,13 @@ def due_before(
     session: Session, endpoint: str, codes: Sequence[WebhookDelivery], *, now: datetime
 ) -> Sequence[WebhookDelivery]:
     """List what tells an endpoint of the authorizations of these codes, is due too, and has not been tried yet."""
+    # Two look-ups by index: joined, the database may go through all that is due.
+    positions = session.scalars(
+        select(FeedEvent.position).where(FeedEvent.authorization_id.in_([each.authorization_id for each in codes]))
+    ).all()
     return session.scalars(
-        select(WebhookDelivery)
-        .join(FeedEvent, FeedEvent.position == WebhookDelivery.position)
-        .where(
-            FeedEvent.authorization_id.in_([each.authorization_id for each in codes]),
+        select(WebhookDelivery).where(
+            WebhookDelivery.position.in_(positions),
             WebhookDelivery.endpoint == endpoint,
             WebhookDelivery.status == Status.DUE,
             WebhookDelivery.attempts == 0,

@@ -232,7 +232,8 @@ def _after(after: int, types: Collection[str] | None, limit: int) -> Select[*tup
     Else the database might read all events in their order, to find a few of a type that is rare.
     """
     if types is None:
-        return _PUBLISHED.where(FeedEvent.position > after).order_by(FeedEvent.position).limit(limit)
+        # Positions have no gap: bounded on both sides, the database knows how few it reads.
+        return _PUBLISHED.where(FeedEvent.position.between(after + 1, after + limit)).order_by(FeedEvent.position)
     of_each = [
         aliased(
             select(FeedEvent.position)

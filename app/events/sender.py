@@ -214,9 +214,6 @@ class Sender:
         attempt = _attempt(ended, now=now)
         self._count(ended.job.delivery, attempt, now=now)
         self._unrecorded.append((ended.job, attempt))
-        if ended.job.may_use_reserved_slots:
-            # The code that it went before waits for its record.
-            self._record_at = self._look_at = self._monotonic()
         if ended.answer.is_delivered:
             if self.is_failing:
                 _log.info("endpoint works again", extra={"endpoint": self.endpoint.name})

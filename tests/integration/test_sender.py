@@ -179,14 +179,14 @@ def test_a_code_waits_for_nothing_that_hangs(world: World) -> None:
 
 
 def test_a_code_is_told_before_thousands_of_others_and_after_what_precedes_it(world: World) -> None:
-    world.consults(300)
+    world.consults(600)
     world.number()
     world.stage.consult("with-code")
     world.stage.notify(authcode_created("with-code", "code-1"))
     world.number()
     with world.sending():
-        world.wait_until(lambda: len(world.receiver.received) >= 150)
-    first = [each["type"] for each in world.receiver.events()[:150]]
+        world.wait_until(lambda: len(world.receiver.received) >= 450)
+    first = [each["type"] for each in world.receiver.events()[:450]]
     assert "authorization.authcode_issued" in first
     told = world.receiver.told()
     assert told.index(("with-code", 1)) < told.index(("with-code", 2))
