@@ -72,7 +72,12 @@ class Receiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    # The sender was killed in the middle of it.
+                    self.close_connection = True
+                    return
                 receiver._handle(self, body)
 
             @override
@@ -109,10 +114,10 @@ class Receiver:
             try:
                 document = Webhook(self.secret).verify(body, dict(request.headers.items()))
             except Exception as error:  # noqa: BLE001 -- whatever it is, it is to be seen
-                self.wrong.append(f"{self.name} was sent what does not verify: {error}")
-                document = {}
-            webhook_id = str(request.headers["webhook-id"])
-            self.taken.append(Taken(webhook_id, document, datetime.now(UTC), is_admitted=manner == "take"))
+                self.wrong.append(f"{self.name} was sent what does not verify: {error!r}, {len(body)} bytes")
+            else:
+                webhook_id = str(request.headers["webhook-id"])
+                self.taken.append(Taken(webhook_id, document, datetime.now(UTC), is_admitted=manner == "take"))
         if manner in {"drop", "babble"}:
             if manner == "babble":
                 request.wfile.write(b"taken, thank you\r\n\r\n")
