@@ -243,8 +243,8 @@ class Queue:
         job = in_flight.pop(pick % len(in_flight))
         manner = self.manners[endpoint]
         if manner in {"take", "deny"}:
-            self.promises.received[endpoint].append((job.told.event_id, manner == "take"))
-            if job.told.event_id not in {each.event_id for each in self.promises.read}:
+            self.promises.received[endpoint].append((job.event.event_id, manner == "take"))
+            if job.event.event_id not in {each.event_id for each in self.promises.read}:
                 self._broken(f"{endpoint} was sent what is not in the feed")
         answers = {
             "take": Answer(204, None, "", None, 1),
