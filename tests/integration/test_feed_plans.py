@@ -18,7 +18,7 @@ from app.events.staging import EventType
 from app.models import WebhookDelivery
 from benchmarks.loading import load
 from tests.integration.stage import Stage, a_stage
-from tests.integration.test_plans import ROWS, is_whole, plans_of, read_whole
+from tests.integration.test_plans import ROWS, is_whole, plans_of, read_whole, sqlite_plans_of
 
 #: Every transition on record has been told to one endpoint; the last few are still to be told.
 TELL = (
@@ -123,15 +123,7 @@ def test_no_statement_with_a_condition_reads_a_table_whole_on_sqlite(
 ) -> None:
     stage = a_stage(sqlite_url, alipay_key)
     stage.consult("new")
-    with stage.overheard() as overheard:
-        read(stage)
-        work(stage)
-    with stage.database.engine.connect() as connection:
-        plans = {
-            statement: [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-            for statement, parameters in dict(overheard.statements).items()
-            if "WHERE" in statement.split()
-        }
+    plans = sqlite_plans_of(stage, read, work)
     stage.database.close()
     assert len(plans) > 10
     assert {statement: plan for statement, plan in plans.items() if any(map(is_whole, plan))} == {}

@@ -158,6 +158,19 @@ def plans_of(stage: Stage, work: Callable[[Stage], None], *, is_hot: bool = True
         }
 
 
+def sqlite_plans_of(stage: Stage, *works: Callable[[Stage], None]) -> dict[str, list[str]]:
+    """Work, and have SQLite explain each statement that has a condition."""
+    with stage.overheard() as overheard:
+        for work in works:
+            work(stage)
+    with stage.database.engine.connect() as connection:
+        return {
+            statement: [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            for statement, parameters in dict(overheard.statements).items()
+            if "WHERE" in statement.split()
+        }
+
+
 def read_whole(plan: Plan, *, is_limited: bool = False) -> Iterator[str]:
     """Name the tables that a plan reads from one end to the other."""
     if plan.get("Relation Name") in GROWING and is_whole_scan(plan, is_limited=is_limited):
@@ -184,15 +197,7 @@ def test_no_statement_with_a_condition_reads_a_table_whole_on_sqlite(
 ) -> None:
     """SQLite plans by the indexes alone, however many rows there are."""
     stage = a_stage(sqlite_url, alipay_key)
-    with stage.overheard() as overheard:
-        live(stage)
-        look(stage)
-    with stage.database.engine.connect() as connection:
-        plans = {
-            statement: [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-            for statement, parameters in dict(overheard.statements).items()
-            if "WHERE" in statement.split()
-        }
+    plans = sqlite_plans_of(stage, live, look)
     stage.database.close()
     assert len(plans) > 20
     assert {statement: plan for statement, plan in plans.items() if any(map(is_whole, plan))} == {}
