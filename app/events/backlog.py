@@ -11,11 +11,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.events import deliveries, feed
-from app.events.deliveries import Status
+from app.events.deliveries import COUNTED_MAX, Status
 from app.models import Lease, WebhookDelivery
 
-#: An alert asks whether there are any, and people whether there are many.
-COUNTED_MAX = 10_000
 #: A worker shows that it lives every two seconds. So long without means that none runs.
 SILENCE_MAX = timedelta(seconds=30)
 

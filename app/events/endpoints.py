@@ -19,6 +19,7 @@ from urllib3.util import Url, parse_url
 
 from app.events.addresses import is_link_local
 from app.events.staging import EventType
+from app.events.type_patterns import UnknownTypeError, types_of
 from app.secret import Secret
 
 #: How long a secret is, decoded (Standard Webhooks 1.0, "Signature scheme").
@@ -241,9 +242,11 @@ def _types(value: object, place: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
         raise EndpointsError(place, "are no list of texts", 'write types = ["authorization.*"], or leave them out')
     for pattern in value:
-        if not any(fnmatchcase(each, pattern) for each in EventType):
+        try:
+            types_of([pattern])
+        except UnknownTypeError:
             problem = f"name {_shown(pattern)}, which no event is of"
-            raise EndpointsError(place, problem, f"choose from {', '.join(EventType)}, or authorization.*")
+            raise EndpointsError(place, problem, f"choose from {', '.join(EventType)}, or authorization.*") from None
     if len(set(value)) < len(value):
         raise EndpointsError(place, "name one type twice", "list each once")
     return tuple(value)
