@@ -52,7 +52,7 @@ class Wait(Generic[K, V]):
 
 
 class LongPolling:
-    """Those who wait in this process. Safe to share between threads."""
+    """The waiting requests of this process. Safe to share between threads."""
 
     def __init__(self, *, places: int = LONG_POLLS_MAX, seconds_between_looks: float = LOOK_PAUSE_SECONDS) -> None:
         self._places = places
@@ -93,7 +93,7 @@ class LongPolling:
 
     def _require_thread(self) -> None:
         if not self._is_looking:
-            # Not a daemon, which the interpreter would stop in the middle of a look: it ends with those who wait.
+            # Not a daemon, which the interpreter would stop in the middle of a look: it ends when no request waits.
             threading.Thread(target=self._keep_looking, name="long-polling").start()
             self._is_looking = True
 

@@ -168,7 +168,7 @@ CODE_TOLD = Histogram(
 )
 _ENDPOINT_WORKING = Latest("working", "When an endpoint was last seen not to be failing.", "endpoint")
 _ENDPOINT_FAILING = Latest("failing", "When an endpoint was last seen failing.", "endpoint")
-#: Whoever sends to an endpoint says every two seconds how it is.
+#: The sender of an endpoint reports its state every two seconds; an older report than this is ignored.
 _ENDPOINT_SEEN_SECONDS = 30
 
 _TYPES = frozenset(NotificationType)
@@ -232,9 +232,9 @@ def _series(name: str, counts: Counts, expected: Iterable[tuple[str, ...]]) -> d
 
 
 def _failing(latest: Counts, endpoints: Iterable[str]) -> Metric:
-    """Say of each endpoint whether it is failing, as whoever sends to it has said last.
+    """Say of each endpoint whether it is failing, by the last report of its sender.
 
-    Another machine may send to it by now: what was not said again for a while counts no more.
+    Another machine may send to it by now: a report that was not repeated for a while is ignored.
     """
     metric = GaugeMetricFamily(
         "notifyauth_endpoint_failing",

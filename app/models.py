@@ -381,7 +381,7 @@ class FeedEvent(Base):
 
 
 class Feed(Base):
-    """How far the feed goes. One row, which whoever numbers events locks: one at a time does."""
+    """How far the feed goes. One row, which a transaction locks to number events: one at a time does."""
 
     __tablename__ = "feed"
 

@@ -73,8 +73,8 @@ class Opening:
 HOT = Opening("READ COMMITTED", _SHORT_TIMEOUTS | _WARNINGS | _PLANNER, (_LASTING_COMMIT,))
 #: Anything else that writes, as PostgreSQL plans it.
 WRITING = Opening("READ COMMITTED", _LOCK_TIMEOUT | _GENEROUS_TIMEOUTS | _WARNINGS, (_LASTING_COMMIT,))
-#: Sees one snapshot, and waits for no writer, only for whoever holds a whole table: without a connection, as all others
-#: do, for deliveries need those. Planned as PostgreSQL plans.
+#: Sees one snapshot and waits for no writer. Only a lock on a whole table blocks a read: it then gives its connection
+#: back between tries, as writers do, because deliveries need connections. Planned as PostgreSQL plans.
 READING = Opening("REPEATABLE READ READ ONLY", _LOCK_TIMEOUT | _GENEROUS_TIMEOUTS)
 
 #: How a session reads and writes values. PgBouncer keeps these for each of its clients, unlike any other setting.

@@ -1,6 +1,6 @@
 """Webhook deliveries: each tells one event to one endpoint, and ends delivered, expired or dead.
 
-What is due and how each attempt ended is on record, so that whoever sends may die at any moment: then an event is sent
+What is due and how each attempt ended is on record, so the sending process may die at any moment: an event is then sent
 twice, and never lost.
 """
 

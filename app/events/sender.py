@@ -194,7 +194,7 @@ class Sender:
     # --- what has ended ---
 
     def _take_in(self, seconds: float) -> None:
-        """Wait for something that ends, or for whoever wakes, and take in all that has ended."""
+        """Wait until a request ends or `wake` is called, and note every request that has ended."""
         try:
             ended = self._ended.get(timeout=seconds)
             while True:

@@ -311,7 +311,7 @@ class _Watchdog:
             self._is_any.wait()
             time.sleep(_LOOK_SECONDS)
             now = time.monotonic()
-            # Under the lock, so that none is let go meanwhile, and its number another's.
+            # Under the lock: a socket that is let go may be closed, and its descriptor belong to another one.
             with self._lock:
                 for sock in [each for each, at in self._cut_at.items() if at <= now]:
                     with suppress(OSError):

@@ -130,7 +130,7 @@ class BackgroundProcess:
 
 
 def _wake_at_end(sentinel: int, wake: Callable[[], None]) -> None:
-    # To join the process would take its exit code from whoever asks for it.
+    # Joining the process here would take its exit code from the main loop.
     wait([sentinel])
     wake()
 

@@ -39,7 +39,7 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _LookAtFeed:
-    """Reads pages for those who wait, once the feed goes further than they have read."""
+    """Reads pages for the waiting readers, once the feed goes further than they have read."""
 
     database: Database
 
