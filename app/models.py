@@ -31,10 +31,10 @@ from typing_extensions import override
 
 from app.alipay.notification import NotificationType
 from app.state_machine import AuthorizationState, Flow
-from app.vocabulary import CauseKind, Outcome, known
+from app.vocabulary import CallKind, CallStatus, CauseKind, Outcome, known
 
 #: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
-REVISION = "0007"
+REVISION = "0009"
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -163,6 +163,10 @@ class Authorization(Base):
     sealed_cancel_reason: Mapped[bytes | None]
     #: Set while parked entries that name it are still to be resumed: those behind this one in the inbox.
     resume_after: Mapped[int | None]
+    #: applyToken wants the one that the consult named, if it did.
+    merchant_region: Mapped[str | None]
+    #: Since the merchant asked for a revoke its token is not given out.
+    revoke_asked_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
@@ -212,10 +216,36 @@ class AccessToken(Base):
     refresh_token_expires_at: Mapped[datetime | None]
     #: When a refresh replaced it; empty for the current token.
     superseded_at: Mapped[datetime | None]
+    #: When the service is to refresh it; empty where it cannot be refreshed, or an older release wrote the row.
+    refresh_due_at: Mapped[datetime | None]
+    #: When the call that refreshes it was made a row: there is one of its own accord, however that ends.
+    refresh_asked_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
     __table_args__ = (
         Index("ix_access_tokens_authorization_id", "authorization_id"),
+        # Those still to be refreshed, the most urgent first.
+        Index(
+            "ix_access_tokens_refresh_due",
+            "client_id",
+            "refresh_due_at",
+            postgresql_where=text("refresh_due_at IS NOT NULL AND refresh_asked_at IS NULL AND superseded_at IS NULL"),
+            sqlite_where=text("refresh_due_at IS NOT NULL AND refresh_asked_at IS NULL AND superseded_at IS NULL"),
+        ),
+        # Those of which an older release has not said when; soon there are none.
+        Index(
+            "ix_access_tokens_refresh_unplanned",
+            "client_id",
+            "token_index",
+            postgresql_where=text(
+                "refresh_due_at IS NULL AND superseded_at IS NULL"
+                " AND sealed_refresh_token IS NOT NULL AND access_token_expires_at IS NOT NULL"
+            ),
+            sqlite_where=text(
+                "refresh_due_at IS NULL AND superseded_at IS NULL"
+                " AND sealed_refresh_token IS NOT NULL AND access_token_expires_at IS NOT NULL"
+            ),
+        ),
         # The one current token of an authorization.
         Index(
             "uq_access_tokens_current",
@@ -348,8 +378,10 @@ class OutboxEvent(Base):
     event_id: Mapped[UUID]
     type: Mapped[str]
     authorization_id: Mapped[UUID]
-    #: That of the transition.
+    #: That of the transition; for a call that ended badly, of the last one before.
     sequence: Mapped[int]
+    #: The call that ended badly, if that is what it tells of.
+    call_id: Mapped[UUID | None]
     #: When it is no longer of any use, for the code of an `authcode_issued` lives a minute.
     expires_at: Mapped[datetime | None]
     at: Mapped[datetime]
@@ -368,6 +400,7 @@ class FeedEvent(Base):
     type: Mapped[str]
     authorization_id: Mapped[UUID]
     sequence: Mapped[int]
+    call_id: Mapped[UUID | None]
     expires_at: Mapped[datetime | None]
     at: Mapped[datetime]
     #: When it got its position.
@@ -461,12 +494,101 @@ class WebhookAttempt(Base):
     answer: Mapped[str | None]
 
 
+class Call(Base):
+    """Something the service asks of Alipay: it is repeated, as the same request, until the answer is final."""
+
+    __tablename__ = "calls"
+
+    #: UUIDv7.
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    authorization_id: Mapped[UUID] = mapped_column(ForeignKey(Authorization.id))
+    client_id: Mapped[str]
+    kind: Mapped[CallKind | str] = mapped_column(Word(CallKind))
+    status: Mapped[CallStatus | str] = mapped_column(Word(CallStatus))
+    #: How many attempts were begun.
+    attempts: Mapped[int]
+    #: Whether an attempt was begun whose end is not on record.
+    is_in_flight: Mapped[bool]
+    #: When the next attempt is due; empty once there is none.
+    due_at: Mapped[datetime | None]
+    #: From when on it is not repeated.
+    deadline_at: Mapped[datetime | None]
+    #: The blind index of the code or token that it is about.
+    subject_index: Mapped[bytes | None]
+    #: The body of the request; empty once it is of no use any more.
+    sealed_request: Mapped[bytes | None]
+    #: What a consult was answered.
+    sealed_answer: Mapped[bytes | None]
+    #: Alipay's code in the last answer.
+    result_code: Mapped[str | None]
+    #: How it ended or why it is repeated, in a sentence.
+    reason: Mapped[str | None]
+    #: What asked for it: `gateway` where the service did of its own accord.
+    cause: Mapped[CauseKind | str] = mapped_column(Word(CauseKind))
+    #: Who asked for it.
+    by: Mapped[str | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("ix_calls_authorization_id_id", "authorization_id", "id"),
+        Index("ix_calls_status_id", "status", "id"),
+        Index("ix_calls_kind_id", "kind", "id"),
+        # The few that are still to be made, the most urgent of each kind first.
+        Index(
+            "ix_calls_due",
+            "kind",
+            "due_at",
+            "id",
+            postgresql_where=text("status = 'due'"),
+            sqlite_where=text("status = 'due'"),
+        ),
+        Index(
+            "ix_calls_due_authorization_id",
+            "authorization_id",
+            postgresql_where=text("status = 'due'"),
+            sqlite_where=text("status = 'due'"),
+        ),
+        Index(
+            "ix_calls_deadline_at",
+            "deadline_at",
+            postgresql_where=text("status = 'due' AND deadline_at IS NOT NULL"),
+            sqlite_where=text("status = 'due' AND deadline_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_calls_in_flight",
+            "id",
+            postgresql_where=text("is_in_flight"),
+            sqlite_where=text("is_in_flight"),
+        ),
+    )
+
+
+class CallAttempt(Base):
+    """One request to Alipay, on record before it is sent, and how it was answered."""
+
+    __tablename__ = "call_attempts"
+
+    call_id: Mapped[UUID] = mapped_column(ForeignKey(Call.id), primary_key=True)
+    #: 1, 2, 3 …
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    started_at: Mapped[datetime]
+    #: Empty while it is on its way, and for good where the worker that made it died.
+    milliseconds: Mapped[int | None]
+    http_status: Mapped[int | None]
+    #: `S`, `F` or `U`, where there was an answer that can be believed.
+    result_status: Mapped[str | None]
+    result_code: Mapped[str | None]
+    #: Why there is no answer that can be believed, in a sentence.
+    error: Mapped[str | None]
+
+
 class Lease(Base):
     """What one background worker at a time does, and which one that is."""
 
     __tablename__ = "leases"
 
-    #: `numbering`, or `endpoint:` and its name.
+    #: `numbering`, `calls`, or `endpoint:` and its name.
     name: Mapped[str] = mapped_column(primary_key=True)
     #: Empty where it was given back.
     holder: Mapped[str | None]

@@ -37,11 +37,37 @@ class Reason(StrEnum):
 
 
 class CauseKind(StrEnum):
-    """What made an authorization move: a report by the API or in a shell, or a notification."""
+    """What made an authorization move: a report by the API or in a shell, a notification, or a call of ours."""
 
     API = "api"
     SHELL = "shell"
     NOTIFICATION = "notification"
+    GATEWAY = "gateway"
+
+
+class CallKind(StrEnum):
+    """What the service asks of Alipay."""
+
+    CONSULT = "consult"
+    #: applyToken with an auth code.
+    EXCHANGE = "exchange"
+    #: applyToken with a refresh token.
+    REFRESH = "refresh"
+    REVOKE = "revoke"
+
+
+class CallStatus(StrEnum):
+    """How a call stands."""
+
+    #: It is to be made, is being made, or is to be repeated.
+    DUE = "due"
+    DONE = "done"
+    #: Alipay has refused it, or it could not be made in time.
+    FAILED = "failed"
+    #: Alipay may have done it: no attempt had a final answer.
+    UNDETERMINED = "undetermined"
+    #: What it was to bring has come otherwise, or is not wanted any more.
+    UNNEEDED = "unneeded"
 
 
 #: These may still end otherwise: they are replayed and never purged.
