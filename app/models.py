@@ -380,8 +380,10 @@ class OutboxEvent(Base):
     authorization_id: Mapped[UUID]
     #: That of the transition; for a call that ended badly, of the last one before.
     sequence: Mapped[int]
-    #: The call that ended badly, if that is what it tells of.
+    #: The call that ended badly, if that is what it tells of, how it ended then, and Alipay's code.
     call_id: Mapped[UUID | None]
+    call_status: Mapped[str | None]
+    result_code: Mapped[str | None]
     #: When it is no longer of any use, for the code of an `authcode_issued` lives a minute.
     expires_at: Mapped[datetime | None]
     at: Mapped[datetime]
@@ -401,6 +403,8 @@ class FeedEvent(Base):
     authorization_id: Mapped[UUID]
     sequence: Mapped[int]
     call_id: Mapped[UUID | None]
+    call_status: Mapped[str | None]
+    result_code: Mapped[str | None]
     expires_at: Mapped[datetime | None]
     at: Mapped[datetime]
     #: When it got its position.
@@ -509,6 +513,8 @@ class Call(Base):
     attempts: Mapped[int]
     #: Whether an attempt was begun whose end is not on record.
     is_in_flight: Mapped[bool]
+    #: Whether Alipay may have carried out an attempt whose answer is not known.
+    is_uncertain: Mapped[bool]
     #: When the next attempt is due; empty once there is none.
     due_at: Mapped[datetime | None]
     #: From when on it is not repeated.

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from app.database.bulk import KeyedStatement, insertion
@@ -16,6 +17,13 @@ from app.vault import Vault
 ACCESS_TOKEN_COLUMN = "access_tokens.sealed_access_token"  # noqa: S105 -- a column, not a password
 REFRESH_TOKEN_COLUMN = "access_tokens.sealed_refresh_token"  # noqa: S105 -- a column, not a password
 
+
+#: Alipay asks to refresh a token at least so long before it ends.
+REFRESH_LEAD = timedelta(days=10)
+#: Of a token that lives shorter than a hundred days: this share of its life before its end.
+REFRESH_LEAD_SHARE = 0.1
+#: By up to this share of that time earlier, so that tokens that were given out together are not refreshed together.
+REFRESH_SPREAD = 0.1
 
 #: What finds a token: client id and blind index.
 TokenKey = tuple[str, bytes]
@@ -53,6 +61,16 @@ def current(session: Session, authorization: Authorization) -> AccessToken | Non
     ).one_or_none()
 
 
+def current_expiries(session: Session, authorization_ids: Collection[UUID]) -> dict[UUID, datetime | None]:
+    """Say when the current token of each of these authorizations ends, of those that have one."""
+    rows = session.execute(
+        select(AccessToken.authorization_id, AccessToken.access_token_expires_at).where(
+            AccessToken.authorization_id.in_(authorization_ids), AccessToken.superseded_at.is_(None)
+        )
+    )
+    return {row.authorization_id: row.access_token_expires_at for row in rows}
+
+
 def new(vault: Vault, authorization: Authorization, grant: Grant, *, at: datetime) -> AccessToken:
     """Make the row of a token, which is not stored yet."""
     token_index = index(vault, authorization.client_id, grant.access_token)
@@ -87,7 +105,61 @@ def complete(vault: Vault, token: AccessToken, grant: Grant) -> bool:
         plain = grant.refresh_token.reveal()
         token.sealed_refresh_token = vault.seal(plain, column=REFRESH_TOKEN_COLUMN, row_key=token.token_index)
         changed = True
+    if changed:
+        token.refresh_due_at, token.refresh_asked_at = _refresh_due_at(token), None
     return changed
+
+
+def _refresh_due_at(token: AccessToken) -> datetime | None:
+    """Say when the service is to refresh a token: in time before it or its refresh token ends; `None` if it cannot."""
+    if token.sealed_refresh_token is None or token.access_token_expires_at is None:
+        return None
+    ends_at = min(token.access_token_expires_at, token.refresh_token_expires_at or token.access_token_expires_at)
+    lead = min(REFRESH_LEAD, max(ends_at - token.created_at, timedelta(0)) * REFRESH_LEAD_SHARE)
+    # The end of a UUIDv7 is random.
+    spread = int.from_bytes(token.authorization_id.bytes[-4:]) / 2**32
+    return ends_at - lead * (1 + REFRESH_SPREAD * spread)
+
+
+def refreshes_due(session: Session, client_ids: Collection[str], *, now: datetime, limit: int) -> Sequence[UUID]:
+    """List authorizations of these clients whose token is to be refreshed, and is not yet, the most urgent first."""
+    found: list[Row[UUID, datetime]] = []
+    for client_id in client_ids:
+        found += session.execute(
+            select(AccessToken.authorization_id, AccessToken.refresh_due_at)
+            .where(
+                AccessToken.client_id == client_id,
+                AccessToken.refresh_due_at <= now,
+                AccessToken.refresh_asked_at.is_(None),
+                AccessToken.superseded_at.is_(None),
+            )
+            .order_by(AccessToken.refresh_due_at)
+            .limit(limit)
+        )
+    return [row.authorization_id for row in sorted(found, key=lambda row: row.refresh_due_at)[:limit]]
+
+
+def plan_refreshes(session: Session, client_ids: Collection[str], *, limit: int) -> int:
+    """Say of tokens that an older release wrote when they are to be refreshed, and return how many they were."""
+    planned = 0
+    for client_id in client_ids:
+        found = session.scalars(
+            select(AccessToken)
+            .where(
+                AccessToken.client_id == client_id,
+                AccessToken.refresh_due_at.is_(None),
+                AccessToken.superseded_at.is_(None),
+                AccessToken.sealed_refresh_token.is_not(None),
+                AccessToken.access_token_expires_at.is_not(None),
+            )
+            .order_by(AccessToken.token_index)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).all()
+        for each in found:
+            each.refresh_due_at = _refresh_due_at(each)
+        planned += len(found)
+    return planned
 
 
 def differs(vault: Vault, token: AccessToken, grant: Grant) -> bool:

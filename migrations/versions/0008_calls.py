@@ -1,4 +1,4 @@
-"""Make calls: each is a row with its attempts; remember when a token is to be refreshed, and that a revoke was asked for.
+"""Make calls: each is a row with its attempts. Remember when a token is to be refreshed, and whether to be revoked.
 
 Columns are only added, and all may be empty, so that the release before goes on working through the upgrade. The
 indexes over them are made by the next migration.
@@ -20,8 +20,10 @@ def upgrade() -> None:
     op.add_column("authorizations", sa.Column("revoke_asked_at", _time))
     op.add_column("access_tokens", sa.Column("refresh_due_at", _time))
     op.add_column("access_tokens", sa.Column("refresh_asked_at", _time))
-    op.add_column("event_outbox", sa.Column("call_id", sa.Uuid()))
-    op.add_column("events", sa.Column("call_id", sa.Uuid()))
+    for table in ("event_outbox", "events"):
+        op.add_column(table, sa.Column("call_id", sa.Uuid()))
+        op.add_column(table, sa.Column("call_status", sa.Text()))
+        op.add_column(table, sa.Column("result_code", sa.Text()))
     _create_calls()
 
 
@@ -35,6 +37,7 @@ def _create_calls() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("attempts", _number, nullable=False),
         sa.Column("is_in_flight", sa.Boolean(), nullable=False),
+        sa.Column("is_uncertain", sa.Boolean(), nullable=False),
         sa.Column("due_at", _time),
         sa.Column("deadline_at", _time),
         sa.Column("subject_index", sa.LargeBinary()),
@@ -78,8 +81,8 @@ def downgrade() -> None:
     op.drop_table("call_attempts")
     op.drop_table("calls")
     for table, columns in (
-        ("events", ("call_id",)),
-        ("event_outbox", ("call_id",)),
+        ("events", ("result_code", "call_status", "call_id")),
+        ("event_outbox", ("result_code", "call_status", "call_id")),
         ("access_tokens", ("refresh_asked_at", "refresh_due_at")),
         ("authorizations", ("revoke_asked_at", "merchant_region")),
     ):

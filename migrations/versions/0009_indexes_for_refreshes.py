@@ -18,8 +18,10 @@ _INDEXES = {
     ),
     "ix_access_tokens_refresh_unplanned": (
         ["client_id", "token_index"],
-        "refresh_due_at IS NULL AND superseded_at IS NULL"
-        " AND sealed_refresh_token IS NOT NULL AND access_token_expires_at IS NOT NULL",
+        (
+            "refresh_due_at IS NULL AND superseded_at IS NULL"
+            " AND sealed_refresh_token IS NOT NULL AND access_token_expires_at IS NOT NULL"
+        ),
     ),
 }
 
