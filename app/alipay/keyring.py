@@ -6,9 +6,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
+from urllib.parse import SplitResult, urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,10 +24,13 @@ FLOWS = (DEFAULT_FLOW, "direct")
 #: The size of the keys that Alipay issues, and the smallest that NIST SP 800-131A still allows for signatures.
 KEY_BITS_MIN = 2048
 
-_CLIENT_SETTINGS = ("default_flow", "merchant_private_key", "alipay_public_keys")
+_CLIENT_SETTINGS = ("default_flow", "merchant_private_key", "alipay_public_keys", "gateway", "exchange", "refresh")
 #: A client id travels in a header, where anything but visible ASCII arrives as something else.
 _CLIENT_ID = re.compile(r"[!-~]+")
 _KEY_VERSION = re.compile(r"0|[1-9][0-9]{0,8}")
+#: A name in ASCII, or an IPv6 address, which urlsplit has checked and taken out of its brackets.
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\.?|[0-9a-f:.]+")
+_PRINTABLE = _CLIENT_ID
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----(?P<base64>[^-]*)-----END [A-Z0-9 ]+-----")
 _FILE_PREFIX = "file:"
 #: Every name of ours is shorter; a longer one may be a key pasted on the wrong side of the equals sign.
@@ -61,6 +66,18 @@ class KeyringError(Exception):
         self.remedy = remedy
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where Alipay takes the calls of a client, and which of them the service makes by itself."""
+
+    #: Scheme, host and port, without a slash at its end.
+    url: str
+    #: Whether a code is exchanged as soon as it is known.
+    exchange: bool = True
+    #: Whether a token is refreshed in time.
+    refresh: bool = True
+
+
 # Compared by identity: a client is one entry of one keyring, and the mapping of its keys has no hash.
 @dataclass(frozen=True, slots=True, eq=False)
 class Client:
@@ -71,6 +88,8 @@ class Client:
     #: By version. Where two keys were given out under one version, either may have signed.
     alipay_public_keys: Mapping[int, tuple[RSAPublicKey, ...]]
     merchant_private_key: RSAPrivateKey | None = None
+    #: None where the merchant makes its calls itself. With a gateway there is a private key.
+    gateway: Gateway | None = None
 
     def keys_of_version(self, version: int | None) -> tuple[RSAPublicKey, ...]:
         """Return the keys of a version, or of the newest for None: at least one, and nearly always just one.
@@ -194,7 +213,70 @@ def _client(path: Path, client_id: str, table: object) -> Client:
     for version, value in _versions(table, where):
         key_where = f"{path}: Alipay public key {version} of client {_shown(client_id)}"
         public_keys[version] = _public_keys(path, value, key_where, private_key)
-    return Client(client_id, default_flow, MappingProxyType(public_keys), private_key)
+    gateway = _gateway(path, client_id, table, private_key)
+    return Client(client_id, default_flow, MappingProxyType(public_keys), private_key, gateway)
+
+
+def _gateway(path: Path, client_id: str, table: Mapping[str, Any], private_key: RSAPrivateKey | None) -> Gateway | None:
+    switches = {}
+    for name in ("exchange", "refresh"):
+        where = f"{path}: {name} of client {_shown(client_id)}"
+        if name in table and "gateway" not in table:
+            raise KeyringError(
+                where, "is set without a gateway, so no call is made", f"add gateway, or take {name} out"
+            )
+        switches[name] = table.get(name, True)
+        if not isinstance(switches[name], bool):
+            raise KeyringError(where, "is neither true nor false", "write one of them, without quotes")
+    if "gateway" not in table:
+        return None
+    where = f"{path}: gateway of client {_shown(client_id)}"
+    url = _gateway_url(table["gateway"], where)
+    if private_key is None:
+        remedy = "add the merchant's private key, or take gateway out"
+        raise KeyringError(where, "is set without merchant_private_key, with which calls are signed", remedy)
+    return Gateway(url, **switches)
+
+
+def _gateway_url(value: object, where: str) -> str:
+    """Check the URL, and return it in one form. It is never quoted: a password may be in it."""
+    form = 'write it as gateway = "https://open-sea-global.alipay.com", with the host of your contract'
+    if not isinstance(value, str) or not _PRINTABLE.fullmatch(value.strip()):
+        raise KeyringError(where, "is no text, or one with a blank or a character that is not ASCII", form)
+    try:
+        url = urlsplit(value.strip())
+        port = url.port
+    except ValueError:
+        raise KeyringError(where, "cannot be read", form) from None
+    host = url.hostname or ""
+    if url.scheme not in {"https", "http"}:
+        raise KeyringError(where, "does not begin with https://", form)
+    if "@" in url.netloc:
+        remedy = "take it out: Alipay knows by the signature who calls"
+        raise KeyringError(where, "has a user name or a password before its @", remedy)
+    if not _HOST.fullmatch(host):
+        raise KeyringError(where, "names no host", form)
+    if port == 0 or url.netloc.endswith(":"):
+        raise KeyringError(where, "has a port that does not exist", "write one from 1 to 65535, or none")
+    if url.path not in {"", "/"} or set("?#") & set(value):
+        remedy = "write scheme and host only: the paths of the calls are Alipay's"
+        raise KeyringError(where, "goes on behind its host", remedy)
+    if url.scheme == "http" and not _is_loopback(host):
+        remedy = "write https://; http:// is for a pretend gateway on this machine"
+        raise KeyringError(where, "is not encrypted, and codes and tokens would be read on the way", remedy)
+    return _in_one_form(url, host, port)
+
+
+def _in_one_form(url: SplitResult, host: str, port: int | None) -> str:
+    host = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{host}" if port is None else f"{url.scheme}://{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _public_keys(path: Path, value: object, where: str, private_key: RSAPrivateKey | None) -> tuple[RSAPublicKey, ...]:

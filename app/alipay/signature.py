@@ -1,4 +1,4 @@
-r"""Verify the signature of a delivery over its exact bytes, before a word of them is read; sign as Alipay does.
+r"""Verify a signature of Alipay's over the exact bytes, before a word of them is read; sign as Alipay does.
 
 What is signed is `METHOD URI\n<client-id>.<request-time>.<body>`, by SHA-256 and RSASSA-PKCS1-v1_5 (Antom's "Sign a
 request and verify the signature"). Alipay's Python SDK lets the signature choose the digest, decodes base64 leniently
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from app.alipay.delivery import Delivery
-from app.alipay.keyring import KeyNotFoundError, Keyring, UnknownClientError
+from app.alipay.keyring import Client, KeyNotFoundError, Keyring, UnknownClientError
 
 ALGORITHM = "RSA256"
 
@@ -44,7 +44,7 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
 class NotAuthenticError(Exception):
-    """A delivery that Alipay cannot be shown to have sent. Nothing of it may be stored.
+    """A delivery, or an answer, that Alipay cannot be shown to have sent. Nothing of it may be stored.
 
     `result_code` is what the answer says; `cause` is a short label that tells operators which of the checks failed.
     """
@@ -71,21 +71,34 @@ def verify(delivery: Delivery, keyring: Keyring) -> None:
         client = keyring.client(delivery.client_id)
     except UnknownClientError:
         raise NotAuthenticError("unknown_client", "UNKNOWN_CLIENT") from None
+    _verify(client, delivery.method, delivery.uri, delivery.request_time, delivery.signature, delivery.body)
+
+
+def verify_answer(client: Client, *, uri: str, time: str, signature: str, body: bytes) -> None:
+    """Return if an answer to a call of the client's was signed by Alipay's key, and raise otherwise.
+
+    The URI is the path that was called, and the time that of the answer (protocol.md §4). Nothing in an answer names
+    its request: that it belongs to the call that it came to is for TLS to prove. Raises `NotAuthenticError`.
+    """
+    _verify(client, "POST", uri, time, signature, body)
+
+
+def _verify(client: Client, method: str, uri: str, time: str, signature: str, body: bytes) -> None:
     # First, as the cost of everything below grows with their length.
-    if len(delivery.signature) > SIGNATURE_CHARACTERS_MAX:
+    if len(signature) > SIGNATURE_CHARACTERS_MAX:
         raise NotAuthenticError("header")
-    if not 0 < len(delivery.request_time) <= REQUEST_TIME_CHARACTERS_MAX:
+    if not 0 < len(time) <= REQUEST_TIME_CHARACTERS_MAX:
         raise NotAuthenticError("header")
-    key_version, signature = _read_header(delivery.signature)
+    key_version, signature_bytes = _read_header(signature)
     try:
         public_keys = client.keys_of_version(key_version)
     except KeyNotFoundError:
         raise NotAuthenticError("unknown_key", "KEY_NOT_FOUND") from None
     try:
-        signed = _signed_bytes(delivery.method, delivery.uri, delivery.client_id, delivery.request_time, delivery.body)
+        signed = _signed_bytes(method, uri, client.client_id, time, body)
     except UnsendableTextError:
         raise NotAuthenticError("header") from None
-    if not any(_is_signed_by(public_key, signature, signed) for public_key in public_keys):
+    if not any(_is_signed_by(public_key, signature_bytes, signed) for public_key in public_keys):
         raise NotAuthenticError("mismatch")
 
 

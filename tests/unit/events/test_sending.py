@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from standardwebhooks import WebhookVerificationError
 
-from app.events import sending
+from app import bounded_http
 from app.events.endpoints import Endpoint
 from app.events.sending import Answer, Pool, send
 from app.secret import Secret
@@ -284,7 +284,7 @@ def test_a_request_that_is_over_its_time_harms_no_later_one(receiver: Receiver) 
         time.sleep(0.25)
         assert send(receiver.endpoint(), BODY, "e-1", pool=pool).is_delivered
     pool.close()
-    assert sending._watchdog._cut_at == {}  # noqa: SLF001 -- nothing is left to be cut
+    assert bounded_http._watchdog._cut_at == {}  # noqa: SLF001 -- nothing is left to be cut
 
 
 @pytest.fixture(scope="module")
