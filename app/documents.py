@@ -8,11 +8,11 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from app import authorizations
+from app import authorizations, calls, tokens
 from app.events import deliveries
 from app.events.feed import PublishedEvent
 from app.inbox_admin import of_authorization
-from app.models import Authorization, InboxEntry, Transition, WebhookAttempt, WebhookDelivery
+from app.models import Authorization, Call, CallAttempt, InboxEntry, Transition, WebhookAttempt, WebhookDelivery
 
 Document = dict[str, Any]
 
@@ -24,8 +24,21 @@ def timestamp(time: datetime | None) -> str | None:
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def authorization_summary(authorization: Authorization) -> Document:
-    """Show an authorization as it is listed."""
+def authorization_summaries(session: Session, listed: Collection[Authorization]) -> list[Document]:
+    """Show authorizations as they are listed: each with the end of its token and its newest call."""
+    ids = [each.id for each in listed]
+    ends, newest = tokens.current_expiries(session, ids), calls.newest(session, ids)
+    return [
+        {
+            **_authorization(each),
+            "accessTokenExpiryTime": timestamp(ends.get(each.id)),
+            "call": _call(newest.get(each.id)),
+        }
+        for each in listed
+    ]
+
+
+def _authorization(authorization: Authorization) -> Document:
     return {
         "id": str(authorization.id),
         "clientId": authorization.client_id,
@@ -42,10 +55,57 @@ def authorization_summary(authorization: Authorization) -> Document:
 
 def authorization_document(session: Session, authorization: Authorization) -> Document:
     """Show an authorization whole: with its history and every notification linked to it."""
+    (summary,) = authorization_summaries(session, [authorization])
     return {
-        **authorization_summary(authorization),
+        **summary,
         "history": [_move(move) for move in authorizations.history(session, authorization.id)],
         "notifications": [_linked(entry) for entry in of_authorization(session, authorization)],
+    }
+
+
+def call_summary(call: Call) -> Document:
+    """Show a call as it is listed."""
+    return {
+        "id": str(call.id),
+        "kind": call.kind,
+        "status": call.status,
+        "attempts": call.attempts,
+        "isInFlight": call.is_in_flight,
+        "dueAt": timestamp(call.due_at),
+        "deadlineAt": timestamp(call.deadline_at),
+        "resultCode": call.result_code,
+        "reason": call.reason,
+        "cause": call.cause,
+        "by": call.by,
+        "createdAt": timestamp(call.created_at),
+        "finishedAt": timestamp(call.finished_at),
+    }
+
+
+def call_document(session: Session, call: Call, authorization: Authorization) -> Document:
+    """Show a call whole: with its authorization and every attempt that was made."""
+    return {
+        **call_summary(call),
+        "clientId": call.client_id,
+        "authorizationId": str(call.authorization_id),
+        "authState": authorization.auth_state,
+        "attemptsMade": [_call_attempt(each) for each in calls.attempts_of(session, call.id)],
+    }
+
+
+def _call(call: Call | None) -> Document | None:
+    return None if call is None else call_summary(call)
+
+
+def _call_attempt(attempt: CallAttempt) -> Document:
+    return {
+        "number": attempt.number,
+        "startedAt": timestamp(attempt.started_at),
+        "milliseconds": attempt.milliseconds,
+        "httpStatus": attempt.http_status,
+        "resultStatus": attempt.result_status,
+        "resultCode": attempt.result_code,
+        "error": attempt.error,
     }
 
 
@@ -67,7 +127,7 @@ def entry_summary(entry: InboxEntry) -> Document:
 
 def event_document(event: PublishedEvent) -> Document:
     """Show an event as the feed has it and as an endpoint is told it: thin, without a code, a token or a login id."""
-    data = {
+    data: Document = {
         "authorizationId": str(event.authorization_id),
         "clientId": event.client_id,
         "authState": event.auth_state,
@@ -82,6 +142,10 @@ def event_document(event: PublishedEvent) -> Document:
     }
     if event.expires_at is not None:
         data["expiresAt"] = timestamp(event.expires_at)
+    if event.call_id is not None:
+        # A call that ended badly moves nothing.
+        data["from"] = event.to_state
+        data["call"] = {"id": str(event.call_id), "status": event.call_status, "resultCode": event.result_code}
     # What Standard Webhooks puts beside the data.
     return {"id": str(event.event_id), "type": event.type, "timestamp": timestamp(event.at), "data": data}
 

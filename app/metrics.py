@@ -23,6 +23,7 @@ from app.alipay.signature import CAUSES
 from app.counters import Counts, Memory, SharedCounts
 from app.logs import failure
 from app.release import version
+from app.vocabulary import CallKind, CallStatus
 
 _log = logging.getLogger(__name__)
 
@@ -166,6 +167,25 @@ CODE_TOLD = Histogram(
     # The first attempt is made within a quarter of a second, the last after forty seconds; a code lives a minute.
     buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60),
 )
+CALLS = Counter(
+    "notifyauth_calls",
+    "How calls to Alipay ended, by kind: done, failed (refused, or not made in time) or undetermined.",
+    {
+        "kind": tuple(CallKind),
+        "outcome": (CallStatus.DONE, CallStatus.FAILED, CallStatus.UNDETERMINED),
+    },
+)
+CALL_ATTEMPTS = Counter(
+    "notifyauth_call_attempts",
+    "Requests to Alipay, by kind of call and answer: done, refused, or unknown (it is repeated while there is time).",
+    {"kind": tuple(CallKind), "outcome": ("done", "refused", "unknown")},
+)
+CODE_TO_TOKEN = Histogram(
+    "notifyauth_code_to_token_seconds",
+    "From having received an auth code to having exchanged it for a token, in seconds.",
+    # The request goes out within a tenth of a second; a code lives a minute.
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60),
+)
 _ENDPOINT_WORKING = Latest("working", "When an endpoint was last seen not to be failing.", "endpoint")
 _ENDPOINT_FAILING = Latest("failing", "When an endpoint was last seen failing.", "endpoint")
 #: The sender of an endpoint reports its state every two seconds; an older report than this is ignored.
@@ -211,6 +231,9 @@ def collect(clients: Collection[str], endpoints: Collection[str] = ()) -> Iterat
     yield LATENCY.family(sums)
     yield WEBHOOK_ATTEMPTS.family(sums, product(endpoints, WEBHOOK_ATTEMPTS.labels["outcome"]))
     yield CODE_TOLD.family(sums)
+    yield CALLS.family(sums)
+    yield CALL_ATTEMPTS.family(sums)
+    yield CODE_TO_TOKEN.family(sums)
     yield _failing(latest, endpoints)
     yield LAST_VERIFIED.family(latest, clients)
     build = GaugeMetricFamily("notifyauth_build_info", "Which version answers: always 1.", labels=["version"])

@@ -73,6 +73,7 @@ class Receiver:
         self._database = database
         self._keyring = keyring
         self._vault = vault
+        self._gateways = {each.client_id: each.gateway for each in keyring.clients.values() if each.gateway is not None}
         self._freshness = freshness
         self._clock = clock
         self.group_commit = GroupCommit(
@@ -148,7 +149,10 @@ class Receiver:
         try:
             done = self._database.run_once(
                 lambda connection: processing.process_batch(
-                    UnitOfWork(connection, self._vault, has_savepoints=False), pending, counts=counts, now=latest
+                    UnitOfWork(connection, self._vault, self._gateways, has_savepoints=False),
+                    pending,
+                    counts=counts,
+                    now=latest,
                 )
             )
         except DBAPIError as error:
@@ -180,7 +184,7 @@ class Receiver:
         this = Attempt(draft.sealed_body, is_first=True, counted_at=verified.at)
 
         def store_and_process(session: Session) -> tuple[StoredEntry, Done]:
-            work = UnitOfWork(session.connection(), self._vault)
+            work = UnitOfWork(session.connection(), self._vault, self._gateways)
             entry, is_new = inbox.store_or_count(work.connection, draft, verified.attempts)
             done = Done()
             if is_new and keys is not None:
@@ -327,9 +331,7 @@ class Receiver:
         `DatabaseUnavailableError`.
         """
         because = Cause(cause, at=self._clock(), by=by)
-        recorded = self._resumption.run_after_pieces(
-            lambda: self._in_transaction(lambda work: reports.record(work, self._keyring, report, cause=because))
-        )
+        recorded = self.run_work(lambda work: reports.record(work, self._keyring, report, cause=because))
         fields = {
             "report": report.name,
             "authorization": recorded.authorization_id,
@@ -338,9 +340,20 @@ class Receiver:
             "key": by,
         }
         _log.info("report recorded", extra=fields)
+        self.note_resumed(recorded)
+        return recorded
+
+    def run_work(self, do: Callable[[UnitOfWork], T], *, has_savepoints: bool = True) -> T:
+        """Do something in one transaction, once all parked entries that come first are resumed.
+
+        Raises what `do` raises, and `DatabaseUnavailableError`.
+        """
+        return self._resumption.run_after_pieces(lambda: self._in_transaction(do, has_savepoints=has_savepoints))
+
+    def note_resumed(self, recorded: Recorded) -> None:
+        """Count and log what a report has resumed, once it is committed, and resume what is left in another thread."""
         _count_and_log(recorded.resumed)
         self._resumption.resume_later(recorded.unfinished)
-        return recorded
 
     def resume_unfinished(self) -> None:
         """Resume, in another thread, the parked entries that any process has left to be resumed.
@@ -358,11 +371,11 @@ class Receiver:
         _count_and_log(done.processed)
         return bool(done.unfinished)
 
-    def _in_transaction(self, do: Callable[[UnitOfWork], T]) -> T:
+    def _in_transaction(self, do: Callable[[UnitOfWork], T], *, has_savepoints: bool = True) -> T:
         """Do something in one transaction; retry it where another has just made an authState or token known."""
 
         def do_and_write(session: Session) -> T:
-            work = UnitOfWork(session.connection(), self._vault)
+            work = UnitOfWork(session.connection(), self._vault, self._gateways, has_savepoints=has_savepoints)
             done = do(work)
             work.close()
             return done

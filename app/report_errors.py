@@ -145,3 +145,53 @@ class IllegalReportError(TransitionRefusedError):
     """What a report says is not legal, and never will be."""
 
     code = "illegal-transition"
+
+
+class NoGatewayError(ReportRefusedError):
+    """A call is asked for of a client that makes its calls itself."""
+
+    code = "no-gateway"
+
+    def __init__(self, client_id: str) -> None:
+        self.client_id = client_id
+        super().__init__("This client has no gateway in the keyring: the service makes no calls for it.")
+
+
+class NoActiveTokenError(ReportRefusedError):
+    """A refresh or a revoke is asked for where there is no token that is alive."""
+
+    code = "no-active-token"
+
+    def __init__(self, state: str, *, is_revoke_asked: bool = False) -> None:
+        self.state = state
+        why = "its revoke was asked for" if is_revoke_asked else f"the state is {state}"
+        super().__init__(f"No token is active: {why}.")
+
+
+class NoRefreshTokenError(ReportRefusedError):
+    """A refresh is asked for of a token that came without a refresh token."""
+
+    code = "no-refresh-token"
+
+    def __init__(self) -> None:
+        super().__init__("The token came without a refresh token: this wallet does not refresh.")
+
+
+class CallNotFoundError(ReportRefusedError):
+    """There is no such call."""
+
+    code = "call-not-found"
+
+    def __init__(self, call_id: UUID) -> None:
+        self.call_id = call_id
+        super().__init__(f"There is no call {call_id}.")
+
+
+class CallNotRepeatableError(ReportRefusedError):
+    """A call is to be made once more that has brought what it was to bring, or can bring it no more."""
+
+    code = "call-not-repeatable"
+
+    def __init__(self, status: str, why: str = "") -> None:
+        self.status = status
+        super().__init__(f"The call is {status}{f', and {why}' if why else ''}: there is nothing to repeat.")

@@ -4,7 +4,8 @@ Reports move the same machine with the same events as notifications do, and resu
 report again changes nothing; one that contradicts what is on record is refused, and changes nothing either.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import ClassVar, Literal
 from uuid import UUID
 
@@ -33,7 +34,7 @@ from app.tokens import Grant, TokenKey
 from app.unit_of_work import UnfinishedError, UnitOfWork
 from app.vocabulary import CauseKind
 
-Reporter = Literal[CauseKind.API, CauseKind.SHELL]
+Reporter = Literal[CauseKind.API, CauseKind.SHELL, CauseKind.GATEWAY]
 
 #: The longest that the wire protocol takes, in characters.
 CLIENT_ID_CHARACTERS_MAX = 64
@@ -87,7 +88,26 @@ class CanceledReport:
     name: ClassVar[str] = "canceled"
 
 
-Report = Consult | AuthcodeReport | TokenReport | CanceledReport
+@dataclass(frozen=True, slots=True)
+class PaymentResult:
+    """What a charge was answered: the only news there is of a wallet that cancels without a notification.
+
+    It is about the token that it names, or the one that was current when the payment was requested.
+    """
+
+    authorization_id: UUID
+    result_code: str
+    access_token: Secret | None = None
+    requested_at: datetime | None = None
+    name: ClassVar[str] = "payment-result"
+
+
+AboutAuthorization = AuthcodeReport | TokenReport | CanceledReport | PaymentResult
+Report = Consult | AboutAuthorization
+
+#: The one answer to a payment that says that its token is dead; others are about the user's account.
+DEAD_TOKEN = "INVALID_ACCESS_TOKEN"  # noqa: S105 -- a result code
+_DEAD_TOKEN_REASON = "INVALID_ACCESS_TOKEN in a payment's result"  # noqa: S105 -- a reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +137,18 @@ def record(work: UnitOfWork, keyring: Keyring, report: Report, *, cause: Cause) 
     key = work.auth_state_key(report.authorization_id)
     if key is None:
         raise AuthorizationNotFoundError(report.authorization_id)
-    work.lock_and_load(states=[key], token_keys=_named_tokens(work, key[0], report))
+    work.lock_and_load(states=[key], token_keys=named_tokens(work, key[0], report))
     authorization = work.authorization(*key)
     if authorization is None:
         raise AuthorizationNotFoundError(report.authorization_id)
+    return apply(work, authorization, report, cause=cause)
+
+
+def apply(work: UnitOfWork, authorization: Authorization, report: AboutAuthorization, *, cause: Cause) -> Recorded:
+    """Record a report about an authorization that is loaded with the tokens that the report names.
+
+    Raises as `record` does.
+    """
     if authorization.resume_after is not None:
         raise UnfinishedError(authorization.id)
     changed = False
@@ -133,6 +161,8 @@ def record(work: UnitOfWork, keyring: Keyring, report: Report, *, cause: Cause) 
             changed = _record_refresh(work, authorization, report, cause)
         case CanceledReport():
             changed = _record_canceled(work, authorization, report.reason, cause)
+        case PaymentResult():
+            changed = _record_payment_result(work, authorization, report, cause)
     if isinstance(report, TokenReport):
         changed |= authorizations.learn_user(work.vault, authorization, user_id=None, login_id=report.user_login_id)
     has_other_codes = authorizations.has_other_codes(authorization)
@@ -146,12 +176,16 @@ def record(work: UnitOfWork, keyring: Keyring, report: Report, *, cause: Cause) 
     )
 
 
-def _named_tokens(work: UnitOfWork, client_id: str, report: Report) -> list[TokenKey]:
+def named_tokens(work: UnitOfWork, client_id: str, report: Report) -> list[TokenKey]:
     """Return the keys of the tokens that a report names: the granted one, and the one that it replaces."""
-    if not isinstance(report, TokenReport):
-        return []
-    named = [report.grant.access_token, *([report.replaces] if report.replaces else [])]
-    return [(client_id, tokens.index(work.vault, client_id, token)) for token in named]
+    match report:
+        case TokenReport():
+            named = [report.grant.access_token, report.replaces]
+        case PaymentResult():
+            named = [report.access_token]
+        case _:
+            named = []
+    return [(client_id, tokens.index(work.vault, client_id, token)) for token in named if token is not None]
 
 
 def _record_consult(work: UnitOfWork, keyring: Keyring, consult: Consult, cause: Cause) -> Recorded:
@@ -292,9 +326,21 @@ def _record_refresh(work: UnitOfWork, authorization: Authorization, report: Toke
             raise ReplacedOtherwiseError
         _require_legal(authorization, Event.TOKEN_REFRESHED)
         _require_unknown(work, authorization, report.grant)
-        work.make_known(authorization, report.grant, at=cause.at, replaces=replaced)
+        grant = _with_kept_refresh_token(work, report.grant, replaced)
+        work.make_known(authorization, grant, at=cause.at, replaces=replaced)
     work.advance(authorization, Event.TOKEN_REFRESHED, cause=cause)
     return True
+
+
+def _with_kept_refresh_token(work: UnitOfWork, grant: Grant, replaced: AccessToken) -> Grant:
+    """Complete a refresh that brought no refresh token: the old one goes on being valid."""
+    if grant.refresh_token is not None:
+        return grant
+    return replace(
+        grant,
+        refresh_token=tokens.reveal_refresh_token(work.vault, replaced),
+        refresh_token_expires_at=grant.refresh_token_expires_at or replaced.refresh_token_expires_at,
+    )
 
 
 def _record_canceled(work: UnitOfWork, authorization: Authorization, reason: Secret | None, cause: Cause) -> bool:
@@ -304,6 +350,25 @@ def _record_canceled(work: UnitOfWork, authorization: Authorization, reason: Sec
     if reason is not None:
         authorizations.store_cancel_reason(work.vault, authorization, reason)
     work.advance(authorization, Event.TOKEN_CANCELED, cause=cause)
+    return True
+
+
+def _record_payment_result(work: UnitOfWork, authorization: Authorization, result: PaymentResult, cause: Cause) -> bool:
+    """Close an authorization whose current token a payment was refused for. Everything else says nothing of it.
+
+    A result may come late, of a payment that was requested with an older token.
+    """
+    current = work.current_token(authorization)
+    if result.result_code != DEAD_TOKEN or current is None or authorizations.is_canceled(authorization):
+        return False
+    if result.access_token is not None:
+        is_about_it = _own_token(work, authorization, result.access_token) is current
+    else:
+        is_about_it = result.requested_at is not None and result.requested_at >= current.created_at
+    if not is_about_it:
+        return False
+    _require_legal(authorization, Event.TOKEN_CANCELED)
+    work.advance(authorization, Event.TOKEN_CANCELED, cause=cause, reason=_DEAD_TOKEN_REASON)
     return True
 
 

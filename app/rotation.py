@@ -10,9 +10,9 @@ from typing import Any, cast
 from sqlalchemy import LargeBinary, Row, func, inspect, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app import authorizations, inbox, tokens
+from app import authorizations, calls, inbox, tokens
 from app.database.contents import any_of_keys, estimated_rows
-from app.models import AccessToken, Authorization, Base, InboxEntry, IndexKey
+from app.models import AccessToken, Authorization, Base, Call, InboxEntry, IndexKey
 from app.vault import INDEX_KEY_COLUMN, Vault
 
 #: A re-sealed batch holds its row locks, and SQLite's only one, for a tenth of a second.
@@ -47,6 +47,8 @@ SEALED_COLUMNS = (
     SealedColumn(AccessToken.sealed_access_token, tokens.ACCESS_TOKEN_COLUMN, lambda row: row.token_index),
     SealedColumn(AccessToken.sealed_refresh_token, tokens.REFRESH_TOKEN_COLUMN, lambda row: row.token_index),
     SealedColumn(InboxEntry.sealed_body, inbox.BODY_COLUMN, lambda row: row.fingerprint),
+    SealedColumn(Call.sealed_request, calls.REQUEST_COLUMN, lambda row: row.id.bytes),
+    SealedColumn(Call.sealed_answer, calls.ANSWER_COLUMN, lambda row: row.id.bytes),
     # The last: until it is resealed, the old key is known to be needed.
     SealedColumn(IndexKey.sealed_key, INDEX_KEY_COLUMN, lambda row: row.id.to_bytes()),
 )

@@ -10,7 +10,7 @@ for it while holding a lock that it needs. Where two transactions can still wait
 the work is tried again.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -20,9 +20,11 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from app import authorizations, inbox, key_locks, tokens
+from app import authorizations, calls, inbox, key_locks, tokens
+from app.alipay.keyring import Gateway
 from app.alipay.notification import NotificationType
 from app.authorizations import Cause
+from app.calls import AttemptEnd
 from app.database import is_transient
 from app.database.bulk import update_of
 from app.database.pipeline import Statement, execute, execute_and_commit, plain, table_of
@@ -30,11 +32,11 @@ from app.events import staging
 from app.inbox import PendingEntry, StoredEntry, named_by
 from app.key_locks import AuthStateKey
 from app.limits import RESUMED_AT_ONCE_MAX
-from app.models import AccessToken, Authorization, Base, InboxEntry, OutboxEvent, Transition
+from app.models import AccessToken, Authorization, Base, Call, InboxEntry, OutboxEvent, Transition
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
-from app.vocabulary import Outcome, Reason
+from app.vocabulary import CallKind, CallStatus, Outcome, Reason
 
 
 class KnownMeanwhileError(Exception):
@@ -79,6 +81,8 @@ class UnitOfWork:
 
     connection: Connection
     vault: Vault
+    #: By client id, the gateways that calls are made to. Clients without one make their calls themselves.
+    gateways: Mapping[str, Gateway] = field(default_factory=dict)
     #: Whether each entry has a savepoint of its own, so that one that breaks takes nothing else with it.
     has_savepoints: bool = True
     #: The entries to be judged, stored or not.
@@ -106,6 +110,10 @@ class UnitOfWork:
     _made_known: list[AccessToken] = field(default_factory=list)
     _history: list[tuple[Transition, InboxEntry | None]] = field(default_factory=list)
     _outbox: list[OutboxEvent] = field(default_factory=list)
+    #: The open calls of the loaded authorizations whose client has a gateway, those that are not stored yet last.
+    _calls: dict[UUID, Call] = field(default_factory=dict)
+    _begun_calls: list[Call] = field(default_factory=list)
+    _attempt_ends: list[AttemptEnd] = field(default_factory=list)
 
     # --- locking and loading, in the order of the locks ---
 
@@ -196,15 +204,18 @@ class UnitOfWork:
         ]
         behind += [(*key, 0) for key in resumed if key in unknown_states]
         waiting = inbox.waiting_entries_query(behind, self._tokens.keys() | token_keys, limit=RESUMED_AT_ONCE_MAX + 1)
-        _, known_tokens, known_states, found = execute(
+        with_calls = [each.id for each in self._authorizations.values() if each.client_id in self.gateways]
+        _, known_tokens, known_states, found, open_calls = execute(
             self.connection,
             key_locks.key_lock_insertion(unknown),
             tokens.known_tokens_query(unknown_tokens),
             authorizations.known_states_query(unknown_states),
             waiting,
+            calls.open_calls_lock(with_calls),
         )
         if known_tokens.rows or known_states.rows:
             raise KnownMeanwhileError
+        self._take_in_calls(open_calls.of(Call))
         return self._first_piece(found.of(InboxEntry), [(client_id, state) for client_id, state, _ in behind])
 
     def _first_piece(self, waiting: list[InboxEntry], states: Sequence[AuthStateKey]) -> list[InboxEntry]:
@@ -260,6 +271,10 @@ class UnitOfWork:
         self._remember(found)
         self._tokens |= {(each.client_id, each.token_index): each for each in found}
 
+    def _take_in_calls(self, found: Sequence[Call]) -> None:
+        self._remember(found)
+        self._calls |= {each.id: each for each in found}
+
     # --- reading ---
 
     def find_entry(self, entry_id: int) -> InboxEntry | None:
@@ -273,6 +288,38 @@ class UnitOfWork:
         self._remember(entries)
         return next(iter(entries), None)
 
+    def lock_calls(self, ids: Collection[UUID]) -> dict[UUID, Call]:
+        """Lock calls whose authorizations are locked, open or not, and load those that are not loaded yet."""
+        (locked,) = execute(self.connection, calls.call_lock([each for each in ids if each not in self._calls]))
+        self._take_in_calls(locked.of(Call))
+        return {each: self._calls[each] for each in ids if each in self._calls}
+
+    def open_calls(self, authorization: Authorization) -> list[Call]:
+        """List the open calls of a loaded authorization whose client has a gateway, oldest first."""
+        return [
+            each
+            for each in self._calls.values()
+            if each.authorization_id == authorization.id and each.status == CallStatus.DUE
+        ]
+
+    def newest_call(self, authorization: Authorization, kind: CallKind) -> Call | None:
+        """Lock and load the newest call of this kind of a loaded authorization, open or not."""
+        (locked,) = execute(self.connection, calls.newest_call_lock(authorization.id, kind))
+        found = [self._calls.get(each.id, each) for each in locked.of(Call)]
+        self._take_in_calls([each for each in found if each.id not in self._calls])
+        return next(iter(found), None)
+
+    def current_token(self, authorization: Authorization) -> AccessToken | None:
+        """Give the token of a loaded authorization that no refresh has replaced."""
+        return next(
+            (
+                each
+                for each in self._tokens.values()
+                if each.authorization_id == authorization.id and each.superseded_at is None
+            ),
+            None,
+        )
+
     def auth_state_key(self, authorization_id: UUID) -> AuthStateKey | None:
         """Find the client id and the authState of an authorization, which never change, without locking it."""
         return authorizations.key_of(self.connection, authorization_id)
@@ -280,6 +327,10 @@ class UnitOfWork:
     def authorization(self, client_id: str, auth_state: str) -> Authorization | None:
         """Give a loaded authorization by its authState."""
         return self._by_auth_state.get((client_id, auth_state))
+
+    def authorization_by_id(self, authorization_id: UUID) -> Authorization:
+        """Give a loaded authorization by its id."""
+        return self._authorizations[authorization_id]
 
     def authorization_of(self, token: AccessToken) -> Authorization:
         """Give the authorization of a token."""
@@ -366,6 +417,44 @@ class UnitOfWork:
         )
         self._history.append((transition, cause.entry))
         self._outbox.append(staging.event_of(authorization, event, at=cause.at))
+        self._follow_with_calls(authorization, event, reason, at=cause.at)
+
+    def _follow_with_calls(
+        self, authorization: Authorization, event: Event | Literal["consult"], reason: str | None, *, at: datetime
+    ) -> None:
+        """End the calls that a move has made unneeded, and begin the exchange of a new code."""
+        gateway = self.gateways.get(authorization.client_id)
+        if gateway is None:
+            return
+        for call in self.open_calls(authorization):
+            why = calls.why_unneeded(call, event, reason)
+            if why is not None:
+                calls.end_unneeded(call, why, at=at)
+        # Nothing is asked for a token that came with its code.
+        for call in [each for each in self._begun_calls if each.authorization_id == authorization.id]:
+            if calls.why_unneeded(call, event, reason) is not None:
+                self._begun_calls.remove(call)
+                del self._calls[call.id]
+        is_new_code = event == Event.AUTHCODE_CREATED and reason != authorizations.OLDER_THAN_THE_CODE
+        if is_new_code and gateway.exchange:
+            code = authorizations.auth_code(self.vault, authorization)
+            if code is not None:
+                self.begin_call(calls.exchange_of(self.vault, authorization, code, at=at))
+
+    def begin_call(self, call: Call) -> None:
+        """Add a call of a loaded authorization."""
+        self._calls[call.id] = call
+        self._begun_calls.append(call)
+
+    def tell_of_failed_call(self, authorization: Authorization, call: Call, *, at: datetime) -> None:
+        """Stage the event of a call that has ended badly."""
+        event = staging.event_of_call(authorization, call, at=at)
+        if event is not None:
+            self._outbox.append(event)
+
+    def note_attempt_ends(self, ends: Sequence[AttemptEnd]) -> None:
+        """Put on record how requests to Alipay ended."""
+        self._attempt_ends += ends
 
     def make_known(
         self, authorization: Authorization, grant: Grant, *, at: datetime, replaces: AccessToken | None = None
@@ -472,6 +561,10 @@ class UnitOfWork:
     def _pending_writes(self) -> list[Statement]:
         """Describe what is to be written, and mark it as written: the caller executes it, or rolls back."""
         changed = [row for row, values in self._on_record.items() if vars(row) != values]
+        for call in self._begun_calls:
+            # It could not be made: there is no wallet.
+            if call.status == CallStatus.FAILED:
+                self.tell_of_failed_call(self._authorizations[call.authorization_id], call, at=call.created_at)
         writes = [
             authorizations.authorization_insertion(self._begun),
             self._updates(InboxEntry, changed),
@@ -483,10 +576,14 @@ class UnitOfWork:
                 [None if entry is None else entry.fingerprint for _, entry in self._history],
             ),
             staging.event_insertion(self._outbox),
+            self._updates(Call, changed),
+            calls.call_insertion(self._begun_calls),
+            calls.attempt_end_update(self._attempt_ends),
             self._updates(Authorization, changed),
         ]
-        self._remember([*changed, *self._begun, *self._made_known])
+        self._remember([*changed, *self._begun, *self._made_known, *self._begun_calls])
         self._begun, self._made_known, self._history, self._outbox = [], [], [], []
+        self._begun_calls, self._attempt_ends = [], []
         return writes
 
     def _updates(self, model: type[Base], changed: Sequence[Base]) -> Statement:

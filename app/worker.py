@@ -1,4 +1,4 @@
-"""The background worker: numbers events, sends them to endpoints, and purges what is old.
+"""The background worker: numbers events, sends them to endpoints, makes calls to Alipay, and purges what is old.
 
 Any number of them may run, on any machines: leases say which of them does what. One that dies leaves nothing behind
 but leases that end.
@@ -16,7 +16,6 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from app import metrics
-from app.database import Database
 from app.documents import event_body
 from app.events import deliveries, feed
 from app.events.deliveries import Status
@@ -24,6 +23,8 @@ from app.events.endpoints import Endpoints
 from app.events.persistence import Persistence
 from app.events.schedule import AGE_MAX
 from app.events.sender import Sender
+from app.gateway import runner
+from app.gateway.runner import CallRunner
 from app.leases import BEAT_SECONDS, Leases
 
 #: For how long the feed has its events: who has not read them by then is told that some are gone.
@@ -38,14 +39,11 @@ _PURGE_SECONDS = 3600.0
 _PAUSE_SECONDS = 1.0
 
 _NUMBERING = "numbering"
+_CALLS = "calls"
 
 
-class Parts(Protocol):
+class Parts(runner.Parts, Protocol):
     """What a background worker needs of the service, each made when it is first asked for."""
-
-    @property
-    def database(self) -> Database:
-        """Where everything is."""
 
     @property
     def endpoints(self) -> Endpoints:
@@ -80,7 +78,8 @@ class Worker:
             )
             for each in self._endpoints.values()
         }
-        self._names = {_NUMBERING, *self._senders}
+        self._calls = CallRunner(service, may_call=partial(self._leases.holds, _CALLS), clock=clock)
+        self._names = {_NUMBERING, _CALLS, *self._senders}
         self._renew_at = self._check_free_at = self._purge_at = 0.0
         self._renewing = Persistence("renewing leases")
         self._numbering = Persistence("numbering events")
@@ -95,6 +94,7 @@ class Worker:
             name: threading.Thread(target=sender.run_until, args=(stop,), name=f"send {sender.endpoint.name}")
             for name, sender in self._senders.items()
         }
+        threads[_CALLS] = threading.Thread(target=self._calls.run_until, args=(stop,), name="make calls")
         for thread in threads.values():
             thread.start()
         while not stop.is_set():

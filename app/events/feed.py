@@ -67,6 +67,10 @@ class PublishedEvent:
     to_state: str
     cause: str
     learned_at: datetime | None
+    #: Of a call that ended badly.
+    call_id: UUID | None = None
+    call_status: str | None = None
+    result_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,9 @@ def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
             "type": each.type,
             "authorization_id": each.authorization_id,
             "sequence": each.sequence,
+            "call_id": each.call_id,
+            "call_status": each.call_status,
+            "result_code": each.result_code,
             "expires_at": each.expires_at,
             "at": each.at,
             "numbered_at": now,
@@ -211,6 +218,9 @@ _COLUMNS = (
     Transition.to_state,
     Transition.cause,
     Transition.learned_at,
+    FeedEvent.call_id,
+    FeedEvent.call_status,
+    FeedEvent.result_code,
 )
 _PUBLISHED: Select[*tuple[object, ...]] = (
     select(*_COLUMNS)

@@ -13,8 +13,9 @@ from uuid_utils.compat import uuid7
 
 from app.database.bulk import insertion
 from app.database.pipeline import Statement, plain
-from app.models import Authorization, OutboxEvent
+from app.models import Authorization, Call, OutboxEvent
 from app.state_machine import Event
+from app.vocabulary import CallKind
 
 #: How long applyToken takes a code, from when it came.
 CODE_LIFETIME = timedelta(minutes=1)
@@ -28,6 +29,9 @@ class EventType(StrEnum):
     TOKEN_ACTIVE = "authorization.token_active"  # noqa: S105 -- no token
     TOKEN_REFRESHED = "authorization.token_refreshed"  # noqa: S105 -- no token
     CANCELED = "authorization.canceled"
+    EXCHANGE_FAILED = "authorization.exchange_failed"
+    REFRESH_FAILED = "authorization.refresh_failed"
+    REVOKE_FAILED = "authorization.revoke_failed"
 
 
 _TYPES: dict[Event | Literal["consult"], EventType] = {
@@ -49,6 +53,31 @@ def event_of(authorization: Authorization, event: Event | Literal["consult"], *,
         authorization_id=authorization.id,
         sequence=authorization.version,
         expires_at=None if code_came_at is None else code_came_at + CODE_LIFETIME,
+        at=at,
+    )
+
+
+#: A consult that fails is answered to whoever asked for it.
+_FAILED: dict[str, EventType] = {
+    CallKind.EXCHANGE: EventType.EXCHANGE_FAILED,
+    CallKind.REFRESH: EventType.REFRESH_FAILED,
+    CallKind.REVOKE: EventType.REVOKE_FAILED,
+}
+
+
+def event_of_call(authorization: Authorization, call: Call, *, at: datetime) -> OutboxEvent | None:
+    """Make the event of a call that has ended badly; of a consult there is none."""
+    kind = _FAILED.get(call.kind)
+    if kind is None:
+        return None
+    return plain(OutboxEvent)(
+        event_id=uuid7(),
+        type=kind,
+        authorization_id=authorization.id,
+        sequence=authorization.version,
+        call_id=call.id,
+        call_status=call.status,
+        result_code=call.result_code,
         at=at,
     )
 

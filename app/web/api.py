@@ -17,11 +17,11 @@ from app import authorizations, inbox, tokens
 from app.alipay.token_answer import read_login_id
 from app.authorizations import Filter
 from app.database import Database
-from app.documents import Document, authorization_document, authorization_summary, timestamp
+from app.documents import Document, authorization_document, authorization_summaries, timestamp
 from app.long_polling import Found
 from app.models import Authorization
 from app.report_errors import AuthorizationNotFoundError
-from app.reports import AuthcodeReport, CanceledReport, Consult, Recorded, Report, TokenReport
+from app.reports import AuthcodeReport, CanceledReport, Consult, PaymentResult, Recorded, Report, TokenReport
 from app.secret import Secret
 from app.state_machine import AuthorizationState, Flow
 from app.tokens import Grant
@@ -33,6 +33,7 @@ from app.web.request_models import (
     CanceledBody,
     ConsultBody,
     ListQuery,
+    PaymentResultBody,
     TokenBody,
     WaitQuery,
     read_body,
@@ -63,7 +64,7 @@ def consult() -> Response:
         customer_belongs_to=body.customer_belongs_to,
     )
     recorded = _record(said)
-    response = _respond(_whole(recorded.authorization_id), 201 if recorded.created else 200)
+    response = respond(whole_document(recorded.authorization_id), 201 if recorded.created else 200)
     if recorded.created:
         response.headers["Location"] = url_for("api.show", authorization_id=recorded.authorization_id)
     return response
@@ -80,15 +81,15 @@ def list_authorizations() -> Response:
         rows = authorizations.listing(session, wanted, limit=query.limit + 1, before=before)
         shown = rows[: query.limit]
         cursor = _cursor_of(shown[-1].id) if len(rows) > query.limit else None
-        return {"authorizations": [authorization_summary(row) for row in shown], "nextCursor": cursor}
+        return {"authorizations": authorization_summaries(session, shown), "nextCursor": cursor}
 
-    return _respond(_service().database.run(page, read_only=True))
+    return respond(_service().database.run(page, read_only=True))
 
 
 @blueprint.get("/authorizations/<uuid:authorization_id>")
 def show(authorization_id: UUID) -> Response:
     """Show an authorization with its history and its notifications."""
-    return _respond(_whole(authorization_id))
+    return respond(whole_document(authorization_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def report_authcode(authorization_id: UUID) -> Response:
     """Record the code that the redirect brought."""
     body = read_body(AuthcodeBody)
     recorded = _record(AuthcodeReport(authorization_id, Secret(body.auth_code)))
-    return _respond(_whole(recorded.authorization_id))
+    return respond(whole_document(recorded.authorization_id))
 
 
 @blueprint.get("/authorizations/<uuid:authorization_id>/token")
@@ -151,6 +152,9 @@ def show_token(authorization_id: UUID) -> Response:
         token = tokens.current(session, authorization)
         if token is None or authorization.state != AuthorizationState.TOKEN_ACTIVE:
             raise ProblemError(409, "no-active-token", f"No token is active; the state is {authorization.state}.")
+        if authorization.revoke_asked_at is not None:
+            asked_at = timestamp(authorization.revoke_asked_at)
+            raise ProblemError(409, "revoke-asked", f"Its revoke was asked for at {asked_at}: the token is to go.")
         undecided = inbox.undecided_cancellation(session, (token.client_id, token.token_index))
         if undecided is not None:
             raise NotYetError(_UNDECIDED.format(undecided))
@@ -190,7 +194,7 @@ def report_token(authorization_id: UUID) -> Response:
             user_login_id=read_login_id(body.user_login_id),
         )
     )
-    return _respond({**_whole(recorded.authorization_id), "replacedAnother": recorded.has_other_codes})
+    return respond({**whole_document(recorded.authorization_id), "replacedAnother": recorded.has_other_codes})
 
 
 @blueprint.post("/authorizations/<uuid:authorization_id>/canceled")
@@ -198,7 +202,22 @@ def report_canceled(authorization_id: UUID) -> Response:
     """Record a revoke that succeeded."""
     body = read_body(CanceledBody)
     recorded = _record(CanceledReport(authorization_id, _secret(body.reason)))
-    return _respond(_whole(recorded.authorization_id))
+    return respond(whole_document(recorded.authorization_id))
+
+
+@blueprint.post("/authorizations/<uuid:authorization_id>/payment-results")
+def report_payment_result(authorization_id: UUID) -> Response:
+    """Record what a charge was answered: an authorization whose current token is dead is canceled."""
+    body = read_body(PaymentResultBody)
+    recorded = _record(
+        PaymentResult(
+            authorization_id,
+            body.result_code,
+            access_token=_secret(body.access_token),
+            requested_at=body.requested_at,
+        )
+    )
+    return respond(whole_document(recorded.authorization_id))
 
 
 def _service() -> Service:
@@ -210,7 +229,9 @@ def _record(report: Report) -> Recorded:
     return _service().receiver.record(report, cause=CauseKind.API, by=g.key_name)
 
 
-def _whole(authorization_id: UUID) -> Document:
+def whole_document(authorization_id: UUID) -> Document:
+    """Read an authorization whole. Raises `AuthorizationNotFoundError`."""
+
     def read(session: Session) -> Document:
         return authorization_document(session, _find(session, authorization_id))
 
@@ -226,12 +247,13 @@ def _find(session: Session, authorization_id: UUID) -> Authorization:
 
 def _give_out(what: str, authorization_id: UUID, document: Document) -> Response:
     _log.info("secret read", extra={"what": what, "authorization": authorization_id, "key": g.key_name})
-    response = _respond(document)
+    response = respond(document)
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def _respond(document: Document, status: int = HTTPStatus.OK) -> Response:
+def respond(document: Document, status: int = HTTPStatus.OK) -> Response:
+    """Answer with a document."""
     # ASCII only: a sender's text may hold a lone surrogate, which UTF-8 cannot encode.
     return Response(json.dumps(document), status, content_type="application/json")
 

@@ -3,7 +3,7 @@
 from flask import Flask
 
 from app.config import Settings
-from app.web import api, every_request, feed, health, notify, openapi, problems
+from app.web import api, calls, every_request, feed, health, notify, openapi, problems
 
 
 def init_app(app: Flask, settings: Settings) -> None:
@@ -12,6 +12,7 @@ def init_app(app: Flask, settings: Settings) -> None:
     app.url_map.merge_slashes = False
     every_request.init_app(app)
     app.register_blueprint(api.blueprint)
+    app.register_blueprint(calls.blueprint)
     app.register_blueprint(feed.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(openapi.blueprint)

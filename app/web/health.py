@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
-from app import metrics
+from app import calls, metrics
 from app.alipay.keyring import KeyringError
 from app.database import DatabaseUnavailableError
 from app.events import backlog
@@ -115,6 +115,12 @@ class _LookedUp(Collector):
             runs.add_metric([name], 0 if at is None else at.timestamp())
         yield from (count, oldest, by_age, failed, runs)
         yield from _backlog_families(found.backlog)
+        call_due = GaugeMetricFamily(
+            "notifyauth_calls_due_oldest_seconds", "How long the call to Alipay has waited that is due the longest."
+        )
+        waited = 0.0 if found.call_due_at is None else (datetime.now(UTC) - found.call_due_at).total_seconds()
+        call_due.add_metric([], max(0.0, waited))
+        yield call_due
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,8 @@ class _Found:
     failed: int
     runs: Mapping[str, datetime | None]
     backlog: Backlog
+    #: When the most urgent call is due.
+    call_due_at: datetime | None
 
 
 def _look(session: Session, *, endpoints: Collection[str]) -> _Found:
@@ -132,6 +140,7 @@ def _look(session: Session, *, endpoints: Collection[str]) -> _Found:
         failed_count(session),
         last_runs(session),
         backlog.look(session, endpoints, now=now),
+        calls.oldest_due_at(session),
     )
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from flask import request
@@ -57,6 +57,11 @@ ENDPOINT_CHARACTERS_MAX = 64
 #: A cursor of the feed is what an answer said as `next`.
 FEED_CURSOR = "^[0-9]{1,18}$"
 
+#: The most that a consult may ask for (protocol.md, 4).
+SCOPES_MAX = 4
+REGION_CHARACTERS_MAX = 2
+RESULT_CODE_CHARACTERS_MAX = 64
+
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -71,6 +76,9 @@ Token = Annotated[str, text(ACCESS_TOKEN_CHARACTERS_MAX)]
 ClientId = Annotated[str, text(CLIENT_ID_CHARACTERS_MAX)]
 Wallet = Annotated[str, text(WALLET_CHARACTERS_MAX)]
 Reason = Annotated[str, text(REASON_CHARACTERS_MAX)]
+Url = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern="^[!-~]+$")]
+Scope = Annotated[str, text(64)]
+Device = Annotated[str, text(64)]
 UserRef = Annotated[str, text(USER_REF_CHARACTERS_MAX)]
 
 
@@ -179,6 +187,56 @@ class ConsultBody(Body):
     flow: Literal["auto_debit", "direct"] | None = None
     user_ref: UserRef | None = None
     customer_belongs_to: Wallet | None = None
+
+
+def _describe_consult_call(schema: dict[str, Any]) -> None:
+    _describe_optional_fields(schema)
+    schema["properties"]["env"] = {"anyOf": [{"type": "object"}, {"type": "null"}, {"const": ""}]}
+
+
+class ConsultCallBody(Body):
+    """A consult that the service is to make: what Alipay asks for, and whose it is.
+
+    Without `authState` the service makes one. Until January 2026 the device was said by `terminalType`, `osType` and
+    `osVersion`, and since then it is by `env`: what is given is sent.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_describe_consult_call)
+
+    auth_state: AuthState | None = None
+    client_id: ClientId | None = None
+    flow: Literal["auto_debit", "direct"] | None = None
+    user_ref: UserRef | None = None
+    customer_belongs_to: Wallet
+    auth_redirect_url: Url
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=SCOPES_MAX)]
+    auth_client_id: ClientId | None = None
+    auth_notify_url: Url | None = None
+    merchant_region: Annotated[str, text(REGION_CHARACTERS_MAX)] | None = None
+    terminal_type: Device | None = None
+    os_type: Device | None = None
+    os_version: Device | None = None
+    env: dict[str, Any] | None = None
+
+
+class NoBody(Body):
+    """Nothing is to be said."""
+
+
+class PaymentResultBody(Body):
+    """What a charge was answered, and with which token, or when, it was requested."""
+
+    result_code: Annotated[str, text(RESULT_CODE_CHARACTERS_MAX)]
+    result_status: Literal["S", "F", "U"] | None = None
+    access_token: Token | None = None
+    requested_at: Time | None = None
+
+    @model_validator(mode="after")
+    def _require_subject(self) -> Self:
+        if self.access_token is None and self.requested_at is None:
+            message = "name the accessToken of the payment, or when it was requestedAt: a result may come late"
+            raise PydanticCustomError("no_subject", message)
+        return self
 
 
 class AuthcodeBody(Body):

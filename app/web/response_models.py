@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 from app.events.deliveries import Status
 from app.events.staging import EventType
 from app.state_machine import AuthorizationState, Flow
+from app.vocabulary import CallKind, CallStatus
 
 
 class ResponseModel(BaseModel):
@@ -24,7 +25,7 @@ class Move(ResponseModel):
     event: str
     from_: AuthorizationState | None = Field(alias="from")
     to: AuthorizationState
-    cause: Literal["api", "shell", "notification"]
+    cause: Literal["api", "shell", "notification", "gateway"]
     #: The name of the API key, or the user of the shell, that reported it.
     by: str | None
     reason: str | None
@@ -45,6 +46,29 @@ class LinkedNotification(ResponseModel):
     received_at: datetime
 
 
+class CallSummary(ResponseModel):
+    """A call to Alipay, and how it stands."""
+
+    id: str
+    kind: CallKind
+    status: CallStatus
+    #: How many requests were begun.
+    attempts: int
+    is_in_flight: bool
+    #: When the next request is due.
+    due_at: datetime | None
+    #: From when on it is not repeated.
+    deadline_at: datetime | None
+    #: Alipay's code in the last answer.
+    result_code: str | None
+    #: How it ended, or why it is repeated, in a sentence.
+    reason: str | None
+    cause: Literal["api", "shell", "gateway"]
+    by: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
 class Summary(ResponseModel):
     """An authorization as it is listed."""
 
@@ -58,6 +82,10 @@ class Summary(ResponseModel):
     customer_belongs_to: str | None
     created_at: datetime
     updated_at: datetime
+    #: When the current token ends, if that is known.
+    access_token_expiry_time: datetime | None
+    #: The newest call to Alipay for it.
+    call: CallSummary | None
 
 
 class AuthorizationDocument(Summary):
@@ -65,6 +93,29 @@ class AuthorizationDocument(Summary):
 
     history: list[Move]
     notifications: list[LinkedNotification]
+
+
+class CodeDetail(ResponseModel):
+    """One way of showing a code with which the user can agree on another device."""
+
+    display_type: str
+    code_value: str
+
+
+class AuthCodeForm(ResponseModel):
+    """Codes with which the user can agree on another device."""
+
+    code_details: list[CodeDetail]
+
+
+class ConsultDocument(AuthorizationDocument):
+    """The authorization, and where its user agrees: at least one URL, each of which works once."""
+
+    normal_url: str | None
+    scheme_url: str | None
+    applink_url: str | None
+    app_identifier: str | None
+    auth_code_form: AuthCodeForm | None
 
 
 class TokenReportDocument(AuthorizationDocument):
@@ -99,6 +150,15 @@ class TokenDocument(ResponseModel):
     refresh_token_expiry_time: datetime | None
 
 
+class FailedCall(ResponseModel):
+    """The call that an event tells of, as it ended."""
+
+    id: str
+    status: CallStatus
+    #: Alipay's code, if there was one.
+    result_code: str | None
+
+
 class EventData(ResponseModel):
     """What an event says: of which authorization, and which move. No code, no token, no login id."""
 
@@ -111,11 +171,13 @@ class EventData(ResponseModel):
     sequence: int
     from_: AuthorizationState | None = Field(alias="from")
     to: AuthorizationState
-    cause: Literal["api", "shell", "notification"]
+    cause: Literal["api", "shell", "notification", "gateway"]
     learned_at: datetime
     at: datetime
     #: When the code is no longer of any use. Only of `authorization.authcode_issued`.
     expires_at: datetime | None = None
+    #: Only of `…_failed`, which moves nothing.
+    call: FailedCall | None = None
 
 
 class EventDocument(ResponseModel):
@@ -200,6 +262,9 @@ class Problem(ResponseModel):
     errors: list[FieldError] = []
     #: Of a cursor of the feed that is gone: the oldest one that can be read on from.
     oldest: str = ""
+    #: Of a call that Alipay refused: its code, and what is to be done about it.
+    result_code: str = ""
+    remedy: str = ""
 
 
 class Alive(ResponseModel):

@@ -13,6 +13,7 @@ from app.cli import options
 from app.cli.current_service import look_up
 from app.cli.options import require_known_client
 from app.cli.tables import moment, print_json, print_table
+from app.documents import Document
 from app.models import Authorization
 from app.state_machine import AuthorizationState
 
@@ -33,16 +34,16 @@ def list_authorizations(
     """List authorizations, newest first."""
     wanted = Filter(user_ref=user_ref, state=state, client_id=client_id)
 
-    def page(session: Session) -> Sequence[Authorization]:
+    def page(session: Session) -> tuple[Sequence[Authorization], list[Document]]:
         rows = authorizations.listing(session, wanted, limit=limit + 1, before=cursor)
         if not rows:
             require_known_client(session, client_id)
-        return rows
+        return rows, documents.authorization_summaries(session, rows[:limit]) if as_json else []
 
-    rows = look_up(page)
+    rows, summaries = look_up(page)
     shown = rows[:limit]
     if as_json:
-        print_json([documents.authorization_summary(row) for row in shown])
+        print_json(summaries)
     else:
         _print_listing(shown)
     if len(rows) > limit:

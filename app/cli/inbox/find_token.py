@@ -13,6 +13,7 @@ from app.cli.errors import Refusal
 from app.cli.inbox.entries import authorization_facts, print_entries
 from app.cli.stdin import Question, ask
 from app.cli.tables import plain, print_facts, print_json
+from app.documents import Document
 from app.inbox_admin import of_tokens
 from app.models import Authorization, InboxEntry
 from app.secret import Secret
@@ -40,20 +41,22 @@ def find_token(client_id: str | None, limit: int, *, as_json: bool) -> None:
     """
     token = Secret(ask((_TOKEN,))["accessToken"])
 
-    def find(session: Session) -> tuple[Sequence[Authorization], Sequence[InboxEntry]]:
+    def find(session: Session) -> tuple[Sequence[Authorization], Sequence[InboxEntry], list[Document]]:
         options.require_known_client(session, client_id)
         client_ids = known_clients(session) if client_id is None else [client_id]
         keys = [(each, tokens.index(the_service().vault, each, token)) for each in client_ids]
-        return authorizations.of_tokens(session, keys), of_tokens(session, keys, limit=limit + 1)
+        having_it = authorizations.of_tokens(session, keys)
+        entries = of_tokens(session, keys, limit=limit + 1)
+        return having_it, entries, documents.authorization_summaries(session, having_it)
 
-    having_it, entries = look_up(find)
+    having_it, entries, summaries = look_up(find)
     if not having_it and not entries:
         raise NoTokenError(client_id)
     shown = entries[:limit]
     if as_json:
         print_json(
             {
-                "authorizations": [documents.authorization_summary(each) for each in having_it],
+                "authorizations": summaries,
                 "notifications": [documents.entry_summary(each) for each in shown],
             }
         )

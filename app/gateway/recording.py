@@ -1,0 +1,246 @@
+"""Record how attempts at calls ended, each with the report that it leads to, in one transaction.
+
+A call that Alipay has carried out ends together with the move of its authorization, so that neither is on record alone.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from app import authorizations, calls, reports, tokens
+from app.alipay.call import Done, Refused, TokenAnswer, Unknown, read_grant, revoke_body
+from app.authorizations import Cause
+from app.calls import AttemptEnd
+from app.gateway.endings import Answer, ending_of, late_reason, late_status
+from app.key_locks import AuthStateKey
+from app.models import Authorization, Call
+from app.report_errors import ReportRefusedError
+from app.reports import CanceledReport, Recorded, TokenReport
+from app.secret import Secret
+from app.tokens import Grant, TokenKey
+from app.unit_of_work import SavepointFailedError, UnitOfWork
+from app.vocabulary import CallKind, CallStatus, CauseKind
+
+#: What a call says whose token was granted for an authorization that had been canceled by then.
+_CANCELED_BY_THEN = "The authorization had been canceled by then: the token is not active, and is being revoked."
+#: What a call says whose token is on record with another expiry time or refresh token, which stay.
+_ON_RECORD_OTHERWISE = "The token is on record otherwise, and stays so."
+
+
+@dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """One request to Alipay, and how it was answered."""
+
+    call_id: UUID
+    number: int
+    auth_state_key: AuthStateKey
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class EndedCall:
+    """A call that a transaction has ended, or left to be repeated, or found ended."""
+
+    call: Call
+    #: Whether this transaction has ended it.
+    is_over: bool = False
+    recorded: Recorded | None = None
+
+
+def record_attempts(
+    work: UnitOfWork, ended: Sequence[EndedAttempt], *, now: datetime, spread: Callable[[], float]
+) -> list[EndedCall]:
+    """Record how attempts ended, and what they lead to.
+
+    An error in that is raised, and nothing is recorded; with savepoints it only makes the call fail, which keeps the
+    answer: `retry` records that again. `spread`, from 0 to 1, says how much shorter than the schedule a pause is.
+    """
+    work.lock_and_load(states={each.auth_state_key for each in ended}, token_keys=_granted_tokens(work, ended))
+    locked = work.lock_calls([each.call_id for each in ended])
+    work.note_attempt_ends([_attempt_end(each) for each in ended])
+    done = []
+    for each in ended:
+        call, authorization = locked.get(each.call_id), work.authorization(*each.auth_state_key)
+        if call is not None and authorization is not None:
+            done.append(_record_attempt(work, authorization, call, each, now=now, spread=spread))
+    return done
+
+
+def _granted_tokens(work: UnitOfWork, ended: Sequence[EndedAttempt]) -> list[TokenKey]:
+    """Return the keys of the tokens that Alipay has given."""
+    return [
+        (client_id, tokens.index(work.vault, client_id, read_grant(each.answer.answer).access_token))
+        for each in ended
+        if isinstance(each.answer, Done) and "accessToken" in each.answer.answer
+        for client_id in [each.auth_state_key[0]]
+    ]
+
+
+def end_overdue(work: UnitOfWork, key: AuthStateKey, call_ids: Sequence[UUID], *, now: datetime) -> list[EndedCall]:
+    """End the calls of one authorization that are past their deadline without a final answer."""
+    work.lock_and_load(states=[key])
+    authorization = work.authorization(*key)
+    ended = []
+    for call in work.lock_calls(call_ids).values():
+        if authorization is None or call.status != CallStatus.DUE or (call.deadline_at or now) > now:
+            continue
+        # An attempt that is under way may still bring the token; then the call is done after all.
+        is_uncertain = call.is_uncertain or call.is_in_flight
+        calls.finish(call, late_status(is_uncertain=is_uncertain), late_reason(call.reason), at=now)
+        work.tell_of_failed_call(authorization, call, at=now)
+        ended.append(EndedCall(call, is_over=True))
+    return ended
+
+
+def _attempt_end(ended: EndedAttempt) -> AttemptEnd:
+    answer = ended.answer
+    end = partial(AttemptEnd, ended.call_id, ended.number, answer.milliseconds, answer.http_status)
+    match answer:
+        case Done():
+            return end("S", "SUCCESS", None)
+        case Refused():
+            return end("F", answer.code or None, answer.message or None)
+        case Unknown():
+            return end("U" if answer.code else None, answer.code, answer.why)
+
+
+def _record_attempt(
+    work: UnitOfWork,
+    authorization: Authorization,
+    call: Call,
+    ended: EndedAttempt,
+    *,
+    now: datetime,
+    spread: Callable[[], float],
+) -> EndedCall:
+    if call.attempts == ended.number:
+        call.is_in_flight = False
+    ending = ending_of(call, ended.answer, now=now, spread=spread())
+    is_open = call.status == CallStatus.DUE
+    if not is_open and ending.status is not CallStatus.DONE:
+        # It has ended otherwise while this attempt was under way.
+        call.is_uncertain = ending.is_uncertain
+        return EndedCall(call)
+    call.result_code, call.is_uncertain = ending.result_code, ending.is_uncertain
+    if ending.status is CallStatus.DUE:
+        call.due_at, call.reason = ending.due_at, ending.reason
+        return EndedCall(call)
+    if ending.status is not CallStatus.DONE:
+        calls.finish(call, ending.status, ending.reason, at=now)
+        work.tell_of_failed_call(authorization, call, at=now)
+        return EndedCall(call, is_over=True)
+    return _record_success(work, authorization, call, ended.answer, reason=ending.reason, now=now)
+
+
+def _record_success(
+    work: UnitOfWork,
+    authorization: Authorization,
+    call: Call,
+    answer: Answer,
+    *,
+    reason: str | None,
+    now: datetime,
+) -> EndedCall:
+    """End a call that Alipay has carried out, with the move of its authorization."""
+    newer = _newer_token(work, authorization, call) if call.kind == CallKind.REVOKE else None
+    if newer is not None:
+        calls.set_request(work.vault, call, revoke_body(newer), newer)
+        call.status, call.due_at, call.finished_at = CallStatus.DUE, now, None
+        call.reason = "The token was refreshed in between: the new one is to be revoked."
+        return EndedCall(call)
+    said = answer.answer if isinstance(answer, Done) else {}
+    if call.kind == CallKind.CONSULT:
+        calls.set_answer(work.vault, call, json.dumps(said))
+    try:
+        if work.has_savepoints:
+            # What is on record of the attempt must stay when what it leads to cannot be recorded.
+            work.write()
+        with work.savepoint():
+            recorded, why = apply_success(work, authorization, call, said, now=now)
+    except SavepointFailedError as failed:
+        # The token would be lost: the answer is kept, and is recorded again when the call is retried.
+        calls.set_answer(work.vault, call, json.dumps(said))
+        calls.finish(call, CallStatus.FAILED, not_recorded(failed.error), at=now)
+        work.tell_of_failed_call(authorization, call, at=now)
+        return EndedCall(call, is_over=True)
+    calls.finish(call, CallStatus.DONE, why or reason, at=now)
+    return EndedCall(call, is_over=True, recorded=recorded)
+
+
+def apply_success(
+    work: UnitOfWork,
+    authorization: Authorization,
+    call: Call,
+    answer: Mapping[str, Any],
+    *,
+    now: datetime,
+) -> tuple[Recorded | None, str | None]:
+    """Record what a call has brought; return what that led to, and what there is to say of it.
+
+    Raises `ReportRefusedError` and `UnfinishedError`.
+    """
+    cause = Cause(CauseKind.GATEWAY, at=now, by=call.by)
+    if call.kind == CallKind.CONSULT:
+        return None, None
+    if call.kind == CallKind.REVOKE:
+        return reports.apply(work, authorization, CanceledReport(authorization.id), cause=cause), None
+    return _take_grant(work, authorization, call, read_grant(answer), cause)
+
+
+def not_recorded(error: Exception) -> str:
+    """Say that Alipay has carried out a call, and why that cannot be recorded."""
+    why = str(error) if isinstance(error, ReportRefusedError) else type(error).__name__
+    return f"Alipay has done it, and that cannot be recorded: {why}"
+
+
+def _take_grant(
+    work: UnitOfWork, authorization: Authorization, call: Call, answer: TokenAnswer, cause: Cause
+) -> tuple[Recorded | None, str | None]:
+    """Record a token that Alipay gave, whatever has happened to the authorization since it was asked for."""
+    client_id, vault = authorization.client_id, work.vault
+    current = work.current_token(authorization)
+    known = work.token(client_id, tokens.index(vault, client_id, answer.access_token))
+    if authorizations.is_canceled(authorization):
+        if known is None:
+            work.begin_call(calls.revoke_of(vault, authorization, answer.access_token, cause=cause))
+        return None, _CANCELED_BY_THEN
+    is_own = known is not None and known.authorization_id == authorization.id
+    if is_own and known is not current:
+        return None, "The token was replaced by a newer one before its answer was recorded."
+    report = TokenReport(
+        authorization.id,
+        Grant(
+            answer.access_token,
+            answer.access_token_expires_at,
+            answer.refresh_token,
+            answer.refresh_token_expires_at,
+        ),
+        auth_code=_code_of(work, call),
+        user_login_id=answer.user_login_id,
+    )
+    if current is not None and (call.kind == CallKind.REFRESH or known is not current):
+        # Also the token of a second code: it takes the place of the first one's, as that of a refresh does.
+        report = replace(report, replaces=tokens.reveal(vault, current))
+    elif known is not None and tokens.differs(vault, known, report.grant):
+        return None, _ON_RECORD_OTHERWISE
+    return reports.apply(work, authorization, report, cause=cause), None
+
+
+def _code_of(work: UnitOfWork, call: Call) -> Secret | None:
+    """Return the code that an exchange has exchanged."""
+    if call.kind != CallKind.EXCHANGE or call.sealed_request is None:
+        return None
+    return Secret(json.loads(calls.request_body(work.vault, call))["authCode"])
+
+
+def _newer_token(work: UnitOfWork, authorization: Authorization, call: Call) -> Secret | None:
+    """Return the token of an authorization, if it is alive and another one than a call was to revoke."""
+    current = work.current_token(authorization)
+    if current is None or authorizations.is_canceled(authorization):
+        return None
+    token = tokens.reveal(work.vault, current)
+    return token if call.subject_index != calls.subject_index(work.vault, authorization.client_id, token) else None

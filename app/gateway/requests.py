@@ -1,0 +1,229 @@
+"""Begin the calls that somebody asks for: a consult, a refresh, a revoke, and one that failed once more.
+
+A call is begun in the transaction that finds it allowed. Asking again for what is under way begins nothing.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from app import authorizations, calls, reports, tokens
+from app.alipay.call import ConsultRequest, consult_body
+from app.alipay.keyring import Keyring
+from app.authorizations import Cause
+from app.gateway.recording import apply_success
+from app.models import AccessToken, Authorization, Call
+from app.report_errors import (
+    AuthorizationNotFoundError,
+    CallNotFoundError,
+    CallNotRepeatableError,
+    ConsultContradictedError,
+    NoActiveTokenError,
+    NoGatewayError,
+    NoRefreshTokenError,
+)
+from app.reports import Consult, Recorded
+from app.state_machine import AuthorizationState
+from app.unit_of_work import UnfinishedError, UnitOfWork
+from app.vocabulary import CallKind, CallStatus
+
+#: A user waits for the page of the wallet.
+CONSULT_TIME = timedelta(seconds=10)
+#: Calls whose outcome may still be had by asking again.
+_REPEATABLE = frozenset({CallStatus.FAILED, CallStatus.UNDETERMINED})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call that somebody has asked for."""
+
+    call_id: UUID
+    recorded: Recorded
+
+
+def now() -> datetime:
+    """Say what time it is."""
+    return datetime.now(UTC)
+
+
+def new_auth_state() -> str:
+    """Make an authState that nobody has used."""
+    return uuid4().hex
+
+
+def ask_consult(
+    work: UnitOfWork, keyring: Keyring, consult: Consult, request: ConsultRequest, *, cause: Cause
+) -> Asked:
+    """Register a consult, and begin the call that asks the wallet for its page.
+
+    The same again is the same call: it is repeated where its outcome is unknown. Raises `ReportRefusedError`, with
+    `ConsultContradictedError` among them where the same authState was consulted with other words.
+    """
+    recorded = reports.record(work, keyring, consult, cause=cause)
+    authorization = work.authorization_by_id(recorded.authorization_id)
+    _require_gateway(work, authorization)
+    authorization.merchant_region = request.merchant_region or authorization.merchant_region
+    body = consult_body(request)
+    call = work.newest_call(authorization, CallKind.CONSULT)
+    if call is None:
+        call = calls.new(
+            work.vault,
+            authorization,
+            CallKind.CONSULT,
+            body=body,
+            subject=None,
+            cause=cause,
+            deadline_at=cause.at + CONSULT_TIME,
+        )
+        work.begin_call(call)
+    elif calls.request_body(work.vault, call) != body:
+        raise ConsultContradictedError(_first_difference(calls.request_body(work.vault, call), body))
+    elif call.status == CallStatus.UNDETERMINED or (call.status == CallStatus.FAILED and call.result_code is None):
+        _repeat(call, cause, deadline_after=CONSULT_TIME)
+    return Asked(call.id, recorded)
+
+
+def _first_difference(on_record: bytes, said: bytes) -> str:
+    """Name the first field in which two consults differ."""
+    before, now = json.loads(on_record or b"{}"), json.loads(said)
+    return next((name for name in (*now, *before) if now.get(name) != before.get(name)), "order")
+
+
+def ask_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Asked:
+    """Begin the call that refreshes the current token, now. Raises `ReportRefusedError`."""
+    authorization = _lock(work, authorization_id)
+    _require_gateway(work, authorization)
+    token = _active_token(work, authorization)
+    if authorization.revoke_asked_at is not None:
+        raise NoActiveTokenError(authorization.state, is_revoke_asked=True)
+    under_way = next((each for each in work.open_calls(authorization) if each.kind == CallKind.REFRESH), None)
+    if under_way is None:
+        under_way = _begin_refresh(work, authorization, token, cause)
+    elif not under_way.is_in_flight:
+        under_way.due_at = cause.at
+    return Asked(under_way.id, Recorded(authorization.id, changed=False))
+
+
+def begin_due_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> bool:
+    """Begin the call that refreshes a token in time, unless that is not wanted any more, and say whether it is."""
+    authorization = _lock(work, authorization_id)
+    token = work.current_token(authorization)
+    gateway = work.gateways.get(authorization.client_id)
+    if token is None or token.refresh_asked_at is not None or gateway is None or not gateway.refresh:
+        return False
+    if authorization.state != AuthorizationState.TOKEN_ACTIVE or authorization.revoke_asked_at is not None:
+        # It is listed no more.
+        token.refresh_asked_at = cause.at
+        return False
+    _begin_refresh(work, authorization, token, cause)
+    return True
+
+
+def _begin_refresh(work: UnitOfWork, authorization: Authorization, token: AccessToken, cause: Cause) -> Call:
+    refresh_token = tokens.reveal_refresh_token(work.vault, token)
+    if refresh_token is None:
+        raise NoRefreshTokenError
+    token.refresh_asked_at = cause.at
+    call = calls.refresh_of(work.vault, authorization, token, refresh_token, cause=cause)
+    work.begin_call(call)
+    return call
+
+
+def ask_revoke(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Asked | None:
+    """Begin the call that revokes the current token, and give that token to nobody from now on.
+
+    `None` is an authorization that is canceled already. Raises `ReportRefusedError`.
+    """
+    authorization = _lock(work, authorization_id)
+    if authorizations.is_canceled(authorization):
+        return None
+    _require_gateway(work, authorization)
+    token = _active_token(work, authorization)
+    authorization.revoke_asked_at = authorization.revoke_asked_at or cause.at
+    open_calls = work.open_calls(authorization)
+    for each in open_calls:
+        if each.kind == CallKind.REFRESH and not each.is_in_flight:
+            calls.finish(each, CallStatus.UNNEEDED, "The authorization is to be revoked.", at=cause.at)
+    call = next((each for each in open_calls if each.kind == CallKind.REVOKE), None)
+    if call is None:
+        secret = tokens.reveal(work.vault, token)
+        call = calls.revoke_of(work.vault, authorization, secret, cause=cause)
+        work.begin_call(call)
+    elif not call.is_in_flight:
+        call.due_at = cause.at
+    return Asked(call.id, Recorded(authorization.id, changed=True))
+
+
+def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cause) -> Recorded:
+    """Make a call once more that failed or is undetermined; of one that only could not be recorded, record the answer.
+
+    Raises `ReportRefusedError`.
+    """
+    authorization = _lock(work, authorization_id)
+    call = work.lock_calls([call_id]).get(call_id)
+    if call is None:
+        raise CallNotFoundError(call_id)
+    if call.status == CallStatus.DUE and not call.is_in_flight:
+        call.due_at = cause.at
+        return Recorded(authorization.id, changed=False)
+    if call.status not in _REPEATABLE or call.is_in_flight:
+        raise CallNotRepeatableError(call.status)
+    answer = calls.answer(work.vault, call)
+    if answer is not None and call.kind != CallKind.CONSULT:
+        recorded, why = apply_success(work, authorization, call, json.loads(answer), now=cause.at)
+        calls.finish(call, CallStatus.DONE, why, at=cause.at)
+        return recorded or Recorded(authorization.id, changed=False)
+    _require_gateway(work, authorization)
+    if call.sealed_request is None or not _is_wanted(work, authorization, call):
+        raise CallNotRepeatableError(call.status, f"the authorization is {authorization.state}")
+    _repeat(call, cause, deadline_after=calls.TIME_OF_A_RETRY)
+    return Recorded(authorization.id, changed=False)
+
+
+def _is_wanted(work: UnitOfWork, authorization: Authorization, call: Call) -> bool:
+    """Say whether what a call would bring is not there yet."""
+    match call.kind:
+        case CallKind.EXCHANGE:
+            return authorization.state == AuthorizationState.AUTHCODE_ISSUED
+        case CallKind.CONSULT:
+            return authorization.state == AuthorizationState.CONSULTED
+        case CallKind.REFRESH:
+            token = work.current_token(authorization)
+            secret = None if token is None else tokens.reveal_refresh_token(work.vault, token)
+            return secret is not None and call.subject_index == calls.subject_index(
+                work.vault, authorization.client_id, secret
+            )
+        case _:
+            return authorization.state == AuthorizationState.TOKEN_ACTIVE
+
+
+def _repeat(call: Call, cause: Cause, *, deadline_after: timedelta) -> None:
+    call.status, call.due_at, call.finished_at = CallStatus.DUE, None if call.is_in_flight else cause.at, None
+    call.deadline_at = None if call.deadline_at is None else cause.at + deadline_after
+
+
+def _lock(work: UnitOfWork, authorization_id: UUID) -> Authorization:
+    """Lock an authorization, and load it with its token and its open calls."""
+    key = work.auth_state_key(authorization_id)
+    if key is None:
+        raise AuthorizationNotFoundError(authorization_id)
+    work.lock_and_load(states=[key])
+    authorization = work.authorization(*key)
+    if authorization is None:
+        raise AuthorizationNotFoundError(authorization_id)
+    if authorization.resume_after is not None:
+        raise UnfinishedError(authorization.id)
+    return authorization
+
+
+def _require_gateway(work: UnitOfWork, authorization: Authorization) -> None:
+    if authorization.client_id not in work.gateways:
+        raise NoGatewayError(authorization.client_id)
+
+
+def _active_token(work: UnitOfWork, authorization: Authorization) -> AccessToken:
+    token = work.current_token(authorization)
+    if token is None or authorization.state != AuthorizationState.TOKEN_ACTIVE:
+        raise NoActiveTokenError(authorization.state)
+    return token

@@ -1,0 +1,399 @@
+"""Make the calls that are due: those that a user waits for first, several at once, one at a time for an authorization.
+
+One background worker at a time does, the one that has the lease. Each attempt is on record before its request goes out.
+A worker that takes the lease over repeats what was in flight only once no request of the other can be under way.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Protocol
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from app import calls, metrics, tokens
+from app.alipay.call import SECONDS_MAX, Caller, Done, Operation, Refused, Unknown
+from app.alipay.keyring import Keyring
+from app.authorizations import Cause
+from app.database import Database, DatabaseUnavailableError
+from app.events.persistence import Persistence
+from app.gateway import recording, requests
+from app.gateway.endings import Answer
+from app.gateway.recording import EndedAttempt, EndedCall
+from app.key_locks import AuthStateKey
+from app.logs import failure
+from app.models import Call
+from app.receiver import Receiver
+from app.vault import Vault
+from app.vocabulary import CallKind, CallStatus, CauseKind
+
+_log = logging.getLogger(__name__)
+
+#: Requests at a time. One that hangs takes ten seconds.
+AT_ONCE_MAX = 64
+#: Of those, how many may be to one client's gateway: it must not keep the others' calls waiting when it hangs.
+CLIENT_AT_ONCE_MAX = 48
+#: Of those, how many may be refreshes: thousands may be due at once, and none is urgent.
+REFRESHES_AT_ONCE_MAX = 8
+#: How often to look what is due. A user waits.
+POLL_SECONDS = 0.05
+#: What ends within this time is recorded in one transaction.
+_RECORD_SECONDS = 0.02
+#: Of each kind, what is looked at to choose from.
+_PAGE = 100
+#: No request of a worker that has lost the lease is under way for longer.
+_ABANDONED_SECONDS = SECONDS_MAX + 2
+#: How often to look which tokens are to be refreshed, and which calls have missed their deadline.
+_LOOK_SECONDS = 1.0
+_PLAN_SECONDS = 30.0
+#: Rows that one transaction plans, and refreshes that are begun at a time.
+_PLANNED_MAX = 200
+#: After trouble with the database.
+_PAUSE_SECONDS = 1.0
+
+_OPERATIONS = {
+    CallKind.CONSULT: Operation.CONSULT,
+    CallKind.EXCHANGE: Operation.APPLY_TOKEN,
+    CallKind.REFRESH: Operation.APPLY_TOKEN,
+    CallKind.REVOKE: Operation.REVOKE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One attempt at a call, which is on record."""
+
+    call_id: UUID
+    authorization_id: UUID
+    auth_state_key: AuthStateKey
+    kind: CallKind
+    number: int
+    body: bytes
+
+
+class Parts(Protocol):
+    """What making calls needs of the service, each made when it is first asked for."""
+
+    @property
+    def database(self) -> Database:
+        """Where everything is."""
+
+    @property
+    def keyring(self) -> Keyring:
+        """Who is called, and with which keys."""
+
+    @property
+    def vault(self) -> Vault:
+        """What opens requests."""
+
+    @property
+    def receiver(self) -> Receiver:
+        """What records."""
+
+
+class CallRunner:
+    """Makes the calls of all clients, from a thread of its own and some for the requests."""
+
+    def __init__(
+        self,
+        service: Parts,
+        *,
+        may_call: Callable[[], bool] = lambda: True,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the parts of the service, and what says whether this worker has the lease."""
+        self._service = service
+        self._may_call = may_call
+        self._clock = clock
+        self._monotonic = monotonic
+        self._callers: dict[str, Caller] = {}
+        self._requests: SimpleQueue[_Job | None] = SimpleQueue()
+        #: What has ended; `None` only wakes.
+        self._ended: SimpleQueue[tuple[_Job, Answer] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._in_flight: dict[UUID, _Job] = {}
+        self._unrecorded: list[tuple[_Job, Answer]] = []
+        self._record_at = 0.0
+        self._is_holder = False
+        #: What a worker before left in flight, and from when on it can be repeated.
+        self._abandoned: dict[UUID, float] = {}
+        self._poll_at = self._look_at = self._plan_at = 0.0
+        self._looking = Persistence("looking which calls are due")
+        self._recording = Persistence("recording calls")
+        self._tending = Persistence("tending calls")
+        self._starting = Persistence("starting a thread for calls")
+
+    # --- the loop ---
+
+    def run_until(self, stop: threading.Event) -> None:
+        """Make calls until told to stop; then wait for what is in flight, no longer than a request may take.
+
+        Nothing that a gateway or the database does raises here.
+        """
+        while not stop.is_set():
+            self._turn(self._seconds_to_wait())
+            self._make_more()
+        over_at = self._monotonic() + SECONDS_MAX + 1
+        while (self._in_flight or self._unrecorded) and self._monotonic() < over_at:
+            self._turn(_RECORD_SECONDS)
+        for _ in self._threads:
+            self._requests.put(None)
+        for caller in self._callers.values():
+            caller.close()
+
+    def _seconds_to_wait(self) -> float:
+        until = min(self._poll_at, self._record_at) if self._unrecorded else self._poll_at
+        return min(POLL_SECONDS, max(0.0, until - self._monotonic()))
+
+    def _turn(self, seconds: float) -> None:
+        """Wait for what ends, but not for longer, and record it."""
+        try:
+            ended = self._ended.get(timeout=seconds)
+            while True:
+                if ended is not None:
+                    if not self._unrecorded:
+                        self._record_at = self._monotonic() + _RECORD_SECONDS
+                    self._unrecorded.append(ended)
+                ended = self._ended.get_nowait()
+        except Empty:
+            pass
+        is_time = self._unrecorded and self._monotonic() >= self._record_at
+        if is_time and not self._recording.try_once(self._record):
+            self._record_at = self._monotonic() + _PAUSE_SECONDS
+
+    def _make_more(self) -> None:
+        now = self._monotonic()
+        if now < self._poll_at:
+            return
+        self._poll_at = now + POLL_SECONDS
+        if not self._may_call():
+            self._is_holder = False
+            return
+        if not self._looking.try_once(self._look):
+            self._poll_at = now + _PAUSE_SECONDS
+            return
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_SECONDS
+            self._tending.try_once(self._tend)
+
+    # --- what is due ---
+
+    def _look(self) -> None:
+        """Begin an attempt at each call that is due, as far as there is room, and send the requests."""
+        database = self._service.database
+        if not self._is_holder:
+            self._take_over(database)
+        self._release_abandoned(database)
+        room = AT_ONCE_MAX - len(self._in_flight)
+        now = self._clock()
+        if room <= 0 or not database.run(partial(calls.is_any_due, now=now), read_only=True):
+            return
+        jobs = database.run(partial(self._begin, room=room, now=now))
+        # Asked again: the transaction may have taken longer than the lease is held.
+        if not self._may_call():
+            for job in jobs:
+                self._abandoned[job.call_id] = self._monotonic()
+            return
+        for job in jobs:
+            self._in_flight[job.call_id] = job
+            if len(self._threads) < len(self._in_flight) and not self._starting.try_once(self._start_thread):
+                _log.warning("call waits for a thread", extra={"call": job.call_id})
+            self._requests.put(job)
+
+    def _begin(self, session: Session, *, room: int, now: datetime) -> list[_Job]:
+        """Put attempts on record, and return them. What is not wanted any more ends here."""
+        in_flight = Counter(each.auth_state_key[0] for each in self._in_flight.values())
+        full = [client for client, count in in_flight.items() if count >= CLIENT_AT_ONCE_MAX]
+        due = calls.due(session, now=now, limit=_PAGE, full=full)
+        busy = calls.in_flight_of(session, [each.authorization_id for each in due])
+        refreshes = sum(each.kind is CallKind.REFRESH for each in self._in_flight.values())
+        chosen: list[Call] = []
+        for each in due:
+            if each.authorization_id in busy or in_flight[each.client_id] >= CLIENT_AT_ONCE_MAX:
+                continue
+            if each.kind == CallKind.REFRESH and refreshes >= REFRESHES_AT_ONCE_MAX:
+                continue
+            if len(chosen) >= room:
+                break
+            if not _is_to_be_made(each, self._service.keyring, now=now):
+                continue
+            busy.add(each.authorization_id)
+            in_flight[each.client_id] += 1
+            refreshes += each.kind == CallKind.REFRESH
+            chosen.append(each)
+        calls.begin_attempts(session, chosen, now=now)
+        keys = calls.auth_state_keys(session, chosen)
+        return [
+            _Job(
+                each.id,
+                each.authorization_id,
+                keys[each.authorization_id],
+                CallKind(each.kind),
+                each.attempts,
+                calls.request_body(self._service.vault, each),
+            )
+            for each in chosen
+        ]
+
+    def _start_thread(self) -> None:
+        """Start one more thread for requests. Raises `RuntimeError` where the system has no room for it."""
+        # Not waited for at the end of the process: a resolver may keep one for longer than its time.
+        thread = threading.Thread(target=self._request, name="call", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _request(self) -> None:
+        while (job := self._requests.get()) is not None:
+            try:
+                answer = self._caller(job.auth_state_key[0]).call(_OPERATIONS[job.kind], job.body, now=self._clock())
+            except Exception as error:  # noqa: BLE001 -- a fault of ours is on record as one, and the thread goes on
+                _log.error("call broke", extra={"call": job.call_id, **failure(error)})
+                answer = Unknown(f"The service could not make it: {type(error).__name__}.", None, None, 0)
+            self._ended.put((job, answer))
+
+    def _caller(self, client_id: str) -> Caller:
+        caller = self._callers.get(client_id)
+        if caller is None:
+            # Two threads may make one at the same moment; then one of the two is let go, which does no harm.
+            client = self._service.keyring.client(client_id)
+            caller = self._callers.setdefault(client_id, Caller(client, pool_size=CLIENT_AT_ONCE_MAX))
+        return caller
+
+    # --- what has ended ---
+
+    def _record(self) -> None:
+        """Put on record what has ended: together, and where that breaks, each by itself."""
+        receiver = self._service.receiver
+        try:
+            self._record_together(receiver, self._unrecorded, has_savepoints=False)
+        except DatabaseUnavailableError:
+            raise
+        except Exception:  # noqa: BLE001 -- it is one of them, and shows below
+            while self._unrecorded:
+                try:
+                    self._record_together(receiver, self._unrecorded[:1], has_savepoints=True)
+                except DatabaseUnavailableError:
+                    raise
+                except Exception as error:  # noqa: BLE001 -- the others are to be recorded; this one is repeated
+                    self._set_aside(*self._unrecorded[0], error)
+                del self._unrecorded[0]
+        self._unrecorded.clear()
+
+    def _record_together(
+        self, receiver: Receiver, ended: Sequence[tuple[_Job, Answer]], *, has_savepoints: bool
+    ) -> None:
+        now = self._clock()
+        attempts = [EndedAttempt(job.call_id, job.number, job.auth_state_key, answer) for job, answer in ended]
+        done = receiver.run_work(
+            partial(recording.record_attempts, ended=attempts, now=now, spread=random.random),
+            has_savepoints=has_savepoints,
+        )
+        for job, answer in ended:
+            self._in_flight.pop(job.call_id, None)
+            metrics.CALL_ATTEMPTS.inc(job.kind, _outcome(answer))
+        for each in done:
+            _count_and_log(each, now=now)
+            if each.recorded is not None:
+                receiver.note_resumed(each.recorded)
+
+    def _set_aside(self, job: _Job, answer: Answer, error: Exception) -> None:
+        """Leave in flight what cannot be recorded: it is then repeated as if nobody had answered."""
+        _log.error("call not recorded", extra={"call": job.call_id, "outcome": _outcome(answer), **failure(error)})
+        self._in_flight.pop(job.call_id, None)
+        self._abandoned[job.call_id] = self._monotonic() + _ABANDONED_SECONDS
+
+    # --- what others left, and what time brings ---
+
+    def _take_over(self, database: Database) -> None:
+        """See what a worker before left in flight."""
+        left = database.run(calls.in_flight, read_only=True)
+        until = self._monotonic() + _ABANDONED_SECONDS
+        self._abandoned |= {each.id: until for each in left if each.id not in self._in_flight}
+        self._is_holder = True
+
+    def _release_abandoned(self, database: Database) -> None:
+        now = self._monotonic()
+        over = [call_id for call_id, until in self._abandoned.items() if until <= now]
+        if over:
+            database.run(partial(calls.release, call_ids=over, now=self._clock()))
+            for each in over:
+                del self._abandoned[each]
+
+    def _tend(self) -> None:
+        """End what is past its deadline, and begin the refreshes that are due."""
+        database, receiver, now = self._service.database, self._service.receiver, self._clock()
+        for call_id, key in database.run(partial(calls.overdue, now=now, limit=_PAGE), read_only=True):
+            for each in receiver.run_work(partial(recording.end_overdue, key=key, call_ids=[call_id], now=now)):
+                _count_and_log(each, now=now)
+        refreshing = [
+            each.client_id
+            for each in self._service.keyring.clients.values()
+            if each.gateway is not None and each.gateway.refresh
+        ]
+        if not refreshing:
+            return
+        if self._monotonic() >= self._plan_at:
+            plan = partial(tokens.plan_refreshes, client_ids=refreshing, limit=_PLANNED_MAX)
+            if database.run(plan) == 0:
+                self._plan_at = self._monotonic() + _PLAN_SECONDS
+        due = partial(tokens.refreshes_due, client_ids=refreshing, now=now, limit=_PLANNED_MAX)
+        cause = Cause(CauseKind.GATEWAY, at=now)
+        for authorization_id in database.run(due, read_only=True):
+            receiver.run_work(partial(requests.begin_due_refresh, authorization_id=authorization_id, cause=cause))
+
+
+def _is_to_be_made(call: Call, keyring: Keyring, *, now: datetime) -> bool:
+    """Say whether a locked call is to be made; what the keyring says no more ends here."""
+    client = keyring.clients.get(call.client_id)
+    gateway = None if client is None else client.gateway
+    is_automatic = call.cause == CauseKind.GATEWAY
+    why = None
+    if gateway is None:
+        why = "The client has no gateway in the keyring any more."
+    elif is_automatic and call.kind == CallKind.EXCHANGE and not gateway.exchange:
+        why = "The keyring says that the merchant exchanges codes itself."
+    elif is_automatic and call.kind == CallKind.REFRESH and not gateway.refresh:
+        why = "The keyring says that the merchant refreshes tokens itself."
+    if why is not None:
+        calls.finish(call, CallStatus.UNNEEDED, why, at=now)
+        return False
+    return call.deadline_at is None or call.deadline_at > now
+
+
+def _outcome(answer: Answer) -> str:
+    match answer:
+        case Done():
+            return "done"
+        case Refused():
+            return "refused"
+        case Unknown():
+            return "unknown"
+
+
+def _count_and_log(ended: EndedCall, *, now: datetime) -> None:
+    call = ended.call
+    fields = {
+        "call": call.id,
+        "kind": call.kind,
+        "status": call.status,
+        "attempts": call.attempts,
+        "result_code": call.result_code,
+        "authorization": call.authorization_id,
+    }
+    _log.log(logging.WARNING if call.status in _BAD else logging.INFO, "call answered", extra=fields)
+    if ended.is_over:
+        metrics.CALLS.inc(call.kind, call.status)
+    if call.status == CallStatus.DONE and call.kind == CallKind.EXCHANGE and call.deadline_at is not None:
+        metrics.CODE_TO_TOKEN.observe((now - (call.deadline_at - calls.EXCHANGE_TIME)).total_seconds())
+
+
+_BAD = frozenset({CallStatus.FAILED, CallStatus.UNDETERMINED})

@@ -1,0 +1,172 @@
+"""The endpoints that call Alipay: a consult, a refresh, a revoke.
+
+A request begins a call, which the background worker makes, and waits for its end without a thread.
+"""
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, current_app, g, url_for
+
+from app import calls
+from app.alipay.call import ConsultRequest, read_consult
+from app.authorizations import Cause
+from app.database import Database
+from app.documents import Document
+from app.gateway import requests
+from app.gateway.endings import remedy
+from app.gateway.requests import Asked
+from app.long_polling import Found
+from app.models import Call
+from app.reports import Consult
+from app.state_machine import Flow
+from app.unit_of_work import UnitOfWork
+from app.vocabulary import CallStatus, CauseKind
+from app.web.api import respond, whole_document
+from app.web.bearer import require_key
+from app.web.problems import ProblemError
+from app.web.request_models import ConsultCallBody, NoBody, read_body
+from app.web.waiting import wait_for
+from app.wiring import Service
+
+blueprint = Blueprint("calls", __name__, url_prefix="/v1")
+blueprint.before_request(require_key)
+
+#: A consult is tried for ten seconds, and its end is seen a moment later.
+CONSULT_WAIT_SECONDS = requests.CONSULT_TIME.total_seconds() + 1
+#: What is not final by then goes on in the background.
+WAIT_SECONDS = 3.5
+
+
+@dataclass(frozen=True, slots=True)
+class _LookForEnds:
+    """Finds out which of these calls have ended."""
+
+    database: Database
+
+    def __call__(self, ids: Collection[UUID]) -> Mapping[UUID, Found[Call]]:
+        ended = self.database.run(partial(calls.ended, call_ids=ids), read_only=True)
+        return {each.id: Found(each) for each in ended}
+
+
+@blueprint.post("/consults")
+def consult() -> Response:
+    """Register a consult and ask the wallet for its page: 201, or 200 if it was asked for before."""
+    body = read_body(ConsultCallBody)
+    said = Consult(
+        auth_state=body.auth_state or requests.new_auth_state(),
+        client_id=body.client_id,
+        flow=None if body.flow is None else Flow(body.flow),
+        user_ref=body.user_ref,
+        customer_belongs_to=body.customer_belongs_to,
+    )
+    request = ConsultRequest(
+        auth_state=said.auth_state,
+        customer_belongs_to=body.customer_belongs_to,
+        auth_redirect_url=body.auth_redirect_url,
+        scopes=tuple(body.scopes),
+        auth_client_id=body.auth_client_id,
+        auth_notify_url=body.auth_notify_url,
+        merchant_region=body.merchant_region,
+        terminal_type=body.terminal_type,
+        os_type=body.os_type,
+        os_version=body.os_version,
+        env=body.env,
+    )
+    service = _service()
+    ask = partial(requests.ask_consult, keyring=service.keyring, consult=said, request=request, cause=_cause())
+    asked = _ask(ask)
+    return _wait_for_end(asked.call_id, partial(_consulted, asked), seconds=CONSULT_WAIT_SECONDS)
+
+
+def _consulted(asked: Asked, call: Call | None) -> Response:
+    """Answer with where the user agrees, or why there is no such page."""
+    if call is None or call.status == CallStatus.UNDETERMINED or (call.result_code is None and _has_failed(call)):
+        why = "" if call is None or call.reason is None else f" {call.reason}"
+        detail = f"Alipay has not answered the consult in time.{why} Send the same request again."
+        raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, "no-answer", detail)
+    if _has_failed(call):
+        raise _refused(call)
+    answer = read_consult(json.loads(calls.answer(_service().vault, call) or "{}"))
+    authorization_id = asked.recorded.authorization_id
+    document = {
+        **whole_document(authorization_id),
+        "normalUrl": answer.normal_url,
+        "schemeUrl": answer.scheme_url,
+        "applinkUrl": answer.applink_url,
+        "appIdentifier": answer.app_identifier,
+        "authCodeForm": _form(answer.code_details),
+    }
+    response = respond(document, HTTPStatus.CREATED if asked.recorded.created else HTTPStatus.OK)
+    # A URL works once, and for whoever has it.
+    response.headers["Cache-Control"] = "no-store"
+    if asked.recorded.created:
+        response.headers["Location"] = url_for("api.show", authorization_id=authorization_id)
+    return response
+
+
+def _form(details: Collection[Any]) -> Document | None:
+    if not details:
+        return None
+    return {"codeDetails": [{"displayType": each.display_type, "codeValue": each.code_value} for each in details]}
+
+
+@blueprint.post("/authorizations/<uuid:authorization_id>/refresh")
+def refresh(authorization_id: UUID) -> Response:
+    """Refresh the token now: 200 once that is done, 202 while it is not."""
+    read_body(NoBody)
+    asked = _ask(partial(requests.ask_refresh, authorization_id=authorization_id, cause=_cause()))
+    return _wait_for_end(asked.call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
+
+
+@blueprint.post("/authorizations/<uuid:authorization_id>/revoke")
+def revoke(authorization_id: UUID) -> Response:
+    """Revoke the token: 200 once it is gone, 202 while that is not known. It is given to nobody from now on."""
+    read_body(NoBody)
+    asked = _ask(partial(requests.ask_revoke, authorization_id=authorization_id, cause=_cause()))
+    if asked is None:
+        return respond(whole_document(authorization_id))
+    return _wait_for_end(asked.call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
+
+
+def _called(authorization_id: UUID, call: Call | None) -> Response:
+    if call is None or call.status == CallStatus.UNDETERMINED:
+        return respond(whole_document(authorization_id), HTTPStatus.ACCEPTED)
+    if _has_failed(call):
+        raise _refused(call)
+    return respond(whole_document(authorization_id))
+
+
+def _has_failed(call: Call) -> bool:
+    return call.status == CallStatus.FAILED
+
+
+def _refused(call: Call) -> ProblemError:
+    members = {"resultCode": call.result_code or "", "remedy": remedy(call.kind, call.result_code)}
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "call-refused", call.reason or "", members=members)
+
+
+def _ask(ask: Callable[[UnitOfWork], Any]) -> Any:  # noqa: ANN401 -- what it returns
+    return _service().receiver.run_work(ask)
+
+
+def _wait_for_end(call_id: UUID, answer: Callable[[Call | None], Response], *, seconds: float) -> Response:
+    look = _LookForEnds(_service().database)
+    ended = look([call_id]).get(call_id)
+    if ended is not None:
+        return answer(ended.value)
+    return wait_for(look, call_id, lambda found, _key: answer(found), seconds=seconds)
+
+
+def _cause() -> Cause:
+    return Cause(CauseKind.API, at=requests.now(), by=g.key_name)
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["notifyauth"]
+    return service
