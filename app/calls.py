@@ -285,7 +285,7 @@ def due(session: Session, *, now: datetime, limit: int, full: Collection[str] = 
 def is_any_due(session: Session, *, now: datetime) -> bool:
     """Say whether a call is due, without locking any."""
     some = (
-        select(literal_column("1"))
+        select(Call.id)
         .where(Call.status == CallStatus.DUE, Call.kind == kind, Call.due_at <= now)
         .limit(1)
         .subquery()
