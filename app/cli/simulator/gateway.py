@@ -4,9 +4,8 @@ import signal
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -16,9 +15,8 @@ from app.cli.simulator.options import DEFAULT_URL, key_option, keyring_path, loa
 from app.cli.tables import plain
 from app.simulator.gateway.faults import KINDS, OPERATIONS, BadFaultError, Fault, Phase
 from app.simulator.gateway.keys import ClientKeys, client_keys, why_left_out
-
-if TYPE_CHECKING:
-    from app.simulator.gateway.ledger import Entry
+from app.simulator.gateway.ledger import Decision, Entry, ReceivedCall, Rejection, SentNotification
+from app.simulator.gateway.requests import Operation
 
 _DEFAULT_PORT = 8800
 #: Nothing faster than this is of use: a day passes in under a tenth of a second.
@@ -112,9 +110,11 @@ def gateway(
     that a consult is answered with leads to a page where a user agrees or declines. Ctrl-C ends it.
     """
     # Imported late: no other command has a use for a server.
-    from app.simulator.gateway.gateway import PretendGateway  # noqa: PLC0415
+    from app.simulator.gateway.gateway import GatewayOptions, PretendGateway  # noqa: PLC0415
 
     keys = _keys(key_path)
+    life = None if token_life is None else timedelta(seconds=token_life)
+    options = GatewayOptions(notify_uri=uri, token_created=token_created, token_life=life, speed=speed)
     is_ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: is_ended.set())
@@ -124,12 +124,9 @@ def gateway(
                 PretendGateway(
                     keys,
                     notify=notify,
-                    notify_uri=uri,
                     port=port,
                     faults=faults,
-                    token_created=token_created,
-                    token_life=None if token_life is None else timedelta(seconds=token_life),
-                    speed=speed,
+                    options=options,
                     watch=_show,
                 )
             )
@@ -155,6 +152,23 @@ def _keys(key_path: Path | None) -> Mapping[str, ClientKeys]:
     return keys
 
 
-def _show(entry: "Entry") -> None:
-    """Print what happened, without secrets."""
-    click.echo(plain(entry))
+def _show(entry: Entry) -> None:
+    """Print what happened on one line, without codes and tokens."""
+    match entry:
+        case ReceivedCall():
+            said = f"{entry.result_status or 'nothing'} {entry.result_code or ''}".strip()
+            subject = f"  authState {entry.subject}" if entry.operation is Operation.CONSULT else ""
+            went_wrong = f"  ({', '.join(entry.faults)})" if entry.faults else ""
+            _line("call", entry.received_at, f"{entry.operation:<9}{said}{subject}{went_wrong}", good=not entry.faults)
+        case Decision():
+            _line("user", entry.decided_at, f"{entry.user} {entry.what}  authState {entry.auth_state}")
+        case SentNotification():
+            named = "" if entry.auth_state is None else f"  authState {entry.auth_state}"
+            _line("notify", entry.sent_at, f"{entry.type}{named}: {entry.answer}", good=entry.is_acknowledged)
+        case Rejection():
+            _line("call", entry.rejected_at, f"{entry.uri} {entry.code}: {entry.message}", good=False)
+
+
+def _line(what: str, at: datetime, text: str, *, good: bool = True) -> None:
+    mark = click.style("✓", fg="green") if good else click.style("✗", fg="red")
+    click.echo(f"{at.astimezone():%H:%M:%S}  {mark} {what:<8}{plain(text)}")

@@ -38,7 +38,8 @@ def make_keys(client_id: str, directory: Path | None, gateway: str | None) -> No
         raise Refusal(str(error)) from None
     click.echo(f"{path}\n  introduces client {client_id} to the service")
     click.echo(f"{path.with_name(SIMULATOR_KEY_NAME)}\n  signs as Alipay, for the simulator only")
-    click.echo(f"{path.with_name(MERCHANT_KEY_NAME)}\n  signs the service's acknowledgements and calls")
+    signed = "acknowledgements and calls" if gateway else "acknowledgements"
+    click.echo(f"{path.with_name(MERCHANT_KEY_NAME)}\n  signs the service's {signed}")
     if gateway:
         click.echo(f"{gateway}\n  is called by the service for this client")
     if path != service_path:

@@ -133,7 +133,7 @@ class PretendAlipay:
         """
         with self._lock:
             consent = self._by_refresh_token.get((client_id, request.refresh_token))
-            token = consent and consent.token
+            token = None if consent is None else consent.token
             if consent is None or token is None or not _is_refreshable(token, request.refresh_token, self._clock()):
                 raise CallRefusedError("INVALID_REFRESH_TOKEN", "the refresh token is invalid")
             self._refuse_other_wallet(consent, request.wallet)
@@ -145,7 +145,7 @@ class PretendAlipay:
         """End a token. Raises `CallRefusedError`."""
         with self._lock:
             consent = self._by_access_token.get((client_id, request.access_token))
-            token = consent and consent.token
+            token = None if consent is None else consent.token
             if (
                 consent is None
                 or token is None
@@ -230,7 +230,7 @@ class PretendAlipay:
             given_at=now,
             expires_at=expires_at,
             refresh_expires_at=expires_at if refresh_token is not None else None,
-            replaces=consent.token and consent.token.access_token,
+            replaces=None if consent.token is None else consent.token.access_token,
         )
         self._ledger.give(token)
         consent.token, consent.status = token, ConsentStatus.GIVEN

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from app.simulator.gateway.requests import Operation
 
+_EXAMPLE = 'is an object such as {"fault": "cut-after", "operation": "exchange", "times": 1}'
 #: How long "slow" and "notify-after" take, unless the fault says otherwise.
 _SECONDS = 3.0
 #: No caller waits longer, and no thread should.
@@ -70,7 +71,10 @@ OPERATIONS = (*(each.value for each in Operation), _APPLY_TOKEN)
 
 
 class BadFaultError(ValueError):
-    """A fault is not one that the gateway knows."""
+    """A fault is not one that the gateway knows. It names the field and the rule."""
+
+    def __init__(self, name: str, rule: str) -> None:
+        super().__init__(f"{name} {rule}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +97,20 @@ class Fault:
     def read(cls, document: object) -> Self:
         """Read a fault from JSON. Raises `BadFaultError`."""
         if not isinstance(document, dict):
-            raise BadFaultError(
-                'A fault is an object such as {"fault": "cut-after", "operation": "exchange", "times": 1}.'
-            )
+            raise BadFaultError("fault", _EXAMPLE)
         unknown = sorted(set(map(str, document)) - set(cls.__slots__))
         if unknown:
-            raise BadFaultError(f"A fault has no {', '.join(unknown)}; it has {', '.join(cls.__slots__)}.")
-        return cls(**document)._checked()
+            raise BadFaultError(", ".join(unknown), f"is none of {', '.join(cls.__slots__)}")
+        fault = cls(**document)
+        fault.check()
+        return fault
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a fault from the shell: NAME, NAME:OPERATION or NAME:OPERATION:times=2,code=X. Raises `BadFaultError`."""
+        """Read a fault from the shell: NAME, NAME:OPERATION or NAME:OPERATION:times=2,code=X.
+
+        Raises `BadFaultError`.
+        """
         name, _, rest = text.partition(":")
         operation, _, settings = rest.partition(":")
         document: dict[str, Any] = {"fault": name, "operation": operation or None}
@@ -127,22 +134,22 @@ class Fault:
             return operation in {Operation.EXCHANGE, Operation.REFRESH}
         return self.operation in {None, operation.value}
 
-    def _checked(self) -> Self:
-        if not isinstance(self.fault, str) or self.fault not in KINDS:
-            raise BadFaultError(f"There is no fault of this name; there are {', '.join(KINDS)}.")
+    def check(self) -> None:
+        """Raise `BadFaultError` unless every field is one that a fault can have."""
+        if self.fault not in tuple(KINDS):
+            raise BadFaultError("fault", f"is one of {', '.join(KINDS)}")
         if self.operation is not None and self.operation not in OPERATIONS:
-            raise BadFaultError(f"There is no operation of this name; there are {', '.join(OPERATIONS)}.")
+            raise BadFaultError("operation", f"is one of {', '.join(OPERATIONS)}")
         if self.times is not None and not (_is_number(self.times, int) and 0 < self.times <= _TIMES_MAX):
-            raise BadFaultError("times is a whole number from 1.")
+            raise BadFaultError("times", "is a whole number from 1")
         if not isinstance(self.each, bool):
-            raise BadFaultError("each is true or false.")
+            raise BadFaultError("each", "is true or false")
         if not (_is_number(self.share, int | float) and 0 < self.share <= 1):
-            raise BadFaultError("share is a number above 0 and up to 1.")
+            raise BadFaultError("share", "is a number above 0 and up to 1")
         if not (_is_number(self.seconds, int | float) and 0 <= self.seconds <= SECONDS_MAX):
-            raise BadFaultError(f"seconds is a number up to {SECONDS_MAX:g}.")
-        if self.code is not None and not (isinstance(self.code, str) and 0 < len(self.code) <= _CODE_CHARACTERS_MAX):
-            raise BadFaultError(f"code is a text of at most {_CODE_CHARACTERS_MAX} characters.")
-        return self
+            raise BadFaultError("seconds", f"is a number up to {SECONDS_MAX:g}")
+        if self.code is not None and not _is_code(self.code):
+            raise BadFaultError("code", f"is a text of at most {_CODE_CHARACTERS_MAX} characters")
 
 
 def _number(text: str) -> float | str:
@@ -159,6 +166,10 @@ _VALUES: Mapping[str, Any] = {
     "code": str,
     "each": {"true": True, "false": False}.get,
 }
+
+
+def _is_code(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _CODE_CHARACTERS_MAX
 
 
 def _is_number(value: object, kind: Any) -> bool:  # noqa: ANN401 -- a type or a union of types
@@ -186,7 +197,7 @@ class Faults:
             self._asked.clear()
 
     def left(self) -> tuple[Fault, ...]:
-        """What can still go wrong, with the times that are left."""
+        """Say what can still go wrong, with the times that are left."""
         with self._lock:
             return tuple(
                 fault
@@ -216,6 +227,6 @@ class Faults:
 
 
 def _exclude(phase: Phase, other: Phase) -> bool:
-    """Say whether faults of two phases cannot be suffered by one call: there is one answer, before or after the work."""
+    """Say whether faults of two phases exclude each other: a call has one answer, with or without the work."""
     answers = {Phase.BEFORE, Phase.ANSWER}
     return phase is other or {phase, other} <= answers

@@ -5,6 +5,7 @@ It listens from the moment it is made until it is closed, and its ledger outlive
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
@@ -31,6 +32,25 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """How a gateway behaves where wallets differ, or a test has no time."""
+
+    #: What is signed for a notification, if a proxy rewrites its path.
+    notify_uri: str | None = None
+    #: Whether each exchange is followed by a TOKEN_CREATED.
+    token_created: bool = False
+    #: How long all tokens live; `None` for as long as their wallet's do.
+    token_life: timedelta | None = None
+    #: How many times faster than Alipay's redeliveries come.
+    speed: float = 1
+    #: Makes the chance in faults repeatable.
+    seed: int | None = None
+
+
+_DEFAULT_OPTIONS = GatewayOptions()
+
+
 class PretendGateway:
     """A gateway that listens on the loopback."""
 
@@ -39,29 +59,23 @@ class PretendGateway:
         keys: Mapping[str, ClientKeys],
         *,
         notify: str | None,
-        notify_uri: str | None = None,
         clock: Callable[[], datetime] = _now,
         port: int = 0,
         faults: Iterable[Fault] = (),
-        seed: int | None = None,
-        token_created: bool = False,
-        token_life: timedelta | None = None,
-        speed: float = 1,
+        options: GatewayOptions = _DEFAULT_OPTIONS,
         watch: Callable[[Entry], None] | None = None,
     ) -> None:
         """Begin to listen.
 
-        `notify` is the service's URL for notifications, and `notify_uri` what is signed if a proxy rewrites its path.
-        With `token_created` each exchange is followed by a TOKEN_CREATED; `token_life` makes all tokens live that long;
-        `speed` makes redeliveries that many times faster than Alipay's. `watch` is told of all that happens, by the
-        threads in which it happens. Raises `UnusableUrlError` and `OSError`.
+        `notify` is the service's URL for notifications; `watch` is told of all that happens, by the threads in which it
+        happens. Raises `UnusableUrlError` and `OSError`.
         """
         self.ledger = Ledger(clock, watch)
-        self.faults = Faults(faults, seed=seed)
-        self._alipay = PretendAlipay(self.ledger, clock, token_life=token_life)
-        self._notifier = Notifier(keys, self.ledger, clock, url=notify, uri=notify_uri, speed=speed)
+        self.faults = Faults(faults, seed=options.seed)
+        self._alipay = PretendAlipay(self.ledger, clock, token_life=options.token_life)
+        self._notifier = Notifier(keys, self.ledger, clock, url=notify, uri=options.notify_uri, speed=options.speed)
         self._decisions = Decisions(self._alipay, self.faults, self._notifier)
-        calls = Calls(keys, self._alipay, self.ledger, self.faults, clock, token_created=token_created)
+        calls = Calls(keys, self._alipay, self.ledger, self.faults, clock, token_created=options.token_created)
         site = GatewaySite(self._alipay, calls, self._decisions, self.faults, self.ledger, self._notifier, clock)
         try:
             self._server = Server(site, port=port)

@@ -133,26 +133,26 @@ class Ledger:
     # --- what an audit asks ---
 
     def calls(self, operation: Operation | None = None) -> tuple[ReceivedCall, ...]:
-        """Every call whose signature was right, in the order in which they came."""
+        """Return every call whose signature was right, in the order in which they came."""
         with self._lock:
             return tuple(replace(each) for each in self._calls if operation in {None, each.operation})
 
     def tokens(self) -> tuple[Token, ...]:
-        """Every token that was given, in that order."""
+        """Return every token that was given, in that order."""
         with self._lock:
             return tuple(map(replace, self._tokens.values()))
 
     def alive_tokens(self) -> tuple[Token, ...]:
-        """The tokens that a payment could be made with now."""
+        """Return the tokens that a payment could be made with now."""
         now = self._clock()
         return tuple(each for each in self.tokens() if each.is_alive(now))
 
     def answered_tokens(self) -> tuple[Token, ...]:
-        """The tokens that an answer named which a caller can believe."""
+        """Return the tokens that an answer named which a caller can believe."""
         return tuple(each for each in self.tokens() if each.is_answered)
 
     def ended_tokens(self, end: TokenEnd) -> tuple[Token, ...]:
-        """The tokens that ended so."""
+        """Return the tokens that ended so."""
         return tuple(each for each in self.tokens() if each.end is end)
 
     def token(self, access_token: str) -> Token | None:
@@ -162,11 +162,11 @@ class Ledger:
             return None if found is None else replace(found)
 
     def tokens_for(self, code_or_refresh_token: str) -> tuple[Token, ...]:
-        """The tokens that were given for a code or a refresh token: at most one, or the gateway is wrong itself."""
+        """Return the tokens that were given for a code or a refresh token: at most one, if all is well."""
         return tuple(each for each in self.tokens() if each.given_for == code_or_refresh_token)
 
     def overlapping_calls(self) -> tuple[tuple[ReceivedCall, ReceivedCall], ...]:
-        """Pairs of calls of one operation about one thing that were in flight at the same time."""
+        """Return the pairs of calls of one operation about one thing that were in flight at the same time."""
         by_subject: dict[tuple[str, Operation, str], list[ReceivedCall]] = {}
         for call in self.calls():
             by_subject.setdefault((call.client_id, call.operation, call.subject), []).append(call)
@@ -178,17 +178,17 @@ class Ledger:
         )
 
     def notifications(self) -> tuple[SentNotification, ...]:
-        """Every attempt to notify, in the order in which they ended."""
+        """Return every attempt to notify, in the order in which they ended."""
         with self._lock:
             return tuple(self._notifications)
 
     def decisions(self) -> tuple[Decision, ...]:
-        """What users did, in that order."""
+        """Return what users did, in that order."""
         with self._lock:
             return tuple(self._decisions)
 
     def rejections(self) -> tuple[Rejection, ...]:
-        """Every call that was none."""
+        """Return every call that was none."""
         with self._lock:
             return tuple(self._rejections)
 

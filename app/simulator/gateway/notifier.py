@@ -65,7 +65,7 @@ class Notifier:
         self._schedule(notice, 0, after_seconds)
 
     def send_now(self, notice: Notice) -> None:
-        """Send a notification and return with its answer on record; if it is not acknowledged it is sent again later."""
+        """Send a notification and return with its answer on record; unless it is acknowledged it is sent again."""
         self._attempt(notice, 0)
 
     def lose(self, notice: Notice) -> None:

@@ -57,7 +57,7 @@ class Pages:
         self._templates.globals |= {"users": USERS, "wallet_of": wallet_of}
 
     def home(self, consents: Iterable[Consent], ledger: Ledger, faults: Iterable[Fault], *, base_url: str) -> Page:
-        """What can be done here, and what has happened."""
+        """Show what can be done here, and what has happened."""
         return self._page(
             "home.html",
             consents=list(consents)[:_ROWS_MAX],
@@ -76,7 +76,7 @@ class Pages:
         return self._page("consent.html", status=status, consent=consent, user=user)
 
     def wallet(self, user: User, consents: Iterable[Consent]) -> Page:
-        """What a user has given, and can take back."""
+        """Show what a user has given, and can take back."""
         given = [each for each in consents if each.user is user and each.agreed_at is not None]
         return self._page("wallet.html", user=user, consents=given, now=self._clock())
 

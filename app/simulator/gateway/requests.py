@@ -131,11 +131,7 @@ def operation_of(request: Request) -> Operation:
 
 def _consult(document: Mapping[str, Any]) -> ConsultRequest:
     scopes = document.get("scopes")
-    if (
-        not isinstance(scopes, list)
-        or not 0 < len(scopes) <= _SCOPES_MAX
-        or not all(isinstance(each, str) for each in scopes)
-    ):
+    if not isinstance(scopes, list) or not 0 < len(scopes) <= _SCOPES_MAX or not all(map(_is_text, scopes)):
         raise ParamIllegalError("scopes", f"is not a list of 1 to {_SCOPES_MAX} texts")
     _optional(document, "merchantRegion", _REGION_MAX)
     env = document.get("env")
@@ -205,6 +201,10 @@ def _optional(document: Mapping[str, Any], name: str, characters_max: int) -> st
     if not isinstance(value, str) or not 0 < len(value) <= characters_max:
         raise ParamIllegalError(name, f"is not a text of 1 to {characters_max} characters")
     return value
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _address(name: str, url: str) -> str:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from typing_extensions import override
 
 from app.alipay.delivery import BODY_BYTES_MAX, Delivery
-from app.simulator.gateway.calls import Answer, Sending
+from app.simulator.gateway.answers import Answer, Sending
 from app.simulator.gateway.pages import Page
 
 #: A client that says nothing for so long is gone.
@@ -90,8 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Show a page, or answer a program."""
         self._serve(self._read_body())
 
-    do_POST = do_GET
-    do_DELETE = do_GET
+    def do_POST(self) -> None:
+        """Take a call, a form, or what a program wants."""
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
+        """Do what a program wants."""
+        self.do_GET()
 
     def _serve(self, body: bytes | None) -> None:
         if body is None:

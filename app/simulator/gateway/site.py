@@ -1,7 +1,7 @@
 """What a pretend gateway answers with, by path: calls, the pages of users, and the JSON of programs."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from http import HTTPStatus
@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 
 from app.alipay.delivery import Delivery
 from app.simulator.gateway.alipay import Consent, PretendAlipay
-from app.simulator.gateway.calls import Answer, Calls
+from app.simulator.gateway.answers import Answer
+from app.simulator.gateway.calls import Calls
 from app.simulator.gateway.decisions import Decisions
 from app.simulator.gateway.faults import BadFaultError, Fault, Faults
-from app.simulator.gateway.ledger import Ledger
+from app.simulator.gateway.ledger import Entry, Ledger, Token
 from app.simulator.gateway.notifier import Notifier
 from app.simulator.gateway.pages import Page, Pages
 from app.simulator.gateway.wallets import USERS
@@ -113,16 +114,7 @@ class GatewaySite:
             case "GET", "/ledger":
                 return HTTPStatus.OK, self._ledger_as_json()
             case "POST", "/faults":
-                try:
-                    document = json.loads(body)
-                    self._faults.add(
-                        [Fault.read(each) for each in (document if isinstance(document, list) else [document])]
-                    )
-                except BadFaultError as error:
-                    return HTTPStatus.BAD_REQUEST, {"problem": str(error)}
-                except (ValueError, RecursionError):
-                    return HTTPStatus.BAD_REQUEST, {"problem": "This is not JSON."}
-                return HTTPStatus.CREATED, self._faults_as_json()
+                return self._add_faults(body)
             case "DELETE", "/faults":
                 self._faults.clear()
                 return HTTPStatus.OK, self._faults_as_json()
@@ -131,12 +123,23 @@ class GatewaySite:
             case _:
                 return None
 
+    def _add_faults(self, body: bytes) -> tuple[int, Any]:
+        try:
+            document = json.loads(body)
+            documents = document if isinstance(document, list) else [document]
+            self._faults.add([Fault.read(each) for each in documents])
+        except BadFaultError as error:
+            return HTTPStatus.BAD_REQUEST, {"problem": str(error)}
+        except (ValueError, RecursionError):
+            return HTTPStatus.BAD_REQUEST, {"problem": "The body is not JSON."}
+        return HTTPStatus.CREATED, self._faults_as_json()
+
     def _faults_as_json(self) -> dict[str, Any]:
         return {"faults": [each.as_json() for each in self._faults.left()]}
 
     def _ledger_as_json(self) -> dict[str, Any]:
         """Give everything that was done. Its secrets are pretended."""
-        entries = {
+        entries: dict[str, Iterable[Entry | Token]] = {
             "calls": self._ledger.calls(),
             "tokens": self._ledger.tokens(),
             "notifications": self._ledger.notifications(),

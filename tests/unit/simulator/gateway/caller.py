@@ -58,9 +58,7 @@ class Caller:
             "Content-Type": "application/json; charset=UTF-8",
             **headers,
         }
-        answer = self.http.request(
-            "POST", self.url + uri, body=raw, headers=sent, timeout=self.timeout, redirect=False
-        )
+        answer = self.http.request("POST", self.url + uri, body=raw, headers=sent, timeout=self.timeout, redirect=False)
         return self.judge(answer, uri)
 
     def judge(self, answer: urllib3.BaseHTTPResponse, uri: str) -> Answered:

@@ -13,7 +13,8 @@ import pytest
 from app.alipay.keyring import Keyring, load_private_key
 from app.alipay.notification import Notification, parse
 from app.alipay.signature import verify
-from app.simulator.gateway.gateway import PretendGateway
+from app.simulator.gateway.faults import Fault
+from app.simulator.gateway.gateway import GatewayOptions, PretendGateway
 from app.simulator.gateway.keys import client_keys
 from app.simulator.keys import MERCHANT_KEY_NAME, SIMULATOR_KEY_NAME
 from tests.unit.simulator.endpoint import Endpoint
@@ -65,10 +66,17 @@ def open_gateway(keyring_path: Path, keyring: Keyring, endpoint: Endpoint) -> It
     merchant_key = load_private_key(keyring_path.with_name(MERCHANT_KEY_NAME).read_bytes())
     with ExitStack() as stack:
 
-        def open_one(**options: Any) -> Stage:  # noqa: ANN401 -- whatever a gateway takes
+        def open_one(*faults: str, **options: Any) -> Stage:  # noqa: ANN401 -- whatever a gateway takes
             clock = Clock()
-            options = {"notify": endpoint.url, "clock": clock} | options
-            gateway = stack.enter_context(PretendGateway(client_keys(keyring, alipay_key), **options))
+            gateway = stack.enter_context(
+                PretendGateway(
+                    client_keys(keyring, alipay_key),
+                    notify=endpoint.url,
+                    clock=clock,
+                    faults=map(Fault.parse, faults),
+                    options=GatewayOptions(**options),
+                )
+            )
             caller = Caller(gateway.url, merchant_key, keyring)
             stack.callback(caller.http.clear)
             return Stage(gateway, caller, endpoint, keyring, clock)
