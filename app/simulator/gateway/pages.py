@@ -29,7 +29,7 @@ _SCOPES = {
     "SEND_OTP": "Send you one-time passwords",
 }
 #: A colour for each wallet, by its name: nobody's brand, and the same each time.
-_HUES = (212, 162, 262, 24, 340, 190)
+_HUES = (212, 162, 262, 24, 190, 232)
 
 
 @dataclass(frozen=True, slots=True)
