@@ -6,6 +6,7 @@ import re
 import tempfile
 from base64 import b64encode
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -25,7 +26,7 @@ _KEYRING = """\
 [clients.{client_id}]
 default_flow = "auto_debit"
 merchant_private_key = "file:{merchant_key}"
-
+{gateway}
 [clients.{client_id}.alipay_public_keys]
 1 = "{alipay_public_key}"
 """
@@ -41,10 +42,11 @@ class KeysExistError(Exception):
         )
 
 
-def make_sandbox(keyring_path: Path, *, client_id: str = SANDBOX_CLIENT_ID) -> None:
+def make_sandbox(keyring_path: Path, *, client_id: str = SANDBOX_CLIENT_ID, gateway: str | None = None) -> None:
     """Make both pairs, and write the keyring with the two private keys beside it.
 
-    The keyring is written last: where it is, all of it is.
+    The keyring is written last: where it is, all of it is. With a gateway the service makes the calls of the client
+    itself, to that address.
 
     Raises `KeysExistError` if one of the three files exists. Nothing that exists is changed.
     """
@@ -60,12 +62,26 @@ def make_sandbox(keyring_path: Path, *, client_id: str = SANDBOX_CLIENT_ID) -> N
         simulator_key=SIMULATOR_KEY_NAME,
         merchant_key=MERCHANT_KEY_NAME,
         alipay_public_key=_public_text(alipay_key),
+        gateway="" if gateway is None else f"gateway = {json.dumps(gateway)}\n",
     )
     # It will hold private keys, and often the vault key too.
     keyring_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write_once(simulator_path, _private_pem(alipay_key))
     _write_once(merchant_path, _private_pem(merchant_key))
     _write_once(keyring_path, keyring.encode())
+
+
+def is_gateway_url(url: str) -> bool:
+    """Say whether an address can be that of a gateway: one of an origin, and in the clear only on this machine."""
+    try:
+        address = urlsplit(url)
+        has_rest = bool(address.path.strip("/") or address.query or address.fragment or address.username)
+        is_private = address.scheme == "https" or (
+            address.scheme == "http" and address.hostname in {"127.0.0.1", "localhost", "::1"}
+        )
+    except ValueError:
+        return False
+    return bool(address.hostname) and is_private and not has_rest and url.isascii() and url.isprintable()
 
 
 def _toml_key(name: str) -> str:

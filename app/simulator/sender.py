@@ -143,8 +143,8 @@ class ServiceResponse:
 class Sender:
     """Posts deliveries to one URL over connections that stay open."""
 
-    def __init__(self, url: str) -> None:
-        """Take the address to post to.
+    def __init__(self, url: str, *, connections: int = 1) -> None:
+        """Take the address to post to, and how many threads post at once.
 
         Raises `UnusableUrlError` if it is not an address with a scheme and a host.
         """
@@ -158,7 +158,7 @@ class Sender:
         #: What the receiver will see as path and query, and so what is to be signed.
         self.uri = address.request_uri
         #: Neither repeats nor follows: a repetition is a redelivery, and those have their own schedule.
-        self._http = urllib3.PoolManager(retries=False, timeout=_TIMEOUT)
+        self._http = urllib3.PoolManager(retries=False, timeout=_TIMEOUT, maxsize=connections)
         #: Whether an answer was that nobody listens at this path.
         self.was_misdirected = False
 
@@ -172,11 +172,15 @@ class Sender:
         self.was_misdirected = self.was_misdirected or response.status == HTTPStatus.NOT_FOUND
         return ServiceResponse(status=response.status, body=response.data)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.clear()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.clear()
+        self.close()
 
 
 def deliver(

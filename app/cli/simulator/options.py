@@ -43,15 +43,20 @@ class NoKeyError(UsageProblem):
 
 
 def _sender(context: click.Context, _option: click.Parameter, url: str) -> Sender:
+    return context.with_resource(Sender(notify_url(context, _option, url)))
+
+
+def notify_url(_context: click.Context, _option: click.Parameter, url: str) -> str:
+    """Refuse what is no address of a service that can be notified."""
     try:
-        sender = Sender(url)
+        Sender(url).close()
     except UnusableUrlError as error:
         message = f"{error} So {_WHOLE_URL}"
         raise click.BadParameter(message) from None
     if not urllib3.util.parse_url(url).path:
         message = f"{url!r} has no path: {_WHOLE_URL}"
         raise click.BadParameter(message)
-    return context.with_resource(sender)
+    return url
 
 
 def signed_uri(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -98,23 +103,25 @@ client_option = click.option(
 )
 
 
+key_option = click.option(
+    "--key",
+    "key_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"Who signs: a private key. [default: {SIMULATOR_KEY_NAME} beside the keyring]",
+)
+
+
 def signer_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say who signs, and give the command the signer they make."""
 
     @client_option
-    @click.option(
-        "--key",
-        "key_path",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help=f"Who signs: a private key. [default: {SIMULATOR_KEY_NAME} beside the keyring]",
-    )
+    @key_option
     @click.option(
         "--key-version", metavar="N", type=click.IntRange(min=0), default=1, help="Which key it is, by default 1."
     )
     @functools.wraps(command)
     def with_signer(*args: object, client_id: str, key_path: Path | None, key_version: int, **options: object) -> None:
-        key = _private_key(key_path or keyring_path().with_name(SIMULATOR_KEY_NAME))
-        command(*args, signer=Signer(client_id, key, key_version), **options)
+        command(*args, signer=Signer(client_id, load_key(key_path), key_version), **options)
 
     return with_signer
 
@@ -124,7 +131,9 @@ def keyring_path() -> Path:
     return read_keyring_path(os.environ, instance_path=Path(Flask("app", static_folder=None).instance_path))
 
 
-def _private_key(path: Path) -> RSAPrivateKey:
+def load_key(path: Path | None) -> RSAPrivateKey:
+    """Read the key that signs as Alipay, by default the simulator's beside the keyring."""
+    path = path or keyring_path().with_name(SIMULATOR_KEY_NAME)
     try:
         return load_private_key(path.read_bytes(), where=str(path))
     except OSError as error:
