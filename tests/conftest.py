@@ -71,7 +71,7 @@ def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def postgresql_url(postgresql: PostgresServer, migrated_postgresql: str) -> Iterator[str]:
     """A migrated PostgreSQL database of the test's own."""
-    with postgresql.database(template=migrated_postgresql) as url:
+    with postgresql.emptied_database(template=migrated_postgresql) as url:
         yield url.render_as_string(hide_password=False)
 
 
