@@ -26,6 +26,9 @@ CROWD = 100
 #: Longer than any other answer may take.
 PAST_EVERY_OTHER_ANSWER = 5
 
+#: What no database has a part in: how the server keeps those who wait.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def server(database_url: str, keyring_path: Path, tmp_path: Path) -> Iterator[Server]:
@@ -99,6 +102,7 @@ def test_a_crowd_that_waits_delays_no_notification_and_is_told_together(
     }
 
 
+@on_sqlite
 def test_a_wait_is_not_cut_by_the_bound_on_all_other_answers(server: Server) -> None:
     asked = time.monotonic()
     with ExitStack() as stack:
@@ -107,6 +111,7 @@ def test_a_wait_is_not_cut_by_the_bound_on_all_other_answers(server: Server) -> 
     assert time.monotonic() - asked >= PAST_EVERY_OTHER_ANSWER
 
 
+@on_sqlite
 def test_a_client_that_goes_away_frees_its_place(server: Server) -> None:
     """There are places for half as many as are here in all."""
     for _ in range(3):
@@ -117,6 +122,7 @@ def test_a_client_that_goes_away_frees_its_place(server: Server) -> None:
     assert answer.status == 200
 
 
+@on_sqlite
 def test_those_who_wait_are_answered_when_the_server_stops(server: Server) -> None:
     with ExitStack() as stack:
         clients = waiting(server, stack, 10, "/v1/events?wait=25")
@@ -128,6 +134,7 @@ def test_those_who_wait_are_answered_when_the_server_stops(server: Server) -> No
         assert time.monotonic() - stopped < 20
 
 
+@on_sqlite
 def test_those_who_wait_are_answered_when_their_worker_is_replaced(server: Server) -> None:
     with ExitStack() as stack:
         clients = waiting(server, stack, 10, "/v1/events?wait=25")
