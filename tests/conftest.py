@@ -5,7 +5,7 @@ A database is migrated once and then copied, which makes a fresh one cheap enoug
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,16 @@ def pytest_configure() -> None:
         del os.environ[name]
     # OpenSSL checks a private key for 30 ms whenever it is read, and a run reads the same few a thousand times.
     patch.object(serialization, "load_der_private_key", cache(serialization.load_der_private_key)).start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure the coverage of no process that a test starts which is not measured itself: it takes a third more CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("no_cover") is not None:
+            for name in [name for name in os.environ if name.startswith("COVERAGE")]:
+                patch.delenv(name)
+        return (yield)
 
 
 def migrate(url: str) -> None:

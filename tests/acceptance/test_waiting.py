@@ -20,6 +20,9 @@ from app.simulator.draft import authcode_created
 from tests.acceptance.server import Server, running_server, status
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 
+#: The servers of test_server and test_server_workers run the same lines, and are measured.
+pytestmark = pytest.mark.no_cover
+
 API_KEY = "an-api-key"
 #: More than the threads of a worker many times over.
 CROWD = 100
