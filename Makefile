@@ -32,7 +32,7 @@ test: .venv/installed ## check and test everything, as CI does
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest --numprocesses 2 --cov
+	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov
 
 soak: .venv/installed ## try for an hour, or MINUTES, to make the service lose something; SEED repeats a run
 	$(BIN)/python -m tests.soak both --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

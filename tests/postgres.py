@@ -20,6 +20,8 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import URL
 
+from tests.spare_database import SpareDatabase, libpq_url
+
 #: A start takes about a second; a machine that builds something else at the same time may take many.
 START_SECONDS_MAX = 30
 
@@ -31,6 +33,9 @@ SERVER_SETTINGS = {
     "listen_addresses": "",
     "timezone": "Asia/Shanghai",
 }
+
+#: How long those who have hung up may take to leave a database.
+LEAVE_SECONDS_MAX = 1
 
 #: Runs the server, and again for each line it is told, until its standard input ends, as it does however the test run
 #: dies; then stops the server and removes its folder.
@@ -56,25 +61,78 @@ class PostgresServer:
     def __init__(self, url: URL, connection: psycopg.Connection) -> None:
         self._url = url
         self._connection = connection
+        #: A copy of each template that is as it was made, by the name of the template.
+        self._spare: dict[str, SpareDatabase] = {}
 
     @classmethod
     @contextmanager
     def connected(cls, url: URL) -> Iterator["PostgresServer"]:
         """Connect to a server as somebody who may make databases."""
-        with psycopg.connect(_libpq_url(url), autocommit=True) as connection:
-            yield cls(url.set(drivername="postgresql+psycopg"), connection)
+        with psycopg.connect(libpq_url(url), autocommit=True) as connection:
+            server = cls(url.set(drivername="postgresql+psycopg"), connection)
+            try:
+                yield server
+            finally:
+                server.drop_spare()
 
     @contextmanager
     def database(self, *, template: str) -> Iterator[URL]:
         """Make a copy of a database, which nobody may be connected to, and drop it afterwards."""
-        # Several test runs may share the server that TEST_DATABASE_URL names.
-        name = f"notifyauth_test_{uuid4().hex}"
+        name = a_name()
         self._connection.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
         try:
             yield self._url.set(database=name)
         finally:
-            # By force: what a test left connected must not fail the next one.
-            self._connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+            self._drop(name)
+
+    @contextmanager
+    def emptied_database(self, *, template: str) -> Iterator[URL]:
+        """Give a copy of a database that is as new, and empty it afterwards for the next test, or drop it.
+
+        It has a new name each time, so that what an earlier test left running cannot write to it.
+        """
+        name = a_name()
+        spare = self._spare.pop(template, None)
+        if spare is None:
+            query = SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template))
+            self._connection.execute(query)
+            spare = SpareDatabase(self._url.set(database=name))
+        else:
+            query = SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(spare.name), Identifier(name))
+            self._connection.execute(query)
+            spare.url = self._url.set(database=name)
+        try:
+            yield spare.url
+        finally:
+            if self._is_left(name) and spare.empty() and self._is_left(name):
+                self._spare[template] = spare
+            else:
+                self._drop(name)
+
+    def drop_spare(self) -> None:
+        """Drop the databases that wait for another test."""
+        for spare in self._spare.values():
+            self._drop(spare.name)
+        self._spare.clear()
+
+    def _drop(self, name: str) -> None:
+        # By force: what a test left connected must not fail the next one.
+        self._connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+    def _is_left(self, name: str) -> bool:
+        """Whether nobody is connected to a database, once those who have just hung up are gone."""
+        deadline = time.monotonic() + LEAVE_SECONDS_MAX
+        query = "SELECT FROM pg_stat_activity WHERE datname = %s LIMIT 1"
+        while self._connection.execute(query, [name]).fetchone() is not None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+
+def a_name() -> str:
+    # Several test runs may share the server that TEST_DATABASE_URL names.
+    return f"notifyauth_test_{uuid4().hex}"
 
 
 @contextmanager
@@ -123,7 +181,7 @@ class Cluster:
         deadline = time.monotonic() + START_SECONDS_MAX
         while True:
             try:
-                psycopg.connect(_libpq_url(self.url)).close()
+                psycopg.connect(libpq_url(self.url)).close()
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     raise ServerNotStartedError((self.folder / "log").read_text()) from None
@@ -188,8 +246,3 @@ def _make_cluster(initdb: Path, data: Path, account: str | None) -> None:
     )
     if made.returncode != 0:
         raise ServerNotStartedError(made.stdout + made.stderr)
-
-
-def _libpq_url(url: URL) -> str:
-    """Write a URL as psycopg itself reads it, password included."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)

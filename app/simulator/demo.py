@@ -199,9 +199,9 @@ def _listening_endpoint(stage: Stage, *, port: int, secret: str) -> Iterator[Non
             _stop(endpoint)
 
 
-def _wait_until_told(stage: Stage) -> None:
+def _wait_until_told(stage: Stage, auth_states: list[str]) -> None:
     """Wait until every move is an event, and none is still to be told. Raises `NotToldError`."""
-    moves = sum(len(stage.ask("authorizations", "show", each)["history"]) for each in stage.auth_states())
+    moves = sum(len(stage.ask("authorizations", "show", each)["history"]) for each in auth_states)
     deadline = time.monotonic() + _TELL_SECONDS_MAX
     while time.monotonic() < deadline:
         events = stage.ask("events", "list", "--limit", _EVENTS_MAX)
@@ -262,7 +262,7 @@ def main() -> None:
         _heading(f"Scenarios, played at {url}")
         right = stage.succeeds("simulator", "play", *SCENARIOS, "--to", f"{url}/alipay/notifyAuthorization")
         auth_states = stage.auth_states()
-        _wait_until_told(stage)
+        _wait_until_told(stage, auth_states)
     _heading("What the merchant was told of the first of them")
     _show_told(stage, auth_states[0])
     _heading("What became of the authorizations")

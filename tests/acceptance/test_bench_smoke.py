@@ -178,6 +178,9 @@ def test_a_folder_without_the_service_is_not_measured(tmp_path: Path) -> None:
 #: The `flask db upgrade` of a version that has a table of its own.
 OLDER_FLASK = f"""#!{sys.executable}
 import os, sqlite3
+
+#: The servers of test_server and test_server_workers run the same lines, and are measured.
+pytestmark = pytest.mark.no_cover
 assert os.environ["PYTHONPATH"] == os.getcwd()
 sqlite3.connect(os.environ["FLASK_DATABASE_URL"].removeprefix("sqlite:///")).execute("CREATE TABLE older (id INTEGER)")
 """

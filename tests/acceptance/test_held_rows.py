@@ -14,6 +14,9 @@ from app.simulator.draft import authcode_created
 from tests.acceptance.server import Server, running_server, status
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 
+#: The servers of test_server and test_server_workers run the same lines, and are measured.
+pytestmark = pytest.mark.no_cover
+
 #: Nearly as many as a worker takes connections, and many times its threads.
 STUCK = 200
 #: As many as may come within the seconds that the row is held.

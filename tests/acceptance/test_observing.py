@@ -20,6 +20,9 @@ from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 from tests.conftest import ROOT
 from tests.soak.receiver import Receiver, write_endpoints
 
+#: The servers of test_server and test_server_workers run the same lines, and are measured.
+pytestmark = pytest.mark.no_cover
+
 #: Longer than anybody is to wait for an answer.
 SECONDS_MAX = 10
 #: A worker writes once a second, for the others to read, what it has counted.

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import time
@@ -26,6 +27,17 @@ def environ(sqlite_url: str, keyring_path: Path) -> dict[str, str]:
     return an_environ(sqlite_url, keyring_path, FLASK_API_KEYS=API_KEY)
 
 
+@pytest.fixture(scope="module")
+def shared_server(
+    migrated_sqlite: Path, keyring_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server with two workers, for what leaves it as it was."""
+    folder = tmp_path_factory.mktemp("server")
+    environ = an_environ(f"sqlite:///{shutil.copyfile(migrated_sqlite, folder / 'notifyauth.db')}", keyring_path)
+    with running_server(environ, folder / "server.log", "--workers", "2") as server:
+        yield server
+
+
 @pytest.fixture
 def server(environ: dict[str, str], tmp_path: Path) -> Iterator[Server]:
     """A server with two workers."""
@@ -48,31 +60,31 @@ def in_chunks(request: bytes, *, size: int) -> bytes:
     return head + b"\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
 
 
-def test_the_application_receives_the_bytes_that_were_sent(server: Server, keyring_path: Path) -> None:
+def test_the_application_receives_the_bytes_that_were_sent(shared_server: Server, keyring_path: Path) -> None:
     """A repeated header is joined with a comma, and then names nobody; `client_id` never passes for `client-id`."""
     request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
-    assert status(server.say(request)) == 200
+    assert status(shared_server.say(request)) == 200
     for name in (b"client-id", b"signature", b"request-time"):
         for first in (True, False):
-            assert status(server.say(with_header(request, name + b": another", first=first))) == 401
-    assert status(server.say(with_header(request, b"client_id: another", first=False))) == 200
-    assert status(server.say(in_chunks(request, size=7))) == 200
-    assert status(server.say(request.replace(b"POST /", b"POST http://merchant.example/", 1))) == 200
-    assert server.say(with_header(request, b"Expect: 100-continue", first=False)).startswith(b"HTTP/1.1 100")
+            assert status(shared_server.say(with_header(request, name + b": another", first=first))) == 401
+    assert status(shared_server.say(with_header(request, b"client_id: another", first=False))) == 200
+    assert status(shared_server.say(in_chunks(request, size=7))) == 200
+    assert status(shared_server.say(request.replace(b"POST /", b"POST http://merchant.example/", 1))) == 200
+    assert shared_server.say(with_header(request, b"Expect: 100-continue", first=False)).startswith(b"HTTP/1.1 100")
 
 
-def test_a_path_is_the_same_however_it_is_spelled(server: Server, keyring_path: Path) -> None:
+def test_a_path_is_the_same_however_it_is_spelled(shared_server: Server, keyring_path: Path) -> None:
     """The server decodes a path, and nothing of its spelling is left: a proxy must look at the decoded one, too."""
     request = a_raw_request(a_genuine_delivery(keyring_path, CODE))
     for spelled in (b"/alipay%2FnotifyAuthorization", b"/alipay/%6EotifyAuthorization"):
-        assert status(server.say(request.replace(b"/alipay/notifyAuthorization", spelled, 1))) == 200
+        assert status(shared_server.say(request.replace(b"/alipay/notifyAuthorization", spelled, 1))) == 200
 
 
-def test_a_huge_body_is_refused_before_it_is_sent(server: Server) -> None:
+def test_a_huge_body_is_refused_before_it_is_sent(shared_server: Server) -> None:
     announced = b"POST /alipay/notifyAuthorization HTTP/1.1\r\nHost: m\r\nContent-Length: 999999999\r\n\r\n{"
-    assert status(server.say(announced)) == 413
+    assert status(shared_server.say(announced)) == 413
     endless = b"POST /alipay/notifyAuthorization HTTP/1.1\r\nHost: m\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert status(server.say(endless + b"10000\r\n" + b"x" * 65536 + b"\r\n1\r\nx\r\n")) == 413
+    assert status(shared_server.say(endless + b"10000\r\n" + b"x" * 65536 + b"\r\n1\r\nx\r\n")) == 413
 
 
 def test_the_figures_of_all_workers_add_up(server: Server, keyring_path: Path) -> None:
@@ -143,8 +155,8 @@ def test_no_process_and_no_file_is_left_behind(environ: dict[str, str], tmp_path
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_port_in_use_is_said_in_one_sentence(server: Server, environ: dict[str, str]) -> None:
-    refused = flask(environ, "serve", "--port", str(server.port))
+def test_a_port_in_use_is_said_in_one_sentence(shared_server: Server, environ: dict[str, str]) -> None:
+    refused = flask(environ, "serve", "--port", str(shared_server.port))
     assert refused.returncode == 2
     assert re.fullmatch(
         r"Error: Cannot listen at 127\.0\.0\.1:\d+ \(.*\): choose another --port or --host\.\n", refused.stderr

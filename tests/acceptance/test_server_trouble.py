@@ -23,6 +23,9 @@ from app.simulator.draft import authcode_created, token_canceled
 from tests.acceptance.server import Server, running_server, status
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 
+#: The servers of test_server and test_server_workers run the same lines, and are measured.
+pytestmark = pytest.mark.no_cover
+
 CODE = authcode_created("s-1", "code-1")
 HEAD = b"POST /alipay/notifyAuthorization HTTP/1.1\r\nHost: merchant.example\r\n"
 REPORT = (

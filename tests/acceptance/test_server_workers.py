@@ -1,6 +1,7 @@
 """The workers of `flask serve`: replaced without losing a request, started again when they die, never left alone."""
 
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -23,12 +24,9 @@ CODE = authcode_created("s-1", "code-1")
 
 
 @pytest.fixture
-def keyring_path(tmp_path: Path) -> Path:
+def keyring_path(keyring_path: Path, tmp_path: Path) -> Path:
     """The keyring of a sandbox, for this test to change."""
-    path = tmp_path / "sandbox" / "keyring.toml"
-    path.parent.mkdir()
-    make_sandbox(path)
-    return path
+    return shutil.copytree(keyring_path.parent, tmp_path / "sandbox") / keyring_path.name
 
 
 @pytest.fixture

@@ -16,6 +16,9 @@ from tests.receiver import SECRET, Receiver, a_receiver
 
 API_KEY = "a-key-of-the-shop"
 
+#: What no database has a part in: which processes there are, and what they read when.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
@@ -102,6 +105,7 @@ def test_a_killed_background_process_is_started_again_and_loses_nothing(
     assert server.background() != [background]
 
 
+@on_sqlite
 def test_a_reload_reads_the_endpoints_anew_and_keeps_the_old_ones_where_they_are_wrong(
     server: Server, receiver: Receiver, endpoints_path: Path, log: Path
 ) -> None:
@@ -123,6 +127,7 @@ def test_a_reload_reads_the_endpoints_anew_and_keeps_the_old_ones_where_they_are
         assert receiver.told() == [("s-1", 1), ("s-2", 1)]
 
 
+@on_sqlite
 def test_nothing_is_told_without_background_work_and_flask_work_catches_up(
     environ: dict[str, str], receiver: Receiver, log: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +145,7 @@ def test_nothing_is_told_without_background_work_and_flask_work_catches_up(
         assert worker.returncode == 0
 
 
+@on_sqlite
 def test_the_background_process_ends_with_its_parent(server: Server, log: Path) -> None:
     wait_until(lambda: bool(server.background()), log)
     (background,) = server.background()
@@ -147,6 +153,7 @@ def test_the_background_process_ends_with_its_parent(server: Server, log: Path) 
     wait_until(lambda: not Path(f"/proc/{background}").exists(), log)
 
 
+@on_sqlite
 def test_a_server_does_not_start_with_endpoints_that_are_wrong(environ: dict[str, str], endpoints_path: Path) -> None:
     endpoints_path.write_text("[endpoints.shop]")
     for command in ("serve", "work"):

@@ -20,11 +20,17 @@ from app.simulator.draft import authcode_created
 from tests.acceptance.server import Server, running_server, status
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 
+#: The servers of test_server and test_server_workers run the same lines, and are measured.
+pytestmark = pytest.mark.no_cover
+
 API_KEY = "an-api-key"
 #: More than the threads of a worker many times over.
 CROWD = 100
 #: Longer than any other answer may take.
 PAST_EVERY_OTHER_ANSWER = 5
+
+#: What no database has a part in: how the server keeps those who wait.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -99,6 +105,7 @@ def test_a_crowd_that_waits_delays_no_notification_and_is_told_together(
     }
 
 
+@on_sqlite
 def test_a_wait_is_not_cut_by_the_bound_on_all_other_answers(server: Server) -> None:
     asked = time.monotonic()
     with ExitStack() as stack:
@@ -107,6 +114,7 @@ def test_a_wait_is_not_cut_by_the_bound_on_all_other_answers(server: Server) -> 
     assert time.monotonic() - asked >= PAST_EVERY_OTHER_ANSWER
 
 
+@on_sqlite
 def test_a_client_that_goes_away_frees_its_place(server: Server) -> None:
     """There are places for half as many as are here in all."""
     for _ in range(3):
@@ -117,6 +125,7 @@ def test_a_client_that_goes_away_frees_its_place(server: Server) -> None:
     assert answer.status == 200
 
 
+@on_sqlite
 def test_those_who_wait_are_answered_when_the_server_stops(server: Server) -> None:
     with ExitStack() as stack:
         clients = waiting(server, stack, 10, "/v1/events?wait=25")
@@ -128,6 +137,7 @@ def test_those_who_wait_are_answered_when_the_server_stops(server: Server) -> No
         assert time.monotonic() - stopped < 20
 
 
+@on_sqlite
 def test_those_who_wait_are_answered_when_their_worker_is_replaced(server: Server) -> None:
     with ExitStack() as stack:
         clients = waiting(server, stack, 10, "/v1/events?wait=25")
