@@ -285,10 +285,7 @@ def due(session: Session, *, now: datetime, limit: int, full: Collection[str] = 
 def is_any_due(session: Session, *, now: datetime) -> bool:
     """Say whether a call is due, without locking any."""
     some = (
-        select(Call.id)
-        .where(Call.status == CallStatus.DUE, Call.kind == kind, Call.due_at <= now)
-        .limit(1)
-        .subquery()
+        select(Call.id).where(Call.status == CallStatus.DUE, Call.kind == kind, Call.due_at <= now).limit(1).subquery()
         for kind in KINDS_BY_URGENCY
     )
     return session.execute(union_all(*(select(each) for each in some)).limit(1)).first() is not None

@@ -29,7 +29,7 @@ from app.reports import Consult, PaymentResult
 from app.secret import Secret
 from app.simulator.draft import authcode_created
 from app.simulator.gateway.faults import Fault
-from app.simulator.gateway.gateway import PretendGateway
+from app.simulator.gateway.gateway import GatewayOptions, PretendGateway
 from app.simulator.gateway.keys import client_keys
 from app.simulator.gateway.ledger import ReceivedCall
 from app.unit_of_work import UnitOfWork
@@ -119,11 +119,11 @@ class CallingStage:
         result = PaymentResult(authorization_id, code, access_token=token and Secret(token), **about)
         self.receiver.record(result, cause=CauseKind.API)
 
-    def use_gateway(self, **settings: bool) -> None:
+    def use_gateway(self, *, exchange: bool = True, refresh: bool = True) -> None:
         """Change the settings of the gateway, as a reload of the keyring does."""
         client = self.keyring.client(CLIENT_ID)
         assert client.gateway is not None
-        client = replace(client, gateway=replace(client.gateway, **settings))
+        client = replace(client, gateway=replace(client.gateway, exchange=exchange, refresh=refresh))
         self.stage.keyring = Keyring({CLIENT_ID: client})
 
     @contextmanager
@@ -214,12 +214,13 @@ class CallingStage:
             time.sleep(pause)
 
 
-def a_calling_stage(stage: Stage, merchant_key: RSAPrivateKey, **gateway: bool) -> Iterator[CallingStage]:
+def a_calling_stage(stage: Stage, merchant_key: RSAPrivateKey) -> Iterator[CallingStage]:
     """Give a stage a gateway to call."""
     (client,) = stage.keyring.clients.values()
     with_key = replace(client, merchant_private_key=merchant_key)
     keys = client_keys(Keyring({client.client_id: with_key}), stage.alipay_key)
-    with PretendGateway(keys, notify=None, clock=stage.clock, token_life=timedelta(days=365)) as pretend:
-        whole = replace(with_key, gateway=Gateway(pretend.url, **{"exchange": True, "refresh": True} | gateway))
+    options = GatewayOptions(token_life=timedelta(days=365))
+    with PretendGateway(keys, notify=None, clock=stage.clock, options=options) as pretend:
+        whole = replace(with_key, gateway=Gateway(pretend.url, exchange=True, refresh=True))
         stage.keyring = Keyring({client.client_id: whole})
         yield CallingStage(stage, pretend)

@@ -16,11 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
-from app import authorizations, documents
+from app import authorizations, calls, documents
 from app.alipay.keyring import Client, Keyring
+from app.authorizations import Cause
 from app.database import Database
 from app.inbox_admin import parked_by_reason
-from app.models import Authorization, InboxEntry, KeyLock
+from app.models import Authorization, Call, InboxEntry, KeyLock
 from app.processing import Processed
 from app.receiver import Receipt, Receiver
 from app.reports import AuthcodeReport, CanceledReport, Consult, Recorded, TokenReport
@@ -28,8 +29,9 @@ from app.secret import Secret
 from app.simulator.draft import Draft
 from app.state_machine import Flow
 from app.tokens import Grant
+from app.unit_of_work import UnitOfWork
 from app.vault import Sealer, Vault, new_index_key
-from app.vocabulary import CauseKind
+from app.vocabulary import CallKind, CauseKind
 from tests.builders import CLIENT_ID, a_signed_delivery
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -145,6 +147,24 @@ class Stage:
     def report_canceled(self, authorization_id: UUID, reason: str | None = None) -> Recorded:
         report = CanceledReport(authorization_id, None if reason is None else Secret(reason))
         return self.receiver.record(report, cause=CauseKind.API)
+
+    def begin_call(self, authorization_id: UUID) -> Call:
+        """Put a consult call on record, with an answer, as if somebody had asked for it."""
+
+        def begin(work: UnitOfWork) -> Call:
+            key = work.auth_state_key(authorization_id)
+            assert key is not None
+            work.lock_and_load(states=[key])
+            authorization = work.authorization_by_id(authorization_id)
+            cause = Cause(CauseKind.API, at=self.clock())
+            call = calls.new(
+                work.vault, authorization, CallKind.CONSULT, body=b"{}", subject=None, cause=cause, deadline_at=None
+            )
+            calls.set_answer(work.vault, call, "{}")
+            work.begin_call(call)
+            return call
+
+        return self.receiver.run_work(begin)
 
     # --- the operator ---
 

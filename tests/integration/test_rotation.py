@@ -47,14 +47,15 @@ def a_life(stage: Stage) -> None:
     stage.notify(token_created("s-1", "token-1"))
     stage.report_token(authorization_id, "token-1", refresh_token=Secret("refresh-1"))
     stage.report_token(authorization_id, "token-2", replaces="token-1")
+    stage.begin_call(authorization_id)
     stage.report_canceled(authorization_id, "enough")
 
 
 @pytest.mark.parametrize("limit", [1, 2, 500])
 def test_after_resealing_only_the_new_key_is_needed(stage: Stage, limit: int) -> None:
     a_life(stage)
-    # Two notifications, a code, two tokens, a refresh token, a reason.
-    assert reseal(stage, Vault(Sealer([NEW, OLD]), INDEX_KEY), limit=limit) == 7
+    # Two notifications, a code, two tokens, each with the refresh token, a reason, a call and its answer.
+    assert reseal(stage, Vault(Sealer([NEW, OLD]), INDEX_KEY), limit=limit) == 10
     stage.vault = Vault(Sealer([NEW]), INDEX_KEY)
 
     def open_all(session: Session) -> tuple[bool, str, list[bytes]]:
@@ -135,6 +136,7 @@ def two_lives(stage: Stage) -> None:
         said = json.loads(authcode_created(life, f"code-{life}").body()) | {"userLoginId": f"{life}@example.com"}
         stage.notify(json.dumps(said).encode())
         stage.report_token(authorization_id, f"token-{life}", refresh_token=Secret(f"refresh-{life}"))
+        stage.begin_call(authorization_id)
         stage.report_canceled(authorization_id, f"reason of {life}")
     index_key = IndexKey(id=1, sealed_key=stage.vault.seal(INDEX_KEY, column=INDEX_KEY_COLUMN, row_key=b"\x01"))
     stage.database.run(lambda session: session.add(index_key))

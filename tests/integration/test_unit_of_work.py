@@ -12,10 +12,11 @@ from sqlalchemy import Column, TypeDecorator, inspect, select
 
 import app
 from app import tokens
-from app.models import AccessToken, Authorization, Base, InboxEntry
+from app.models import AccessToken, Authorization, Base, Call, InboxEntry
 from app.secret import Secret
 from app.simulator.draft import token_created
 from app.unit_of_work import UnitOfWork
+from app.vocabulary import CallKind
 from tests.builders import CLIENT_ID
 from tests.integration.stage import Stage
 
@@ -41,10 +42,17 @@ def entry_of(work: UnitOfWork) -> InboxEntry:
     return found
 
 
+def call_of(work: UnitOfWork) -> Call:
+    found = work.newest_call(authorization_of(work), CallKind.CONSULT)
+    assert found is not None
+    return found
+
+
 LOADED: dict[type[Base], Callable[[UnitOfWork], Base]] = {
     Authorization: authorization_of,
     AccessToken: token_of,
     InboxEntry: entry_of,
+    Call: call_of,
 }
 CASES = [
     pytest.param(model, column.key, id=f"{model.__tablename__}.{column.key}")
@@ -55,19 +63,21 @@ CASES = [
 
 
 #: What a column of a type may hold, and does not here.
-OTHERS = {bool: False, int: 7, str: "more", bytes: b"more", datetime: datetime(2030, 1, 1, tzinfo=UTC)}
+OTHERS = {int: 7, str: "more", bytes: b"more", datetime: datetime(2030, 1, 1, tzinfo=UTC)}
 
 
-def another(column: Column[Any], *, authorization_id: UUID) -> object:
+def another(column: Column[Any], before: object, *, authorization_id: UUID) -> object:
     if column.foreign_keys:
         return authorization_id
+    if isinstance(before, bool):
+        return not before
     of_type = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
     return OTHERS[of_type.python_type]
 
 
 @pytest.mark.parametrize(("model", "name"), CASES)
 def test_every_column_of_a_loaded_row_that_is_changed_is_written(stage: Stage, model: type[Base], name: str) -> None:
-    stage.consult("s-1", flow="direct")
+    stage.begin_call(stage.consult("s-1", flow="direct"))
     stage.notify(token_created("s-1", TOKEN))
     other = stage.consult("s-2")
     column = inspect(model).columns[name]
@@ -77,7 +87,7 @@ def test_every_column_of_a_loaded_row_that_is_changed_is_written(stage: Stage, m
         work.lock_and_load(states=[(CLIENT_ID, "s-1")], token_keys=[(CLIENT_ID, token_index)])
         row = LOADED[model](work)
         before = dict(vars(row))
-        setattr(row, name, changed := another(column, authorization_id=other))
+        setattr(row, name, changed := another(column, before[name], authorization_id=other))
         work.close()
         key = [each == before[str(each.key)] for each in inspect(model).primary_key]
         after = connection.execute(select(*inspect(model).columns).where(*key)).one()._mapping  # noqa: SLF001 -- its public name

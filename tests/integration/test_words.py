@@ -8,12 +8,12 @@ from sqlalchemy import Column, Select, literal_column, select, update
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.database.pipeline import Statement, execute, table_of
-from app.models import Authorization, Base, InboxEntry, Transition, Word
+from app.models import Authorization, Base, Call, InboxEntry, Transition, Word
 from app.simulator.draft import authcode_created
 from tests.integration.stage import Stage
 
-#: One row of each has words, once a code was received.
-MODELS: tuple[type[Base], ...] = (Authorization, Transition, InboxEntry)
+#: One row of each has words, once a code was received and a call was begun.
+MODELS: tuple[type[Base], ...] = (Authorization, Transition, InboxEntry, Call)
 
 
 def word_columns(model: type[DeclarativeBase]) -> list[Column[str]]:
@@ -36,14 +36,18 @@ def words_read(stage: Stage, model: type[Base]) -> Iterator[tuple[Column[str], o
         yield from ((each, getattr(row, each.key)) for each in word_columns(model))
 
 
+def a_life(stage: Stage) -> None:
+    stage.begin_call(stage.consult())
+    stage.notify(authcode_created("s-1", "code-1"))
+
+
 def test_every_table_that_this_is_about_is_looked_at() -> None:
     assert {mapper.class_ for mapper in Base.registry.mappers if word_columns(mapper.class_)} == set(MODELS)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_word_is_a_member_however_its_row_is_read(stage: Stage, model: type[Base]) -> None:
-    stage.consult()
-    stage.notify(authcode_created("s-1", "code-1"))
+    a_life(stage)
     for column, word in words_read(stage, model):
         assert isinstance(column.type, Word)
         assert isinstance(word, column.type.enumeration), column
@@ -51,8 +55,7 @@ def test_a_word_is_a_member_however_its_row_is_read(stage: Stage, model: type[Ba
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_word_of_a_newer_release_is_text_however_its_row_is_read(stage: Stage, model: type[Base]) -> None:
-    stage.consult()
-    stage.notify(authcode_created("s-1", "code-1"))
+    a_life(stage)
     newer = {each.key: "a_new_word" for each in word_columns(model)}
     stage.database.run(lambda session: session.execute(update(model).values(newer)))
     for column, word in words_read(stage, model):
@@ -60,16 +63,17 @@ def test_a_word_of_a_newer_release_is_text_however_its_row_is_read(stage: Stage,
 
 
 def test_words_of_a_newer_release_are_shown(stage: Stage) -> None:
-    stage.consult()
-    stage.notify(authcode_created("s-1", "code-1"))
+    a_life(stage)
     for model in MODELS:
         for column in word_columns(model):
             stage.database.run(
                 partial(Session.execute, statement=update(model).values({column.key: f"a_new_{column.key}"}))
             )
     document = stage.document()
-    shown = {**document, **document["history"][-1], **document["notifications"][0]}
-    assert {name: shown[name] for name in ("state", "flow", "from", "to", "cause", "type", "outcome")} == {
+    shown = {**document, **document["call"], **document["history"][-1], **document["notifications"][0]}
+    assert {
+        name: shown[name] for name in ("state", "flow", "from", "to", "cause", "type", "outcome", "kind", "status")
+    } == {
         "state": "a_new_state",
         "flow": "a_new_flow",
         "from": "a_new_from_state",
@@ -77,4 +81,6 @@ def test_words_of_a_newer_release_are_shown(stage: Stage) -> None:
         "cause": "a_new_cause",
         "type": "a_new_type",
         "outcome": "a_new_outcome",
+        "kind": "a_new_kind",
+        "status": "a_new_status",
     }

@@ -13,11 +13,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
+from app.alipay.keyring import Keyring
 from app.database import Database
 from app.events import deliveries, feed
 from app.events.endpoints import Endpoints
 from app.models import FeedEvent, Lease, WebhookDelivery
+from app.receiver import Receiver as StageReceiver
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from app.vault import Vault
 from app.worker import Worker
 from tests.integration.stage import Stage
 from tests.receiver import Receiver, a_receiver, refuses, takes_it_after
@@ -27,8 +30,21 @@ from tests.receiver import Receiver, a_receiver, refuses, takes_it_after
 class Parts:
     """What a worker needs."""
 
-    database: Any
+    stage: Stage
     endpoints: Endpoints
+    database: Any
+
+    @property
+    def keyring(self) -> Keyring:
+        return self.stage.keyring
+
+    @property
+    def vault(self) -> Vault:
+        return self.stage.vault
+
+    @property
+    def receiver(self) -> StageReceiver:
+        return self.stage.receiver
 
 
 @pytest.fixture
@@ -44,7 +60,7 @@ def working(stage: Stage, *receivers: Receiver, database: Any = None, retired: S
     endpoints = Endpoints(
         {name: each.endpoint(name) for name, each in zip(names, receivers, strict=False) if name not in retired}
     )
-    worker = Worker(Parts(database or stage.database, endpoints), clock=stage.clock)
+    worker = Worker(Parts(stage, endpoints, database or stage.database), clock=stage.clock)
     stop = threading.Event()
     thread = threading.Thread(target=worker.run_until, args=(stop,))
     thread.start()
@@ -106,8 +122,8 @@ def test_of_two_workers_each_does_what_it_holds_and_nothing_is_told_twice(stage:
 
 def test_at_the_end_the_leases_are_given_back(stage: Stage, receiver: Receiver) -> None:
     with working(stage, receiver):
-        wait_until(lambda: len(holders(stage)) == 2 and all(holders(stage).values()))
-    assert holders(stage) == {"numbering": None, "endpoint:shop": None}
+        wait_until(lambda: len(holders(stage)) == 3 and all(holders(stage).values()))
+    assert holders(stage) == {"numbering": None, "calls": None, "endpoint:shop": None}
 
 
 def test_another_worker_goes_on_at_once_where_one_ends(stage: Stage, receiver: Receiver) -> None:
@@ -129,7 +145,7 @@ def test_one_endpoint_that_hangs_keeps_the_lease_of_no_other(stage: Stage, recei
     with a_receiver(takes_it_after(over)) as hangs:
         stop = threading.Event()
         endpoints = Endpoints({"shop": receiver.endpoint(), "hangs": hangs.endpoint("hangs")})
-        worker = Worker(Parts(stage.database, endpoints), clock=stage.clock)
+        worker = Worker(Parts(stage, endpoints, stage.database), clock=stage.clock)
         thread = threading.Thread(target=worker.run_until, args=(stop,))
         thread.start()
         stage.consult()
