@@ -1,4 +1,4 @@
-"""The keyring: Alipay's public keys by client id and key version, read once from keyring.toml."""
+"""The keyring: the clients, Alipay's public keys by client and version, and where calls go, read once from a file."""
 
 import base64
 import hashlib
@@ -26,11 +26,11 @@ KEY_BITS_MIN = 2048
 
 _CLIENT_SETTINGS = ("default_flow", "merchant_private_key", "alipay_public_keys", "gateway", "exchange", "refresh")
 #: A client id travels in a header, where anything but visible ASCII arrives as something else.
-_CLIENT_ID = re.compile(r"[!-~]+")
+_VISIBLE = re.compile(r"[!-~]+")
 _KEY_VERSION = re.compile(r"0|[1-9][0-9]{0,8}")
 #: A name in ASCII, or an IPv6 address, which urlsplit has checked and taken out of its brackets.
-_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\.?|[0-9a-f:.]+")
-_PRINTABLE = _CLIENT_ID
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL}){{0,126}}|[0-9a-f.]*:[0-9a-f:.]*")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----(?P<base64>[^-]*)-----END [A-Z0-9 ]+-----")
 _FILE_PREFIX = "file:"
 #: Every name of ours is shorter; a longer one may be a key pasted on the wrong side of the equals sign.
@@ -197,7 +197,7 @@ def _refuse_unknown_settings(where: str, table: Mapping[str, object], known: tup
 
 def _client(path: Path, client_id: str, table: object) -> Client:
     where = f"{path}: client {_shown(client_id)}"
-    if not _CLIENT_ID.fullmatch(client_id):
+    if not _VISIBLE.fullmatch(client_id):
         raise KeyringError(where, "has an id that no header can carry", "write it as Antom Dashboard shows it")
     if not isinstance(table, dict):
         raise KeyringError(where, "is not a table", f"write [clients.{_shown(client_id)}] and its settings below")
@@ -241,7 +241,7 @@ def _gateway(path: Path, client_id: str, table: Mapping[str, Any], private_key: 
 def _gateway_url(value: object, where: str) -> str:
     """Check the URL, and return it in one form. It is never quoted: a password may be in it."""
     form = 'write it as gateway = "https://open-sea-global.alipay.com", with the host of your contract'
-    if not isinstance(value, str) or not _PRINTABLE.fullmatch(value.strip()):
+    if not isinstance(value, str) or not _VISIBLE.fullmatch(value.strip()):
         raise KeyringError(where, "is no text, or one with a blank or a character that is not ASCII", form)
     try:
         url = urlsplit(value.strip())
@@ -384,4 +384,4 @@ def _shown(name: str) -> str:
     """Return a name fit for a sentence: a key pasted where a name belongs is not shown."""
     if len(name) > _SHOWN_NAME_CHARACTERS_MAX:
         return f"({len(name)} characters)"
-    return name if _CLIENT_ID.fullmatch(name) else ascii(name)
+    return name if _VISIBLE.fullmatch(name) else ascii(name)
