@@ -1,5 +1,6 @@
 """A receiver of webhooks that a test runs: it keeps what comes, verifies it, and answers as the test likes."""
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -97,6 +98,20 @@ def refuses(status: int = 500, body: bytes = b"no", **headers: str) -> Behavior:
     )
 
 
+@contextmanager
+def a_drip(piece: bytes, *, head: bytes = b"") -> Iterator[Behavior]:
+    """Answer with bytes that never end, a few at a time, until the end of the block."""
+    over = threading.Event()
+
+    def drip(handler: Handler) -> None:
+        handler.say(head)
+        while not over.wait(0.02):
+            handler.say(piece)
+
+    yield drip
+    over.set()
+
+
 @dataclass
 class Receiver:
     """What has come, and how the next one is answered."""
@@ -144,9 +159,12 @@ class Receiver:
 
 
 @contextmanager
-def a_receiver(behave: Behavior = takes_it, *, port: int = 0) -> Iterator[Receiver]:
+def a_receiver(behave: Behavior = takes_it, *, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     """Receive until the end of the block."""
     server = _Server(("127.0.0.1", port), Handler)
+    if tls is not None:
+        # Each connection shakes hands in its own thread, when it is first read.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     receiver = server.receiver = Receiver(server.server_port, behave)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -294,7 +294,7 @@ def _outcome(
                 return Unknown(why, code, status, milliseconds)
             case _:
                 why = "Alipay's answer has a resultStatus that is none of S, F and U."
-                return Unknown(why, code, status, milliseconds)
+                return Unknown(why, None, status, milliseconds)
     except (_NotBelievedError, IncompleteAnswerError) as error:
         return Unknown(str(error), None, status, milliseconds)
 

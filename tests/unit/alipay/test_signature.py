@@ -18,7 +18,14 @@ from hypothesis import given, settings, strategies as st
 
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring, load_public_key
-from app.alipay.signature import SIGNATURE_CHARACTERS_MAX, NotAuthenticError, UnsendableTextError, sign, verify
+from app.alipay.signature import (
+    SIGNATURE_CHARACTERS_MAX,
+    NotAuthenticError,
+    UnsendableTextError,
+    sign,
+    verify,
+    verify_answer,
+)
 from tests.builders import CLIENT_ID, REQUEST_TIME, URI, a_body, a_delivery, a_keyring, a_signed_delivery
 
 #: Alipay's own tool, an outside opinion. It has no annotations.
@@ -48,6 +55,27 @@ def test_vector_is_believed_or_refused_as_it_should_be(case: dict[str, Any]) -> 
         verify(delivery, keyring)
     else:
         refusal_of(delivery, keyring)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case["name"])
+        for case in VECTORS["cases"]
+        if (case["method"], case["clientId"]) == ("POST", VECTORS["clientId"])
+    ],
+)
+def test_vector_is_believed_or_refused_as_an_answer_too(case: dict[str, Any]) -> None:
+    """An answer is signed as a delivery is, over the path that was called and the time of the answer."""
+    keys = {int(version): (load_public_key(text),) for version, text in VECTORS["alipayPublicKeys"].items()}
+    with contextlib.nullcontext() if case["valid"] else pytest.raises(NotAuthenticError):
+        verify_answer(
+            Client(VECTORS["clientId"], "auto_debit", keys),
+            uri=case["uri"],
+            time=case["requestTime"],
+            signature=case["signature"],
+            body=base64.b64decode(case["body"]),
+        )
 
 
 @pytest.fixture(scope="session")

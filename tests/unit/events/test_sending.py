@@ -3,25 +3,20 @@
 import json
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from standardwebhooks import WebhookVerificationError
 
 from app import bounded_http
 from app.events.endpoints import Endpoint
 from app.events.sending import Answer, Pool, send
 from app.secret import Secret
-from tests.receiver import SECRET, Behavior, Handler, Receiver, a_receiver, refuses, takes_it
+from tests.receiver import SECRET, Handler, Receiver, a_drip, a_receiver, refuses, takes_it
+from tests.tls import a_self_signed_server, a_tls_port
 
 BODY = json.dumps({"id": "e-1", "data": {"authState": "ä"}})
 OTHER = "whsec_" + "b3RoZXI0" * 5
@@ -40,20 +35,6 @@ def tell(receiver: Receiver, *, seconds_max: float = 5) -> Answer:
 
 def tell_url(url: str) -> Answer:
     return send(Endpoint("shop", url, (Secret(SECRET),), ("*",)), BODY, "e-1", seconds_max=5)
-
-
-@contextmanager
-def a_drip(piece: bytes, *, head: bytes = b"") -> Iterator[Behavior]:
-    """Answer with bytes that never end, a few at a time, until the end of the block."""
-    over = threading.Event()
-
-    def drip(handler: Handler) -> None:
-        handler.say(head)
-        while not over.wait(0.02):
-            handler.say(piece)
-
-    yield drip
-    over.set()
 
 
 def test_a_receiver_that_follows_the_standard_verifies_it(receiver: Receiver) -> None:
@@ -289,41 +270,5 @@ def test_a_request_that_is_over_its_time_harms_no_later_one(receiver: Receiver) 
 
 @pytest.fixture(scope="module")
 def tls_context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """That of a server whose certificate it has signed itself."""
-    folder: Path = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "both.pem"
-    file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return context
-
-
-@contextmanager
-def a_tls_port(context: ssl.SSLContext) -> Iterator[int]:
-    """Take one connection, and try to speak TLS over it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def take() -> None:
-            connection, _ = listener.accept()
-            with connection, suppress(OSError):
-                context.wrap_socket(connection, server_side=True).close()
-
-        thread = threading.Thread(target=take)
-        thread.start()
-        yield listener.getsockname()[1]
-        thread.join()
+    """That of a server whose certificate nobody vouches for."""
+    return a_self_signed_server(tmp_path_factory.mktemp("tls"))[0]
