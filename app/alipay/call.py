@@ -21,7 +21,7 @@ from app.alipay.token_answer import read_login_id, read_time
 from app.bounded_http import ConnectionPool, HttpResult, post
 from app.secret import Secret
 
-#: From the first look-up of the name to the last byte of the answer. Nothing is sent later.
+#: From the first look-up of the name to the last byte of the answer; it is enforced within 0.2 s. Nothing is sent later.
 SECONDS_MAX = 10.0
 #: In which the connection must be ready. What then is left of the ten seconds is time to answer.
 CONNECT_SECONDS_MAX = 5.0
@@ -142,7 +142,7 @@ class Caller:
     ) -> Done | Refused | Unknown:
         """Send a request, once, and say how it ended. Never raises on account of what the other side does.
 
-        To send it again, give the same bytes again. It takes `SECONDS_MAX` at the most.
+        To send it again, give the same bytes again. After `SECONDS_MAX` the outcome is unknown.
         """
         uri = path(self._client.client_id, operation)
         result = post(

@@ -1,5 +1,6 @@
 """`flask keys`: see whose signatures are believed, and change the vault key. Keys themselves are never shown."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -37,6 +38,7 @@ def show(*, as_json: bool) -> None:
                 "client": client.client_id,
                 "default flow": client.default_flow,
                 "acknowledgements": "not signed" if client.merchant_private_key is None else "signed",
+                "calls": _calls(client),
             }
         )
         print_table(
@@ -48,12 +50,22 @@ def show(*, as_json: bool) -> None:
     print_table(("VAULT KEY ID", "USE"), zip(vault_key_ids, uses, strict=True))
 
 
+def _calls(client: Client) -> str:
+    """Say in words who makes the calls of a client, and where they go."""
+    if client.gateway is None:
+        return "made by the merchant"
+    by_itself = {"codes are exchanged": client.gateway.exchange, "tokens are refreshed": client.gateway.refresh}
+    parts = [f"made to {client.gateway.url}", *[what for what, is_done in by_itself.items() if is_done]]
+    return ", ".join(parts)
+
+
 def _document(client: Client) -> dict[str, Any]:
     return {
         "clientId": client.client_id,
         "defaultFlow": client.default_flow,
         "alipayPublicKeys": _public_keys(client),
         "signsAcknowledgements": client.merchant_private_key is not None,
+        "gateway": None if client.gateway is None else asdict(client.gateway),
     }
 
 

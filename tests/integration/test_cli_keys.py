@@ -4,6 +4,8 @@ import base64
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from app import create_app
 from app.alipay.keyring import Keyring, fingerprint, load_private_key
 from app.config import DEFAULT_NOTIFY_PATH, VAULT_KEY_BYTES, new_vault_key
@@ -34,6 +36,7 @@ def test_show_gives_fingerprints_and_never_a_key(shell: Shell) -> None:
                     {"version": 1, "fingerprint": fingerprint(client.keys_of_version(1)[0]), "newest": True}
                 ],
                 "signsAcknowledgements": True,
+                "gateway": None,
             }
         ],
         "vaultKeys": [{"id": shell.service.sealer.key_ids[0], "seals": True}],
@@ -55,6 +58,30 @@ def test_show_marks_the_newest_key_and_needs_no_database(keyring_path: Path, tmp
         (2, False),
         (10, True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "calls"),
+    [
+        ("", ", codes are exchanged, tokens are refreshed"),
+        ("refresh = false", ", codes are exchanged"),
+        ("exchange = false\nrefresh = false", ""),
+    ],
+)
+def test_show_says_where_the_calls_of_a_client_go(
+    keyring_path: Path, tmp_path: Path, settings: str, calls: str
+) -> None:
+    path = keyring_path.with_name("calling.toml")
+    gateway = f'default_flow = "direct"\ngateway = "https://gateway.example"\n{settings}'
+    path.write_text(keyring_path.read_text().replace('default_flow = "auto_debit"', gateway))
+    shell = Shell(create_app(an_environ(f"sqlite:///{tmp_path}/none/none.db", path)), keyring_path)
+    (client,) = shell.json("keys", "show")["clients"]
+    assert client["gateway"] == {
+        "url": "https://gateway.example",
+        "exchange": "exchange" not in settings,
+        "refresh": "refresh" not in settings,
+    }
+    assert f"made to https://gateway.example{calls}\n" in shell.ask("keys", "show")
 
 
 def test_a_new_vault_key_is_one_line_and_another_each_time(shell: Shell) -> None:

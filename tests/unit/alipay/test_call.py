@@ -56,7 +56,7 @@ from tests.gateway import (
     signature_over,
     signed_headers,
 )
-from tests.receiver import Received, Receiver
+from tests.receiver import Received, Receiver, refuses
 from tests.unit.alipay.key_text import public_text
 
 #: Alipay's own tool, an outside opinion. It has no annotations.
@@ -326,7 +326,7 @@ def test_a_header_that_comes_twice_is_not_believed(call: Call, gateway: Receiver
     body = json.dumps(TOKEN).encode()
     headers = signed_headers(alipay_key, APPLY_TOKEN, body)
     for name, value in headers.items():
-        gateway.behave = lambda handler, n=name, v=value: handler.answer(200, body, headers | {n.upper(): v})
+        gateway.behave = refuses(200, body, **headers | {name.upper(): value})
         assert isinstance(call(), Unknown), name
 
 
@@ -340,10 +340,10 @@ def test_one_changed_byte_of_a_signed_answer_makes_it_unknown(
     at = data.draw(st.integers(0, len(body) - 1))
     changed = bytearray(body)
     changed[at] ^= data.draw(st.integers(1, 255))
-    headers = HTTPHeaderDict(signed_headers(alipay_key, APPLY_TOKEN, body))
-    result = HttpResult(200, True, headers, bytes(changed), None, 1)  # noqa: FBT003 -- was sent
+    headers = signed_headers(alipay_key, APPLY_TOKEN, body)
+    result = a_response(headers, bytes(changed))
     assert isinstance(judged(client, result), Unknown)
-    whole = HttpResult(200, True, headers, body, None, 1)  # noqa: FBT003 -- was sent
+    whole = a_response(headers, body)
     assert isinstance(judged(client, whole), Done)
 
 
@@ -376,7 +376,7 @@ def test_whatever_is_answered_without_alipays_key_is_never_done(
     error: str | None,
 ) -> None:
     client = a_client("http://127.0.0.1:9", merchant_key, alipay_key)
-    outcome = judged(client, HttpResult(status, True, HTTPHeaderDict(headers), body, error, 1))  # noqa: FBT003 -- was sent
+    outcome = judged(client, a_response(headers, body, status=status, error=error))
     if isinstance(outcome, Refused):
         assert status == 200
         assert error is None
@@ -385,6 +385,13 @@ def test_whatever_is_answered_without_alipays_key_is_never_done(
     else:
         assert isinstance(outcome, Unknown)
         assert outcome.why
+
+
+def a_response(headers: dict[str, str], body: bytes, *, status: int = 200, error: str | None = None) -> HttpResult:
+    """What came back over HTTP."""
+    return HttpResult(
+        status=status, is_sent=True, headers=HTTPHeaderDict(headers), body=body, error=error, milliseconds=1
+    )
 
 
 def judged(client: Client, result: HttpResult) -> Done | Refused | Unknown:
