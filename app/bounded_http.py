@@ -20,7 +20,6 @@ from ipaddress import ip_address
 from math import inf
 from typing import Any
 
-from typing_extensions import override
 from urllib3 import BaseHTTPResponse, HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
@@ -131,6 +130,7 @@ class _Connecting:
                 sock.close()
                 trouble = error
             else:
+                # A handshake of TLS takes that for all of its time, however it drips.
                 sock.settimeout(_left(self.ends_at))
                 return sock
         raise trouble
@@ -141,25 +141,7 @@ class _PlainConnection(_Connecting, HTTPConnection):
 
 
 class _TlsConnection(_Connecting, HTTPSConnection):
-    _guard: socket.socket | None = None
-
-    @override
-    def _new_conn(self) -> socket.socket:
-        sock = super()._new_conn()
-        # TLS takes the socket over before it shakes hands. A duplicate leads to the same connection.
-        self._guard = sock.dup()
-        _watchdog.watch(self._guard, self.ends_at)
-        return sock
-
-    @override
-    def connect(self) -> None:
-        try:
-            super().connect()
-        finally:
-            if self._guard is not None:
-                _watchdog.let_go(self._guard)
-                self._guard.close()
-                self._guard = None
+    pass
 
 
 _Connection = _PlainConnection | _TlsConnection

@@ -21,7 +21,7 @@ from app.alipay.token_answer import read_login_id, read_time
 from app.bounded_http import ConnectionPool, HttpResult, post
 from app.secret import Secret
 
-#: From the first look-up of the name to the last byte of the answer, enforced within 0.2 s. Nothing is sent later.
+#: From the first look-up of the name to the last byte of the answer, enforced to 0.2 s. Nothing is sent later.
 SECONDS_MAX = 10.0
 #: In which the connection must be ready. What then is left of the ten seconds is time to answer.
 CONNECT_SECONDS_MAX = 5.0
