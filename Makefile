@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help demo run test soak bench bench-growth bench-telling format lock
+.PHONY: help demo run test soak bench bench-growth bench-telling bench-calling format lock
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -45,6 +45,9 @@ bench-growth: .venv/bench-installed ## measure the service with up to a million 
 
 bench-telling: .venv/bench-installed ## measure how soon and how fast the merchant's systems are told
 	$(BIN)/python -m benchmarks telling $(OPTIONS)
+
+bench-calling: .venv/bench-installed ## measure how soon a code becomes a token when the service calls
+	$(BIN)/python -m benchmarks calling $(OPTIONS)
 
 format: .venv/installed ## format the code and repair what can be repaired
 	$(BIN)/ruff check --fix-only

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from benchmarks import report
+from benchmarks.calling import measure_calling
 from benchmarks.compare import compare
 from benchmarks.contestants import CONTESTANTS, NOTIFYAUTH, NOTIFYAUTH_SQLITE, Contestant, Size, at_another_version
 from benchmarks.growth import grow
@@ -168,6 +169,33 @@ def measure_how_it_tells(
     click.echo(text)
     if write:
         report.write_between("telling", text)
+
+
+@benchmarks.command("calling")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes of the service.")
+@click.option("--threads", type=click.IntRange(1, 32), default=16, show_default=True, help="Threads of each process.")
+@click.option("--connections", type=click.IntRange(1, 128), default=64, show_default=True, help="Of the load client.")
+@click.option("--seconds", type=click.FloatRange(1), default=_THOROUGH[0], show_default=True, help="Of each part.")
+@click.option("--most", type=click.IntRange(1), default=2500, show_default=True, help="Notifications to sign a second.")
+@click.option("--rate", type=click.FloatRange(1), default=100, show_default=True, help="Users who agree a second.")
+@click.option("--quick", is_flag=True, help="Short parts: shows that it works.")
+@click.option("--write", is_flag=True, help="Put the figures into benchmarks/README.md.")
+def measure_how_it_calls(
+    *, workers: int, threads: int, connections: int, seconds: float, most: int, rate: float, quick: bool, write: bool
+) -> None:
+    """Measure how soon a code becomes a token, and what calls that hang take from receiving."""
+    plan = Plan(
+        Size(workers, threads),
+        connections=connections,
+        seconds=_QUICK_TELLING_SECONDS if quick else seconds,
+        most_per_second=most,
+        rate=rate,
+    )
+    called = measure_calling(plan, tell=_tell)
+    text = report.page(report.calling(called), f"{plan}", report.circumstances(called.postgresql))
+    click.echo(text)
+    if write:
+        report.write_between("calling", text)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from statistics import median
 
 import psutil
 
+from benchmarks.calling import Calling
 from benchmarks.growth import Grown
 from benchmarks.rounds import Measured
 from benchmarks.telling import Telling
@@ -89,6 +90,19 @@ def telling(told: Telling) -> str:
         ("webhooks a second to one endpoint that has missed thousands", told.webhooks_per_second),
         ("notifications a second, as many as are answered: nobody is told", told.receiving_alone),
         ("… thousands are due to an endpoint that is away", told.receiving_beside_dead),
+    ]
+    return table(["", "notifyauth"], [[title, write_number(value)] for title, value in rows])
+
+
+def calling(called: Calling) -> str:
+    """Write one table: a row for each figure."""
+    rows = [
+        ("code received → exchange on record and on its way, p50, ms", called.call_p50_ms),
+        ("code received → exchange on record and on its way, p99, ms", called.call_p99_ms),
+        ("code received → token active, p50, ms", called.token_p50_ms),
+        ("code received → token active, p99, ms", called.token_p99_ms),
+        ("notifications a second, as many as are answered: no gateway", called.receiving_alone),
+        ("… a gateway that never answers", called.receiving_beside_hanging),
     ]
     return table(["", "notifyauth"], [[title, write_number(value)] for title, value in rows])
 
