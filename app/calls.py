@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Select, insert, literal_column, select, union_all
+from sqlalchemy import Select, delete, insert, literal_column, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 from uuid_utils.compat import uuid7
 
@@ -441,3 +441,32 @@ def newest(session: Session, authorization_ids: Collection[UUID]) -> dict[UUID, 
 def attempts_of(session: Session, call_id: UUID) -> Sequence[CallAttempt]:
     """List the attempts of a call, first to last."""
     return session.scalars(select(CallAttempt).where(CallAttempt.call_id == call_id).order_by(CallAttempt.number)).all()
+
+
+# --- purging ---------------------------------------------------------------------------------------------------------
+
+
+def purge(session: Session, *, before: datetime, limit: int) -> int:
+    """Delete the oldest calls that have ended and were begun before a time, with their attempts; say how many."""
+    ended = (
+        select(Call.id)
+        .where(
+            Call.id < _first_id_of(before),
+            Call.status != CallStatus.DUE,
+            Call.is_in_flight.is_(False),
+            # One that failed with an answer keeps a token that could not be recorded.
+            or_(Call.kind == CallKind.CONSULT, Call.status != CallStatus.FAILED, Call.sealed_answer.is_(None)),
+        )
+        .order_by(Call.id)
+        .limit(limit)
+    )
+    ids = session.scalars(ended).all()
+    without_session = {"synchronize_session": False}
+    session.execute(delete(CallAttempt).where(CallAttempt.call_id.in_(ids)), execution_options=without_session)
+    session.execute(delete(Call).where(Call.id.in_(ids)), execution_options=without_session)
+    return len(ids)
+
+
+def _first_id_of(time: datetime) -> UUID:
+    """Return what all ids of calls are above that were begun from a time on: a UUIDv7 begins with its milliseconds."""
+    return UUID(int=int(time.timestamp() * 1000) << 80)

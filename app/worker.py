@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-from app import metrics
+from app import calls, metrics
 from app.documents import event_body
 from app.events import deliveries, feed
 from app.events.deliveries import Status
@@ -27,7 +27,7 @@ from app.gateway import runner
 from app.gateway.runner import CallRunner
 from app.leases import BEAT_SECONDS, Leases
 
-#: For how long the feed has its events: who has not read them by then is told that some are gone.
+#: For how long the feed has its events, and calls are on record: who reads on later is told that some are gone.
 RETENTION = timedelta(days=30)
 #: How often to look for what is to be numbered. To look at an empty table costs next to nothing.
 _POLL_SECONDS = 0.1
@@ -168,8 +168,10 @@ class Worker:
 
     def _purge(self) -> None:
         given_up = self._database.run(self._give_up_abandoned)
-        purged = self._database.run(partial(feed.purge, before=self._clock() - RETENTION))
-        if given_up + purged < feed.PURGED_AT_ONCE_MAX:
+        before = self._clock() - RETENTION
+        purged = self._database.run(partial(feed.purge, before=before))
+        purged_calls = self._database.run(partial(calls.purge, before=before, limit=feed.PURGED_AT_ONCE_MAX))
+        if max(given_up + purged, purged_calls) < feed.PURGED_AT_ONCE_MAX:
             self._purge_at = self._monotonic() + _PURGE_SECONDS
 
     def _give_up_abandoned(self, session: Session) -> int:

@@ -49,6 +49,8 @@ class EndedCall:
     #: Whether this transaction has ended it.
     is_over: bool = False
     recorded: Recorded | None = None
+    #: Of an exchange that has brought a token: when its code came.
+    code_received_at: datetime | None = None
 
 
 def record_attempts(
@@ -168,7 +170,8 @@ def _record_success(
         work.tell_of_failed_call(authorization, call, at=now)
         return EndedCall(call, is_over=True)
     calls.finish(call, CallStatus.DONE, why or reason, at=now)
-    return EndedCall(call, is_over=True, recorded=recorded)
+    received_at = authorization.auth_code_received_at if call.kind == CallKind.EXCHANGE else None
+    return EndedCall(call, is_over=True, recorded=recorded, code_received_at=received_at)
 
 
 def apply_success(

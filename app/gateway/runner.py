@@ -197,19 +197,23 @@ class CallRunner:
         now = self._clock()
         if room <= 0 or not database.run(partial(calls.is_any_due, now=now), read_only=True):
             return
-        jobs = database.run(partial(self._begin, room=room, now=now))
+        # Opened beforehand: that may ask the database, which is not to be asked from within a transaction.
+        vault = self._service.vault
+        jobs = database.run(partial(self._begin, vault=vault, room=room, now=now))
         # Asked again: the transaction may have taken longer than the lease is held.
         if not self._may_call():
             for job in jobs:
                 self._abandoned[job.call_id] = self._monotonic()
             return
         for job in jobs:
+            if len(self._threads) <= len(self._in_flight) and not self._starting.try_once(self._start_thread):
+                # Nothing was sent, so that it can be tried again as soon as there is room.
+                self._abandoned[job.call_id] = self._monotonic() + _PAUSE_SECONDS
+                continue
             self._in_flight[job.call_id] = job
-            if len(self._threads) < len(self._in_flight) and not self._starting.try_once(self._start_thread):
-                _log.warning("call waits for a thread", extra={"call": job.call_id})
             self._requests.put(job)
 
-    def _begin(self, session: Session, *, room: int, now: datetime) -> list[_Job]:
+    def _begin(self, session: Session, *, vault: Vault, room: int, now: datetime) -> list[_Job]:
         """Put attempts on record, and return them. What is not wanted any more ends here."""
         in_flight = Counter(each.auth_state_key[0] for each in self._in_flight.values())
         full = [client for client, count in in_flight.items() if count >= CLIENT_AT_ONCE_MAX]
@@ -239,7 +243,7 @@ class CallRunner:
                 keys[each.authorization_id],
                 CallKind(each.kind),
                 each.attempts,
-                calls.request_body(self._service.vault, each),
+                calls.request_body(vault, each),
             )
             for each in chosen
         ]
@@ -348,7 +352,13 @@ class CallRunner:
         due = partial(tokens.refreshes_due, client_ids=refreshing, now=now, limit=_PLANNED_MAX)
         cause = Cause(CauseKind.GATEWAY, at=now)
         for authorization_id in database.run(due, read_only=True):
-            receiver.run_work(partial(requests.begin_due_refresh, authorization_id=authorization_id, cause=cause))
+            begin = partial(requests.begin_due_refresh, authorization_id=authorization_id, cause=cause)
+            try:
+                receiver.run_work(begin)
+            except DatabaseUnavailableError:
+                raise
+            except Exception as error:  # noqa: BLE001 -- the others are to be refreshed
+                _log.error("refresh not begun", extra={"authorization": authorization_id, **failure(error)})
 
 
 def _is_to_be_made(call: Call, keyring: Keyring, *, now: datetime) -> bool:
@@ -392,8 +402,8 @@ def _count_and_log(ended: EndedCall, *, now: datetime) -> None:
     _log.log(logging.WARNING if call.status in _BAD else logging.INFO, "call answered", extra=fields)
     if ended.is_over:
         metrics.CALLS.inc(call.kind, call.status)
-    if call.status == CallStatus.DONE and call.kind == CallKind.EXCHANGE and call.deadline_at is not None:
-        metrics.CODE_TO_TOKEN.observe((now - (call.deadline_at - calls.EXCHANGE_TIME)).total_seconds())
+    if call.status == CallStatus.DONE and ended.code_received_at is not None:
+        metrics.CODE_TO_TOKEN.observe((now - ended.code_received_at).total_seconds())
 
 
 _BAD = frozenset({CallStatus.FAILED, CallStatus.UNDETERMINED})

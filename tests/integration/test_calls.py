@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -354,6 +355,18 @@ def test_one_answer_that_cannot_be_recorded_keeps_no_other_from_it(calling: Call
     with patch.object(reports, "apply", break_one), calling.running():
         calling.wait_for(lambda: all(each.status != "due" for each in calling.calls()))
     assert [each.status for each in calling.calls()[3:]] == ["done", "failed", "done"]
+
+
+def test_what_has_ended_is_purged_and_an_answer_that_was_not_recorded_is_kept(calling: CallingStage) -> None:
+    issue_code(calling)
+    with patch.object(reports, "apply", side_effect=RuntimeError("our fault")), calling.running():
+        calling.wait_for(is_over(calling))
+    calling.consult("s-2")
+    long_after = partial(calls.purge, before=calling.stage.clock() + timedelta(days=31), limit=10)
+    soon_after = partial(calls.purge, before=calling.stage.clock() - timedelta(days=1), limit=10)
+    assert calling.database.run(soon_after) == 0
+    assert calling.database.run(long_after) == 1
+    assert calling.statuses() == [("exchange", "failed"), ("consult", "due")]
 
 
 # --- refresh ---------------------------------------------------------------------------------------------------------
