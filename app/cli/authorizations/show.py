@@ -13,7 +13,7 @@ from app.calls import CallFilter
 from app.cli import options
 from app.cli.authorizations.finding import find_one, name_argument
 from app.cli.current_service import look_up, the_service
-from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
+from app.cli.tables import MASK, ending, minute, moment, plain, print_facts, print_json, print_table
 from app.inbox_admin import of_authorization
 from app.models import AccessToken, Authorization, Call, InboxEntry, Transition
 from app.state_machine import AuthorizationState
@@ -76,11 +76,12 @@ def _print_calls(made: Sequence[Call]) -> None:
     """Print the newest calls, first to last, as history is. A client without a gateway has none."""
     click.echo("\nCalls")
     print_table(
-        ("ID", "CREATED", "KIND", "STATUS", "TRIED"),
+        ("ID", "CREATED", "KIND", "STATUS"),
         [
-            (each.id, moment(each.created_at), each.kind, ending(each.status, each.result_code), each.attempts)
+            (each.id, minute(each.created_at), each.kind, ending(each.status, each.result_code))
             for each in reversed(made[:_CALLS_MAX])
         ],
+        free=("STATUS",),
     )
     if len(made) > _CALLS_MAX:
         click.echo(f"Only the newest {_CALLS_MAX} are shown: see flask calls list --auth-state.", err=True)

@@ -61,17 +61,17 @@ def list_calls(
 
 def _print_listing(rows: Sequence[Call], keys: Mapping[UUID, AuthStateKey]) -> None:
     has_several_clients = len({each.client_id for each in rows}) > 1
-    headers = ["ID", "CREATED", "KIND", "STATUS", "TRIED", *(["CLIENT"] if has_several_clients else []), "AUTH STATE"]
+    headers = ["ID", "CREATED", "KIND", "STATUS", *(["CLIENT"] if has_several_clients else []), "AUTH STATE"]
 
     def line(call: Call, created: str) -> list[object]:
         _, auth_state = keys[call.authorization_id]
         client = [call.client_id] if has_several_clients else []
-        return [call.id, created, call.kind, ending(call.status, call.result_code), call.attempts, *client, auth_state]
+        return [call.id, created, call.kind, ending(call.status, call.result_code), *client, auth_state]
 
     print_table(
         headers,
         [line(each, moment(each.created_at)) for each in rows],
-        free=("CLIENT",) if has_several_clients else (),
+        free=("STATUS", "CLIENT") if has_several_clients else ("STATUS",),
         last="AUTH STATE",
         shorter=[line(each, minute(each.created_at)) for each in rows],
     )
