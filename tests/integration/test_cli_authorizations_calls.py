@@ -4,11 +4,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
+import click
 import pytest
 
 from app import create_app
 from app.alipay.keyring import load_private_key
+from app.cli.authorizations import calling
 from app.cli.current_service import operating_user
 from app.gateway.runner import CallRunner
 from tests.builders import an_environ
@@ -111,6 +114,17 @@ def test_revoke_shuts_the_door_at_once_and_is_shown(shell: CallShell) -> None:
     assert "revoke asked" in shell.ask("authorizations", "show", "s-1")
     refused = shell.run("authorizations", "refresh", "s-1")
     assert (refused.exit_code, "its revoke was asked for" in refused.stderr) == (1, True)
+
+
+def test_a_call_that_is_not_wanted_any_more_ends_the_command_with_1(shell: CallShell) -> None:
+    activate(shell)
+    shell.ask("authorizations", "refresh", "s-1", "--wait", "0")
+    refresh = shell.newest_call()
+    shell.ask("authorizations", "revoke", "s-1", "--yes", "--wait", "0")
+    assert shell.json("calls", "show", refresh)["reason"] == "The authorization is to be revoked."
+    with shell.app.app_context(), pytest.raises(click.exceptions.Exit) as ended:
+        calling.wait_and_print(UUID(refresh), "s-1", seconds=0)
+    assert ended.value.exit_code == 1
 
 
 def test_revoke_without_a_terminal_needs_a_yes(shell: CallShell) -> None:

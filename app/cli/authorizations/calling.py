@@ -12,6 +12,7 @@ from uuid import UUID
 import click
 from sqlalchemy.orm import Session
 
+from app import calls
 from app.authorizations import Cause
 from app.cli.calls.explanations import explain, what_to_do
 from app.cli.calls.finding import find_call
@@ -22,7 +23,7 @@ from app.cli.tables import plain
 from app.gateway.requests import Asked
 from app.models import Authorization, Call
 from app.unit_of_work import UnitOfWork
-from app.vocabulary import CallStatus, CauseKind
+from app.vocabulary import CallKind, CallStatus, CauseKind
 
 #: A call of ten minutes is better looked up later.
 _WAIT_SECONDS_MAX = 600
@@ -65,8 +66,18 @@ def wait_and_print(call_id: UUID, auth_state: str, *, seconds: int) -> None:
         time.sleep(min(_LOOK_SECONDS, left))
     print_state(call.authorization_id, auth_state)
     _print_call(call)
-    if call.status in {CallStatus.FAILED, CallStatus.UNDETERMINED}:
+    if not _is_well(call):
         raise click.exceptions.Exit(REFUSED)
+
+
+def _is_well(call: Call) -> bool:
+    """Say whether a call has brought what it was to bring, or what it was to bring came otherwise, or may still."""
+    if call.status == CallStatus.UNNEEDED:
+        return (call.kind, call.reason) in {
+            (CallKind.REFRESH, calls.REFRESHED_OTHERWISE),
+            (CallKind.REVOKE, calls.CANCELED_OTHERWISE),
+        }
+    return call.status in {CallStatus.DUE, CallStatus.DONE}
 
 
 def print_state(authorization_id: UUID, auth_state: str) -> None:
