@@ -16,7 +16,7 @@ from app.calls import CallFilter
 from benchmarks.loading import load
 from tests.builders import CLIENT_ID
 from tests.integration.stage import Stage, a_stage
-from tests.integration.test_plans import ROWS, is_whole, plans_of, read_whole, sqlite_plans_of
+from tests.integration.test_plans import ROWS, Plan, is_whole, plans_of, read_whole, sqlite_plans_of
 
 #: Of every authorization a code was exchanged and a token refreshed; a few are still to be made, or ended badly.
 CALL = (
@@ -103,8 +103,16 @@ def test_no_statement_about_calls_reads_a_growing_table_whole_on_postgresql(fill
     assert {statement: names for statement, names in plans.items() if names} == {}
 
 
+def without_in_flight(plan: Plan) -> Plan:
+    """A plan without what it reads from the index of calls in flight, which has as many rows as there are requests."""
+    kept = [without_in_flight(part) for part in plan.get("Plans", [])]
+    name = "" if plan.get("Index Name") == "ix_calls_in_flight" else plan.get("Relation Name")
+    return {**plan, "Relation Name": name, "Plans": kept}
+
+
 def test_no_statement_that_makes_calls_reads_a_growing_table_whole_on_postgresql(filled: Stage) -> None:
-    plans = {statement: list(read_whole(plan)) for statement, plan in plans_of(filled, make, is_hot=False).items()}
+    found = plans_of(filled, make, is_hot=False)
+    plans = {statement: list(read_whole(without_in_flight(plan))) for statement, plan in found.items()}
     assert len(plans) > 6
     assert {statement: names for statement, names in plans.items() if names} == {}
 

@@ -1,7 +1,7 @@
 """`flask authorizations refresh` and `revoke` begin calls and wait for them; `show` and `diagram` have the calls."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -56,7 +56,7 @@ def activate(shell: CallShell, auth_state: str = "s-1") -> str:
     return call_id
 
 
-def alipay_answers(keyring_path: Path, gateway: Receiver, document: dict[str, object]) -> None:
+def alipay_answers(keyring_path: Path, gateway: Receiver, document: Mapping[str, object]) -> None:
     key = load_private_key(keyring_path.with_name("simulator.pem").read_bytes())
     gateway.behave = answers(key, document)
 

@@ -174,7 +174,7 @@ def test_a_consult_is_shown_without_its_urls(shell: CallShell) -> None:
     shown = shell.ask("calls", "show", call_id)
     assert "done: Alipay has said where the user agrees." in shown
     assert "api shop" in shown
-    assert CONSULTED["normalUrl"] not in shown + str(shell.json("calls", "show", call_id))
+    assert str(CONSULTED["normalUrl"]) not in shown + str(shell.json("calls", "show", call_id))
 
 
 def test_a_consult_that_was_not_answered_says_what_to_do(shell: CallShell) -> None:
