@@ -396,6 +396,7 @@ class CallFilter:
 
     status: str | None = None
     kind: str | None = None
+    client_id: str | None = None
     authorization_ids: Collection[UUID] | None = None
 
 
@@ -412,7 +413,9 @@ def ended(session: Session, call_ids: Collection[UUID]) -> Sequence[Call]:
 def listing(session: Session, wanted: CallFilter, *, limit: int, before: UUID | None = None) -> Sequence[Call]:
     """List calls, newest first, from the one that comes after the call with the id `before`."""
     conditions = [
-        getattr(Call, name) == value for name in ("status", "kind") if (value := getattr(wanted, name)) is not None
+        getattr(Call, name) == value
+        for name in ("status", "kind", "client_id")
+        if (value := getattr(wanted, name)) is not None
     ]
     if wanted.authorization_ids is not None:
         conditions.append(Call.authorization_id.in_(wanted.authorization_ids))

@@ -82,13 +82,21 @@ def call_summary(call: Call) -> Document:
     }
 
 
+def call_summaries(session: Session, listed: Collection[Call]) -> list[Document]:
+    """Show calls as they are listed by themselves: each with its authorization."""
+    keys = calls.auth_state_keys(session, listed)
+    return [{**call_summary(each), **_subject(each, keys[each.authorization_id][1])} for each in listed]
+
+
+def _subject(call: Call, auth_state: str) -> Document:
+    return {"clientId": call.client_id, "authorizationId": str(call.authorization_id), "authState": auth_state}
+
+
 def call_document(session: Session, call: Call, authorization: Authorization) -> Document:
     """Show a call whole: with its authorization and every attempt that was made."""
     return {
         **call_summary(call),
-        "clientId": call.client_id,
-        "authorizationId": str(call.authorization_id),
-        "authState": authorization.auth_state,
+        **_subject(call, authorization.auth_state),
         "attemptsMade": [_call_attempt(each) for each in calls.attempts_of(session, call.id)],
     }
 

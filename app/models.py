@@ -540,6 +540,7 @@ class Call(Base):
         Index("ix_calls_authorization_id_id", "authorization_id", "id"),
         Index("ix_calls_status_id", "status", "id"),
         Index("ix_calls_kind_id", "kind", "id"),
+        Index("ix_calls_client_id_id", "client_id", "id"),
         # The few that are still to be made, the most urgent of each kind first.
         Index(
             "ix_calls_due",

@@ -3,6 +3,7 @@
 from flask import Flask
 
 from app.cli.authorizations import authorizations
+from app.cli.calls import calls
 from app.cli.db import db
 from app.cli.diagrams import diagrams
 from app.cli.doctor import doctor
@@ -17,5 +18,6 @@ from app.cli.work import work
 
 def init_app(app: Flask) -> None:
     """Add the commands. Flask finds them where it finds the application."""
-    for command in (authorizations, db, diagrams, doctor, endpoints, events, inbox, keys, serve, simulator, work):
+    groups = (authorizations, calls, db, diagrams, endpoints, events, inbox, keys, simulator)
+    for command in (*groups, doctor, serve, work):
         app.cli.add_command(command)

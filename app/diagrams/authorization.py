@@ -1,4 +1,4 @@
-"""Draw one authorization: where it is, the way it came, and the notifications that had no effect."""
+"""Draw one authorization: where it is, the way it came, its calls, and the notifications that had no effect."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,20 @@ from datetime import UTC, datetime
 from app.diagrams.drawing import NEVER_VISITED_COLORS, STATE_COLORS, Drawing, Edge, Node, Note
 from app.diagrams.lifecycle import START, is_final, transitions
 from app.state_machine import INITIAL_STATE, AuthorizationState, Flow, reachable
+from app.vocabulary import CallKind
 
 #: Of more entries than twice this, the first and the last are shown: a token refreshed daily would fill a wall.
 _ENTRIES_AT_EITHER_END = 3
 #: Twice what Alipay allows for a type; a sender may invent one as long as a body.
 _TYPE_LENGTH_MAX = 64
+
+#: In which state a call is made.
+_CALLED_IN = {
+    CallKind.CONSULT: AuthorizationState.CONSULTED,
+    CallKind.EXCHANGE: AuthorizationState.AUTHCODE_ISSUED,
+    CallKind.REFRESH: AuthorizationState.TOKEN_ACTIVE,
+    CallKind.REVOKE: AuthorizationState.TOKEN_ACTIVE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +48,25 @@ class WithoutEffect:
     state: AuthorizationState | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CallMade:
+    """Something that the service asked of Alipay, and how it stands."""
+
+    kind: CallKind | str
+    status: str
+    result_code: str | None
+    at: datetime
+    attempts: int
+
+
 def draw_authorization(
-    state: AuthorizationState, flow: Flow, history: Sequence[Step], without_effect: Sequence[WithoutEffect] = ()
+    state: AuthorizationState,
+    flow: Flow,
+    history: Sequence[Step],
+    without_effect: Sequence[WithoutEffect] = (),
+    calls: Sequence[CallMade] = (),
 ) -> Drawing:
-    """Draw one authorization: where it is, the way it came, the ways it did not take, and what had no effect."""
+    """Draw one authorization: where it is, the ways it took and did not take, its calls, and what had no effect."""
     visited = {state for step in history for state in (step.from_state, step.to_state)}
     ahead = reachable(INITIAL_STATE, flow)
     nodes = [
@@ -53,7 +77,7 @@ def draw_authorization(
             is_current=each is state,
         )
         for each in AuthorizationState
-        if each in visited | ahead | {state} | {each.state for each in without_effect}
+        if each in visited | ahead | {state} | {each.state for each in without_effect} | set(map(_called_in, calls))
     ]
     taken: dict[tuple[AuthorizationState | None, str, AuthorizationState], list[Step]] = {
         (None, START, INITIAL_STATE): [],
@@ -66,7 +90,7 @@ def draw_authorization(
         Edge(start, end, _some([_moved(step) for step in steps]) or (event,), is_taken=bool(steps))
         for (start, event, end), steps in taken.items()
     ]
-    return Drawing(nodes, edges, _notes(without_effect), direction="TB")
+    return Drawing(nodes, edges, [*_notes(without_effect), *_notes_of_calls(calls)], direction="TB")
 
 
 def _notes(without_effect: Sequence[WithoutEffect]) -> list[Note]:
@@ -77,6 +101,27 @@ def _notes(without_effect: Sequence[WithoutEffect]) -> list[Note]:
         for state in (None, *AuthorizationState)
     }
     return [Note(state, lines[state]) for state in lines if lines[state]]
+
+
+def _notes_of_calls(calls: Sequence[CallMade]) -> list[Note]:
+    """Note the calls beside the state in which they are made."""
+    called_in = set(map(_called_in, calls))
+    return [
+        Note(state, _some([_told(each) for each in calls if _called_in(each) is state]))
+        for state in AuthorizationState
+        if state in called_in
+    ]
+
+
+def _called_in(call: CallMade) -> AuthorizationState:
+    # A kind that only a newer release knows stands where every authorization begins.
+    return _CALLED_IN[call.kind] if isinstance(call.kind, CallKind) else INITIAL_STATE
+
+
+def _told(call: CallMade) -> tuple[str, str]:
+    times = f" × {call.attempts}" if call.attempts > 1 else ""
+    code = f" ({call.result_code})" if call.result_code else ""
+    return f"call {call.kind}{times}", f"{call.status}{code} {_short(call.at)}"
 
 
 def _moved(step: Step) -> tuple[str, str]:

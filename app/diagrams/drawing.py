@@ -41,7 +41,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Notifications without effect, beside the state that they found; `None` is before the consult."""
+    """Notifications without effect, or calls, beside the state that they found; `None` is before the consult."""
 
     state: AuthorizationState | None
     lines: tuple[str, ...]

@@ -55,6 +55,7 @@ def _create_calls() -> None:
     op.create_index("ix_calls_authorization_id_id", "calls", ["authorization_id", "id"])
     op.create_index("ix_calls_status_id", "calls", ["status", "id"])
     op.create_index("ix_calls_kind_id", "calls", ["kind", "id"])
+    op.create_index("ix_calls_client_id_id", "calls", ["client_id", "id"])
     for name, columns, condition in (
         ("due", ["kind", "due_at", "id"], _IS_DUE),
         ("due_authorization_id", ["authorization_id"], _IS_DUE),

@@ -1,15 +1,17 @@
-"""`flask authorizations`: see authorizations, and report what the merchant learned itself. A command is in its file."""
+"""`flask authorizations`: see them, report what the merchant learned, refresh and revoke. A command is in its file."""
 
 from app.cli.authorizations.consult import consult
 from app.cli.authorizations.diagram import diagram
 from app.cli.authorizations.list import list_authorizations
 from app.cli.authorizations.record import record
+from app.cli.authorizations.refresh import refresh
+from app.cli.authorizations.revoke import revoke
 from app.cli.authorizations.show import show
 from app.cli.authorizations.verify import verify
 from app.cli.command_group import CommandGroup
 
 authorizations = CommandGroup(
     "authorizations",
-    help="See authorizations, and report what the merchant learned itself.",
-    commands=[consult, diagram, list_authorizations, record, show, verify],
+    help="See authorizations, report what the merchant learned itself, refresh and revoke tokens.",
+    commands=[consult, diagram, list_authorizations, record, refresh, revoke, show, verify],
 )

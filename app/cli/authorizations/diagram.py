@@ -7,16 +7,20 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from app import authorizations
+from app import authorizations, calls
+from app.calls import CallFilter
 from app.cli import options
 from app.cli.authorizations.finding import find_one, name_argument
 from app.cli.current_service import look_up
 from app.diagrams import graphviz, mermaid
-from app.diagrams.authorization import Step, WithoutEffect, draw_authorization
+from app.diagrams.authorization import CallMade, Step, WithoutEffect, draw_authorization
 from app.diagrams.drawing import Drawing
 from app.inbox_admin import of_authorization
 from app.state_machine import AuthorizationState
 from app.vocabulary import known
+
+#: More than a picture shows: the first and the last few of each state.
+_CALLS_MAX = 1000
 
 
 @click.command()
@@ -26,7 +30,7 @@ from app.vocabulary import known
 @click.option("--format", "kind", type=click.Choice(["mermaid", "svg", "png"]), default="mermaid", show_default=True)
 @click.option("-o", "--output", type=click.File("wb"), default="-", metavar="FILE", help="By default the terminal.")
 def diagram(name: str, client_id: str | None, kind: Literal["mermaid", "svg", "png"], output: BinaryIO) -> None:
-    """Draw an authorization: where it is, the way it came, and which notifications had no effect."""
+    """Draw an authorization: where it is, the way it came, its calls, and which notifications had no effect."""
     drawing = look_up(partial(_drawing, name=name, client_id=client_id))
     if kind == "png" and output.isatty():
         message = "A PNG is no text: name a file with -o."
@@ -46,7 +50,12 @@ def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
         )
         for entry in of_authorization(session, authorization)
     ]
-    return draw_authorization(authorization.current_state, authorization.current_flow, history, without_effect)
+    made = calls.listing(session, CallFilter(authorization_ids=[authorization.id]), limit=_CALLS_MAX)
+    calls_made = [
+        CallMade(each.kind, each.status, each.result_code, each.created_at, each.attempts) for each in reversed(made)
+    ]
+    state, flow = authorization.current_state, authorization.current_flow
+    return draw_authorization(state, flow, history, without_effect, calls_made)
 
 
 def _state(state: AuthorizationState | str | None) -> AuthorizationState | None:

@@ -1,13 +1,14 @@
 """`flask authorizations list`: authorizations, newest first, a page at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 import click
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from app import authorizations, documents
+from app import authorizations, documents, tokens
 from app.authorizations import Filter
 from app.cli import options
 from app.cli.current_service import look_up
@@ -34,25 +35,31 @@ def list_authorizations(
     """List authorizations, newest first."""
     wanted = Filter(user_ref=user_ref, state=state, client_id=client_id)
 
-    def page(session: Session) -> tuple[Sequence[Authorization], list[Document]]:
+    def page(session: Session) -> tuple[Sequence[Authorization], Mapping[UUID, datetime | None], list[Document]]:
         rows = authorizations.listing(session, wanted, limit=limit + 1, before=cursor)
         if not rows:
             require_known_client(session, client_id)
-        return rows, documents.authorization_summaries(session, rows[:limit]) if as_json else []
+        if as_json:
+            return rows, {}, documents.authorization_summaries(session, rows[:limit])
+        return rows, tokens.current_expiries(session, [each.id for each in rows]), []
 
-    rows, summaries = look_up(page)
+    rows, ends, summaries = look_up(page)
     shown = rows[:limit]
     if as_json:
         print_json(summaries)
     else:
-        _print_listing(shown)
+        _print_listing(shown, ends)
     if len(rows) > limit:
         options.tell_of_more(limit, shown[-1].id)
 
 
-def _print_listing(rows: Sequence[Authorization]) -> None:
+def _print_listing(rows: Sequence[Authorization], ends: Mapping[UUID, datetime | None]) -> None:
     headers = ["CREATED", "STATE", "USER", "AUTH STATE"]
     lines = [[moment(row.created_at), row.state, row.user_ref, row.auth_state] for row in rows]
+    if any(ends.values()):
+        headers.append("TOKEN UNTIL")
+        for line, row in zip(lines, rows, strict=True):
+            line.append(moment(ends.get(row.id)))
     if len({row.client_id for row in rows}) > 1:
         headers.append("CLIENT")
         for line, row in zip(lines, rows, strict=True):

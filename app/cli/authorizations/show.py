@@ -7,13 +7,21 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from app import authorizations, documents, tokens
+from app import authorizations, calls, documents, tokens
+from app.alipay.keyring import KeyringError
+from app.calls import CallFilter
 from app.cli import options
 from app.cli.authorizations.finding import find_one, name_argument
-from app.cli.current_service import look_up
-from app.cli.tables import MASK, ending, moment, plain, print_facts, print_json, print_table
+from app.cli.current_service import look_up, the_service
+from app.cli.tables import MASK, ending, minute, moment, plain, print_facts, print_json, print_table
 from app.inbox_admin import of_authorization
-from app.models import AccessToken, Authorization, InboxEntry, Transition
+from app.models import AccessToken, Authorization, Call, InboxEntry, Transition
+from app.state_machine import AuthorizationState
+
+#: A token that is refreshed daily has thousands in the course of years.
+_CALLS_MAX = 20
+
+Whole = tuple[Mapping[str, object], Sequence[Transition], Sequence[InboxEntry], Sequence[Call]]
 
 
 @click.command()
@@ -22,7 +30,7 @@ from app.models import AccessToken, Authorization, InboxEntry, Transition
 @options.client
 @options.as_json
 def show(name: str, client_id: str | None, *, as_json: bool) -> None:
-    """Show an authorization with its history and every notification linked to it.
+    """Show an authorization with its history, its newest calls, and every notification linked to it.
 
     AUTH_STATE may also be the authorization's id.
     """
@@ -32,12 +40,14 @@ def show(name: str, client_id: str | None, *, as_json: bool) -> None:
         )
         return
 
-    def whole(session: Session) -> tuple[Mapping[str, object], Sequence[Transition], Sequence[InboxEntry]]:
+    def whole(session: Session) -> Whole:
         authorization = find_one(session, name, client_id)
         facts = _facts(authorization, tokens.current(session, authorization))
-        return facts, authorizations.history(session, authorization.id), of_authorization(session, authorization)
+        made = calls.listing(session, CallFilter(authorization_ids=[authorization.id]), limit=_CALLS_MAX + 1)
+        history = authorizations.history(session, authorization.id)
+        return facts, history, of_authorization(session, authorization), made
 
-    facts, history, notifications = look_up(whole)
+    facts, history, notifications, made = look_up(whole)
     print_facts(facts)
     click.echo("\nHistory")
     headers = ["#", "AT", "EVENT", "LED TO", "CAUSE"]
@@ -47,6 +57,8 @@ def show(name: str, client_id: str | None, *, as_json: bool) -> None:
         for line, move in zip(lines, history, strict=True):
             line.append(move.reason)
     print_table(headers, lines)
+    if made:
+        _print_calls(made)
     click.echo("\nNotifications")
     if not notifications:
         click.echo("none")
@@ -60,8 +72,23 @@ def show(name: str, client_id: str | None, *, as_json: bool) -> None:
     )
 
 
+def _print_calls(made: Sequence[Call]) -> None:
+    """Print the newest calls, first to last, as history is. A client without a gateway has none."""
+    click.echo("\nCalls")
+    print_table(
+        ("ID", "CREATED", "KIND", "STATUS"),
+        [
+            (each.id, minute(each.created_at), each.kind, ending(each.status, each.result_code))
+            for each in reversed(made[:_CALLS_MAX])
+        ],
+        free=("STATUS",),
+    )
+    if len(made) > _CALLS_MAX:
+        click.echo(f"Only the newest {_CALLS_MAX} are shown: see flask calls list --auth-state.", err=True)
+
+
 def _facts(authorization: Authorization, token: AccessToken | None) -> Mapping[str, object]:
-    facts = {
+    facts: dict[str, object] = {
         "authState": authorization.auth_state,
         "state": authorization.state,
         "flow": authorization.flow,
@@ -76,9 +103,24 @@ def _facts(authorization: Authorization, token: AccessToken | None) -> Mapping[s
         facts |= {
             "accessToken": _expiring(token.access_token_expires_at),
             "refreshToken": token.sealed_refresh_token and _expiring(token.refresh_token_expires_at),
+            "refresh due": _refresh_due(authorization, token),
         }
+    facts["revoke asked"] = authorization.revoke_asked_at and moment(authorization.revoke_asked_at)
     created, updated = moment(authorization.created_at), moment(authorization.updated_at)
     return facts | {"id": authorization.id, "created": created, "updated": updated}
+
+
+def _refresh_due(authorization: Authorization, token: AccessToken) -> str | None:
+    """Say when the service refreshes a token of its own accord, if it does."""
+    try:
+        client = the_service().keyring.clients.get(authorization.client_id)
+    except KeyringError:
+        return None
+    is_refreshed = client is not None and client.gateway is not None and client.gateway.refresh
+    is_alive = authorization.state == AuthorizationState.TOKEN_ACTIVE and authorization.revoke_asked_at is None
+    if not is_refreshed or not is_alive or token.refresh_due_at is None or token.refresh_asked_at is not None:
+        return None
+    return moment(token.refresh_due_at)
 
 
 def _expiring(at: datetime | None) -> str:

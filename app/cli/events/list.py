@@ -11,7 +11,7 @@ from app import authorizations, documents
 from app.cli import options
 from app.cli.current_service import look_up
 from app.cli.options import WholeNumber
-from app.cli.tables import minute, moment, print_json, print_table
+from app.cli.tables import ending, minute, moment, print_json, print_table
 from app.events import feed
 from app.events.feed import EventFilter, PublishedEvent
 from app.events.staging import EventType
@@ -69,13 +69,17 @@ def list_events(
 
 
 def _print_listing(rows: Sequence[PublishedEvent]) -> None:
-    headers = ("CURSOR", "ID", "AT", "TYPE", "#", "AUTH STATE")
+    has_calls = any(each.call_id is not None for each in rows)
+    headers = ["CURSOR", "ID", "AT", "TYPE", "#", *(["CALL"] if has_calls else []), "AUTH STATE"]
+
+    def line(event: PublishedEvent, at: str) -> list[object]:
+        call = [event.call_status and ending(event.call_status, event.result_code)] if has_calls else []
+        return [event.position, event.event_id, at, event.type, event.sequence, *call, event.auth_state]
+
     print_table(
         headers,
-        [(each.position, each.event_id, moment(each.at), each.type, each.sequence, each.auth_state) for each in rows],
+        [line(each, moment(each.at)) for each in rows],
         free=("TYPE",),
         last="AUTH STATE",
-        shorter=[
-            (each.position, each.event_id, minute(each.at), each.type, each.sequence, each.auth_state) for each in rows
-        ],
+        shorter=[line(each, minute(each.at)) for each in rows],
     )

@@ -11,7 +11,7 @@ from app import documents
 from app.cli import options
 from app.cli.current_service import look_up
 from app.cli.events.finding import find_event
-from app.cli.tables import moment, print_facts, print_json, print_table
+from app.cli.tables import ending, moment, print_facts, print_json, print_table
 from app.events import deliveries
 from app.events.deliveries import DeliveryFilter
 from app.events.feed import PublishedEvent
@@ -89,9 +89,12 @@ def _facts(event: PublishedEvent) -> dict[str, object]:
         "wallet": event.customer_belongs_to,
         "authorization": event.authorization_id,
         "sequence": event.sequence,
-        "from": event.from_state,
+        # A call that ended badly moves nothing.
+        "from": event.from_state if event.call_id is None else event.to_state,
         "to": event.to_state,
         "cause": event.cause,
+        "call": event.call_id,
+        "call ended": event.call_status and ending(event.call_status, event.result_code),
         "code expires": event.expires_at and moment(event.expires_at),
     }
 
