@@ -20,11 +20,10 @@ from app.config import make_private_folder
 from app.database import name_of
 from app.models import REVISION
 from app.preflight import NoDatabaseFileError, NotMigratedError, OutdatedReleaseError, is_newer
+from app.release import migrations_folder
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-PROJECT = Path(__file__).parent.parent.parent
 
 #: The revisions before and after a migration; `None` is a database without tables.
 Moved = tuple[str | None, str | None]
@@ -174,9 +173,13 @@ def _run(
     is_there = the_service().database.is_there()
     if is_to_be_there and not is_there:
         raise NoDatabaseFileError(the_service().settings.sqlite_file or Path())
-    config = Config(toml_file=PROJECT / "pyproject.toml")
+    config = Config()
     # A percent sign, as in an escaped password, would start an interpolation.
-    config.set_main_option("sqlalchemy.url", the_service().settings.database_url.replace("%", "%%"))
+    for option, value in (
+        ("script_location", str(migrations_folder())),
+        ("sqlalchemy.url", the_service().settings.database_url),
+    ):
+        config.set_main_option(option, value.replace("%", "%%"))
     config.attributes["say"] = partial(click.echo, err=True)
     try:
         command(alembic, config)
