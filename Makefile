@@ -38,7 +38,7 @@ test: .venv/installed ## check and test everything, as CI does
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov
 
 dist: export SOURCE_DATE_EPOCH = $(EPOCH)
-dist: .venv/release-installed ## build a wheel, a source archive, a single file for this platform, and the SBOM, into dist/
+dist: .venv/release-installed ## build a wheel, a source archive, one file for this platform, and the SBOM, into dist/
 	rm -rf dist build/wheels
 	$(BIN)/python -m hatchling build --directory dist
 	$(PIP) download --require-hashes --no-deps --only-binary :all: --requirement requirements/run.lock --dest build/wheels
@@ -47,6 +47,7 @@ dist: .venv/release-installed ## build a wheel, a source archive, a single file 
 		--output-file dist/notifyauth.pex
 	$(BIN)/cyclonedx-py requirements requirements/run.lock --pyproject pyproject.toml --mc-type application \
 		--output-reproducible --output-file dist/notifyauth.cdx.json
+	cp requirements/run.lock dist
 	cd dist && sha256sum -- * > SHA256SUMS
 
 soak: .venv/installed ## try for an hour, or MINUTES, to make the service lose something; SEED repeats a run
