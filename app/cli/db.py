@@ -1,4 +1,4 @@
-"""`flask db`: migrate the database, by Alembic."""
+"""`flask db`: migrate the database, by Alembic, and probe its engine."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from typing_extensions import override
 from app.cli import options
 from app.cli.command_group import CommandGroup
 from app.cli.current_service import the_service
-from app.cli.errors import Refusal, UsageProblem
+from app.cli.errors import REFUSED, Refusal, UsageProblem
+from app.cli.tables import print_json
 from app.config import make_private_folder
 from app.database import name_of
 from app.models import REVISION
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 #: The revisions before and after a migration; `None` is a database without tables.
 Moved = tuple[str | None, str | None]
 
-db = CommandGroup("db", help="Migrate the database.")
+db = CommandGroup("db", help="Migrate the database, and try whether its engine is fit.")
 
 
 class MayNotMigrateError(UsageProblem):
@@ -128,6 +129,34 @@ def check() -> None:
     """Exit 1 unless the database is at the newest revision and has just the tables of the models."""
     _run(_check)
     click.echo(f"The database is at {REVISION}, with just the tables of this version.")
+
+
+@db.command()
+@options.as_json
+def probe(*, as_json: bool) -> None:
+    """Try on the database what the promises need of its engine. Exit 1 if it lacks something.
+
+    It makes a table of its own, and drops it. The service may run beside it; the database need not be migrated.
+    """
+    # Only this command has a use for it.
+    from app.database.probe import CannotProbeError, probe as probe_engine  # noqa: PLC0415 -- see above
+
+    service = the_service()
+    if not service.database.is_there():
+        raise NoDatabaseFileError(service.settings.sqlite_file or Path())
+    found = []
+    try:
+        for finding in probe_engine(service.database.engine):
+            found.append(finding)
+            if not as_json:
+                mark, problem = ("✓", "") if finding.problem is None else ("✗", f": {finding.problem}")
+                click.echo(f"{mark} {finding.name}: {finding.sentence}{problem}")
+    except CannotProbeError as error:
+        raise UsageProblem(str(error)) from None
+    if as_json:
+        print_json([{"id": each.name, "ok": each.problem is None, "problem": each.problem} for each in found])
+    if any(each.problem is not None for each in found):
+        raise click.exceptions.Exit(REFUSED)
 
 
 def _check(alembic: ModuleType, config: "Config") -> None:
