@@ -114,9 +114,10 @@ def test_the_wheel_says_its_version_outside_a_checkout(installed: Program) -> No
 
 
 def test_the_wheel_with_the_run_lock_alone_migrates_serves_and_applies(
-    installed: Program, unmigrated_database_url: str, keyring_path: Path, tmp_path: Path
+    installed: Program, unmigrated_postgresql_url: str, keyring_path: Path, tmp_path: Path
 ) -> None:
-    serves_a_delivery(installed, unmigrated_database_url, keyring_path, tmp_path)
+    """On PostgreSQL, whose driver is in the lock; the single file does the same on SQLite."""
+    serves_a_delivery(installed, unmigrated_postgresql_url, keyring_path, tmp_path)
 
 
 @pytest.fixture(scope="module")
