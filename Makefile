@@ -38,9 +38,12 @@ test: .venv/installed ## check and test everything, as CI does
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov
 
 dist: export SOURCE_DATE_EPOCH = $(EPOCH)
+# The archive has what is committed, and nothing else that may lie about here.
 dist: .venv/release-installed ## build a wheel, a source archive, one file for this platform, and the SBOM, into dist/
 	rm -rf dist build/wheels
-	$(BIN)/python -m hatchling build --directory dist
+	$(BIN)/python -m hatchling build --target wheel --directory dist
+	version=$$($(BIN)/python -m hatchling version) && git archive --prefix notifyauth-$$version/ \
+		--output dist/notifyauth-$$version.tar.gz HEAD
 	$(PIP) download --require-hashes --no-deps --only-binary :all: --requirement requirements/run.lock --dest build/wheels
 	cp dist/*.whl build/wheels
 	$(BIN)/pex notifyauth --pre-resolved-dists build/wheels --venv --console-script notifyauth \
