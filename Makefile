@@ -14,7 +14,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help demo run test soak bench bench-growth bench-telling bench-calling format lock
+# The time of every file in what is built: that of the commit, so that building it again gives the same bytes.
+EPOCH = $(shell git log -1 --format=%ct)
+
+.PHONY: help demo run test dist soak bench bench-growth bench-telling bench-calling format lock
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -33,6 +36,22 @@ test: .venv/installed ## check and test everything, as CI does
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov
+
+dist: export SOURCE_DATE_EPOCH = $(EPOCH)
+# The archive has what is committed, and nothing else that may lie about here.
+dist: .venv/release-installed ## build a wheel, a source archive, one file for this platform, and the SBOM, into dist/
+	rm -rf dist build/wheels
+	$(BIN)/python -m hatchling build --target wheel --directory dist
+	version=$$($(BIN)/python -m hatchling version) && git archive --prefix notifyauth-$$version/ \
+		--output dist/notifyauth-$$version.tar.gz HEAD
+	$(PIP) download --require-hashes --no-deps --only-binary :all: --requirement requirements/run.lock --dest build/wheels
+	cp dist/*.whl build/wheels
+	$(BIN)/pex notifyauth --pre-resolved-dists build/wheels --venv --console-script notifyauth \
+		--output-file dist/notifyauth.pex
+	$(BIN)/cyclonedx-py requirements requirements/run.lock --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-file dist/notifyauth.cdx.json
+	cp requirements/run.lock dist
+	cd dist && sha256sum -- * > SHA256SUMS
 
 soak: .venv/installed ## try for an hour, or MINUTES, to make the service lose something; SEED repeats a run
 	$(BIN)/python -m tests.soak both --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
@@ -56,6 +75,7 @@ format: .venv/installed ## format the code and repair what can be repaired
 lock: .venv/installed ## take the newest releases that pyproject.toml allows into the locks
 	$(LOCK) --upgrade pyproject.toml --output-file requirements/run.lock
 	$(LOCK) --upgrade pyproject.toml --group dev --constraints requirements/run.lock --output-file requirements/dev.lock
+	$(LOCK) --upgrade --group release --constraints requirements/dev.lock --output-file requirements/release.lock
 	$(LOCK) --upgrade --group bench --constraints requirements/dev.lock --output-file requirements/bench.lock
 
 # Nothing is installed that the lock does not name with its hash, the build backend included.
@@ -68,6 +88,10 @@ lock: .venv/installed ## take the newest releases that pyproject.toml allows int
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@$(PIP) install --require-hashes --no-deps --requirement requirements/dev.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/release-installed: .venv/installed requirements/release.lock
+	@$(PIP) install --require-hashes --no-deps --requirement requirements/release.lock
 	@touch $@
 
 .venv/bench-installed: .venv/installed requirements/bench.lock

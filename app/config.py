@@ -58,7 +58,7 @@ NAMES = (
 FRESHNESS_SECONDS_MIN = 90_000
 
 #: Paths of the service's other endpoints.
-_TAKEN_PATHS = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
+_TAKEN_PATHS = ("/v1", "/healthz", "/readyz", "/version", "/metrics", "/openapi.json")
 
 #: Of a folder that holds keys.
 _OWNER_ONLY = 0o700

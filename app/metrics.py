@@ -221,8 +221,11 @@ def share() -> None:
         os.register_at_fork(after_in_child=_start_anew)
 
 
-def collect(clients: Collection[str], endpoints: Collection[str] = ()) -> Iterator[Metric]:
-    """Give every metric that is counted, of all processes together: for these clients, and for these endpoints."""
+def collect(clients: Collection[str], endpoints: Collection[str] = (), *, revision: str) -> Iterator[Metric]:
+    """Give every metric that is counted, of all processes together: for these clients, and for these endpoints.
+
+    `revision` is that of the tables which this release is made for.
+    """
     sums, latest = _shared[0].total() if _shared else _memory.snapshot()
     for counter in _COUNTERS:
         yield counter.family(sums)
@@ -236,8 +239,12 @@ def collect(clients: Collection[str], endpoints: Collection[str] = ()) -> Iterat
     yield CODE_TO_TOKEN.family(sums)
     yield _failing(latest, endpoints)
     yield LAST_VERIFIED.family(latest, clients)
-    build = GaugeMetricFamily("notifyauth_build_info", "Which version answers: always 1.", labels=["version"])
-    build.add_metric([version()], 1)
+    build = GaugeMetricFamily(
+        "notifyauth_build_info",
+        "Which version answers, and for which revision of the tables it is made: always 1.",
+        labels=["version", "revision"],
+    )
+    build.add_metric([version(), revision], 1)
     yield build
 
 

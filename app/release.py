@@ -1,7 +1,4 @@
-"""The version of this release, installed as a package or run from its folder.
-
-On a server nothing is installed but what the lock names with its hash, and the folder has no metadata of a package.
-"""
+"""What belongs to this release: its version and its migrations, in an installed wheel and in a checkout alike."""
 
 import tomllib
 from importlib.metadata import PackageNotFoundError, version as version_of_package
@@ -9,11 +6,20 @@ from pathlib import Path
 
 
 def version() -> str:
-    """Return the version, or `unknown` where neither a package nor the folder says it."""
+    """Return the version, or `unknown` where neither a package nor the folder says it.
+
+    A checkout that was not installed has no metadata of a package.
+    """
     try:
         return version_of_package("notifyauth")
     except PackageNotFoundError:
         return _version_of_folder(Path(__file__).parents[1])
+
+
+def migrations_folder(package: Path = Path(__file__).parent) -> Path:
+    """Return the folder of the migrations: the wheel carries it inside the package, a checkout has it beside."""
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
 
 
 def _version_of_folder(folder: Path) -> str:

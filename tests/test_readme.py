@@ -12,6 +12,9 @@ from app.vocabulary import Outcome, Reason
 from tests.conftest import ROOT
 from tests.readme import ACROSS_LINES, BLOCKS, PAGES, README, anchors, block, commands, script, scripts, steps
 
+#: More goes into a page of its own.
+README_LINES_MAX = 150
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 #: Settings that are read from the environment, and those of the simulator and of the framework.
@@ -35,6 +38,10 @@ def code_of(page: Path) -> list[str]:
 def test_generated_parts_are_fresh(name: str) -> None:
     """If this fails: `python -m tests.readme`."""
     assert block(name) == BLOCKS[name]()
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    assert len(text_of(README).splitlines()) <= README_LINES_MAX
 
 
 def test_the_table_of_settings_names_just_those_that_are_read() -> None:
@@ -75,7 +82,7 @@ def test_the_readme_leads_to_every_page() -> None:
 @each_page
 def test_every_command_that_a_page_names_exists(page: Path) -> None:
     for line in code_of(page):
-        for words in re.findall(r"(?<![\w/.])flask((?: [a-z][a-z-]*)+)", line):
+        for words in re.findall(r"(?<![\w/.:-])(?:flask|notifyauth)((?: [a-z][a-z-]*)+)", line):
             name, *rest = words.split()
             command = commands().get(name)
             assert command is not None, f"flask{words}"
@@ -119,7 +126,9 @@ def test_every_metric_that_a_page_names_exists() -> None:
     source = "".join(text_of(path) for path in (ROOT / "app").glob("**/*.py"))
     defined = set(re.findall(r'"(notifyauth_[a-z_]+)"', source))
     named = {name for page in PAGES for name in re.findall(r"\bnotifyauth_[a-z_]+\b", text_of(page))}
-    metrics = {name.removesuffix("_total") for name in named - {"notifyauth_owner", "notifyauth_app"}}
+    metrics = {
+        name.removesuffix("_total") for name in named - {"notifyauth_owner", "notifyauth_app", "notifyauth_probe_"}
+    }
     assert metrics <= defined
 
 

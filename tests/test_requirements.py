@@ -15,15 +15,20 @@ def locked_versions(lock: Path) -> dict[str, str]:
 
 
 RUN, DEV, BENCH = (locked_versions(ROOT / "requirements" / f"{name}.lock") for name in ("run", "dev", "bench"))
+RELEASE = locked_versions(ROOT / "requirements" / "release.lock")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUN_NEEDS: list[str] = PYPROJECT["project"]["dependencies"]
 DEV_NEEDS: list[str] = PYPROJECT["dependency-groups"]["dev"]
+RELEASE_NEEDS: list[str] = PYPROJECT["dependency-groups"]["release"]
 BENCH_NEEDS: list[str] = PYPROJECT["dependency-groups"]["bench"]
 
 
 @pytest.mark.parametrize(
     ("need", "locked"),
-    [(need, RUN) for need in RUN_NEEDS] + [(need, DEV) for need in DEV_NEEDS] + [(need, BENCH) for need in BENCH_NEEDS],
+    [(need, RUN) for need in RUN_NEEDS]
+    + [(need, DEV) for need in DEV_NEEDS]
+    + [(need, RELEASE) for need in RELEASE_NEEDS]
+    + [(need, BENCH) for need in BENCH_NEEDS],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_lock_holds_a_release_that_pyproject_allows(need: str, locked: dict[str, str]) -> None:
@@ -35,11 +40,12 @@ def test_development_runs_the_releases_that_production_runs() -> None:
     assert RUN.items() <= DEV.items()
 
 
-def test_bench_changes_no_release_of_development() -> None:
-    assert all(DEV.get(name, version) == version for name, version in BENCH.items())
+@pytest.mark.parametrize("others", [BENCH, RELEASE], ids=["bench", "release"])
+def test_nothing_else_changes_a_release_of_development(others: dict[str, str]) -> None:
+    assert all(DEV.get(name, version) == version for name, version in others.items())
 
 
-@pytest.mark.parametrize("name", ["run", "dev", "bench"])
+@pytest.mark.parametrize("name", ["run", "dev", "release", "bench"])
 def test_every_locked_release_has_a_hash_and_none_an_address(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.lock").read_text()
     releases = re.split(r"^(?=\S+==)", text, flags=re.MULTILINE)[1:]

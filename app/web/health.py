@@ -1,4 +1,4 @@
-"""The operator's endpoints: /healthz, /readyz and /metrics."""
+"""The operator's endpoints: /healthz, /readyz, /version and /metrics."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -24,6 +24,8 @@ from app.events.backlog import Backlog
 from app.events.endpoints import EndpointsError
 from app.inbox_admin import Waiting, failed_count, parked_by_reason
 from app.maintenance import last_runs
+from app.models import REVISION
+from app.release import version
 from app.web.bearer import require_metrics_key
 from app.wiring import Service, is_ready
 
@@ -43,6 +45,13 @@ def readyz() -> Response:
     ready = is_ready(checks)
     document = {"status": "ready" if ready else "not ready", "checks": checks}
     return Response(json.dumps(document), 200 if ready else 503, content_type="application/json")
+
+
+@blueprint.get("/version")
+def version_page() -> Response:
+    """Say which release answers, so that an upgrade of several machines can be followed."""
+    document = {"name": "notifyauth", "version": version(), "revision": REVISION}
+    return Response(json.dumps(document), content_type="application/json")
 
 
 @blueprint.get("/metrics")
@@ -73,7 +82,7 @@ class _Counted(Collector):
         clients: Collection[str] = ()
         with suppress(KeyringError):
             clients = self.service.keyring.clients
-        return metrics.collect(clients, _endpoint_names(self.service))
+        return metrics.collect(clients, _endpoint_names(self.service), revision=REVISION)
 
 
 @dataclass(eq=False)

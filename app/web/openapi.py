@@ -205,6 +205,14 @@ def operations(notify_path: str) -> list[Operation]:
             needs_key=False,
             tags=("operation",),
         ),
+        Operation(
+            "get",
+            "/version",
+            "Which release is it?",
+            {200: response_models.Release},
+            needs_key=False,
+            tags=("operation",),
+        ),
         Operation("get", "/metrics", "Figures for Prometheus", {200: None}, problems=(401,), tags=("operation",)),
         Operation("get", "/openapi.json", "This document", {200: None}, needs_key=False, tags=("operation",)),
     ]

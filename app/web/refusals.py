@@ -21,7 +21,13 @@ _METHOD_CHARACTERS_MAX = 16
 #: Every notification has these, and hardly any other request.
 _HEADERS_OF_ALIPAY = ("client-id", "request-time", "signature")
 
-_PLACES = {"/metrics": "metrics", "/healthz": "health", "/readyz": "health", "/openapi.json": "health"}
+_PLACES = {
+    "/metrics": "metrics",
+    "/healthz": "health",
+    "/readyz": "health",
+    "/version": "health",
+    "/openapi.json": "health",
+}
 
 
 def note_refusal(status: int, code: str) -> None:

@@ -273,6 +273,14 @@ class Alive(ResponseModel):
     status: Literal["ok"]
 
 
+class Release(ResponseModel):
+    """Which release answers, and for which revision of the tables it is made."""
+
+    name: Literal["notifyauth"]
+    version: str
+    revision: str
+
+
 class Readiness(ResponseModel):
     """Whether the service can do its work, and which check fails. Tables of a newer release are no failure."""
 

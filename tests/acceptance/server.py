@@ -20,6 +20,18 @@ FLASK = Path(sys.executable).with_name("flask")
 _SECONDS_MAX = 30
 
 
+@dataclass(frozen=True)
+class Program:
+    """A program with the service's commands, and the folder in which it is called."""
+
+    path: Path
+    folder: Path
+
+
+#: The checkout's own.
+CHECKOUT = Program(FLASK, ROOT)
+
+
 @dataclass
 class Server:
     """A server that is running, or was."""
@@ -80,17 +92,31 @@ def a_free_port() -> int:
 
 def flask(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
+    return run(CHECKOUT, environ, *arguments)
+
+
+def run(program: Program, environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of any program to its end."""
     return subprocess.run(
-        [FLASK, *arguments], cwd=ROOT, env=_environ(environ), capture_output=True, text=True, check=False, timeout=60
+        [program.path, *arguments],
+        cwd=program.folder,
+        env=_environ(environ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
 
 
 @contextmanager
 def running_server(
-    environ: Mapping[str, str], log: Path, *options: str, asked_at: str = "127.0.0.1"
+    environ: Mapping[str, str], log: Path, *options: str, asked_at: str = "127.0.0.1", program: Program = CHECKOUT
 ) -> Iterator[Server]:
     """Serve until the end of the block, ready from its beginning."""
-    with log.open("w") as output, starting_server(environ, output, *options, asked_at=asked_at) as server:
+    with (
+        log.open("w") as output,
+        starting_server(environ, output, *options, asked_at=asked_at, program=program) as server,
+    ):
         wait_until_ready(server, log)
         # One of them is; the others may still be starting.
         wanted = int(options[options.index("--workers") + 1]) if "--workers" in options else min(os.cpu_count() or 1, 4)
@@ -107,6 +133,7 @@ def starting_server(
     *options: str,
     asked_at: str = "127.0.0.1",
     through: Sequence[str] = (),
+    program: Program = CHECKOUT,
 ) -> Iterator[Server]:
     """Serve until the end of the block; what is said goes wherever the caller wants.
 
@@ -114,8 +141,8 @@ def starting_server(
     """
     port = a_free_port()
     process = subprocess.Popen(
-        [*through, FLASK, "serve", "--port", str(port), *options],
-        cwd=ROOT,
+        [*through, program.path, "serve", "--port", str(port), *options],
+        cwd=program.folder,
         env=_environ(environ),
         stdout=output,
         stderr=output,

@@ -225,7 +225,7 @@ def codes_applied() -> float:
     labels = {"type": "AUTHCODE_CREATED", "outcome": "applied"}
     (counted,) = [
         sample.value
-        for metric in metrics.collect(())
+        for metric in metrics.collect((), revision="")
         for sample in metric.samples
         if sample.name == "notifyauth_notifications_total" and sample.labels == labels
     ]

@@ -17,7 +17,7 @@ from app import create_app
 from app.alipay.notification import NotificationType
 from app.alipay.signature import CAUSES
 from app.counters import Memory
-from app.models import InboxEntry
+from app.models import REVISION, InboxEntry
 from app.simulator.draft import authcode_created, token_canceled
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.vocabulary import Outcome
@@ -45,6 +45,11 @@ def test_the_process_is_alive_whatever_the_database_does(keyring_path: Path) -> 
     assert http.get("/healthz", key=None).get_json() == {"status": "ok"}
     unready = http.get("/readyz", key=None)
     assert (unready.status_code, unready.get_json()["checks"]["database"].split(":")[0]) == (503, "unreachable")
+
+
+def test_the_release_and_its_revision_are_told_without_a_key(http: HttpClient) -> None:
+    told = http.get("/version", key=None).get_json()
+    assert told == {"name": "notifyauth", "version": version("notifyauth"), "revision": REVISION}
 
 
 def test_a_service_with_everything_in_place_is_ready(http: HttpClient) -> None:
@@ -126,7 +131,7 @@ def test_every_series_is_there_before_its_first_event(http: HttpClient) -> None:
         ("notifyauth_misdirected_deliveries_total", frozenset({("status", "404")})),
         ("notifyauth_refused_requests_total", frozenset({("status", "413"), ("where", "api")})),
         ("notifyauth_last_verified_timestamp_seconds", frozenset({("client_id", SANDBOX_CLIENT_ID)})),
-        ("notifyauth_build_info", frozenset({("version", version("notifyauth"))})),
+        ("notifyauth_build_info", frozenset({("version", version("notifyauth")), ("revision", REVISION)})),
     } <= there
 
 

@@ -28,7 +28,13 @@ def test_every_operation_has_a_name_of_its_own_and_says_whether_it_needs_a_key(h
     operations = [each for methods in http.description()["paths"].values() for each in methods.values()]
     assert len({each["operationId"] for each in operations}) == len(operations)
     open_endpoints = {each["operationId"] for each in operations if not each["security"]}
-    assert open_endpoints == {"getHealthz", "getReadyz", "getOpenapiJson", "postAlipayNotifyAuthorization"}
+    assert open_endpoints == {
+        "getHealthz",
+        "getReadyz",
+        "getVersion",
+        "getOpenapiJson",
+        "postAlipayNotifyAuthorization",
+    }
 
 
 @pytest.mark.parametrize("status", [400, 408, 431, 503])

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import URL, make_url
 
 from app.database.condition import LosesStatementsError
+from app.database.engines import make_engine
+from app.database.probe import probe
 from app.receiver import Receipt
 from app.simulator.draft import authcode_created
 from app.simulator.keys import make_sandbox
@@ -166,3 +168,9 @@ def test_statements_that_a_pool_lost_end_no_notification(
     direct.database.close()
     assert acknowledged <= {each.id for each in entries}
     assert {each.outcome for each in entries} <= {"parked"}
+
+
+def test_the_probe_finds_all_that_the_promises_need_behind_a_pool_of_transactions(pooled_url: str) -> None:
+    engine = make_engine(f"{pooled_url}&prepare_threshold=none")
+    assert [each for each in probe(engine) if each.problem is not None] == []
+    engine.dispose()
