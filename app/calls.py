@@ -80,8 +80,13 @@ def new(
 
 def set_request(vault: Vault, call: Call, body: bytes, subject: Secret | None) -> None:
     """Say what is sent, and which code or token it is about."""
-    call.sealed_request = vault.seal(body.decode(), column=REQUEST_COLUMN, row_key=call.id.bytes)
+    call.sealed_request = seal_request(vault, call, body)
     call.subject_index = None if subject is None else subject_index(vault, call.client_id, subject)
+
+
+def seal_request(vault: Vault, call: Call, body: bytes) -> bytes:
+    """Seal what is sent."""
+    return vault.seal(body.decode(), column=REQUEST_COLUMN, row_key=call.id.bytes)
 
 
 def subject_index(vault: Vault, client_id: str, subject: Secret) -> bytes:
@@ -131,8 +136,12 @@ def exchange_of(vault: Vault, authorization: Authorization, code: Secret, *, at:
         cause=Cause(CauseKind.GATEWAY, at=at),
         deadline_at=received_at + EXCHANGE_TIME,
     )
-    if authorization.customer_belongs_to is None:
-        finish(call, CallStatus.FAILED, NO_WALLET, at=at)
+    return _without_wallet(call) if authorization.customer_belongs_to is None else call
+
+
+def _without_wallet(call: Call) -> Call:
+    """Let a call that cannot be made be ended by whoever makes calls, which tells of it."""
+    call.due_at, call.deadline_at, call.reason = None, call.created_at, NO_WALLET
     return call
 
 
@@ -181,9 +190,7 @@ def refresh_of(
         cause=cause,
         deadline_at=at + REFRESH_TIME_MAX if ends_at is None else at + max((ends_at - at) / 2, REFRESH_TIME_MIN),
     )
-    if authorization.customer_belongs_to is None:
-        finish(call, CallStatus.FAILED, NO_WALLET, at=at)
-    return call
+    return _without_wallet(call) if authorization.customer_belongs_to is None else call
 
 
 def why_unneeded(call: Call, event: Event | Literal["consult"], reason: str | None) -> str | None:
@@ -217,6 +224,11 @@ def call_insertion(begun: Sequence[Call]) -> Statement:
     return insertion(Call, begun)
 
 
+def call_query(call_id: UUID) -> Statement:
+    """Find a call, without locking it."""
+    return _BY_ID(calls=[(call_id,)])
+
+
 def call_lock(ids: Collection[UUID]) -> Statement:
     """Lock calls, whose authorizations are locked, and read them as they then are."""
     return _LOCK(calls=[(each,) for each in ids])
@@ -240,6 +252,7 @@ _LOCK_OF_KIND = KeyedStatement(
         .with_for_update()
     )
 )
+_BY_ID = KeyedStatement(lambda keys_in: select(Call).where(keys_in("calls", Call.id)))
 # An index look-up for each: read at once, PostgreSQL might go through all calls.
 _LOCK = KeyedStatement(
     lambda keys_in: select(Call).where(keys_in("calls", Call.id)).order_by(Call.id).with_for_update()

@@ -13,6 +13,7 @@ from app.events import deliveries
 from app.events.feed import PublishedEvent
 from app.inbox_admin import of_authorization
 from app.models import Authorization, Call, CallAttempt, InboxEntry, Transition, WebhookAttempt, WebhookDelivery
+from app.vocabulary import CauseKind
 
 Document = dict[str, Any]
 
@@ -152,7 +153,7 @@ def event_document(event: PublishedEvent) -> Document:
         data["expiresAt"] = timestamp(event.expires_at)
     if event.call_id is not None:
         # A call that ended badly moves nothing.
-        data["from"] = event.to_state
+        data |= {"from": event.to_state, "cause": CauseKind.GATEWAY, "learnedAt": timestamp(event.at)}
         data["call"] = {"id": str(event.call_id), "status": event.call_status, "resultCode": event.result_code}
     # What Standard Webhooks puts beside the data.
     return {"id": str(event.event_id), "type": event.type, "timestamp": timestamp(event.at), "data": data}

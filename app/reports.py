@@ -29,7 +29,7 @@ from app.report_errors import (
     TokenContradictedError,
 )
 from app.secret import Secret
-from app.state_machine import Event, Flow, Verdict
+from app.state_machine import AuthorizationState, Event, Flow, Verdict
 from app.tokens import Grant, TokenKey
 from app.unit_of_work import UnfinishedError, UnitOfWork
 from app.vocabulary import CauseKind
@@ -223,7 +223,11 @@ def _record_consult_again(work: UnitOfWork, authorization: Authorization, consul
     if authorizations.is_canceled(authorization):
         raise AlreadyCanceledError
     says_flow = consult.flow is not None and not authorization.flow_was_said
+    has_wallet = authorization.customer_belongs_to is not None
     changed = _complete_consult(authorization, consult, cause)
+    if not has_wallet and consult.customer_belongs_to and authorization.state == AuthorizationState.AUTHCODE_ISSUED:
+        # Without the wallet its code could not be exchanged.
+        work.begin_exchange(authorization, at=cause.at)
     if (changed or says_flow) and authorization.resume_after is not None:
         raise UnfinishedError(authorization.id)
     if consult.flow is None or not says_flow:

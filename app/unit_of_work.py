@@ -288,6 +288,11 @@ class UnitOfWork:
         self._remember(entries)
         return next(iter(entries), None)
 
+    def find_call(self, call_id: UUID) -> Call | None:
+        """Find a call, without locking it."""
+        (found,) = execute(self.connection, calls.call_query(call_id))
+        return next(iter(found.of(Call)), None)
+
     def lock_calls(self, ids: Collection[UUID]) -> dict[UUID, Call]:
         """Lock calls whose authorizations are locked, open or not, and load those that are not loaded yet."""
         (locked,) = execute(self.connection, calls.call_lock([each for each in ids if each not in self._calls]))
@@ -435,11 +440,15 @@ class UnitOfWork:
             if calls.why_unneeded(call, event, reason) is not None:
                 self._begun_calls.remove(call)
                 del self._calls[call.id]
-        is_new_code = event == Event.AUTHCODE_CREATED and reason != authorizations.OLDER_THAN_THE_CODE
-        if is_new_code and gateway.exchange:
-            code = authorizations.auth_code(self.vault, authorization)
-            if code is not None:
-                self.begin_call(calls.exchange_of(self.vault, authorization, code, at=at))
+        if event == Event.AUTHCODE_CREATED and reason != authorizations.OLDER_THAN_THE_CODE:
+            self.begin_exchange(authorization, at=at)
+
+    def begin_exchange(self, authorization: Authorization, *, at: datetime) -> None:
+        """Begin the exchange of the code on record, if the service is to exchange it."""
+        gateway = self.gateways.get(authorization.client_id)
+        code = authorizations.auth_code(self.vault, authorization)
+        if gateway is not None and gateway.exchange and code is not None:
+            self.begin_call(calls.exchange_of(self.vault, authorization, code, at=at))
 
     def begin_call(self, call: Call) -> None:
         """Add a call of a loaded authorization."""
@@ -561,10 +570,6 @@ class UnitOfWork:
     def _pending_writes(self) -> list[Statement]:
         """Describe what is to be written, and mark it as written: the caller executes it, or rolls back."""
         changed = [row for row, values in self._on_record.items() if vars(row) != values]
-        for call in self._begun_calls:
-            # It could not be made: there is no wallet.
-            if call.status == CallStatus.FAILED:
-                self.tell_of_failed_call(self._authorizations[call.authorization_id], call, at=call.created_at)
         writes = [
             authorizations.authorization_insertion(self._begun),
             self._updates(InboxEntry, changed),

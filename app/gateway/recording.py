@@ -92,7 +92,8 @@ def end_overdue(work: UnitOfWork, key: AuthStateKey, call_ids: Sequence[UUID], *
             continue
         # An attempt that is under way may still bring the token; then the call is done after all.
         is_uncertain = call.is_uncertain or call.is_in_flight
-        calls.finish(call, late_status(is_uncertain=is_uncertain), late_reason(call.reason), at=now)
+        reason = call.reason if call.reason == calls.NO_WALLET else late_reason(call.reason)
+        calls.finish(call, late_status(is_uncertain=is_uncertain), reason, at=now)
         work.tell_of_failed_call(authorization, call, at=now)
         ended.append(EndedCall(call, is_over=True))
     return ended

@@ -4,12 +4,14 @@ A call is begun in the transaction that finds it allowed. Asking again for what 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from app import authorizations, calls, reports, tokens
-from app.alipay.call import ConsultRequest, consult_body
+from app.alipay.call import ConsultRequest, consult_body, read_grant
 from app.alipay.keyring import Keyring
 from app.authorizations import Cause
 from app.gateway.recording import apply_success
@@ -160,25 +162,44 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
 
     Raises `ReportRefusedError`.
     """
-    authorization = _lock(work, authorization_id)
+    authorization = _lock(work, authorization_id, of_call=call_id)
     call = work.lock_calls([call_id]).get(call_id)
     if call is None:
         raise CallNotFoundError(call_id)
-    if call.status == CallStatus.DUE and not call.is_in_flight:
+    if call.is_in_flight:
+        raise CallNotRepeatableError(call.status, "an attempt is still under way")
+    if call.status == CallStatus.DUE:
         call.due_at = cause.at
         return Recorded(authorization.id, changed=False)
-    if call.status not in _REPEATABLE or call.is_in_flight:
+    if call.status not in _REPEATABLE:
         raise CallNotRepeatableError(call.status)
-    answer = calls.answer(work.vault, call)
-    if answer is not None and call.kind != CallKind.CONSULT:
-        recorded, why = apply_success(work, authorization, call, json.loads(answer), now=cause.at)
+    call.cause, call.by = cause.kind, cause.by
+    answer = _kept_answer(work, call)
+    if answer is not None:
+        recorded, why = apply_success(work, authorization, call, answer, now=cause.at)
         calls.finish(call, CallStatus.DONE, why, at=cause.at)
         return recorded or Recorded(authorization.id, changed=False)
     _require_gateway(work, authorization)
     if call.sealed_request is None or not _is_wanted(work, authorization, call):
         raise CallNotRepeatableError(call.status, f"the authorization is {authorization.state}")
+    if call.kind in {CallKind.EXCHANGE, CallKind.REFRESH} and not call.attempts:
+        _name_wallet(work, authorization, call)
     _repeat(call, cause, deadline_after=calls.TIME_OF_A_RETRY)
     return Recorded(authorization.id, changed=False)
+
+
+def _kept_answer(work: UnitOfWork, call: Call) -> Mapping[str, Any] | None:
+    """Open the answer of a call that Alipay has carried out, where that could not be recorded."""
+    answer = None if call.kind == CallKind.CONSULT else calls.answer(work.vault, call)
+    return None if answer is None else json.loads(answer)
+
+
+def _name_wallet(work: UnitOfWork, authorization: Authorization, call: Call) -> None:
+    """Add to a request that was never sent what was not known then. Raises `CallNotRepeatableError`."""
+    if authorization.customer_belongs_to is None:
+        raise CallNotRepeatableError(call.status, "the wallet is still not known")
+    body = json.loads(calls.request_body(work.vault, call)) | {"customerBelongsTo": authorization.customer_belongs_to}
+    call.sealed_request = calls.seal_request(work.vault, call, json.dumps(body, separators=(",", ":")).encode())
 
 
 def _is_wanted(work: UnitOfWork, authorization: Authorization, call: Call) -> bool:
@@ -203,12 +224,15 @@ def _repeat(call: Call, cause: Cause, *, deadline_after: timedelta) -> None:
     call.deadline_at = None if call.deadline_at is None else cause.at + deadline_after
 
 
-def _lock(work: UnitOfWork, authorization_id: UUID) -> Authorization:
-    """Lock an authorization, and load it with its token and its open calls."""
+def _lock(work: UnitOfWork, authorization_id: UUID, *, of_call: UUID | None = None) -> Authorization:
+    """Lock an authorization, and load it with its token, its open calls and the token that a call's answer keeps."""
     key = work.auth_state_key(authorization_id)
     if key is None:
         raise AuthorizationNotFoundError(authorization_id)
-    work.lock_and_load(states=[key])
+    call = None if of_call is None else work.find_call(of_call)
+    answer = None if call is None else _kept_answer(work, call)
+    granted = [] if answer is None or "accessToken" not in answer else [read_grant(answer).access_token]
+    work.lock_and_load(states=[key], token_keys=[(key[0], tokens.index(work.vault, key[0], each)) for each in granted])
     authorization = work.authorization(*key)
     if authorization is None:
         raise AuthorizationNotFoundError(authorization_id)

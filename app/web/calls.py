@@ -43,6 +43,10 @@ CONSULT_WAIT_SECONDS = requests.CONSULT_TIME.total_seconds() + 1
 WAIT_SECONDS = 3.5
 
 
+#: Nothing was asked of Alipay, and what was to be had is there.
+_CAME_OTHERWISE = frozenset({calls.REFRESHED_OTHERWISE, calls.CANCELED_OTHERWISE})
+
+
 @dataclass(frozen=True, slots=True)
 class _LookForEnds:
     """Finds out which of these calls have ended."""
@@ -81,17 +85,20 @@ def consult() -> Response:
     service = _service()
     ask = partial(requests.ask_consult, keyring=service.keyring, consult=said, request=request, cause=_cause())
     asked = _ask(ask)
-    return _wait_for_end(asked.call_id, partial(_consulted, asked), seconds=CONSULT_WAIT_SECONDS)
+    return _wait_for_end(asked.call_id, partial(_consulted, asked, said.auth_state), seconds=CONSULT_WAIT_SECONDS)
 
 
-def _consulted(asked: Asked, call: Call | None) -> Response:
+def _consulted(asked: Asked, auth_state: str, call: Call | None) -> Response:
     """Answer with where the user agrees, or why there is no such page."""
     if call is None or call.status == CallStatus.UNDETERMINED or (call.result_code is None and _has_failed(call)):
         why = "" if call is None or call.reason is None else f" {call.reason}"
-        detail = f"Alipay has not answered the consult in time.{why} Send the same request again."
-        raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, "no-answer", detail)
+        detail = f"Alipay has not answered the consult in time.{why} Send the same request again, with this authState."
+        members = {"authState": auth_state, "authorizationId": str(asked.recorded.authorization_id)}
+        raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, "no-answer", detail, members=members)
     if _has_failed(call):
         raise _refused(call)
+    if call.status == CallStatus.UNNEEDED:
+        raise _unneeded(call)
     answer = read_consult(json.loads(calls.answer(_service().vault, call) or "{}"))
     authorization_id = asked.recorded.authorization_id
     document = {
@@ -139,7 +146,13 @@ def _called(authorization_id: UUID, call: Call | None) -> Response:
         return respond(whole_document(authorization_id), HTTPStatus.ACCEPTED)
     if _has_failed(call):
         raise _refused(call)
+    if call.status == CallStatus.UNNEEDED and call.reason not in _CAME_OTHERWISE:
+        raise _unneeded(call)
     return respond(whole_document(authorization_id))
+
+
+def _unneeded(call: Call) -> ProblemError:
+    return ProblemError(HTTPStatus.CONFLICT, "call-unneeded", f"Alipay was not asked. {call.reason}")
 
 
 def _has_failed(call: Call) -> bool:

@@ -45,6 +45,7 @@ TITLES = {
     "no-gateway": "No gateway for this client",
     "no-answer": "No answer of Alipay's",
     "call-refused": "Refused by Alipay",
+    "call-unneeded": "Not asked of Alipay",
     "call-not-found": "No such call",
     "call-not-repeatable": "Nothing to repeat",
     "delivery-not-found": "No such delivery",

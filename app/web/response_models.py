@@ -265,6 +265,9 @@ class Problem(ResponseModel):
     #: Of a call that Alipay refused: its code, and what is to be done about it.
     result_code: str = ""
     remedy: str = ""
+    #: Of a consult that was not answered in time: what the same request names.
+    auth_state: str = ""
+    authorization_id: str = ""
 
 
 class Alive(ResponseModel):

@@ -16,7 +16,7 @@ from app import calls, reports
 from app.alipay.call import SECONDS_MAX
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization, Call
-from app.report_errors import NoActiveTokenError, NoRefreshTokenError
+from app.report_errors import CallNotRepeatableError, NoActiveTokenError, NoRefreshTokenError
 from app.reports import AboutAuthorization, Recorded
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.unit_of_work import UnitOfWork
@@ -238,9 +238,24 @@ def test_a_cancellation_may_come_before_the_answer(calling: CallingStage) -> Non
 def test_without_a_wallet_nothing_is_asked_and_that_is_told(calling: CallingStage) -> None:
     calling.stage.consult()
     calling.stage.notify(authcode_created("s-1", "code-1"))
+    with calling.running():
+        calling.wait_for(is_over(calling))
     assert calling.statuses() == [("exchange", "failed")]
     assert "customerBelongsTo" in str(exchange(calling).reason)
     assert calling.events()[-1] == "exchange_failed"
+    with pytest.raises(CallNotRepeatableError):
+        calling.retry(exchange(calling))
+
+
+def test_a_consult_that_names_the_wallet_lets_the_code_be_exchanged(calling: CallingStage) -> None:
+    calling.stage.consult()
+    calling.stage.notify(authcode_created("s-1", "code-1"))
+    with calling.running():
+        calling.wait_for(is_over(calling))
+        calling.stage.consult(customer_belongs_to="GCASH")
+        calling.wait_for(is_over(calling))
+    assert calling.statuses() == [("exchange", "failed"), ("exchange", "failed")]
+    assert exchange(calling).result_code == "INVALID_AUTHCODE"
 
 
 def test_a_merchant_that_exchanges_itself_is_left_alone(calling: CallingStage) -> None:
@@ -329,11 +344,21 @@ def test_a_token_that_cannot_be_recorded_is_kept_and_recorded_by_a_retry(calling
     assert call.status == "failed"
     assert "RuntimeError" in str(call.reason)
     assert calling.events()[-1] == "exchange_failed"
+    (token,) = calling.gateway.ledger.tokens()
     calling.retry(call)
     assert exchange(calling).status == "done"
-    (token,) = calling.gateway.ledger.tokens()
     assert calling.current_token() == token.access_token
     assert len(calling.received("exchange")) == 1
+
+
+def test_a_cancellation_that_waits_for_a_token_is_resumed_by_the_retry_that_records_it(calling: CallingStage) -> None:
+    issue_code(calling)
+    with patch.object(reports, "apply", side_effect=RuntimeError("our fault")), calling.running():
+        calling.wait_for(is_over(calling))
+    (token,) = calling.gateway.ledger.tokens()
+    assert calling.stage.notify(token_canceled(token.access_token)).reason == "unknown_token"
+    calling.retry(exchange(calling))
+    assert calling.stage.state() == "canceled"
 
 
 def test_one_answer_that_cannot_be_recorded_keeps_no_other_from_it(calling: CallingStage) -> None:
