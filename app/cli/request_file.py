@@ -1,8 +1,10 @@
 """Read a raw HTTP request, head and body, from a file or from stdin: no more of it than a server would take."""
 
+from dataclasses import replace
 from typing import BinaryIO
 
-from app.alipay.delivery import BODY_BYTES_MAX, HttpRequest, parse_http_request
+from app.alipay.delivery import BODY_BYTES_MAX, Delivery, HttpRequest, parse_http_request
+from app.config import Settings
 
 #: The server accepts no larger head, and the endpoint no larger body.
 _HEAD_BYTES_MAX = 64 * 1024
@@ -22,3 +24,11 @@ def read_request(file: BinaryIO) -> HttpRequest:
     if len(raw) > _REQUEST_BYTES_MAX:
         raise OversizedRequestError
     return parse_http_request(raw)
+
+
+def with_public_path(delivery: Delivery, settings: Settings) -> Delivery:
+    """Give a delivery to the endpoint the path that Alipay signs; one to another path stays as it is."""
+    path, mark, query = delivery.uri.partition("?")
+    if path not in {settings.notify_path, settings.public_notify_path}:
+        return delivery
+    return replace(delivery, uri=settings.public_notify_path + mark + query)

@@ -1,6 +1,5 @@
 """`flask inbox deliver`: deliver a raw HTTP request, verified like any other."""
 
-from dataclasses import replace
 from http import HTTPStatus
 from typing import BinaryIO
 
@@ -11,7 +10,7 @@ from app.alipay.acknowledgement import is_acknowledgement
 from app.alipay.delivery import BODY_BYTES_MAX, Delivery, MalformedRequestError
 from app.cli.current_service import the_service
 from app.cli.errors import REFUSED, Refusal
-from app.cli.request_file import OversizedRequestError, read_request
+from app.cli.request_file import OversizedRequestError, read_request, with_public_path
 from app.cli.tables import plain, print_facts
 
 
@@ -59,7 +58,7 @@ def _request(file: BinaryIO) -> Delivery:
     except MalformedRequestError as error:
         raise NotDeliveredError(HTTPStatus.BAD_REQUEST, str(error)) from None
     settings = the_service().settings
-    path, mark, query = delivery.uri.partition("?")
+    path = delivery.uri.partition("?")[0]
     if path not in {settings.notify_path, settings.public_notify_path}:
         problem = f"notifications go to {settings.public_notify_path}, not to {plain(path)}."
         raise NotDeliveredError(HTTPStatus.NOT_FOUND, problem)
@@ -67,4 +66,4 @@ def _request(file: BinaryIO) -> Delivery:
         raise NotDeliveredError(HTTPStatus.METHOD_NOT_ALLOWED, "notifications are sent with POST.")
     if len(delivery.body) > BODY_BYTES_MAX:
         raise NotDeliveredError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(OversizedRequestError()))
-    return replace(delivery, uri=settings.public_notify_path + mark + query)
+    return with_public_path(delivery, settings)
