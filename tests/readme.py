@@ -96,6 +96,8 @@ def _leaves(path: str, command: click.Command) -> Iterator[tuple[str, click.Comm
     if not isinstance(command, click.Group):
         yield path, command
         return
+    if command.invoke_without_command:
+        yield path, command
     for name, each in sorted(command.commands.items()):
         yield from _leaves(f"{path} {name}", each)
 
@@ -103,7 +105,8 @@ def _leaves(path: str, command: click.Command) -> Iterator[tuple[str, click.Comm
 def _usage(path: str, command: click.Command) -> str:
     """Write one command: its arguments, its options, and behind a # what it is for."""
     context = click.Context(command, info_name=path)
-    arguments = [piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]"]
+    pieces = click.Command.collect_usage_pieces(command, context)
+    arguments = [piece for piece in pieces if piece != "[OPTIONS]"]
     options = [_option(each) for each in command.params if isinstance(each, click.Option) and not each.hidden]
     call = " ".join(["flask", path, *arguments, *options])
     return f"{call}\n    # {command.get_short_help_str(limit=120)}"

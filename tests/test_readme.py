@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
+from app.alipay.diagnosis import Change
+from app.alipay.signature import CAUSES
 from app.config import NAMES, SECRETS
 from app.vocabulary import Outcome, Reason
 from tests.conftest import ROOT
@@ -47,6 +49,19 @@ def test_the_readme_is_read_in_one_go() -> None:
 def test_the_table_of_settings_names_just_those_that_are_read() -> None:
     first_cells = re.findall(r"^\|([^|]+)\|", block("configuration"), re.MULTILINE)
     assert set(re.findall(r"`(FLASK_[A-Z_]+)`", "".join(first_cells))) == SETTINGS
+
+
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
+
+
+@pytest.mark.parametrize("change", Change)
+def test_every_change_that_the_doctor_names_can_be_looked_up(change: Change) -> None:
+    assert re.search(rf"^\| [^|]*`{change}`", text_of(TROUBLESHOOTING), re.MULTILINE)
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_of_a_refusal_can_be_looked_up(cause: str) -> None:
+    assert f"cause={cause}`" in text_of(TROUBLESHOOTING)
 
 
 @each_page

@@ -1,6 +1,7 @@
 """One HTTP attempt of Alipay's exactly as it arrived: these bytes and no others were signed."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 #: A notification is well under 2 KiB with every field at its maximum; the rest is room for fields to come. A larger
@@ -51,6 +52,28 @@ class Delivery:
     origin: Origin = field(default=_UNKNOWN_ORIGIN, repr=False, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A whole HTTP request as it arrived, with every header, by its name in lower case."""
+
+    method: str
+    uri: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @property
+    def delivery(self) -> Delivery:
+        """What of it is signed, and the signature."""
+        return Delivery(
+            method=self.method,
+            uri=self.uri,
+            client_id=self.headers.get("client-id", ""),
+            request_time=self.headers.get("request-time", ""),
+            signature=self.headers.get("signature", ""),
+            body=self.body,
+        )
+
+
 class MalformedRequestError(ValueError):
     """The bytes are not one whole HTTP/1.x request that could be read as a delivery."""
 
@@ -60,6 +83,11 @@ class MalformedRequestError(ValueError):
 
 
 def parse_request(raw: bytes) -> Delivery:
+    """Read a raw HTTP/1.x request as a delivery. Raises `MalformedRequestError`."""
+    return parse_http_request(raw).delivery
+
+
+def parse_http_request(raw: bytes) -> HttpRequest:
     """Read a raw HTTP/1.x request, head and body, as a web server would (RFC 9112), and as strictly.
 
     The head may end its lines with CRLF or LF, since people save requests with editors; the body is taken as it stands,
@@ -73,14 +101,7 @@ def parse_request(raw: bytes) -> Delivery:
     request_line, *header_lines = head.replace("\r\n", "\n").split("\n")
     method, uri = _method_and_uri(request_line)
     headers = _headers(header_lines)
-    return Delivery(
-        method=method,
-        uri=uri,
-        client_id=headers.get("client-id", ""),
-        request_time=headers.get("request-time", ""),
-        signature=headers.get("signature", ""),
-        body=_body(raw[end_of_head.end() :], headers),
-    )
+    return HttpRequest(method, uri, headers, _body(raw[end_of_head.end() :], headers))
 
 
 def _method_and_uri(request_line: str) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """`flask inbox deliver`: deliver a raw HTTP request, verified like any other."""
 
-from dataclasses import replace
 from http import HTTPStatus
 from typing import BinaryIO
 
@@ -8,15 +7,11 @@ import click
 from flask.cli import with_appcontext
 
 from app.alipay.acknowledgement import is_acknowledgement
-from app.alipay.delivery import BODY_BYTES_MAX, Delivery, MalformedRequestError, parse_request
+from app.alipay.delivery import BODY_BYTES_MAX, Delivery, MalformedRequestError
 from app.cli.current_service import the_service
 from app.cli.errors import REFUSED, Refusal
+from app.cli.request_file import OversizedRequestError, read_request, with_public_path
 from app.cli.tables import plain, print_facts
-
-#: The server accepts no larger head, and the endpoint no larger body.
-_HEAD_BYTES_MAX = 64 * 1024
-_REQUEST_BYTES_MAX = _HEAD_BYTES_MAX + BODY_BYTES_MAX
-_TOO_LARGE = f"the body of a notification has at most {BODY_BYTES_MAX} bytes."
 
 
 class NotDeliveredError(Refusal):
@@ -56,20 +51,19 @@ def _request(file: BinaryIO) -> Delivery:
 
     Raises `NotDeliveredError` and `Refusal`.
     """
-    raw = file.read(_REQUEST_BYTES_MAX + 1)
-    if len(raw) > _REQUEST_BYTES_MAX:
-        raise NotDeliveredError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)
     try:
-        delivery = parse_request(raw)
+        delivery = read_request(file).delivery
+    except OversizedRequestError as error:
+        raise NotDeliveredError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from None
     except MalformedRequestError as error:
         raise NotDeliveredError(HTTPStatus.BAD_REQUEST, str(error)) from None
     settings = the_service().settings
-    path, mark, query = delivery.uri.partition("?")
+    path = delivery.uri.partition("?")[0]
     if path not in {settings.notify_path, settings.public_notify_path}:
         problem = f"notifications go to {settings.public_notify_path}, not to {plain(path)}."
         raise NotDeliveredError(HTTPStatus.NOT_FOUND, problem)
     if delivery.method != "POST":
         raise NotDeliveredError(HTTPStatus.METHOD_NOT_ALLOWED, "notifications are sent with POST.")
     if len(delivery.body) > BODY_BYTES_MAX:
-        raise NotDeliveredError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)
-    return replace(delivery, uri=settings.public_notify_path + mark + query)
+        raise NotDeliveredError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(OversizedRequestError()))
+    return with_public_path(delivery, settings)

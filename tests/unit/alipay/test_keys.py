@@ -2,11 +2,8 @@
 
 import base64
 import hashlib
-from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -23,16 +20,7 @@ from app.alipay.keyring import (
     load_private_key,
     load_public_key,
 )
-from tests.unit.alipay.key_text import private_text, public_text
-
-
-def certificate_of(key: RSAPrivateKey) -> str:
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "merchant")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(
-        name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1)
-    )
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+from tests.unit.alipay.key_text import certificate_of, private_text, public_text
 
 
 @pytest.mark.parametrize("encoding", [Encoding.DER, Encoding.PEM])

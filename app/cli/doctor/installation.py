@@ -1,12 +1,10 @@
-"""`flask doctor`: what is wrong with the installation, a line for each part, and what to do about it."""
+"""`flask doctor` without a command: what is wrong with the installation, a line for each part, and what to do."""
 
 from collections.abc import Callable, Iterator
 
 import click
-from flask.cli import with_appcontext
 
 from app.alipay.keyring import KeyringError
-from app.cli import options
 from app.cli.current_service import the_service
 from app.cli.errors import REFUSED
 from app.cli.tables import plain, print_json
@@ -15,14 +13,8 @@ from app.events.endpoints import EndpointsError
 from app.preflight import NEWER, OK
 
 
-@click.command()
-@with_appcontext
-@options.as_json
-def doctor(*, as_json: bool) -> None:
-    """Say what is wrong with the installation: its settings, keyring, endpoints, database, vault and worker.
-
-    It changes nothing. Ends with 1 if something is wrong. Whether each endpoint is told in time: flask endpoints check.
-    """
+def examine_installation(*, as_json: bool) -> None:
+    """Print what is wrong with each part, and end with 1 if something is."""
     found = list(_problems())
     if as_json:
         print_json([{"id": part, "ok": problem is None, "problem": problem} for part, problem in found])

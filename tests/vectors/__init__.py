@@ -1,0 +1,1 @@
+"""Deliveries on file: signed once, by keys that nobody has any more."""
