@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from app.alipay.call import Done, Refused
+from app.gateway.recording import end_overdue
 from app.simulator.draft import token_created
+from tests.builders import CLIENT_ID
 from tests.gateway import CONSULTED, TOKEN
 from tests.integration.calls_shell import GRANTED, IN_PROCESS, SILENCE, SPENT, CallShell, a_call_shell
 from tests.integration.shell import run_flask_at_terminal
@@ -164,6 +168,9 @@ def test_what_has_come_otherwise_is_unneeded(shell: CallShell) -> None:
 
 def test_a_wallet_that_nobody_named_is_told_with_what_to_do(shell: CallShell) -> None:
     call_id = shell.agree(wallet=None)
+    assert first_line(shell, call_id).startswith("due: it cannot be made")
+    end = partial(end_overdue, key=(CLIENT_ID, "s-1"), call_ids=[UUID(call_id)], now=datetime.now(UTC))
+    shell.service.receiver.run_work(end)
     shown = shell.ask("calls", "show", call_id)
     assert shown.startswith("failed: The wallet is not known")
     assert "Within its minute the code can still be exchanged" in shown

@@ -58,6 +58,8 @@ def _why(call: Call, now: datetime) -> str:
 
 
 def _what_is_next(call: Call, said: str, now: datetime) -> str:
+    if call.due_at is None and not call.is_in_flight:
+        return f"it cannot be made, and ends soon. {said}"
     if call.is_in_flight or call.due_at is None:
         return f"attempt {call.attempts} is under way, and its end is not on record yet."
     waits = call.due_at < now - _BEGUN_WITHIN
