@@ -131,7 +131,7 @@ def test_a_fault_is_not_taken_as_a_form(stage: Stage) -> None:
 )
 def test_a_form_that_is_not_ours_decides_nothing(stage: Stage, form: dict[str, str]) -> None:
     page = a_page(stage)
-    assert submit(stage, page, **form).status == 400
+    assert submit(stage, page, headers=None, **form).status == 400
     assert stage.gateway.ledger.decisions() == ()
 
 

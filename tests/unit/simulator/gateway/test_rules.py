@@ -5,9 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from app.alipay.notification import NotificationType
+from app.simulator.gateway.alipay import CallRefusedError
 from app.simulator.gateway.gateway import NothingToDecideError
 from app.simulator.gateway.keys import client_keys, why_left_out
 from app.simulator.gateway.ledger import TokenEnd
+from app.simulator.gateway.requests import ExchangeRequest, RevokeRequest
 from app.simulator.sender import Signer
 from tests.builders import CLIENT_ID
 from tests.unit.simulator.gateway.caller import Caller, code_in
@@ -225,11 +227,9 @@ def test_a_consult_can_name_where_to_notify_on_this_machine_and_nowhere_else(sta
     assert [each.uri for each in stage.endpoint.deliveries] == [f"{path}?of=consult", path]
 
 
-def test_codes_and_tokens_are_of_one_client_only(stage: Stage, keyring_path: object) -> None:
+def test_codes_and_tokens_are_of_one_client_only(stage: Stage) -> None:
     """Another client's caller would have to know the key; the gateway asks for the client all the same."""
     alipay = stage.gateway._alipay  # noqa: SLF001 -- no second client can sign here
-    from app.simulator.gateway.alipay import CallRefusedError  # noqa: PLC0415
-    from app.simulator.gateway.requests import ExchangeRequest, RevokeRequest  # noqa: PLC0415
 
     code = a_code(stage)
     with pytest.raises(CallRefusedError):
