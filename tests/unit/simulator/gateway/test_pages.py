@@ -151,7 +151,7 @@ def test_there_is_nothing_elsewhere(stage: Stage, path: str) -> None:
     assert submit(stage, path).status == 404
 
 
-def test_a_body_that_is_too_large_is_refused_unread(stage: Stage) -> None:
+def test_a_body_that_is_too_large_is_refused(stage: Stage) -> None:
     assert submit(stage, "/wallet/alma", reason="x" * 70_000).status == 413
     assert stage.caller.call("revoke", b"x" * 70_000).status == 413
 
