@@ -96,7 +96,7 @@ class Fault:
     @classmethod
     def read(cls, document: object) -> Self:
         """Read a fault from JSON. Raises `BadFaultError`."""
-        if not isinstance(document, dict):
+        if not isinstance(document, dict) or "fault" not in document:
             raise BadFaultError("fault", _EXAMPLE)
         unknown = sorted(set(map(str, document)) - set(cls.__slots__))
         if unknown:

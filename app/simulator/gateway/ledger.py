@@ -204,12 +204,19 @@ class Ledger:
         return call
 
     def end(self, call: ReceivedCall, access_token: str | None, *, is_answered: bool) -> None:
-        """Write down how a call ended, and whether the token that it was answered with can be known to the caller."""
+        """Write down that a call ends, and whether the token that it is answered with can be known to the caller.
+
+        This comes before the answer is out, as the caller's next call may come before anything can be done after it;
+        where the answer could not be written, it is said again.
+        """
         with self._lock:
-            call.ended = time.monotonic()
+            call.ended = call.ended or time.monotonic()
             call.is_answered = is_answered
-            if access_token is not None and is_answered:
-                self._tokens[access_token].is_answered = True
+            if access_token is not None:
+                self._tokens[access_token].is_answered = is_answered
+
+    def show(self, call: ReceivedCall) -> None:
+        """Tell who watches of a call that has ended."""
         self._tell(call)
 
     def give(self, token: Token) -> None:

@@ -30,6 +30,8 @@ _DRIPS_PER_SECOND = 3
 _ENDLESS_PIECE = b" " * 4096
 _HOSTS = {"127.0.0.1", "localhost"}
 _FORM_FIELDS_MAX = 16
+#: So much of a body that is too large is read, so that its sender hears why it is refused.
+_PASSED_OVER_BYTES_MAX = 1024 * 1024
 
 
 class Site(Protocol):
@@ -38,8 +40,11 @@ class Site(Protocol):
     def call(self, delivery: Delivery, *, content_type: str, base_url: str) -> Answer:
         """Answer a call; `base_url` is where the browser finds this gateway."""
 
+    def before_waiting(self, answer: Answer) -> None:
+        """Do what comes before an answer, and before the time that it takes."""
+
     def before_writing(self, answer: Answer) -> None:
-        """Do what comes before an answer."""
+        """Do what comes last before an answer is written."""
 
     def after_writing(self, answer: Answer, *, whole: bool) -> None:
         """Do what comes after an answer, which may not have been written whole."""
@@ -128,7 +133,11 @@ class _Handler(BaseHTTPRequestHandler):
             length = str(BODY_BYTES_MAX + 1)
         if int(length) > BODY_BYTES_MAX:
             self.close_connection = True
-            self._write(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {}, b"")
+            # Who still sends when a connection is closed sees a reset, and not the answer.
+            self.rfile.read(
+                min(int(length), _PASSED_OVER_BYTES_MAX) if self.headers.get("Content-Length") == length else 0
+            )
+            self._write(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"Connection": "close"}, b"")
             return None
         return self.rfile.read(int(length))
 
@@ -165,9 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
         answer = site.call(delivery, content_type=self.headers.get("Content-Type", ""), base_url=self.server.url)
         whole = False
         try:
-            site.before_writing(answer)
+            site.before_waiting(answer)
             if answer.delay_seconds:
                 self.server.is_closing.wait(answer.delay_seconds)
+            site.before_writing(answer)
             whole = self._send(answer)
         finally:
             site.after_writing(answer, whole=whole)

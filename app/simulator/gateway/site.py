@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from app.alipay.delivery import Delivery
 from app.simulator.gateway.alipay import Consent, PretendAlipay
-from app.simulator.gateway.answers import Answer
+from app.simulator.gateway.answers import Answer, Sending
 from app.simulator.gateway.calls import Calls
 from app.simulator.gateway.decisions import Decisions
 from app.simulator.gateway.faults import BadFaultError, Fault, Faults
@@ -50,15 +50,23 @@ class GatewaySite:
         """Answer a call."""
         return self._calls.answer(delivery, content_type=content_type, base_url=base_url)
 
-    def before_writing(self, answer: Answer) -> None:
-        """Do what comes before an answer."""
+    def before_waiting(self, answer: Answer) -> None:
+        """Do what comes before an answer, and before the time that it takes."""
         for notice in answer.notify_before:
             self._notifier.send_now(notice)
+
+    def before_writing(self, answer: Answer) -> None:
+        """Write down that a call ends with the answer that is written now, or with none."""
+        if answer.call is not None and answer.sending in {Sending.WHOLE, Sending.CUT}:
+            is_answered = answer.sending is Sending.WHOLE and answer.is_believable
+            self._ledger.end(answer.call, answer.access_token, is_answered=is_answered)
 
     def after_writing(self, answer: Answer, *, whole: bool) -> None:
         """Do what comes after an answer, which may not have been written whole."""
         if answer.call is not None:
-            self._ledger.end(answer.call, answer.access_token, is_answered=whole and answer.is_believable)
+            if not whole:
+                self._ledger.end(answer.call, answer.access_token, is_answered=False)
+            self._ledger.show(answer.call)
         for notice, seconds in answer.notify_after:
             self._notifier.send(notice, after_seconds=seconds)
         for notice in answer.lost:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -88,3 +89,14 @@ def open_gateway(keyring_path: Path, keyring: Keyring, endpoint: Endpoint) -> It
 def stage(open_gateway: Callable[..., Stage]) -> Stage:
     """A gateway with which everything goes right."""
     return open_gateway()
+
+
+@pytest.fixture
+def run_together() -> Callable[..., list[Any]]:
+    """Runs a function in several threads at once, and gives what came of each."""
+
+    def run(function: Callable[[], Any], *, times: int) -> list[Any]:
+        with ThreadPoolExecutor(times) as pool:
+            return [each.result() for each in [pool.submit(function) for _ in range(times)]]
+
+    return run

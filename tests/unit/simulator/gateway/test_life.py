@@ -26,6 +26,7 @@ def test_a_whole_life(stage: Stage) -> None:
     assert consulted.document["normalUrl"].startswith(f"{stage.gateway.url}/consent/")
     returned = stage.gateway.agree(CLIENT_ID, "s-1")
     code = code_in(returned)
+    stage.told(1)
     assert returned == f"{REDIRECT_URL}&authCode={code}&authState=s-1"
     given = stage.caller.exchange(code).document
     expires_at = read_time(given["accessTokenExpiryTime"])
