@@ -12,7 +12,7 @@ from itertools import accumulate, takewhile
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, delete, select, union_all
+from sqlalchemy import ColumnElement, Row, Select, delete, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from app.database.bulk import insertion
@@ -95,13 +95,22 @@ class Page:
 # --- numbering -------------------------------------------------------------------------------------------------------
 
 
-def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
+def number(
+    session: Session,
+    subscribers: Subscribers,
+    *,
+    now: datetime,
+    limit: int = NUMBERED_AT_ONCE_MAX,
+    leaving_out: Collection[int] = (),
+) -> int:
     """Move events from the outbox into the feed, and say how many. Each endpoint gets its deliveries with them.
 
     Where there are `may_have_left_some` of them, the caller comes again at once.
     """
     feed = deliveries.lock_feed(session)
-    staged = session.scalars(select(OutboxEvent).order_by(OutboxEvent.id).limit(NUMBERED_AT_ONCE_MAX)).all()
+    staged = session.scalars(
+        select(OutboxEvent).where(*_is_not(leaving_out)).order_by(OutboxEvent.id).limit(limit)
+    ).all()
     if not staged:
         return 0
     endpoints_by_type = {each: subscribers(each) for each in {each.type for each in staged}}
@@ -141,14 +150,18 @@ def may_have_left_some(numbered: int, *, endpoints: int) -> bool:
     return numbered >= min(NUMBERED_AT_ONCE_MAX, max(1, _ROWS_AT_ONCE_MAX // (1 + endpoints)))
 
 
-def is_anything_staged(session: Session) -> bool:
-    """Say whether events wait to be numbered."""
-    return session.scalar(select(OutboxEvent.id).limit(1)) is not None
+def first_staged(session: Session, *, leaving_out: Collection[int] = ()) -> int | None:
+    """Say which event is the next to be numbered, by its id in the outbox; `None` where none waits."""
+    return session.scalar(select(OutboxEvent.id).where(*_is_not(leaving_out)).order_by(OutboxEvent.id).limit(1))
 
 
 def oldest_staged_at(session: Session) -> datetime | None:
     """Say since when the oldest event waits to be numbered, if one does."""
     return session.scalar(select(OutboxEvent.at).order_by(OutboxEvent.id).limit(1))
+
+
+def _is_not(outbox_ids: Collection[int]) -> list[ColumnElement[bool]]:
+    return [OutboxEvent.id.not_in(outbox_ids)] if outbox_ids else []
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
