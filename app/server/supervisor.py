@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
+from types import FrameType
 from typing import Any, Protocol
 
 from granian.net import SocketHolder  # type: ignore[attr-defined] # it does not say that it exports it
@@ -352,8 +353,16 @@ def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:
     threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
     loaded = loader()
     signal.signal(_DRAIN, partial(_on_drain, loaded, listener.detach()))
-    loaded.add_serving_callback(partial(_say_ready, ready))
+    loaded.add_serving_callback(partial(_begin_to_serve, loaded, ready))
     return loaded
+
+
+def _begin_to_serve(loaded: Served, ready: Connection) -> None:
+    """Say that the worker is ready. By now granian has its own handlers for the signals that stop it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Whoever sends them to a worker itself, as a terminal does, has not told it to drain.
+        signal.signal(number, partial(_on_stop, loaded, signal.getsignal(number)))
+    _say_ready(ready)
 
 
 def _say_ready(ready: Connection) -> None:
@@ -366,3 +375,10 @@ def _say_ready(ready: Connection) -> None:
 def _on_drain(loaded: Served, listener: int, *_: object) -> None:
     stop_accepting(listener)
     loaded.drain()
+
+
+def _on_stop(loaded: Served, then: Any, number: int, frame: FrameType | None) -> None:  # noqa: ANN401 -- a handler, or none
+    # Else granian would wait for the last of its deferred responses.
+    loaded.drain()
+    if callable(then):
+        then(number, frame)
