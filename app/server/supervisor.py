@@ -206,11 +206,15 @@ class Supervisor(MPServer):
                 self.interrupt_children.append(0)
                 return
             self._start_those_due()
-            if self._background is not None:
-                self._background.look()
+            self._look_after_background()
             self.main_loop_interrupt.wait(self._seconds_until_one_is_due())
         # Deaths before the end are no reason to call it a failure.
         self.interrupt_children.clear()
+
+    def _look_after_background(self) -> None:
+        """Start the background process again where that is due, also in the middle of a reload."""
+        if self._background is not None:
+            self._background.look()
 
     def _replace_all(self) -> None:
         """Replace the workers one by one, each as soon as its successor is ready, unless a new one could not start."""
@@ -244,7 +248,7 @@ class Supervisor(MPServer):
         self.wrks[index] = new
         self._slots[index].deaths = 0
         self._drain(old)
-        _stop(old)
+        _stop(old, meanwhile=self._look_after_background)
         return True
 
     def _drain(self, worker: WorkerProcess) -> None:
@@ -255,6 +259,7 @@ class Supervisor(MPServer):
                 os.kill(worker.inner.pid, _DRAIN)
             deadline = time.monotonic() + _DRAIN_SECONDS
             while not self.interrupt_signal and time.monotonic() < deadline:
+                self._look_after_background()
                 time.sleep(LOOK_SECONDS)
 
     def _becomes_ready(self, index: int) -> bool:
@@ -264,6 +269,7 @@ class Supervisor(MPServer):
         while not self.interrupt_signal and time.monotonic() < deadline:
             if self._hear(slot, seconds=LOOK_SECONDS):
                 return slot.was_ready
+            self._look_after_background()
         return False
 
     def _hear(self, slot: _Slot, *, seconds: float = 0) -> bool:
@@ -323,16 +329,20 @@ class Supervisor(MPServer):
         return max(0, min(due) - time.monotonic()) if due else None
 
 
-def _stop(worker: WorkerProcess) -> None:
+def _stop(worker: WorkerProcess, *, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Let a worker finish what it has begun, and no longer than that may take."""
     if _has_ended(worker):
         # Its id may be another's by now.
         return
     worker.terminate()
-    if not _ends_within(worker, STOP_SECONDS_MAX):
-        _log.warning("worker killed", extra={"worker": worker.idx + 1})
-        worker.kill()
-        worker.join()
+    deadline = time.monotonic() + STOP_SECONDS_MAX
+    while not _ends_within(worker, LOOK_SECONDS):
+        if time.monotonic() >= deadline:
+            _log.warning("worker killed", extra={"worker": worker.idx + 1})
+            worker.kill()
+            worker.join()
+            return
+        meanwhile()
 
 
 def _has_ended(worker: WorkerProcess) -> bool:
