@@ -189,12 +189,24 @@ def page(session: Session, *, after: int | None, types: Collection[str] | None, 
     else:
         last_position, purged_through = session.execute(_FEED_ENDS).one()
         events = [_published(row) for row in session.execute(_of_types(types, after, limit + 1))]
-    if not purged_through <= after <= last_position:
-        raise PastCursorError(after, purged_through, last_position)
+    if (missed := _missed(after, purged_through, last_position)) is not None:
+        raise missed
     if len(events) > limit:
         return Page(events[:limit], events[limit - 1].position, has_more=True)
     # There is none of these types up to the end, so that the next look need not begin at the last one found.
     return Page(events, last_position, has_more=False)
+
+
+def missed(session: Session, after: int) -> PastCursorError | None:
+    """Say what a reader with this position has missed, if so."""
+    last_position, purged_through = session.execute(_FEED_ENDS).one()
+    return _missed(after, purged_through, last_position)
+
+
+def _missed(after: int, purged_through: int, last_position: int) -> PastCursorError | None:
+    if purged_through <= after <= last_position:
+        return None
+    return PastCursorError(after, purged_through, last_position)
 
 
 def listing(
