@@ -27,6 +27,7 @@ from app.events.sender import Sender
 from app.gateway import runner
 from app.gateway.runner import CallRunner
 from app.leases import BEAT_SECONDS, Leases
+from app.process_name import name_of_this_process
 
 #: For how long the feed has its events, and calls are on record: who reads on later is told that some are gone.
 RETENTION = timedelta(days=30)
@@ -68,7 +69,8 @@ class Worker:
         self._clock = clock
         self._monotonic = monotonic
         # The host is for people who look who holds what.
-        self._leases = Leases(f"{socket.gethostname()}:{identity or uuid4()}", monotonic=monotonic)
+        name = f"{socket.gethostname()}:{identity or uuid4()}"
+        self._leases = Leases(name, process=name_of_this_process(), monotonic=monotonic)
         self._senders = {
             _lease_of(each.name): Sender(
                 each,
