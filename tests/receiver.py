@@ -46,7 +46,12 @@ class Handler(BaseHTTPRequestHandler):
     received: Received
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # Its sender was killed in the middle of it.
+            self.close_connection = True
+            return
         self.received = Received(self.path, dict(self.headers.items()), body, time.monotonic())
         self.server.receiver.take(self)
 
