@@ -7,7 +7,6 @@ import base64
 import binascii
 import re
 import ssl
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,6 +21,7 @@ from app.events.addresses import is_link_local
 from app.events.staging import EventType
 from app.events.type_patterns import UnknownTypeError, types_of
 from app.secret import Secret
+from app.toml_file import TomlFileError, read_toml
 
 #: How long a secret is, decoded (Standard Webhooks 1.0, "Signature scheme").
 SECRET_BYTES = range(24, 64 + 1)
@@ -126,19 +126,12 @@ class Endpoints(Mapping[str, Endpoint]):
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    if_missing = "create it, or point FLASK_ENDPOINTS at the one you have"
+    if_no_toml = "mend that place; a text stands in quotes"
     try:
-        # Editors on Windows begin a file with a byte order mark.
-        return tomllib.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        problem, remedy = "does not exist", "create it, or point FLASK_ENDPOINTS at the one you have"
-    except OSError as error:
-        problem, remedy = f"cannot be read ({error.strerror})", "make it a file that the service's user may read"
-    except UnicodeDecodeError:
-        problem, remedy = "is not UTF-8", "save it as UTF-8 text"
-    except tomllib.TOMLDecodeError as error:
-        # The parser's messages quote names and positions, never values.
-        problem, remedy = f"is not TOML ({error})", "mend that place; a text stands in quotes"
-    raise EndpointsError(str(path), problem, remedy)
+        return read_toml(path, if_missing=if_missing, if_no_toml=if_no_toml)
+    except TomlFileError as error:
+        raise EndpointsError(str(path), error.problem, error.remedy) from None
 
 
 def _refuse_unknown_settings(place: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:
