@@ -105,7 +105,7 @@ def test_it_is_numbered_once_it_is_mended(stage: Stage, number: Number, seconds:
 
 def test_each_refusal_is_counted(stage: Stage, number: Number, seconds: Seconds) -> None:
     def counted() -> float:
-        families = {family.name: family for family in metrics.collect([])}
+        families = {family.name: family for family in metrics.collect([], revision="0007")}
         return families["notifyauth_events_refused"].samples[0].value
 
     stage.consult("first")
