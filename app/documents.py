@@ -22,7 +22,9 @@ def timestamp(time: datetime | None) -> str | None:
     """Write a time as RFC 3339, in UTC, to the millisecond."""
     if time is None:
         return None
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    # Nearly every time is in UTC already.
+    time = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def authorization_summaries(session: Session, listed: Collection[Authorization]) -> list[Document]:
@@ -136,6 +138,7 @@ def entry_summary(entry: InboxEntry) -> Document:
 
 def event_document(event: PublishedEvent) -> Document:
     """Show an event as the feed has it and as an endpoint is told it: thin, without a code, a token or a login id."""
+    at = timestamp(event.at)
     data: Document = {
         "authorizationId": str(event.authorization_id),
         "clientId": event.client_id,
@@ -146,8 +149,8 @@ def event_document(event: PublishedEvent) -> Document:
         "from": event.from_state,
         "to": event.to_state,
         "cause": event.cause,
-        "learnedAt": timestamp(event.learned_at or event.at),
-        "at": timestamp(event.at),
+        "learnedAt": timestamp(event.learned_at) or at,
+        "at": at,
     }
     if event.expires_at is not None:
         data["expiresAt"] = timestamp(event.expires_at)
@@ -156,7 +159,7 @@ def event_document(event: PublishedEvent) -> Document:
         data |= {"from": event.to_state, "cause": CauseKind.GATEWAY, "learnedAt": timestamp(event.at)}
         data["call"] = {"id": str(event.call_id), "status": event.call_status, "resultCode": event.result_code}
     # What Standard Webhooks puts beside the data.
-    return {"id": str(event.event_id), "type": event.type, "timestamp": timestamp(event.at), "data": data}
+    return {"id": str(event.event_id), "type": event.type, "timestamp": at, "data": data}
 
 
 def event_body(event: PublishedEvent) -> str:

@@ -1,7 +1,8 @@
 """Leases: what one background worker at a time may do, whichever of them lives.
 
 A holder raises the beat of its lease every few seconds. Another takes the lease when it has seen the same beat
-for longer than a holder may go without one, by its own monotonic clock: no two machines' clocks are compared. A holder
+for longer than a holder may go without one, by its own monotonic clock: no two machines' clocks are compared. One whose
+process has ended, on the same machine, is known to be gone, so that its lease is taken at once. A holder
 that could not raise its beat for 5 s starts nothing new, and after 8 s another may begin. What was started before may
 overlap with that: a request takes up to 10 s, so that a webhook can be sent twice.
 """
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 from app.database.bulk import insertion
 from app.database.pipeline import execute, plain
 from app.models import Lease
+from app.process_name import has_ended
 
 #: How often a holder raises the beat.
 BEAT_SECONDS = 2.0
@@ -24,6 +26,8 @@ BEAT_SECONDS = 2.0
 TAKEOVER_SECONDS = 8.0
 #: A holder that has not raised its beat for so long starts nothing new. Requests in flight may overlap the next holder.
 HELD_SECONDS = 5.0
+#: What stands between the name of a holder and that of its process.
+_OF_PROCESS = " "
 
 
 @dataclass(slots=True)
@@ -35,8 +39,12 @@ class _Seen:
 class Leases:
     """The leases that one background worker holds or waits for. Used by one thread; `holds` by any."""
 
-    def __init__(self, holder: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.holder = holder
+    def __init__(
+        self, name: str, *, process: str | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Take a name, which one that takes the place of a worker that has ended has from that, and its process's."""
+        self._name = name
+        self.holder = name if process is None else f"{name}{_OF_PROCESS}{process}"
         self._monotonic = monotonic
         #: When each lease was last renewed: what was not renewed since is not held.
         self._renewed: dict[str, float] = {}
@@ -63,7 +71,7 @@ class Leases:
                 statement = insertion(Lease, [row], on_conflict="leave", returning=[Lease.name])
                 (inserted,) = execute(session.connection(), statement)
                 held |= {name} if inserted.rows else set()
-            elif (lease.holder == self.holder or self._is_free(lease)) and self._raise_beat(session, lease, now):
+            elif self._is_free(lease) and self._raise_beat(session, lease, now):
                 held.add(name)
         return lambda: self._note(names, held, asked)
 
@@ -75,7 +83,9 @@ class Leases:
             self._renewed.pop(name, None)
 
     def _is_free(self, lease: Lease) -> bool:
-        if lease.holder is None:
+        """Say whether this background worker may take a lease, or keep it."""
+        name, _, process = (lease.holder or "").partition(_OF_PROCESS)
+        if lease.holder is None or name == self._name or has_ended(process):
             return True
         seen = self._seen.get(lease.name)
         if seen is None or seen.beat != lease.beat:

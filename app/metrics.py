@@ -161,6 +161,10 @@ WEBHOOK_ATTEMPTS = Counter(
     "expired or dead (it is not, with or without a last attempt).",
     {"endpoint": (), "outcome": ("delivered", "failed", "expired", "dead")},
 )
+EVENTS_REFUSED = Counter(
+    "notifyauth_events_refused",
+    "Times that the database refused to number an event: it stays in the outbox and is tried again every minute.",
+)
 CODE_TOLD = Histogram(
     "notifyauth_code_told_seconds",
     "From having received an auth code to the 2xx of an endpoint that was told of it, in seconds.",
@@ -192,7 +196,7 @@ _ENDPOINT_FAILING = Latest("failing", "When an endpoint was last seen failing.",
 _ENDPOINT_SEEN_SECONDS = 30
 
 _TYPES = frozenset(NotificationType)
-_COUNTERS = (DELIVERIES, NOTIFICATIONS, REFUSED_REQUESTS, MISDIRECTED, LOG_LINES_DROPPED)
+_COUNTERS = (DELIVERIES, NOTIFICATIONS, REFUSED_REQUESTS, MISDIRECTED, LOG_LINES_DROPPED, EVENTS_REFUSED)
 
 
 def count_notification(notification_type: str | None, outcome: str) -> None:

@@ -20,12 +20,14 @@ from app.documents import event_body
 from app.events import deliveries, feed
 from app.events.deliveries import Status
 from app.events.endpoints import Endpoints
+from app.events.numbering import Numbering
 from app.events.persistence import Persistence
 from app.events.schedule import AGE_MAX
 from app.events.sender import Sender
 from app.gateway import runner
 from app.gateway.runner import CallRunner
 from app.leases import BEAT_SECONDS, Leases
+from app.process_name import name_of_this_process
 
 #: For how long the feed has its events, and calls are on record: who reads on later is told that some are gone.
 RETENTION = timedelta(days=30)
@@ -67,7 +69,8 @@ class Worker:
         self._clock = clock
         self._monotonic = monotonic
         # The host is for people who look who holds what.
-        self._leases = Leases(f"{socket.gethostname()}:{identity or uuid4()}", monotonic=monotonic)
+        name = f"{socket.gethostname()}:{identity or uuid4()}"
+        self._leases = Leases(name, process=name_of_this_process(), monotonic=monotonic)
         self._senders = {
             _lease_of(each.name): Sender(
                 each,
@@ -82,7 +85,10 @@ class Worker:
         self._names = {_NUMBERING, _CALLS, *self._senders}
         self._renew_at = self._check_free_at = self._purge_at = 0.0
         self._renewing = Persistence("renewing leases")
-        self._numbering = Persistence("numbering events")
+        self._numbering = Numbering(
+            self._database, self._endpoints.subscribers, endpoints=len(self._senders), clock=clock, monotonic=monotonic
+        )
+        self._numbering_events = Persistence("numbering events")
         self._purging = Persistence("purging events")
 
     def run_until(self, stop: threading.Event) -> None:
@@ -107,7 +113,7 @@ class Worker:
             return False
         if not self._leases.holds(_NUMBERING):
             return True
-        return self._numbering.try_once(self._number) and self._purge_if_due()
+        return self._numbering_events.try_once(self._number) and self._purge_if_due()
 
     # --- leases ---
 
@@ -146,16 +152,14 @@ class Worker:
     # --- the feed ---
 
     def _number(self) -> None:
-        numbering = partial(feed.number, subscribers=self._endpoints.subscribers)
-        while self._leases.holds(_NUMBERING) and self._database.run(feed.is_anything_staged, read_only=True):
-            numbered = self._database.run(partial(numbering, now=self._clock()))
-            if numbered:
-                for sender in self._senders.values():
-                    sender.wake()
-            # What was staged since is numbered together at the next look: under load there is always something.
-            is_last = not feed.may_have_left_some(numbered, endpoints=len(self._senders))
-            if is_last or self._monotonic() >= self._renew_at:
-                return
+        self._numbering.number(may_go_on=self._may_number, on_numbered=self._wake_senders)
+
+    def _may_number(self) -> bool:
+        return self._leases.holds(_NUMBERING) and self._monotonic() < self._renew_at
+
+    def _wake_senders(self) -> None:
+        for sender in self._senders.values():
+            sender.wake()
 
     def _purge_if_due(self) -> bool:
         """Purge a piece, if it is time, and say whether that went well."""

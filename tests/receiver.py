@@ -46,7 +46,12 @@ class Handler(BaseHTTPRequestHandler):
     received: Received
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # Its sender was killed in the middle of it.
+            self.close_connection = True
+            return
         self.received = Received(self.path, dict(self.headers.items()), body, time.monotonic())
         self.server.receiver.take(self)
 
@@ -118,6 +123,7 @@ class Receiver:
 
     port: int
     behave: Behavior = takes_it
+    scheme: str = "http"
     received: list[Received] = field(default_factory=list)
     #: The most requests that were there at one time.
     at_once: int = 0
@@ -126,7 +132,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hooks?shop=1"
+        return f"{self.scheme}://127.0.0.1:{self.port}/hooks?shop=1"
 
     def endpoint(self, name: str = "shop", *, secrets: tuple[str, ...] = (SECRET,)) -> Endpoint:
         return Endpoint(name, self.url, tuple(map(Secret, secrets)), ("*",))
@@ -165,7 +171,7 @@ def a_receiver(behave: Behavior = takes_it, *, port: int = 0, tls: ssl.SSLContex
     if tls is not None:
         # Each connection shakes hands in its own thread, when it is first read.
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    receiver = server.receiver = Receiver(server.server_port, behave)
+    receiver = server.receiver = Receiver(server.server_port, behave, "http" if tls is None else "https")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,6 +16,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+
+from app.toml_file import TomlFileError, read_toml
 
 DEFAULT_FLOW = "auto_debit"
 FLOWS = (DEFAULT_FLOW, "direct")
@@ -172,20 +173,12 @@ def fingerprint(public_key: RSAPublicKey) -> str:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    if_missing = "create it, point FLASK_KEYRING at the one you have, or make a sandbox's with: flask simulator keys"
+    if_no_toml = "mend that place; a key stands in quotes, and PEM in triple quotes"
     try:
-        # Editors on Windows begin a file with a byte order mark.
-        return tomllib.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        problem = "does not exist"
-        remedy = "create it, point FLASK_KEYRING at the one you have, or make a sandbox's with: flask simulator keys"
-    except OSError as error:
-        problem, remedy = f"cannot be read ({error.strerror})", "make it a file that the service's user may read"
-    except UnicodeDecodeError:
-        problem, remedy = "is not UTF-8", "save it as UTF-8 text"
-    except tomllib.TOMLDecodeError as error:
-        # The parser's messages quote names and positions, never values.
-        problem, remedy = f"is not TOML ({error})", "mend that place; a key stands in quotes, and PEM in triple quotes"
-    raise KeyringError(str(path), problem, remedy)
+        return read_toml(path, if_missing=if_missing, if_no_toml=if_no_toml)
+    except TomlFileError as error:
+        raise KeyringError(str(path), error.problem, error.remedy) from None
 
 
 def _refuse_unknown_settings(where: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:

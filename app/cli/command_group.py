@@ -7,9 +7,13 @@ from typing import Any
 
 import click
 from flask.cli import AppGroup
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 from typing_extensions import override
 
 from app.cli.errors import SERVICE, plain_errors
+from app.database import DatabaseUnavailableError
+from app.models import Authorization, InboxEntry
 from app.wiring import Service
 
 
@@ -25,16 +29,31 @@ class CommandGroup(AppGroup):
 
 @contextmanager
 def _default_database_is_named(ctx: click.Context) -> Iterator[None]:
-    """Say beside an answer that it comes from the database that is used where none is named.
+    """Say, where no database is named, which one has nothing to show, or has not what was asked for.
 
     An empty list out of an empty file is otherwise taken for the truth about the database that was meant.
     """
+    has_answered = False
     try:
         yield
+        has_answered = True
     finally:
         service: Service | None = ctx.meta.get(SERVICE)
-        if service is not None and service.settings.uses_default_database and service.was_asked:
+        is_default = service is not None and service.settings.uses_default_database and service.was_asked
+        if service is not None and is_default and not (has_answered and _has_anything(service)):
             click.echo(f"FLASK_DATABASE_URL is not set: this is about {service.settings.database_asked}", err=True)
+
+
+def _has_anything(service: Service) -> bool:
+    """Say whether there is anything on record."""
+    try:
+        found = service.database.run(
+            lambda session: [session.scalar(select(each).limit(1)) for each in (Authorization.id, InboxEntry.id)],
+            read_only=True,
+        )
+    except (DatabaseUnavailableError, DBAPIError):
+        return False
+    return any(each is not None for each in found)
 
 
 @contextmanager

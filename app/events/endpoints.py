@@ -6,7 +6,7 @@ A mistake must show when the service starts, not when the first event is to be s
 import base64
 import binascii
 import re
-import tomllib
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,12 +21,13 @@ from app.events.addresses import is_link_local
 from app.events.staging import EventType
 from app.events.type_patterns import UnknownTypeError, types_of
 from app.secret import Secret
+from app.toml_file import TomlFileError, read_toml
 
 #: How long a secret is, decoded (Standard Webhooks 1.0, "Signature scheme").
 SECRET_BYTES = range(24, 64 + 1)
 _SECRET_PREFIX = "whsec_"  # noqa: S105 -- what all of them begin with
 _FILE_PREFIX = "file:"
-_SETTINGS = ("url", "secrets", "types")
+_SETTINGS = ("url", "secrets", "types", "ca")
 #: It is a label of metrics and an argument of commands.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PRINTABLE = re.compile(r"[!-~]+")
@@ -69,6 +70,8 @@ class Endpoint:
     secrets: tuple[Secret, ...]
     #: Types, or patterns such as `authorization.*`.
     types: tuple[str, ...]
+    #: The certificates, in PEM, of which one has to vouch for the endpoint's; those of the system where it is empty.
+    ca: str | None = None
 
     def takes(self, event_type: str) -> bool:
         """Say whether the endpoint is told of events of a type."""
@@ -123,19 +126,12 @@ class Endpoints(Mapping[str, Endpoint]):
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    if_missing = "create it, or point FLASK_ENDPOINTS at the one you have"
+    if_no_toml = "mend that place; a text stands in quotes"
     try:
-        # Editors on Windows begin a file with a byte order mark.
-        return tomllib.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        problem, remedy = "does not exist", "create it, or point FLASK_ENDPOINTS at the one you have"
-    except OSError as error:
-        problem, remedy = f"cannot be read ({error.strerror})", "make it a file that the service's user may read"
-    except UnicodeDecodeError:
-        problem, remedy = "is not UTF-8", "save it as UTF-8 text"
-    except tomllib.TOMLDecodeError as error:
-        # The parser's messages quote names and positions, never values.
-        problem, remedy = f"is not TOML ({error})", "mend that place; a text stands in quotes"
-    raise EndpointsError(str(path), problem, remedy)
+        return read_toml(path, if_missing=if_missing, if_no_toml=if_no_toml)
+    except TomlFileError as error:
+        raise EndpointsError(str(path), error.problem, error.remedy) from None
 
 
 def _refuse_unknown_settings(place: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:
@@ -153,11 +149,13 @@ def _endpoint(path: Path, name: str, table: object) -> Endpoint:
     if not isinstance(table, dict):
         raise EndpointsError(place, "is not a table", f"write [endpoints.{name}] and its settings below")
     _refuse_unknown_settings(place, table, _SETTINGS)
+    url = _url(table.get("url"), f"{path}: url of endpoint {name}")
     return Endpoint(
         name,
-        _url(table.get("url"), f"{path}: url of endpoint {name}"),
+        url,
         _secrets(path, table.get("secrets"), f"{path}: secrets of endpoint {name}"),
         _types(table.get("types", ["*"]), f"{path}: types of endpoint {name}"),
+        _ca(path, table["ca"], f"{path}: certificates (ca) of endpoint {name}", url) if "ca" in table else None,
     )
 
 
@@ -210,7 +208,8 @@ def _secret(path: Path, value: object, place: str) -> Secret:
         raise EndpointsError(place, "hold something that is not a text", f'write "whsec_…" or "{_FILE_PREFIX}NAME"')
     text = value.strip()
     if text.startswith(_FILE_PREFIX):
-        text = _file_text(path.parent / text.removeprefix(_FILE_PREFIX), place).strip()
+        remedy = f"write whsec_… into it; {_REMEDY}"
+        text = _file_text(path.parent / text.removeprefix(_FILE_PREFIX), place, remedy=remedy).strip()
     if not text.startswith(_SECRET_PREFIX):
         raise EndpointsError(place, f"hold one that does not begin with {_SECRET_PREFIX}", _REMEDY)
     encoded = text.removeprefix(_SECRET_PREFIX)
@@ -225,13 +224,31 @@ def _secret(path: Path, value: object, place: str) -> Secret:
     return Secret(text)
 
 
-def _file_text(path: Path, place: str) -> str:
+def _ca(path: Path, value: object, place: str, url: str) -> str:
+    remedy = f'write ca = "{_FILE_PREFIX}NAME.pem" for a file of certificates in PEM'
+    if not isinstance(value, str) or not value.strip():
+        raise EndpointsError(place, "are not a text", remedy)
+    if not url.lower().startswith("https:"):
+        raise EndpointsError(
+            place, "are of no use, since its url is not https://", "call it by https://, or take ca out"
+        )
+    text = value.strip()
+    if text.startswith(_FILE_PREFIX):
+        text = _file_text(path.parent / text.removeprefix(_FILE_PREFIX), place, remedy=remedy)
+    try:
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise EndpointsError(place, "are none, or cannot be read", remedy) from None
+    return text
+
+
+def _file_text(path: Path, place: str, *, remedy: str) -> str:
     try:
         return path.read_text("utf-8-sig")
     except FileNotFoundError:
         problem, remedy = f"name a file that does not exist, {path}", "put it there, or name the file it is in"
     except UnicodeDecodeError:
-        problem, remedy = f"name a file that is no text, {path}", f"write whsec_… into it; {_REMEDY}"
+        problem = f"name a file that is no text, {path}"
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no file has such a name"
         problem, remedy = f"name {path}, which cannot be read ({reason})", "name a file the service's user may read"

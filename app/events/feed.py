@@ -5,18 +5,18 @@ feed goes, and moves what it finds in the outbox into the feed, with one positio
 committed, and what is committed later is moved later.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate, takewhile
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, delete, select, union_all
+from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, delete, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from app.database.bulk import insertion
-from app.database.pipeline import execute, plain
+from app.database.pipeline import Statement, execute, execute_and_commit, plain
 from app.events import deliveries
 from app.models import Authorization, Feed, FeedEvent, OutboxEvent, Transition
 
@@ -95,13 +95,22 @@ class Page:
 # --- numbering -------------------------------------------------------------------------------------------------------
 
 
-def number(session: Session, subscribers: Subscribers, *, now: datetime) -> int:
+def number(
+    session: Session,
+    subscribers: Subscribers,
+    *,
+    now: datetime,
+    limit: int = NUMBERED_AT_ONCE_MAX,
+    leaving_out: Collection[int] = (),
+) -> int:
     """Move events from the outbox into the feed, and say how many. Each endpoint gets its deliveries with them.
 
     Where there are `may_have_left_some` of them, the caller comes again at once.
     """
     feed = deliveries.lock_feed(session)
-    staged = session.scalars(select(OutboxEvent).order_by(OutboxEvent.id).limit(NUMBERED_AT_ONCE_MAX)).all()
+    staged = session.scalars(
+        select(OutboxEvent).where(*_is_not(leaving_out)).order_by(OutboxEvent.id).limit(limit)
+    ).all()
     if not staged:
         return 0
     endpoints_by_type = {each: subscribers(each) for each in {each.type for each in staged}}
@@ -141,14 +150,18 @@ def may_have_left_some(numbered: int, *, endpoints: int) -> bool:
     return numbered >= min(NUMBERED_AT_ONCE_MAX, max(1, _ROWS_AT_ONCE_MAX // (1 + endpoints)))
 
 
-def is_anything_staged(session: Session) -> bool:
-    """Say whether events wait to be numbered."""
-    return session.scalar(select(OutboxEvent.id).limit(1)) is not None
+def first_staged(session: Session, *, leaving_out: Collection[int] = ()) -> int | None:
+    """Say which event is the next to be numbered, by its id in the outbox; `None` where none waits."""
+    return session.scalar(select(OutboxEvent.id).where(*_is_not(leaving_out)).order_by(OutboxEvent.id).limit(1))
 
 
 def oldest_staged_at(session: Session) -> datetime | None:
     """Say since when the oldest event waits to be numbered, if one does."""
     return session.scalar(select(OutboxEvent.at).order_by(OutboxEvent.id).limit(1))
+
+
+def _is_not(outbox_ids: Collection[int]) -> list[ColumnElement[bool]]:
+    return [OutboxEvent.id.not_in(outbox_ids)] if outbox_ids else []
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -162,17 +175,38 @@ def last_position(session: Session) -> int:
 def page(session: Session, *, after: int | None, types: Collection[str] | None, limit: int) -> Page:
     """Read events of these types in order: what comes after a position, or from the oldest that is left.
 
-    Raises `PastCursorError` where a reader with this position has missed events.
+    No statement may follow in this transaction. Raises `PastCursorError` where a reader with this position has missed
+    events.
     """
-    feed = session.scalars(select(Feed)).one()
-    after = feed.purged_through if after is None else after
-    if not feed.purged_through <= after <= feed.last_position:
-        raise PastCursorError(after, feed.purged_through, feed.last_position)
-    events = [_published(row) for row in session.execute(_after(after, types, limit + 1))]
+    if after is None:
+        after = session.scalars(select(Feed.purged_through)).one()
+    if types is None:
+        # Positions have no gap: bounded on both sides, the database knows how few it reads.
+        bounds = {"first": after + 1, "last": after + limit + 1}
+        feed, found = execute_and_commit(session.connection(), _FEED, _between(bounds))
+        events = [PublishedEvent(*row) for row in found.rows]
+        ((last_position, purged_through),) = feed.rows
+    else:
+        last_position, purged_through = session.execute(_FEED_ENDS).one()
+        events = [_published(row) for row in session.execute(_of_types(types, after, limit + 1))]
+    if (missed := _missed(after, purged_through, last_position)) is not None:
+        raise missed
     if len(events) > limit:
         return Page(events[:limit], events[limit - 1].position, has_more=True)
     # There is none of these types up to the end, so that the next look need not begin at the last one found.
-    return Page(events, feed.last_position, has_more=False)
+    return Page(events, last_position, has_more=False)
+
+
+def missed(session: Session, after: int) -> PastCursorError | None:
+    """Say what a reader with this position has missed, if so."""
+    last_position, purged_through = session.execute(_FEED_ENDS).one()
+    return _missed(after, purged_through, last_position)
+
+
+def _missed(after: int, purged_through: int, last_position: int) -> PastCursorError | None:
+    if purged_through <= after <= last_position:
+        return None
+    return PastCursorError(after, purged_through, last_position)
 
 
 def listing(
@@ -232,18 +266,26 @@ _PUBLISHED: Select[*tuple[object, ...]] = (
 )
 
 
+_FEED_ENDS = select(Feed.last_position, Feed.purged_through)
+_FEED = Statement(lambda _dialect: _FEED_ENDS, lambda _dialect: {})
+_BETWEEN = _PUBLISHED.where(
+    FeedEvent.position.between(bindparam("first", type_=BigInteger), bindparam("last", type_=BigInteger))
+).order_by(FeedEvent.position)
+
+
+def _between(bounds: Mapping[str, int]) -> Statement:
+    return Statement(lambda _dialect: _BETWEEN, lambda _dialect: bounds)
+
+
 def _published(row: Row[*tuple[object, ...]]) -> PublishedEvent:
     return PublishedEvent(**row._mapping)  # noqa: SLF001 -- its public name
 
 
-def _after(after: int, types: Collection[str] | None, limit: int) -> Select[*tuple[object, ...]]:
-    """Select the first events after a position, looking each type up by itself.
+def _of_types(types: Collection[str], after: int, limit: int) -> Select[*tuple[object, ...]]:
+    """Select the first events of these types after a position, looking each type up by itself.
 
     Else the database might read all events in their order, to find a few of a type that is rare.
     """
-    if types is None:
-        # Positions have no gap: bounded on both sides, the database knows how few it reads.
-        return _PUBLISHED.where(FeedEvent.position.between(after + 1, after + limit)).order_by(FeedEvent.position)
     of_each = [
         aliased(
             select(FeedEvent.position)

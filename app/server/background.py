@@ -28,6 +28,8 @@ from app.server.processes import (
 _log = logging.getLogger(__name__)
 
 _NAME = "background"
+#: The longest pause before it is started again. No other process does its work meanwhile, and a code lives a minute.
+_PAUSE_SECONDS_MAX = 8.0
 #: A process that has closed everything is gone within milliseconds.
 _REAP_SECONDS_MAX = 1.0
 
@@ -61,10 +63,12 @@ class BackgroundProcess:
             self._process, news = self._start(self._identity)
         except OSError as error:
             self._deaths += 1
-            self.due = time.monotonic() + pause_before(self._deaths)
+            self.due = time.monotonic() + pause_before(self._deaths, seconds_max=_PAUSE_SECONDS_MAX)
             _log.error("background process not started", extra={"error": error.strerror})
             return
         news.close()
+        if self._deaths:
+            _log.info("background process started again")
 
     def look(self) -> None:
         """Notice that the process has died, and start it when that is due."""
@@ -76,7 +80,7 @@ class BackgroundProcess:
             self._process.join(_REAP_SECONDS_MAX)
             lived = time.monotonic() - self._born
             self._deaths = self._deaths + 1 if lived < STEADY_SECONDS else 1
-            pause = pause_before(self._deaths)
+            pause = pause_before(self._deaths, seconds_max=_PAUSE_SECONDS_MAX)
             self.due = time.monotonic() + pause
             facts = {"exit_code": self._process.exitcode, "lived_seconds": round(lived), "again_in_seconds": pause}
             _log.error("background process died", extra=facts)

@@ -14,14 +14,14 @@ START_SECONDS_MAX = 60
 #: A process that lived for this long started well: its next death counts as the first.
 STEADY_SECONDS = 60
 #: The longest pause before a process is started again: seldom enough to cost nothing, soon after the cause is mended.
-_PAUSE_SECONDS_MAX = 60
+PAUSE_SECONDS_MAX = 60
 #: How often to look for a signal while waiting for a process.
 LOOK_SECONDS = 0.1
 
 
-def pause_before(deaths: int) -> float:
+def pause_before(deaths: int, *, seconds_max: float = PAUSE_SECONDS_MAX) -> float:
     """Return for how many seconds to wait before a process is started that died this often in a row."""
-    return 0 if deaths <= 1 else float(min(2 ** (deaths - 2), _PAUSE_SECONDS_MAX))
+    return 0 if deaths <= 1 else float(min(2 ** (deaths - 2), seconds_max))
 
 
 def show_as(name: str) -> None:

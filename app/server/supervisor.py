@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
+from types import FrameType
 from typing import Any, Protocol
 
 from granian.net import SocketHolder  # type: ignore[attr-defined] # it does not say that it exports it
@@ -205,11 +206,15 @@ class Supervisor(MPServer):
                 self.interrupt_children.append(0)
                 return
             self._start_those_due()
-            if self._background is not None:
-                self._background.look()
+            self._look_after_background()
             self.main_loop_interrupt.wait(self._seconds_until_one_is_due())
         # Deaths before the end are no reason to call it a failure.
         self.interrupt_children.clear()
+
+    def _look_after_background(self) -> None:
+        """Start the background process again where that is due, also in the middle of a reload."""
+        if self._background is not None:
+            self._background.look()
 
     def _replace_all(self) -> None:
         """Replace the workers one by one, each as soon as its successor is ready, unless a new one could not start."""
@@ -243,7 +248,7 @@ class Supervisor(MPServer):
         self.wrks[index] = new
         self._slots[index].deaths = 0
         self._drain(old)
-        _stop(old)
+        _stop(old, meanwhile=self._look_after_background)
         return True
 
     def _drain(self, worker: WorkerProcess) -> None:
@@ -254,6 +259,7 @@ class Supervisor(MPServer):
                 os.kill(worker.inner.pid, _DRAIN)
             deadline = time.monotonic() + _DRAIN_SECONDS
             while not self.interrupt_signal and time.monotonic() < deadline:
+                self._look_after_background()
                 time.sleep(LOOK_SECONDS)
 
     def _becomes_ready(self, index: int) -> bool:
@@ -263,6 +269,7 @@ class Supervisor(MPServer):
         while not self.interrupt_signal and time.monotonic() < deadline:
             if self._hear(slot, seconds=LOOK_SECONDS):
                 return slot.was_ready
+            self._look_after_background()
         return False
 
     def _hear(self, slot: _Slot, *, seconds: float = 0) -> bool:
@@ -322,16 +329,20 @@ class Supervisor(MPServer):
         return max(0, min(due) - time.monotonic()) if due else None
 
 
-def _stop(worker: WorkerProcess) -> None:
+def _stop(worker: WorkerProcess, *, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Let a worker finish what it has begun, and no longer than that may take."""
     if _has_ended(worker):
         # Its id may be another's by now.
         return
     worker.terminate()
-    if not _ends_within(worker, STOP_SECONDS_MAX):
-        _log.warning("worker killed", extra={"worker": worker.idx + 1})
-        worker.kill()
-        worker.join()
+    deadline = time.monotonic() + STOP_SECONDS_MAX
+    while not _ends_within(worker, LOOK_SECONDS):
+        if time.monotonic() >= deadline:
+            _log.warning("worker killed", extra={"worker": worker.idx + 1})
+            worker.kill()
+            worker.join()
+            return
+        meanwhile()
 
 
 def _has_ended(worker: WorkerProcess) -> bool:
@@ -352,8 +363,16 @@ def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:
     threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
     loaded = loader()
     signal.signal(_DRAIN, partial(_on_drain, loaded, listener.detach()))
-    loaded.add_serving_callback(partial(_say_ready, ready))
+    loaded.add_serving_callback(partial(_begin_to_serve, loaded, ready))
     return loaded
+
+
+def _begin_to_serve(loaded: Served, ready: Connection) -> None:
+    """Say that the worker is ready. By now granian has its own handlers for the signals that stop it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Whoever sends them to a worker itself, as a terminal does, has not told it to drain.
+        signal.signal(number, partial(_on_stop, loaded, signal.getsignal(number)))
+    _say_ready(ready)
 
 
 def _say_ready(ready: Connection) -> None:
@@ -366,3 +385,10 @@ def _say_ready(ready: Connection) -> None:
 def _on_drain(loaded: Served, listener: int, *_: object) -> None:
     stop_accepting(listener)
     loaded.drain()
+
+
+def _on_stop(loaded: Served, then: Any, number: int, frame: FrameType | None) -> None:  # noqa: ANN401 -- a handler, or none
+    # Else granian would wait for the last of its deferred responses.
+    loaded.drain()
+    if callable(then):
+        then(number, frame)

@@ -146,6 +146,24 @@ def test_a_worker_that_cannot_start_does_not_replace_the_old_one(server: Server,
     assert status(server.say(request)) == 200
 
 
+def test_a_background_process_that_dies_during_a_reload_is_started_again_at_once(server: Server, log: Path) -> None:
+    """A reload waits for a worker that does not come up, for up to a minute: a code's whole life."""
+    wait_until(lambda: len(server.background()) == 1, log)
+    before = server.workers()
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(server.workers()) == 3, log)
+    (new,) = set(server.workers()) - set(before)
+    os.kill(new, signal.SIGSTOP)
+    try:
+        (background,) = server.background()
+        os.kill(background, signal.SIGKILL)
+        wait_until(lambda: server.background() not in ([], [background]), log)
+        assert "reload given up" not in log.read_text()
+        assert new in server.workers()
+    finally:
+        os.kill(new, signal.SIGKILL)
+
+
 def test_a_server_that_reloads_can_be_stopped(server: Server, log: Path) -> None:
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "reloading" in log.read_text(), log)

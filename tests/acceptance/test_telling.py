@@ -4,11 +4,18 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 import urllib3
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
+from app.database import Database
+from app.models import FeedEvent, WebhookDelivery
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from tests.acceptance.server import Server, flask, running_server, status, working
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
@@ -143,6 +150,61 @@ def test_nothing_is_told_without_background_work_and_flask_work_catches_up(
             consult(server, "s-2")
             receiver.wait_for(2)
         assert worker.returncode == 0
+
+
+def test_of_two_machines_one_may_be_killed_under_load_and_the_other_tells_the_rest(
+    environ: dict[str, str], receiver: Receiver, tmp_path: Path, log: Path
+) -> None:
+    """Each machine has a folder of its own, and they meet in the database alone."""
+    with running_server(environ, log, "--workers", "1", "--no-work") as server, ExitStack() as stack:
+        machines = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            own = environ | {"TMPDIR": str(tmp_path / name), "RUNTIME_DIRECTORY": str(tmp_path / name)}
+            machines.append(stack.enter_context(working(own, tmp_path / f"{name}.log")))
+        names = [f"s-{number}" for number in range(150)]
+        for name in names[:50]:
+            consult(server, name)
+        receiver.wait_for(20)
+        # The other goes on, whichever of them has sent.
+        machines.pop(0).kill()
+        for name in names[50:100]:
+            consult(server, name)
+        receiver.wait_for(100, seconds=40)
+        machines.append(stack.enter_context(working(environ, tmp_path / "three.log")))
+        machines.pop(0).kill()
+        for name in names[100:]:
+            consult(server, name)
+        wait_until(lambda: set(receiver.told()) == {(name, 1) for name in names}, tmp_path / "three.log")
+
+
+def test_what_is_older_than_a_month_is_purged_beside_all_other_work(
+    server: Server, database_url: str, receiver: Receiver, keyring_path: Path, log: Path
+) -> None:
+    """The clocks of the database's rows are set back, and the worker is started anew: it looks once an hour."""
+    a_life(server, keyring_path, "s-1")
+    receiver.wait_for(4)
+    database = Database(database_url)
+
+    def age(session: Session) -> None:
+        for each in (FeedEvent.numbered_at, FeedEvent.at):
+            session.execute(update(FeedEvent).values({each: datetime.now(UTC) - timedelta(days=30, minutes=1)}))
+
+    def is_all_delivered() -> bool:
+        due = select(WebhookDelivery.id).where(WebhookDelivery.status == "due").limit(1)
+        return database.run(lambda session: session.scalar(due), read_only=True) is None
+
+    wait_until(is_all_delivered, log)
+    database.run(age)
+    database.close()
+    for background in server.background():
+        os.kill(background, signal.SIGKILL)
+    a_life(server, keyring_path, "s-2")
+    wait_until(lambda: server.get("/v1/events?after=3", key=API_KEY).status == HTTPStatus.GONE, log)
+    assert server.get("/v1/events?after=3", key=API_KEY).json()["oldest"] == "4"
+    receiver.wait_for(8)
+    newer = server.get("/v1/events?after=4", key=API_KEY).json()["events"]
+    assert [each["data"]["authState"] for each in newer] == ["s-2"] * 4
 
 
 @on_sqlite

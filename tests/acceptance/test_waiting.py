@@ -1,6 +1,7 @@
 """`flask serve` while many clients wait: they keep no thread, hold up nobody, and are answered when it stops."""
 
 import json
+import os
 import signal
 import socket
 import time
@@ -133,6 +134,23 @@ def test_those_who_wait_are_answered_when_the_server_stops(server: Server) -> No
         server.process.send_signal(signal.SIGTERM)
         assert [answer_to(client) for client in clients] == [(200, {"events": [], "next": "0", "more": False})] * 10
         server.process.wait(timeout=20)
+        # Long before their time is up.
+        assert time.monotonic() - stopped < 20
+
+
+@on_sqlite
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_those_who_wait_are_answered_when_their_worker_alone_is_told_to_stop(
+    server: Server, number: signal.Signals
+) -> None:
+    with ExitStack() as stack:
+        clients = waiting(server, stack, 10, "/v1/events?wait=25")
+        (worker,) = server.workers()
+        stopped = time.monotonic()
+        os.kill(worker, number)
+        assert [answer_to(client)[0] for client in clients] == [200] * 10
+        while worker in server.workers():
+            time.sleep(0.05)
         # Long before their time is up.
         assert time.monotonic() - stopped < 20
 

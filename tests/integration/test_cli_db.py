@@ -110,6 +110,10 @@ def test_an_answer_says_that_no_database_was_named(nameless: Shell) -> None:
     assert listed.exit_code == 0
     assert "FLASK_DATABASE_URL is not set: this is about sqlite:///" in listed.stderr
     assert "FLASK_DATABASE_URL" not in listed.stdout
+    # Where there is something, it is hardly another database that was meant, unless it has not what is looked for.
+    assert "FLASK_DATABASE_URL" not in nameless.run("authorizations", "consult", "s-1").stderr
+    assert "FLASK_DATABASE_URL" not in nameless.run("authorizations", "list").stderr
+    assert "FLASK_DATABASE_URL is not set" in nameless.run("authorizations", "show", "s-2").stderr
 
 
 def test_an_answer_from_a_database_that_was_named_says_nothing_of_it(shell: Shell) -> None:

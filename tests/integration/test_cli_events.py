@@ -123,6 +123,19 @@ def test_a_listing_goes_one_way_or_the_other(shell: Shell) -> None:
     assert (result.exit_code, "Give either --after or --cursor." in result.stderr) == (2, True)
 
 
+def test_a_cursor_that_is_older_than_the_feed_or_newer_is_named(shell: Shell) -> None:
+    a_life(shell)
+    # With nobody to be told, so that all of it can be purged.
+    shell.service.database.run(partial(feed.number, subscribers=lambda _: [], now=datetime.now(UTC)))
+    assert shell.run("events", "list", "--after", "4").stderr == ""
+    shell.service.database.run(partial(feed.purge, before=datetime.now(UTC) + timedelta(days=1)))
+    said = "What came right after 2 is purged: the feed can be read on from 4."
+    assert said in shell.run("events", "list", "--after", "2").stderr
+    assert "This feed never had an event 9" in shell.run("events", "list", "--after", "9").stderr
+    assert shell.run("events", "list", "--after", "0").stderr == ""
+    assert shell.run("events", "list").stderr == ""
+
+
 def test_what_no_worker_numbers_is_named(shell: Shell) -> None:
     shell.consult()
     assert shell.run("events", "list").stderr == ""

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.alipay.acknowledgement import is_acknowledgement
 from app.database import Database, DatabaseUnavailableError
+from app.events import feed
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from tests.integration.stage import Stage, a_stage
 
@@ -147,3 +150,25 @@ def renamed(database: Database, table: str) -> Iterator[None]:
 
 def rename(database: Database, table: str, name: str) -> None:
     database.run(lambda session: session.execute(text(f"ALTER TABLE {table} RENAME TO {name}")))
+
+
+def test_a_move_whose_event_cannot_be_written_is_not_made_and_is_made_with_it_once_that_is_mended(
+    stage: Stage,
+) -> None:
+    def rename(old: str, new: str) -> None:
+        stage.database.run(lambda session: session.execute(text(f"ALTER TABLE {old} RENAME TO {new}")))
+
+    stage.consult()
+    rename("event_outbox", "elsewhere")
+    code = stage.notify(authcode_created("s-1", "code-1"))
+    token = stage.notify(token_created("s-1", "token-1"))
+    assert [code.outcome, token.outcome] == ["failed", "parked"]
+    assert is_acknowledgement(code.answer.status, code.answer.body)
+    assert code.entry_id is not None
+    with pytest.raises(SQLAlchemyError):
+        stage.consult("s-2")
+    assert stage.state() == "consulted"
+    rename("elsewhere", "event_outbox")
+    stage.process(code.entry_id)
+    assert stage.state() == "token_active"
+    assert stage.database.run(partial(feed.number, subscribers=lambda _: [], now=stage.clock())) == 3

@@ -86,6 +86,7 @@ def test_every_series_of_an_endpoint_is_there_before_its_first_event(http: HttpC
         ("notifyauth_events_not_numbered_oldest_seconds", frozenset()),
         ("notifyauth_worker_last_seen_timestamp_seconds", frozenset()),
         ("notifyauth_code_told_seconds_count", frozenset()),
+        ("notifyauth_events_refused_total", frozenset()),
     ]
     assert {series: there.get(series) for series in expected} == dict.fromkeys(expected, 0)
 

@@ -329,7 +329,7 @@ class Queue:
                 self._broken(f"{' and '.join(holders)} both hold {lease}")
 
     def _is_all_done(self) -> bool:
-        staged = self.stage.database.run(feed.is_anything_staged)
+        staged = self.stage.database.run(feed.first_staged)
         due = self.stage.database.run(deliveries.endpoints_with_due)
         return not staged and not due
 

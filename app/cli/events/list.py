@@ -13,7 +13,7 @@ from app.cli.current_service import look_up
 from app.cli.options import WholeNumber
 from app.cli.tables import ending, minute, moment, print_json, print_table
 from app.events import feed
-from app.events.feed import EventFilter, PublishedEvent
+from app.events.feed import EventFilter, PastCursorError, PublishedEvent
 from app.events.staging import EventType
 
 #: A background worker numbers within a second. What waits for longer waits for one.
@@ -44,15 +44,17 @@ def list_events(
         message = "Give either --after or --cursor."
         raise click.UsageError(message)
 
-    def page(session: Session) -> tuple[Sequence[PublishedEvent], datetime | None]:
+    def page(session: Session) -> tuple[Sequence[PublishedEvent], datetime | None, PastCursorError | None]:
         found = None if auth_state is None else [each.id for each in authorizations.find_all(session, auth_state)]
         wanted = EventFilter(event_type, found)
         return (
             feed.listing(session, wanted, limit=limit + 1, before=cursor, after=after),
             feed.oldest_staged_at(session),
+            # 0 is no reader's cursor, but the start.
+            feed.missed(session, after) if after else None,
         )
 
-    rows, staged_at = look_up(page)
+    rows, staged_at, missed = look_up(page)
     shown = rows[:limit]
     if as_json:
         print_json([{"cursor": str(row.position), **documents.event_document(row)} for row in shown])
@@ -60,6 +62,8 @@ def list_events(
         _print_listing(shown)
     if len(rows) > limit:
         options.tell_of_more(limit, shown[-1].position, option="--cursor" if after is None else "--after")
+    if missed is not None:
+        click.echo(str(missed), err=True)
     if staged_at is not None and staged_at < datetime.now(UTC) - _NUMBERED_WITHIN:
         click.echo(
             f"Events since {moment(staged_at)} are not in the feed yet: no worker numbers them. flask serve runs one, "

@@ -5,10 +5,16 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from standardwebhooks import WebhookVerificationError
 
 from app import bounded_http
@@ -272,3 +278,84 @@ def test_a_request_that_is_over_its_time_harms_no_later_one(receiver: Receiver) 
 def tls_context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     """That of a server whose certificate nobody vouches for."""
     return a_self_signed_server(tmp_path_factory.mktemp("tls"))[0]
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """What a server with a certificate of a merchant's own authority has, and what its clients are given."""
+
+    server: ssl.SSLContext
+    authority: str
+    #: The server's certificate alone.
+    own: str
+
+
+def a_certificate(
+    key: ec.EllipticCurvePrivateKey, name: str, *, issuer: str, signed_by: ec.EllipticCurvePrivateKey, is_ca: bool
+) -> x509.Certificate:
+    subject, by = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, each)]) for each in (name, issuer))
+    names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(by)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(signed_by, hashes.SHA256())
+    )
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Made by an authority that no system knows."""
+    pem = serialization.Encoding.PEM
+    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority = a_certificate(
+        authority_key, "Merchant CA", issuer="Merchant CA", signed_by=authority_key, is_ca=True
+    ).public_bytes(pem)
+    own = a_certificate(key, "localhost", issuer="Merchant CA", signed_by=authority_key, is_ca=False).public_bytes(pem)
+    file: Path = tmp_path_factory.mktemp("tls") / "both.pem"
+    file.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()) + own)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return Certificates(context, authority.decode(), own.decode())
+
+
+@pytest.mark.parametrize("vouched_by", ["authority", "own"])
+def test_an_endpoint_may_have_a_certificate_of_its_own_authority(certificates: Certificates, vouched_by: str) -> None:
+    with a_receiver(tls=certificates.server) as receiver:
+        endpoint = replace(receiver.endpoint(), ca=getattr(certificates, vouched_by))
+        pool = Pool(endpoint)
+        assert [send(endpoint, BODY, "e-1", pool=pool).error for _ in range(2)] == [None, None]
+        pool.close()
+        assert receiver.events() == [json.loads(BODY)] * 2
+        # Without it nobody is told, and no other endpoint trusts it.
+        refused = send(receiver.endpoint(), BODY, "e-1").error
+    assert refused is not None
+    assert refused.startswith("Its certificate cannot be verified: ")
+
+
+def test_an_authority_that_has_not_made_it_vouches_for_nothing(certificates: Certificates) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    other = a_certificate(key, "Merchant CA", issuer="Merchant CA", signed_by=key, is_ca=True)
+    with a_receiver(tls=certificates.server) as receiver:
+        endpoint = replace(receiver.endpoint(), ca=other.public_bytes(serialization.Encoding.PEM).decode())
+        assert not send(endpoint, BODY, "e-1").is_delivered
+        assert receiver.received == []
+
+
+def test_the_authorities_of_the_whole_service_may_be_named_in_its_environment(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ca.pem").write_text(certificates.authority)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    bounded_http._tls.cache_clear()  # noqa: SLF001 -- a service reads it at its start
+    try:
+        with a_receiver(tls=certificates.server) as receiver:
+            assert send(receiver.endpoint(), BODY, "e-1").is_delivered
+    finally:
+        bounded_http._tls.cache_clear()  # noqa: SLF001 -- as above

@@ -1,6 +1,7 @@
 """The identity of the background process: one that takes the place of a dead one has it, and so has its leases."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
@@ -79,9 +80,29 @@ def test_one_that_runs_beside_the_old_one_for_a_while_has_another(processes: Bac
 
 
 def test_after_a_reload_the_new_identity_is_handed_on(processes: Background, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "pause_before", lambda _: 0)
+    monkeypatch.setattr(background, "pause_before", lambda *_, **__: 0)
     processes.start()
     processes.replace(is_over=lambda: False)
     processes.started[1].end()
     processes.look()
     assert processes.started[2].identity == processes.started[1].identity
+
+
+def test_it_is_started_again_in_time_for_a_code_however_often_it_died(
+    processes: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A code lives a minute, and the last of its attempts is due after 40 seconds."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    processes.start()
+    pauses = []
+    for _ in range(12):
+        processes.started[-1].end()
+        processes.look()
+        if processes.due is not None:
+            pauses.append(processes.due - now)
+            now = processes.due
+            processes.look()
+    assert len(processes.started) == 13
+    assert pauses == sorted(pauses)
+    assert 2 < max(pauses) < 20
