@@ -316,6 +316,13 @@ def cancel_reason(vault: Vault, authorization: Authorization) -> Secret | None:
     return None if sealed is None else Secret(vault.open_text(sealed, column=CANCEL_REASON_COLUMN, row_key=row))
 
 
+def forget_user(authorization: Authorization, *, at: datetime) -> None:
+    """Take out whatever names the user, or is the user's, and say when."""
+    authorization.user_ref = authorization.user_id = authorization.sealed_login_id = None
+    authorization.sealed_auth_code = authorization.other_code_indexes = authorization.sealed_cancel_reason = None
+    authorization.erased_at = at
+
+
 def is_canceled(authorization: Authorization) -> bool:
     """Say whether the user, or the merchant, has taken the authorization back."""
     return authorization.state == AuthorizationState.CANCELED

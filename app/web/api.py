@@ -209,6 +209,9 @@ def show_token(authorization_id: UUID) -> Response:
         if authorization.revoke_asked_at is not None:
             asked_at = timestamp(authorization.revoke_asked_at)
             raise ProblemError(409, "revoke-asked", f"Its revoke was asked for at {asked_at}: the token is to go.")
+        if tokens.is_forgotten(vault, token):
+            erased_at = timestamp(authorization.erased_at)
+            raise ProblemError(409, "erased", f"Its user was erased at {erased_at}: the token is gone.")
         undecided = inbox.undecided_cancellation(session, (token.client_id, token.token_index))
         if undecided is not None:
             raise NotYetError(_UNDECIDED.format(undecided))
