@@ -214,30 +214,6 @@ _KNOWN = KeyedStatement(
 _NOTIFICATION_ID = CopiedColumn("notification_id", of=InboxEntry.id, key=InboxEntry.fingerprint)
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which authorizations a listing shows; a filter that is `None` is not applied."""
-
-    auth_state: str | None = None
-    user_ref: str | None = None
-    state: str | None = None
-    client_id: str | None = None
-
-
-def listing(session: Session, wanted: Filter, *, limit: int, before: UUID | None = None) -> Sequence[Authorization]:
-    """List authorizations, newest first, from the one that comes after `before`."""
-    conditions = [
-        getattr(Authorization, name) == value
-        for name in ("auth_state", "user_ref", "state", "client_id")
-        if (value := getattr(wanted, name)) is not None
-    ]
-    if before is not None:
-        conditions.append(Authorization.id < before)
-    return session.scalars(
-        select(Authorization).where(*conditions).order_by(Authorization.id.desc()).limit(limit)
-    ).all()
-
-
 def history(session: Session, authorization_id: UUID) -> Sequence[Transition]:
     """List every move of an authorization, first to last."""
     return session.scalars(
@@ -332,6 +308,19 @@ def store_cancel_reason(vault: Vault, authorization: Authorization, reason: Secr
     """Store why the merchant revoked, sealed: its words may name a person."""
     row = authorization.id.bytes
     authorization.sealed_cancel_reason = vault.seal(reason.reveal(), column=CANCEL_REASON_COLUMN, row_key=row)
+
+
+def cancel_reason(vault: Vault, authorization: Authorization) -> Secret | None:
+    """Open why the merchant revoked, if it said so. Raises `VaultError` where it does not open."""
+    sealed, row = authorization.sealed_cancel_reason, authorization.id.bytes
+    return None if sealed is None else Secret(vault.open_text(sealed, column=CANCEL_REASON_COLUMN, row_key=row))
+
+
+def forget_user(authorization: Authorization, *, at: datetime) -> None:
+    """Take out whatever names the user, or is the user's, and say when."""
+    authorization.user_ref = authorization.user_id = authorization.sealed_login_id = None
+    authorization.sealed_auth_code = authorization.other_code_indexes = authorization.sealed_cancel_reason = None
+    authorization.erased_at = at
 
 
 def is_canceled(authorization: Authorization) -> bool:

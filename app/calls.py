@@ -120,6 +120,11 @@ def finish(call: Call, status: CallStatus, reason: str | None, *, at: datetime) 
         call.sealed_request = None
 
 
+def forget(call: Call) -> None:
+    """Take out what was sent and answered, which holds codes, tokens, and what names the user."""
+    call.sealed_request = call.sealed_answer = call.subject_index = None
+
+
 def exchange_of(vault: Vault, authorization: Authorization, code: Secret, *, at: datetime) -> Call:
     """Make the call that exchanges the code on record, which the service makes of its own accord."""
     received_at = authorization.auth_code_received_at or at
@@ -244,6 +249,16 @@ def newest_call_lock(authorization_id: UUID, kind: CallKind) -> Statement:
     return _LOCK_OF_KIND(calls=[(authorization_id, kind)])
 
 
+def all_calls_lock(authorization_ids: Collection[UUID]) -> Statement:
+    """Lock the calls of locked authorizations, open or not, and read them."""
+    return _LOCK_OF_AUTHORIZATION(authorizations=[(each,) for each in authorization_ids])
+
+
+_LOCK_OF_AUTHORIZATION = KeyedStatement(
+    lambda keys_in: (
+        select(Call).where(keys_in("authorizations", Call.authorization_id)).order_by(Call.id).with_for_update()
+    )
+)
 _LOCK_OF_KIND = KeyedStatement(
     lambda keys_in: (
         select(Call)

@@ -136,6 +136,9 @@ def _inconsistencies_of(vault: Vault, record: Record) -> Iterator[str]:
         if entry.outcome in {Outcome.FAILED, Outcome.DISMISSED} or not isinstance(entry.outcome, Outcome):
             continue
         try:
+            if record.authorization.erased_at is not None and inbox.is_erased(inbox.open_body(vault, entry)):
+                # As of a purged one, the transition is believed.
+                continue
             notification = inbox.read_again(vault, entry)
         except (VaultError, MalformedNotificationError) as error:
             yield f"entry {entry.id} is {entry.outcome}, but its body cannot be read ({type(error).__name__})"
@@ -189,6 +192,9 @@ def _inconsistencies_of_tokens(record: Record) -> Iterator[str]:
     # A refresh may also prolong a token, which supersedes none.
     if superseded > events.count(Event.TOKEN_REFRESHED):
         yield f"{superseded} tokens are superseded, but the history has {events.count(Event.TOKEN_REFRESHED)} refreshes"
+    if record.authorization.erased_at is not None:
+        # The codes are forgotten.
+        return
     issued, codes = events.count(Event.AUTHCODE_CREATED), authorizations.count_codes(record.authorization)
     if (record.authorization.sealed_auth_code is not None) != (issued > 0):
         yield "an auth code is on record without its transition, or the other way about"

@@ -61,7 +61,7 @@ def authorization_document(session: Session, authorization: Authorization) -> Do
     (summary,) = authorization_summaries(session, [authorization])
     return {
         **summary,
-        "history": [_move(move) for move in authorizations.history(session, authorization.id)],
+        "history": [move_document(move) for move in authorizations.history(session, authorization.id)],
         "notifications": [_linked(entry) for entry in of_authorization(session, authorization)],
     }
 
@@ -218,7 +218,8 @@ def _linked(entry: InboxEntry) -> Document:
     }
 
 
-def _move(move: Transition) -> Document:
+def move_document(move: Transition) -> Document:
+    """Show one line of a history."""
     return {
         "sequence": move.sequence,
         "event": move.event,

@@ -29,7 +29,7 @@ from app.key_locks import AuthStateKey
 from app.models import InboxEntry
 from app.tokens import TokenKey
 from app.vault import Vault
-from app.vocabulary import OPEN_OUTCOMES, Outcome, Reason
+from app.vocabulary import OPEN_OUTCOMES, REPLAYABLE_OUTCOMES, Outcome, Reason
 
 BODY_COLUMN = "inbox.sealed_body"
 
@@ -293,6 +293,24 @@ def open_body(vault: Vault, entry: InboxEntry) -> bytes:
     Raises `VaultError` where they do not open.
     """
     return vault.open_bytes(entry.sealed_body, column=BODY_COLUMN, row_key=entry.fingerprint)
+
+
+def forget(vault: Vault, entry: InboxEntry) -> None:
+    """Take out the body of an entry. What could still have been processed by it is rejected for good.
+
+    What was malformed stays so: its redeliveries are answered as the first was.
+    """
+    entry.sealed_body = vault.seal(b"", column=BODY_COLUMN, row_key=entry.fingerprint)
+    if entry.outcome in REPLAYABLE_OUTCOMES and entry.outcome != Outcome.MALFORMED:
+        entry.outcome, entry.reason = Outcome.REJECTED, Reason.ERASED
+
+
+def is_erased(body: bytes) -> bool:
+    """Say whether a stored body was taken out of its entry because its user was erased.
+
+    An empty body that a sender signed says no more than one that was taken out.
+    """
+    return not body
 
 
 def read_again(vault: Vault, entry: InboxEntry) -> Notification:

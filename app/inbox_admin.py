@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
 
-from sqlalchemy import delete, func, literal, select, tuple_, union, union_all
+from sqlalchemy import CompoundSelect, delete, func, literal, select, tuple_, union, union_all
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from app.database.contents import any_of_keys
@@ -70,10 +71,21 @@ def of_authorization(session: Session, authorization: Authorization) -> Sequence
     Those that could not be understood or processed, or wait, are linked to none, and found by what they name: the
     authState or, where there is none, a token of the authorization.
     """
+    ids = _ids_about(authorization)
+    return session.scalars(select(InboxEntry).where(InboxEntry.id.in_(ids)).order_by(InboxEntry.id)).all()
+
+
+def next_about(connection: Connection, authorization: Authorization, *, after: int, limit: int) -> Sequence[int]:
+    """Find the next entries about an authorization, as `of_authorization` lists them, without locking them."""
+    about = _ids_about(authorization).subquery()
+    return connection.scalars(select(about.c.id).where(about.c.id > after).order_by(about.c.id).limit(limit)).all()
+
+
+def _ids_about(authorization: Authorization) -> CompoundSelect[int]:
     is_unlinked = InboxEntry.authorization_id.is_(None)
     is_of_client = InboxEntry.client_id == authorization.client_id
     its_tokens = select(AccessToken.token_index).where(AccessToken.authorization_id == authorization.id)
-    ids = union(
+    return union(
         select(InboxEntry.id).where(InboxEntry.authorization_id == authorization.id),
         select(InboxEntry.id).where(is_unlinked, is_of_client, InboxEntry.auth_state == authorization.auth_state),
         select(InboxEntry.id).where(
@@ -82,7 +94,6 @@ def of_authorization(session: Session, authorization: Authorization) -> Sequence
             InboxEntry.token_index.in_(its_tokens),
         ),
     )
-    return session.scalars(select(InboxEntry).where(InboxEntry.id.in_(ids)).order_by(InboxEntry.id)).all()
 
 
 def of_tokens(session: Session, keys: Sequence[TokenKey], *, limit: int) -> Sequence[InboxEntry]:

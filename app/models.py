@@ -34,7 +34,7 @@ from app.state_machine import AuthorizationState, Flow
 from app.vocabulary import CallKind, CallStatus, CauseKind, Outcome, known
 
 #: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
-REVISION = "0009"
+REVISION = "0010"
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -167,6 +167,8 @@ class Authorization(Base):
     merchant_region: Mapped[str | None]
     #: Since the merchant asked for a revoke its token is not given out.
     revoke_asked_at: Mapped[datetime | None]
+    #: When an operator had its user forgotten.
+    erased_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
@@ -176,6 +178,16 @@ class Authorization(Base):
         Index("ix_authorizations_user_ref_id", "user_ref", "id"),
         Index("ix_authorizations_state_id", "state", "id"),
         Index("ix_authorizations_client_id_id", "client_id", "id"),
+        Index("ix_authorizations_customer_belongs_to_id", "customer_belongs_to", "id"),
+        Index("ix_authorizations_state_updated_at_id", "state", "updated_at", "id"),
+        # Only some wallets tell an id.
+        Index(
+            "ix_authorizations_user_id_id",
+            "user_id",
+            "id",
+            postgresql_where=text("user_id IS NOT NULL"),
+            sqlite_where=text("user_id IS NOT NULL"),
+        ),
         # Hardly ever any, so that looking for them costs nothing.
         Index(
             "ix_authorizations_unfinished",
@@ -245,6 +257,14 @@ class AccessToken(Base):
                 "refresh_due_at IS NULL AND superseded_at IS NULL"
                 " AND sealed_refresh_token IS NOT NULL AND access_token_expires_at IS NOT NULL"
             ),
+        ),
+        # Those that end next.
+        Index(
+            "ix_access_tokens_expires_at",
+            "access_token_expires_at",
+            "authorization_id",
+            postgresql_where=text("superseded_at IS NULL AND access_token_expires_at IS NOT NULL"),
+            sqlite_where=text("superseded_at IS NULL AND access_token_expires_at IS NOT NULL"),
         ),
         # The one current token of an authorization.
         Index(
@@ -588,6 +608,25 @@ class CallAttempt(Base):
     result_code: Mapped[str | None]
     #: Why there is no answer that can be believed, in a sentence.
     error: Mapped[str | None]
+
+
+class AuditLine(Base):
+    """What an operator did that no history tells: who forgot a user. Only ever added to."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    at: Mapped[datetime]
+    #: The user of the shell; empty where the system has no name.
+    who: Mapped[str | None]
+    #: `erase`.
+    action: Mapped[str]
+    #: The id of the authorization: nothing that names a person.
+    subject: Mapped[str]
+    #: Why, in the operator's own words.
+    reason: Mapped[str | None]
+
+    __table_args__ = (Index("ix_audit_subject_id", "subject", "id"), {"sqlite_autoincrement": True})
 
 
 class Lease(Base):

@@ -283,7 +283,12 @@ def _apply_judgment(
     if judgment.event is not None:
         reason = _apply(work, authorization, judgment.event, entry, notification, at=now)
         work.advance(authorization, judgment.event, cause=Cause.of_entry(entry, at=now), reason=reason)
-    if judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT}:
+    is_final = judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT, Outcome.REJECTED}
+    brings_nothing = is_final and judgment.event in {None, Event.TOKEN_CANCELED}
+    if authorization.erased_at is not None and brings_nothing:
+        # A code or a token that is legal still is another consent, and kept as one.
+        inbox.forget(work.vault, entry)
+    elif judgment.outcome in {Outcome.APPLIED, Outcome.REDUNDANT}:
         authorizations.learn_user(
             work.vault, authorization, user_id=notification.user_id, login_id=notification.user_login_id
         )

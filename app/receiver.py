@@ -25,6 +25,7 @@ from app.alipay.keyring import Client, Keyring
 from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.authorizations import Cause
 from app.database import Database, DatabaseUnavailableError, seconds_left, within
+from app.erasure import Erasure, erase_next_piece
 from app.group_commit import GroupCommit
 from app.inbox import Attempt, CorrelationKeys, PendingEntry, StoredEntry, VerifiedDelivery
 from app.limits import ANSWER_SECONDS_MAX, REPLAYS_AT_ONCE_MAX
@@ -342,6 +343,22 @@ class Receiver:
         _log.info("report recorded", extra=fields)
         self.note_resumed(recorded)
         return recorded
+
+    def erase(self, erasure: Erasure) -> int:
+        """Forget the user of an authorization, a piece at a time; return of how many notifications the body is gone.
+
+        Raises `ErasureRefusedError` with nothing changed, and `DatabaseUnavailableError`; it can be done once more.
+        """
+        now, entries, after = self._clock(), 0, 0
+        while True:
+            piece = self.run_work(partial(erase_next_piece, erasure=erasure, after=after, now=now))
+            entries += piece.entries
+            if piece.up_to is None:
+                break
+            after = piece.up_to
+        fields = {"authorization": erasure.authorization_id, "by": erasure.by, "forced": erasure.is_forced}
+        _log.warning("user erased", extra=fields)
+        return entries
 
     def run_work(self, do: Callable[[UnitOfWork], T], *, has_savepoints: bool = True) -> T:
         """Do something in one transaction, once all parked entries that come first are resumed.

@@ -162,6 +162,27 @@ def plan_refreshes(session: Session, client_ids: Collection[str], *, limit: int)
     return planned
 
 
+def all_tokens_query(authorization_ids: Collection[UUID]) -> Statement:
+    """Find the tokens of locked authorizations, current and superseded."""
+    return _OF_AUTHORIZATION(authorizations=[(each,) for each in authorization_ids])
+
+
+_OF_AUTHORIZATION = KeyedStatement(
+    lambda keys_in: keys_in.find(select(AccessToken), "authorizations", AccessToken.authorization_id)
+)
+
+
+def forget(vault: Vault, token: AccessToken) -> None:
+    """Take out a token and what refreshes it. Its blind index stays: a cancellation finds its authorization by that."""
+    token.sealed_access_token = vault.seal("", column=ACCESS_TOKEN_COLUMN, row_key=token.token_index)
+    token.sealed_refresh_token = token.refresh_due_at = None
+
+
+def is_forgotten(vault: Vault, token: AccessToken) -> bool:
+    """Say whether the token was taken out since its user was erased. Raises `VaultError` where it does not open."""
+    return not reveal(vault, token).reveal()
+
+
 def differs(vault: Vault, token: AccessToken, grant: Grant) -> bool:
     """Say whether a grant of this token says otherwise than what is on record; what either leaves unsaid agrees.
 

@@ -20,19 +20,19 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from app import authorizations, calls, inbox, key_locks, tokens
+from app import authorizations, calls, inbox, inbox_admin, key_locks, tokens
 from app.alipay.keyring import Gateway
 from app.alipay.notification import NotificationType
 from app.authorizations import Cause
 from app.calls import AttemptEnd
 from app.database import is_transient
-from app.database.bulk import update_of
+from app.database.bulk import insertion, update_of
 from app.database.pipeline import Statement, execute, execute_and_commit, plain, table_of
 from app.events import staging
 from app.inbox import PendingEntry, StoredEntry, named_by
 from app.key_locks import AuthStateKey
 from app.limits import RESUMED_AT_ONCE_MAX
-from app.models import AccessToken, Authorization, Base, Call, InboxEntry, OutboxEvent, Transition
+from app.models import AccessToken, AuditLine, Authorization, Base, Call, InboxEntry, OutboxEvent, Transition
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
@@ -114,6 +114,7 @@ class UnitOfWork:
     _calls: dict[UUID, Call] = field(default_factory=dict)
     _begun_calls: list[Call] = field(default_factory=list)
     _attempt_ends: list[AttemptEnd] = field(default_factory=list)
+    _audit: list[AuditLine] = field(default_factory=list)
 
     # --- locking and loading, in the order of the locks ---
 
@@ -256,6 +257,26 @@ class UnitOfWork:
         self._take_in_tokens(known.of(AccessToken))
         return found.of(InboxEntry)
 
+    def lock_whole(self, key: AuthStateKey) -> Authorization | None:
+        """Lock an authorization, and load it with all its tokens and calls. What waits for it is not loaded."""
+        self._lock_authorizations({key}, set())
+        authorization = self._by_auth_state.get(key)
+        if authorization is None:
+            return None
+        ids = [authorization.id]
+        found, locked = execute(self.connection, tokens.all_tokens_query(ids), calls.all_calls_lock(ids))
+        self._take_in_tokens(found.of(AccessToken))
+        self._take_in_calls(locked.of(Call))
+        return authorization
+
+    def lock_entries_about(self, authorization: Authorization, *, after: int, limit: int) -> list[InboxEntry]:
+        """Lock the next entries about a locked authorization, behind the entry `after`, whatever their outcome."""
+        ids = inbox_admin.next_about(self.connection, authorization, after=after, limit=limit)
+        (locked,) = execute(self.connection, inbox.entry_lock(ids))
+        entries = locked.of(InboxEntry)
+        self._remember(entries)
+        return entries
+
     def _remember(self, rows: Iterable[Base]) -> None:
         """Remember stored rows as the database has them."""
         for row in rows:
@@ -306,6 +327,14 @@ class UnitOfWork:
             for each in self._calls.values()
             if each.authorization_id == authorization.id and each.status == CallStatus.DUE
         ]
+
+    def tokens_of(self, authorization: Authorization) -> list[AccessToken]:
+        """List the loaded tokens of an authorization."""
+        return [each for each in self._tokens.values() if each.authorization_id == authorization.id]
+
+    def calls_of(self, authorization: Authorization) -> list[Call]:
+        """List the loaded calls of an authorization."""
+        return [each for each in self._calls.values() if each.authorization_id == authorization.id]
 
     def newest_call(self, authorization: Authorization, kind: CallKind) -> Call | None:
         """Lock and load the newest call of this kind of a loaded authorization, open or not."""
@@ -465,6 +494,10 @@ class UnitOfWork:
         """Put on record how requests to Alipay ended."""
         self._attempt_ends += ends
 
+    def note(self, action: str, *, subject: str, who: str | None, reason: str | None, at: datetime) -> None:
+        """Put on record what an operator does, with what is done."""
+        self._audit.append(plain(AuditLine)(at=at, who=who, action=action, subject=subject, reason=reason))
+
     def make_known(
         self, authorization: Authorization, grant: Grant, *, at: datetime, replaces: AccessToken | None = None
     ) -> None:
@@ -585,10 +618,11 @@ class UnitOfWork:
             calls.call_insertion(self._begun_calls),
             calls.attempt_end_update(self._attempt_ends),
             self._updates(Authorization, changed),
+            insertion(AuditLine, self._audit),
         ]
         self._remember([*changed, *self._begun, *self._made_known, *self._begun_calls])
         self._begun, self._made_known, self._history, self._outbox = [], [], [], []
-        self._begun_calls, self._attempt_ends = [], []
+        self._begun_calls, self._attempt_ends, self._audit = [], [], []
         return writes
 
     def _updates(self, model: type[Base], changed: Sequence[Base]) -> Statement:

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     ILLEGAL_TRANSITION = "illegal_transition"
     CONTRADICTION = "contradiction"
     UNSUCCESSFUL_RESULT = "unsuccessful_result"
+    #: Its user was forgotten before it could be processed.
+    ERASED = "erased"
 
 
 class CauseKind(StrEnum):

@@ -16,6 +16,7 @@ AUTH_CODE_CHARACTERS_MAX = 128
 ACCESS_TOKEN_CHARACTERS_MAX = 128
 USER_ID_CHARACTERS_MAX = 64
 USER_LOGIN_ID_CHARACTERS_MAX = 64
+REASON_CHARACTERS_MAX = 256
 #: The documents know S, F and U. Any other text is understood too, as not a success; the bound is resultCode's.
 RESULT_STATUS_CHARACTERS_MAX = 64
 
@@ -119,6 +120,15 @@ def names(body: bytes) -> Named:
         auth_state=None if is_cancellation else _optional(document, "authState", AUTH_STATE_CHARACTERS_MAX),
         access_token=None if token is None else Secret(token),
     )
+
+
+def cancel_reason(body: bytes) -> Secret | None:
+    """Read why the user canceled, if the wallet says so: the words of a person, who may have named somebody."""
+    try:
+        reason = _optional(_json_object(body, nesting_bounded=False), "reason", REASON_CHARACTERS_MAX)
+    except MalformedNotificationError:
+        return None
+    return None if reason is None else Secret(reason)
 
 
 def _json_object(body: bytes, *, nesting_bounded: bool = True) -> dict[str, Any]:

@@ -7,6 +7,7 @@ and ignores the key version; none of that here.
 
 import base64
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 from urllib.parse import quote, unquote_to_bytes
@@ -120,6 +121,39 @@ def sign(
     signature = private_key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
     version = "" if key_version is None else f"keyVersion={key_version},"
     return f"algorithm={ALGORITHM},{version}signature={quote(base64.b64encode(signature), safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What shows somebody else that Alipay signed a delivery: the key, the signature, and the bytes that it is over."""
+
+    #: As the header names it; None stands for the newest key.
+    key_version: int | None
+    #: None where no key that the keyring has today verifies it: its key was taken out.
+    public_key: RSAPublicKey | None
+    signature: bytes
+    signed: bytes
+
+
+def prove(delivery: Delivery, keyring: Keyring) -> Proof:
+    """Collect what proves a delivery that was verified when it came. Raises `NotAuthenticError` for any other header.
+
+    A key that has moved to another version of the keyring since is found too.
+    """
+    key_version, signature = _read_header(delivery.signature)
+    signed = _signed_bytes(delivery.method, delivery.uri, delivery.client_id, delivery.request_time, delivery.body)
+    client = keyring.clients.get(delivery.client_id)
+    keys = () if client is None else (key for each in client.alipay_public_keys.values() for key in each)
+    public_key = next((each for each in keys if _is_signed_by(each, signature, signed)), None)
+    return Proof(key_version, public_key, signature, signed)
+
+
+def read_request_time(request_time: str) -> datetime | None:
+    """Read a request-time as a time, in UTC; None where it is of no known form."""
+    try:
+        return _sent_at(request_time).astimezone(UTC)
+    except (NotAuthenticError, OverflowError):
+        return None
 
 
 def check_freshness(delivery: Delivery, *, now: datetime, limit: timedelta) -> None:

@@ -83,6 +83,7 @@ def _reasons(entry: InboxEntry, authorization: Authorization | None) -> dict[str
         Reason.ILLEGAL_TRANSITION: f"{kind} is not legal in {state}{flow}, and no state that can still be reached"
         f" allows it{wrong_flow}",
         Reason.CONTRADICTION: f"{kind} was legal in {state}, but its token belongs to another authorization",
+        Reason.ERASED: "its user was forgotten before it was processed, and its body is gone",
         Reason.UNSUCCESSFUL_RESULT: "its resultStatus is not S, and only a success moves an authorization",
     }
 

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -84,11 +84,11 @@ class AwareTime(click.ParamType[datetime]):
 
 
 class Age(click.ParamType[timedelta]):
-    """A duration such as 90d, 72h or 2w, and no less than two days."""
+    """A duration such as 90d, 72h or 2w; of what is purged no less than two days."""
 
     name = "age"
 
-    def __init__(self, too_young: str) -> None:
+    def __init__(self, too_young: str | None = None) -> None:
         #: Says what is kept for two days, and why.
         self.too_young = too_young
 
@@ -101,9 +101,24 @@ class Age(click.ParamType[timedelta]):
         if match is None:
             self.fail("it must be a number of hours, days or weeks, such as 72h, 90d or 2w.", param, ctx)
         age = int(match["number"]) * _UNITS[match["unit"]]
-        if age < PURGE_AGE_MIN:
+        if self.too_young is not None and age < PURGE_AGE_MIN:
             self.fail(self.too_young, param, ctx)
         return age
+
+
+class Moment(click.ParamType[datetime]):
+    """A time with its zone, or an age such as 1d: so long before now."""
+
+    name = "time"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read ISO 8601, or hours, days or weeks."""
+        if (age := _AGE.fullmatch(str(value))) is not None:
+            return datetime.now(UTC) - int(age["number"]) * _UNITS[age["unit"]]
+        if (time := read_time(str(value))) is None:
+            self.fail("it must be ISO 8601 with a zone, such as 2026-11-22T12:00:00+08:00, or an age.", param, ctx)
+        return time
 
 
 class NotOnRecordError(Refusal):

@@ -248,6 +248,7 @@ def _require_gateway(work: UnitOfWork, authorization: Authorization) -> None:
 
 def _active_token(work: UnitOfWork, authorization: Authorization) -> AccessToken:
     token = work.current_token(authorization)
-    if token is None or authorization.state != AuthorizationState.TOKEN_ACTIVE:
+    is_active = authorization.state == AuthorizationState.TOKEN_ACTIVE
+    if token is None or not is_active or tokens.is_forgotten(work.vault, token):
         raise NoActiveTokenError(authorization.state)
     return token

@@ -1,6 +1,5 @@
 """The merchant's endpoints: report what it learned itself, and read where an authorization stands."""
 
-import base64
 import json
 import logging
 from collections.abc import Collection, Mapping
@@ -13,11 +12,11 @@ from uuid import UUID
 from flask import Blueprint, Response, current_app, g, url_for
 from sqlalchemy.orm import Session
 
-from app import authorizations, inbox, tokens
+from app import authorization_search, authorizations, evidence, inbox, inbox_admin, tokens
 from app.alipay.token_answer import read_login_id
-from app.authorizations import Filter
+from app.authorization_search import Cursor, CursorError, Filter
 from app.database import Database
-from app.documents import Document, authorization_document, authorization_summaries, timestamp
+from app.documents import Document, authorization_document, authorization_summaries, entry_summary, timestamp
 from app.long_polling import Found
 from app.models import Authorization
 from app.report_errors import AuthorizationNotFoundError
@@ -35,6 +34,7 @@ from app.web.request_models import (
     ListQuery,
     PaymentResultBody,
     TokenBody,
+    TokenSearchBody,
     WaitQuery,
     read_body,
     read_query,
@@ -47,6 +47,9 @@ _log = logging.getLogger(__name__)
 #: What a token is not given out before, since it may say that the token was canceled.
 _REST = "Notifications of this authorization are"
 _UNDECIDED = "Entry {} of the inbox, a cancellation of this token, is"
+
+#: Of one token there is a creation and a cancellation; more are tests, or a stranger's.
+_NOTIFICATIONS_MAX = 100
 
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
 blueprint.before_request(require_key)
@@ -72,24 +75,75 @@ def consult() -> Response:
 
 @blueprint.get("/authorizations")
 def list_authorizations() -> Response:
-    """List authorizations, newest first."""
+    """List authorizations, newest first; by their last change, or by the end of their token, where that is asked for.
+
+    With `reasons` it says why each was canceled, in the words of a person.
+    """
     query = read_query(ListQuery)
-    wanted = Filter(auth_state=query.auth_state, user_ref=query.user_ref, state=query.state, client_id=query.client_id)
-    before = None if query.cursor is None else _id_in(query.cursor)
+    if query.reasons == "true":
+        require_token_key()
+    wanted = Filter(**query.model_dump(include=set(Filter.__dataclass_fields__)))
+    vault, now = _service().vault, datetime.now(UTC)
+    after = None if query.cursor is None else _cursor(query.cursor)
 
     def page(session: Session) -> Document:
-        rows = authorizations.listing(session, wanted, limit=query.limit + 1, before=before)
-        shown = rows[: query.limit]
-        cursor = _cursor_of(shown[-1].id) if len(rows) > query.limit else None
-        return {"authorizations": authorization_summaries(session, shown), "nextCursor": cursor}
+        try:
+            found = authorization_search.listing(
+                session, wanted, limit=query.limit, now=now, after=after, oldest_first=query.order == "oldest"
+            )
+        except CursorError as error:
+            raise _wrong_cursor(error) from None
+        listed = authorization_summaries(session, found.rows)
+        if query.reasons == "true":
+            why = evidence.cancellations(session, vault, found.rows)
+            for each, row in zip(listed, found.rows, strict=True):
+                each["cancellation"] = why.get(row.id)
+        return {"authorizations": listed, "nextCursor": None if found.next is None else str(found.next)}
 
-    return respond(_service().database.run(page, read_only=True))
+    document = _service().database.run(page, read_only=True)
+    if query.reasons != "true":
+        return respond(document)
+    _log.info("secrets read", extra={"what": "reasons", "count": len(document["authorizations"]), "key": g.key_name})
+    return _unstored(document)
 
 
 @blueprint.get("/authorizations/<uuid:authorization_id>")
 def show(authorization_id: UUID) -> Response:
     """Show an authorization with its history and its notifications."""
     return respond(whole_document(authorization_id))
+
+
+@blueprint.get("/authorizations/<uuid:authorization_id>/evidence")
+def show_evidence(authorization_id: UUID) -> Response:
+    """Give out what proves each move of an authorization: tokens are in the bodies."""
+    require_token_key()
+    vault, keyring = _service().vault, _service().keyring
+
+    def read(session: Session) -> Document:
+        return evidence.collect(session, vault, keyring, _find(session, authorization_id)).document()
+
+    return _give_out("evidence", authorization_id, _service().database.run(read, read_only=True))
+
+
+@blueprint.post("/tokens/search")
+def search_token() -> Response:
+    """Find the authorizations and the notifications that name an access token, by its blind index.
+
+    The token comes in the body, since URLs are logged; it is neither shown nor stored.
+    """
+    body = read_body(TokenSearchBody)
+    service, token = _service(), Secret(body.access_token)
+    client_ids = list(service.keyring.clients) if body.client_id is None else [body.client_id]
+    keys = [(each, tokens.index(service.vault, each, token)) for each in client_ids]
+
+    def read(session: Session) -> Document:
+        entries = inbox_admin.of_tokens(session, keys, limit=_NOTIFICATIONS_MAX)
+        return {
+            "authorizations": authorization_summaries(session, authorizations.of_tokens(session, keys)),
+            "notifications": [entry_summary(each) for each in entries],
+        }
+
+    return respond(service.database.run(read, read_only=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +209,9 @@ def show_token(authorization_id: UUID) -> Response:
         if authorization.revoke_asked_at is not None:
             asked_at = timestamp(authorization.revoke_asked_at)
             raise ProblemError(409, "revoke-asked", f"Its revoke was asked for at {asked_at}: the token is to go.")
+        if tokens.is_forgotten(vault, token):
+            erased_at = timestamp(authorization.erased_at)
+            raise ProblemError(409, "erased", f"Its user was erased at {erased_at}: the token is gone.")
         undecided = inbox.undecided_cancellation(session, (token.client_id, token.token_index))
         if undecided is not None:
             raise NotYetError(_UNDECIDED.format(undecided))
@@ -247,6 +304,10 @@ def _find(session: Session, authorization_id: UUID) -> Authorization:
 
 def _give_out(what: str, authorization_id: UUID, document: Document) -> Response:
     _log.info("secret read", extra={"what": what, "authorization": authorization_id, "key": g.key_name})
+    return _unstored(document)
+
+
+def _unstored(document: Document) -> Response:
     response = respond(document)
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -262,9 +323,12 @@ def _secret(value: str | None) -> Secret | None:
     return None if value is None else Secret(value)
 
 
-def _cursor_of(authorization_id: UUID) -> str:
-    return base64.urlsafe_b64encode(authorization_id.bytes).decode().rstrip("=")
+def _cursor(written: str) -> Cursor:
+    try:
+        return Cursor.read(written)
+    except CursorError as error:
+        raise _wrong_cursor(error) from None
 
 
-def _id_in(cursor: str) -> UUID:
-    return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
+def _wrong_cursor(error: CursorError) -> ProblemError:
+    return ProblemError(422, "invalid", str(error), errors=[{"field": "cursor", "message": str(error)}])

@@ -41,6 +41,7 @@ TITLES = {
     "token-expired": "Token expired",
     "cursor-gone": "No reading on from this cursor",
     "revoke-asked": "Revoke asked for",
+    "erased": "User erased",
     "no-refresh-token": "No refresh token",
     "no-gateway": "No gateway for this client",
     "no-answer": "No answer of Alipay's",

@@ -23,7 +23,12 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from app.alipay.json_text import UnreadableJsonError, json_text
-from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX, AUTH_CODE_CHARACTERS_MAX, AUTH_STATE_CHARACTERS_MAX
+from app.alipay.notification import (
+    ACCESS_TOKEN_CHARACTERS_MAX,
+    AUTH_CODE_CHARACTERS_MAX,
+    AUTH_STATE_CHARACTERS_MAX,
+    USER_ID_CHARACTERS_MAX,
+)
 from app.alipay.token_answer import is_success, read_time, slip_for
 from app.events.deliveries import Status
 from app.events.staging import EventType
@@ -46,8 +51,9 @@ Q = TypeVar("Q", bound="RequestModel")
 #: What one page of a listing shows at most.
 LIMIT_MAX = 1000
 
-#: How a listing writes where it goes on: the 16 bytes of an id in base64url, which leave the last four bits unused.
-CURSOR = "^[A-Za-z0-9_-]{21}[AQgw]$"
+#: How a listing writes where it goes on: the 16 bytes of an id in base64url, which leave the last four bits unused,
+#: or 8 bytes of a time before them.
+CURSOR = "^([A-Za-z0-9_-]{21}[AQgw]|[A-Za-z0-9_-]{32})$"
 
 #: A delivery's id is a number, written in one way.
 DELIVERY_ID = "^[1-9][0-9]{0,17}$"
@@ -292,15 +298,42 @@ class CanceledBody(Body):
     reason: Reason | None = None
 
 
+class TokenSearchBody(Body):
+    """A token of which nothing else is known. Without `clientId` it is looked for at every client of the keyring."""
+
+    access_token: Token
+    client_id: ClientId | None = None
+
+
 class ListQuery(RequestModel):
-    """Which authorizations to list. All of it is text in a URL, so numbers are read from text."""
+    """Which authorizations to list. All of it is text in a URL, so numbers are read from text.
+
+    Times are half-open: from `…After` on, and not at `…Before` itself.
+    """
 
     model_config = ConfigDict(strict=False)
 
     auth_state: AuthState | None = None
     user_ref: UserRef | None = None
+    user_id: Annotated[str, text(USER_ID_CHARACTERS_MAX)] | None = None
     state: AuthorizationState | None = None
     client_id: ClientId | None = None
+    customer_belongs_to: Wallet | None = None
+    created_after: Time | None = None
+    created_before: Time | None = None
+    updated_after: Time | None = Field(None, description="Changed then or later: lists what changed last first.")
+    updated_before: Time | None = Field(None, description="Not changed since: lists what changed last first.")
+    expires_after: Time | None = Field(None, description="With expiresBefore: from when on, if not from now on.")
+    expires_before: Time | None = Field(
+        None,
+        description="Whose current token ends before that, soonest first; of active tokens, unless a state is named.",
+    )
+    order: Literal["newest", "oldest"] | None = Field(
+        None, description="What comes first, the newest by default. No matter with expiresBefore."
+    )
+    reasons: Literal["true", "false"] | None = Field(
+        None, description="Whether to say why each was canceled: only for keys that may read tokens."
+    )
     limit: Limit = 100
     cursor: Annotated[str, StringConstraints(pattern=CURSOR)] | None = None
 

@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from app.events.deliveries import Status
 from app.events.staging import EventType
 from app.state_machine import AuthorizationState, Flow
-from app.vocabulary import CallKind, CallStatus
+from app.vocabulary import CallKind, CallStatus, Outcome
 
 
 class ResponseModel(BaseModel):
@@ -88,6 +88,30 @@ class Summary(ResponseModel):
     call: CallSummary | None
 
 
+class Cancellation(ResponseModel):
+    """When, by whom and why an authorization was canceled."""
+
+    at: datetime
+    learned_at: datetime
+    cause: Literal["api", "shell", "notification", "gateway"]
+    by: str | None
+    #: What the history says, where the event does not say it all.
+    reason: str | None
+    notification_id: str | None
+    #: Whether the notification was purged, and with it what the wallet said.
+    is_purged: bool
+    #: What the wallet says that the user said.
+    wallet_reason: str | None
+    #: What the merchant reported.
+    merchant_reason: str | None
+
+
+class ListedAuthorization(Summary):
+    """An authorization as it is listed, and why it was canceled where that was asked for."""
+
+    cancellation: Cancellation | None = None
+
+
 class AuthorizationDocument(Summary):
     """An authorization whole."""
 
@@ -128,8 +152,91 @@ class TokenReportDocument(AuthorizationDocument):
 class Page(ResponseModel):
     """A page of a listing; the next one is asked for with `cursor`."""
 
-    authorizations: list[Summary]
+    authorizations: list[ListedAuthorization]
     next_cursor: str | None
+
+
+class EntrySummary(ResponseModel):
+    """A notification as it is listed."""
+
+    id: str
+    client_id: str
+    type: str | None
+    auth_state: str | None
+    outcome: Outcome
+    reason: str | None
+    deliveries: int
+    received_at: datetime
+    last_received_at: datetime
+    authorization_id: str | None
+
+
+class TokenSearchDocument(ResponseModel):
+    """What names an access token. Both lists are empty where nothing does."""
+
+    authorizations: list[Summary]
+    notifications: list[EntrySummary]
+
+
+class ProvenNotification(ResponseModel):
+    """What proves a notification to somebody else. Of one that was purged or erased only what is left."""
+
+    id: str
+    #: Deleted by `flask inbox purge`: the move it caused stays.
+    is_purged: bool
+    #: Its body was taken out, since its user was forgotten.
+    is_erased: bool
+    type: str | None = None
+    outcome: Outcome | None = None
+    deliveries: int | None = None
+    received_at: datetime | None = None
+    last_received_at: datetime | None = None
+    method: str | None = None
+    uri: str | None = None
+    #: The headers that are signed, and the one with the signature.
+    headers: dict[str, str] | None = None
+    #: The request-time as a time.
+    requested_at: datetime | None = None
+    #: As the header names it; empty stands for the newest key.
+    key_version: int | None = None
+    #: Empty where the keyring no longer has the key.
+    key_fingerprint: str | None = None
+    key_pem: str | None = None
+    signature_base64: str | None = Field(None, alias="signatureBase64")
+    #: Empty where it is not UTF-8.
+    body: str | None = None
+    body_base64: str | None = Field(None, alias="bodyBase64")
+    #: The exact string that was signed.
+    signed: str | None = None
+    signed_base64: str | None = Field(None, alias="signedBase64")
+
+
+class ProvenMove(Move):
+    """One recorded transition, and what proves it."""
+
+    notification: ProvenNotification | None
+
+
+class Erasure(ResponseModel):
+    """Who had the user forgotten, and why."""
+
+    at: datetime
+    by: str | None
+    reason: str | None
+
+
+class EvidenceDocument(ResponseModel):
+    """What proves the moves of an authorization."""
+
+    id: str
+    client_id: str
+    auth_state: str
+    state: AuthorizationState
+    #: How to verify a signature with OpenSSL: key.pem is `keyPem`, sig.bin and signed.txt are the bytes of the base64.
+    verify: str
+    cancellation: Cancellation | None
+    erasures: list[Erasure]
+    moves: list[ProvenMove]
 
 
 class AuthcodeDocument(ResponseModel):

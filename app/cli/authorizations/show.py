@@ -107,7 +107,8 @@ def _facts(authorization: Authorization, token: AccessToken | None) -> Mapping[s
         }
     facts["revoke asked"] = authorization.revoke_asked_at and moment(authorization.revoke_asked_at)
     created, updated = moment(authorization.created_at), moment(authorization.updated_at)
-    return facts | {"id": authorization.id, "created": created, "updated": updated}
+    erased = authorization.erased_at and moment(authorization.erased_at)
+    return facts | {"id": authorization.id, "created": created, "updated": updated, "user erased": erased}
 
 
 def _refresh_due(authorization: Authorization, token: AccessToken) -> str | None:

@@ -9,11 +9,13 @@ from sqlalchemy.orm import Session
 
 from app import documents, inbox
 from app.alipay.notification import Notification
+from app.alipay.signature import read_request_time
 from app.cli import options
 from app.cli.current_service import look_up, the_service
 from app.cli.explanations import explain
 from app.cli.inbox.entries import authorization_facts, entry_id_type, find_entry
 from app.cli.tables import MASK, moment, print_facts, print_json
+from app.documents import timestamp
 from app.models import Authorization, InboxEntry
 from app.vault import VaultError
 
@@ -33,10 +35,12 @@ def show(entry_id: int, *, as_json: bool) -> None:
     entry, authorization = look_up(look)
     body = _body(entry)
     explanation = explain(entry, authorization)
+    sent_at = read_request_time(entry.request_time)
     if as_json:
         document = documents.entry_summary(entry) | {**_fields_in_json(entry, body, authorization)}
         document |= {"foundState": entry.found_state, "explanation": explanation}
         document |= {"uri": entry.uri, "requestTime": entry.request_time, "keyVersion": _key_version(entry)}
+        document |= {"requestedAt": timestamp(sent_at)}
         print_json(document | {"bodyBytes": None if body is None else len(body)})
         return
     click.echo(f"{explanation}\n")
@@ -51,7 +55,7 @@ def show(entry_id: int, *, as_json: bool) -> None:
             "deliveries": entry.deliveries,
             "received": moment(entry.received_at),
             "last received": moment(entry.last_received_at),
-            "request-time": entry.request_time,
+            "request-time": entry.request_time if sent_at is None else f"{entry.request_time}, {moment(sent_at)}",
             "uri": entry.uri,
             "key version": "the newest" if (version := _key_version(entry)) is None else version,
             "body": "does not open under the vault keys" if body is None else f"{len(body)} bytes, sealed",
