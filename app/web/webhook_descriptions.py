@@ -10,7 +10,11 @@ _SUMMARIES = {
     EventType.TOKEN_ACTIVE: "There is a token: the authorization stands",
     EventType.TOKEN_REFRESHED: "The token was replaced by a refresh",
     EventType.CANCELED: "The authorization was canceled, for good",
+    EventType.EXCHANGE_FAILED: "The auth code was lost: it could not be exchanged within its minute",
+    EventType.REFRESH_FAILED: "The token could not be refreshed, and still lives for a while",
+    EventType.REVOKE_FAILED: "Alipay has refused to revoke the token",
 }
+_OF_CALLS = frozenset({EventType.EXCHANGE_FAILED, EventType.REFRESH_FAILED, EventType.REVOKE_FAILED})
 #: Each with what it says.
 _HEADERS = {
     "webhook-id": "The event's id, the same at every attempt: an event that is told again is known by it.",
@@ -32,6 +36,8 @@ def _webhook(kind: EventType, summary: str) -> dict[str, Any]:
     event: dict[str, Any] = {"properties": {"type": {"const": kind.value}}}
     if kind is EventType.AUTHCODE_ISSUED:
         event["properties"]["data"] = {"required": ["expiresAt"]}
+    if kind in _OF_CALLS:
+        event["properties"]["data"] = {"required": ["call"]}
     schema = {"allOf": [{"$ref": "#/components/schemas/EventDocument"}, event]}
     return {
         "summary": summary,

@@ -14,11 +14,15 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
-from app import long_polling
+from app import calls, long_polling
+from app.authorizations import Cause
 from app.events import feed
 from app.events.staging import EventType
 from app.models import Feed
 from app.simulator.draft import authcode_created, token_canceled, token_created
+from app.unit_of_work import UnitOfWork
+from app.vocabulary import CallKind, CallStatus, CauseKind
+from tests.builders import CLIENT_ID
 from tests.integration.http_client import HttpClient, problem
 
 EVENTS = "/v1/events"
@@ -142,11 +146,33 @@ def test_the_feed_needs_a_key(http: HttpClient) -> None:
     assert problem(http.get(EVENTS, key=None)) == (401, "unauthorized")
 
 
+def fail_a_call_of_each_kind(http: HttpClient, auth_state: str = "s-1") -> None:
+    """End calls badly, as whoever makes them does."""
+
+    def fail(work: UnitOfWork) -> None:
+        work.lock_and_load(states=[(CLIENT_ID, auth_state)])
+        authorization = work.authorization(CLIENT_ID, auth_state)
+        assert authorization is not None
+        for kind in CallKind:
+            cause = Cause(CauseKind.GATEWAY, at=datetime.now(UTC))
+            call = calls.new(work.vault, authorization, kind, body=b"{}", subject=None, cause=cause, deadline_at=None)
+            calls.finish(call, CallStatus.FAILED, "Alipay refused it.", at=cause.at)
+            work.begin_call(call)
+            work.tell_of_failed_call(authorization, call, at=cause.at)
+
+    http.service.receiver.run_work(fail)
+    number(http)
+
+
 def test_every_event_is_as_its_webhook_is_described(http: HttpClient) -> None:
     a_life(http)
+    http.consult("s-2")
+    fail_a_call_of_each_kind(http, "s-2")
     described = http.description()
     assert set(described["webhooks"]) == set(EventType)
-    for event in http.get(EVENTS).get_json()["events"]:
+    events = http.get(EVENTS).get_json()["events"]
+    assert {each["type"] for each in events} == set(EventType) - {EventType.TOKEN_REFRESHED}
+    for event in events:
         webhook = described["webhooks"][event["type"]]["post"]
         schema = webhook["requestBody"]["content"]["application/json"]["schema"]
         whole = {**schema, "components": described["components"]}
