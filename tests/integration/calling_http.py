@@ -18,7 +18,7 @@ from app.alipay.keyring import Keyring, load_private_key
 from app.gateway.runner import CallRunner
 from app.models import Call
 from app.simulator.gateway.faults import Fault
-from app.simulator.gateway.gateway import GatewayOptions, PretendGateway
+from app.simulator.gateway.gateway import PretendGateway
 from app.simulator.gateway.keys import client_keys
 from app.simulator.gateway.ledger import ReceivedCall
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
@@ -42,6 +42,7 @@ class CallingHttp:
 
     http: HttpClient
     gateway: PretendGateway
+    key: str = API_KEY
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -62,11 +63,12 @@ class CallingHttp:
     def consult(self, auth_state: str | None = "s-1", **said: Any) -> TestResponse:  # noqa: ANN401 -- any JSON
         """Ask for a consult; what is `...` is left out."""
         body = {**CONSULT, "authState": ... if auth_state is None else auth_state, **said}
-        return self.http.post(CONSULTS, {name: value for name, value in body.items() if value is not ...})
+        said = {name: value for name, value in body.items() if value is not ...}
+        return self.http.post(CONSULTS, said, key=self.key)
 
     def ask(self, what: str, document: dict[str, Any]) -> TestResponse:
         """Ask for a refresh or a revoke."""
-        return self.http.post(self.http.at(document, what))
+        return self.http.post(self.http.at(document, what), key=self.key)
 
     def activate(self, auth_state: str = "s-1") -> dict[str, Any]:
         """Consult, agree, and wait until the service has exchanged the code."""
@@ -74,14 +76,16 @@ class CallingHttp:
             document: dict[str, Any] = self.consult(auth_state).get_json()
             redirected = self.gateway.agree(SANDBOX_CLIENT_ID, auth_state)
             code = parse_qs(urlsplit(redirected).query)["authCode"][0]
-            assert self.http.post(self.http.at(document, "authcode"), {"authCode": code}).status_code == 200
+            reported = self.http.post(self.http.at(document, "authcode"), {"authCode": code}, key=self.key)
+            assert reported.status_code == 200
             self.wait_for(lambda: self.state(auth_state) == "token_active")
         return document
 
     # --- what there is to see ---
 
     def state(self, auth_state: str = "s-1") -> str:
-        found = self.http.get(f"{AUTHORIZATIONS}?authState={auth_state}").get_json()["authorizations"]
+        listed = self.http.get(f"{AUTHORIZATIONS}?authState={auth_state}", key=self.key)
+        found = listed.get_json()["authorizations"]
         return str(found[0]["state"])
 
     def fail(self, fault: str, operation: str, *, times: int | None = 1, **said: Any) -> None:  # noqa: ANN401 -- what a fault takes
@@ -114,11 +118,15 @@ def keyring_with_gateway(keyring_path: Path, folder: Path, url: str, *settings: 
     return path
 
 
+def a_pretend_gateway(keyring_path: Path) -> PretendGateway:
+    """A gateway for the client of a sandbox. It notifies nobody."""
+    alipay_key = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
+    return PretendGateway(client_keys(Keyring.load(keyring_path), alipay_key), notify=None)
+
+
 def a_calling_service(database_url: str, keyring_path: Path, folder: Path) -> Iterator[CallingHttp]:
     """Serve with a gateway to call. Nobody makes the calls until a worker runs."""
-    alipay_key = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
-    keys = client_keys(Keyring.load(keyring_path), alipay_key)
-    with PretendGateway(keys, notify=None, options=GatewayOptions()) as gateway:
+    with a_pretend_gateway(keyring_path) as gateway:
         path = keyring_with_gateway(keyring_path, folder, gateway.url)
         environ = an_environ(database_url, path, FLASK_API_KEYS=f"shop={API_KEY}")
         http = HttpClient(create_app(environ), path)
