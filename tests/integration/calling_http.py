@@ -4,7 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from app.simulator.gateway.gateway import PretendGateway
 from app.simulator.gateway.keys import client_keys
 from app.simulator.gateway.ledger import ReceivedCall
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
+from app.wiring import Service
 from tests.builders import an_environ
 from tests.integration.http_client import API_KEY, AUTHORIZATIONS, HttpClient
 
@@ -44,19 +45,9 @@ class CallingHttp:
     gateway: PretendGateway
     key: str = API_KEY
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> AbstractContextManager[None]:
         """Let a background worker make what is due, for a while."""
-        stop = threading.Event()
-        runner = CallRunner(self.http.service)
-        thread = threading.Thread(target=runner.run_until, args=(stop,))
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(timeout=_SECONDS_MAX)
-            assert not thread.is_alive()
+        return calls_made(self.http.service)
 
     # --- the merchant ---
 
@@ -107,6 +98,20 @@ class CallingHttp:
             shown = [(each.kind, each.status, each.attempts, each.reason) for each in self.calls()]
             assert time.monotonic() < deadline, shown
             time.sleep(0.02)
+
+
+@contextmanager
+def calls_made(service: Service) -> Iterator[None]:
+    """Make the calls that are due until the end of the block."""
+    stop = threading.Event()
+    thread = threading.Thread(target=CallRunner(service).run_until, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=_SECONDS_MAX)
+        assert not thread.is_alive()
 
 
 def keyring_with_gateway(keyring_path: Path, folder: Path, url: str, *settings: str) -> Path:
