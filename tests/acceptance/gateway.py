@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 import urllib3
 from typing_extensions import override
 
-from tests.acceptance.server import FLASK, ROOT, a_free_port, flask, process_environ
+from tests.acceptance.server import FLASK, a_free_port, flask, process_environ
+from tests.conftest import ROOT
 
 _SECONDS_MAX = 30
 
@@ -178,6 +179,8 @@ class _Forms(HTMLParser):
                 self.forms[-1].fields[self._select] = said["value"]
             case "button":
                 self._button = f"{said.get('name', '')}={said.get('value', '')}"
+            case _:
+                pass
 
     @override
     def handle_data(self, data: str) -> None:

@@ -75,5 +75,4 @@ def test_the_steps_lead_from_a_consult_to_a_cancellation_and_to_a_token_without_
     assert asked
     assert '"normalUrl": "http://127.0.0.1:' in output
     assert re.search(r"token_created +token_active +gateway", consented)
-    assert re.search(r"revoke\b.*", consented)
-    assert consented.rstrip().count("canceled") >= 1
+    assert "canceled" in consented.rpartition("token_created")[2]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -112,9 +113,7 @@ def test_the_client_may_be_named_and_must_be_one_of_the_keyring(calling: Calling
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_the_same_auth_state_with_other_words_is_a_contradiction(
-    calling: CallingHttp, other: dict[str, object]
-) -> None:
+def test_the_same_auth_state_with_other_words_is_a_contradiction(calling: CallingHttp, other: dict[str, Any]) -> None:
     with calling.running():
         first = calling.consult(flow="auto_debit")
         refused = calling.consult(**{"flow": "auto_debit", **other})
@@ -132,7 +131,7 @@ def test_the_same_auth_state_with_other_words_is_a_contradiction(
     ],
     ids=["before January 2026", "since"],
 )
-def test_both_ways_of_saying_the_device_are_sent_as_they_came(calling: CallingHttp, device: dict[str, object]) -> None:
+def test_both_ways_of_saying_the_device_are_sent_as_they_came(calling: CallingHttp, device: dict[str, Any]) -> None:
     with calling.running():
         document = calling.consult(**device).get_json()
     assert document["schemeUrl"].startswith("pretend-wallet://")
@@ -308,7 +307,7 @@ def test_there_is_nothing_to_call_of_an_unknown_authorization(calling: CallingHt
     ],
 )
 def test_a_consult_of_another_form_is_refused_with_the_name_of_the_field(
-    calling: CallingHttp, said: dict[str, object], wrong: str
+    calling: CallingHttp, said: dict[str, Any], wrong: str
 ) -> None:
     refused = calling.consult(**said)
     assert problem(refused) == (422, "invalid")
@@ -453,9 +452,7 @@ def test_a_payment_that_was_refused_for_its_token_cancels(calling: CallingHttp) 
 
 
 @pytest.mark.parametrize("said", [{"accessToken": "a stranger's"}, {"requestedAt": "2020-01-01T00:00:00Z"}], ids=str)
-def test_a_result_that_is_not_of_the_current_token_changes_nothing(
-    calling: CallingHttp, said: dict[str, object]
-) -> None:
+def test_a_result_that_is_not_of_the_current_token_changes_nothing(calling: CallingHttp, said: dict[str, Any]) -> None:
     document = calling.activate()
     answer = payment_result(calling, document, resultCode="INVALID_ACCESS_TOKEN", **said)
     assert (answer.status_code, answer.get_json()["state"]) == (200, "token_active")
@@ -480,7 +477,7 @@ def test_a_result_is_judged_by_when_its_payment_was_requested(calling: CallingHt
         ({"resultCode": "SUCCESS", "requestedAt": 1700000000}, "requestedAt"),
     ],
 )
-def test_a_result_without_its_subject_says_nothing(calling: CallingHttp, said: dict[str, object], field: str) -> None:
+def test_a_result_without_its_subject_says_nothing(calling: CallingHttp, said: dict[str, Any], field: str) -> None:
     refused = payment_result(calling, calling.http.consult("s-1"), **said)
     assert problem(refused) == (422, "invalid")
     assert [each["field"] for each in refused.get_json()["errors"]] == [field]

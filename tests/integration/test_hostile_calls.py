@@ -1,7 +1,7 @@
 """Every operation of the description, called with what it allows and with what it does not, answers as described."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -53,7 +53,11 @@ def as_alipay(key: RSAPrivateKey) -> Behavior:
 
     def answer(handler: Handler) -> None:
         token = {name: f"{name}-{uuid4()}" for name in ("accessToken", "refreshToken")}
-        documents = {"consult": CONSULTED, "applyToken": {**TOKEN, **token}, "revoke": REVOKED}
+        documents: dict[str, Mapping[str, Any]] = {
+            "consult": CONSULTED,
+            "applyToken": {**TOKEN, **token},
+            "revoke": REVOKED,
+        }
         answers(key, documents[handler.path.rpartition("/")[2]], client_id=SANDBOX_CLIENT_ID)(handler)
 
     return answer
