@@ -244,27 +244,15 @@ def open_calls_lock(authorization_ids: Collection[UUID]) -> Statement:
     return _LOCK_OPEN(authorizations=[(each,) for each in authorization_ids])
 
 
-def newest_call_lock(authorization_id: UUID, kind: CallKind) -> Statement:
-    """Lock the calls of this kind of a locked authorization, and read them, newest first: there are few."""
-    return _LOCK_OF_KIND(calls=[(authorization_id, kind)])
-
-
 def all_calls_lock(authorization_ids: Collection[UUID]) -> Statement:
-    """Lock the calls of locked authorizations, open or not, and read them."""
+    """Lock the calls of locked authorizations, open or not, and read them, oldest first: each has few."""
     return _LOCK_OF_AUTHORIZATION(authorizations=[(each,) for each in authorization_ids])
 
 
+# Their kind is no condition: SQLite would read all calls of that kind, which are in the order of their ids too.
 _LOCK_OF_AUTHORIZATION = KeyedStatement(
     lambda keys_in: (
         select(Call).where(keys_in("authorizations", Call.authorization_id)).order_by(Call.id).with_for_update()
-    )
-)
-_LOCK_OF_KIND = KeyedStatement(
-    lambda keys_in: (
-        select(Call)
-        .where(keys_in("calls", Call.authorization_id, Call.kind))
-        .order_by(Call.id.desc())
-        .with_for_update()
     )
 )
 _BY_ID = KeyedStatement(lambda keys_in: select(Call).where(keys_in("calls", Call.id)))
@@ -272,12 +260,12 @@ _BY_ID = KeyedStatement(lambda keys_in: select(Call).where(keys_in("calls", Call
 _LOCK = KeyedStatement(
     lambda keys_in: select(Call).where(keys_in("calls", Call.id)).order_by(Call.id).with_for_update()
 )
+# Read at once, PostgreSQL might go through all that are due, which are many when a gateway is away.
 _LOCK_OPEN = KeyedStatement(
-    lambda keys_in: (
-        select(Call)
-        .where(keys_in("authorizations", Call.authorization_id), Call.status == literal_column("'due'"))
-        .order_by(Call.id)
-        .with_for_update()
+    lambda keys_in: keys_in.find(
+        select(Call).where(Call.status == literal_column("'due'")).order_by(Call.id).with_for_update(),
+        "authorizations",
+        Call.authorization_id,
     )
 )
 

@@ -338,10 +338,10 @@ class UnitOfWork:
 
     def newest_call(self, authorization: Authorization, kind: CallKind) -> Call | None:
         """Lock and load the newest call of this kind of a loaded authorization, open or not."""
-        (locked,) = execute(self.connection, calls.newest_call_lock(authorization.id, kind))
-        found = [self._calls.get(each.id, each) for each in locked.of(Call)]
+        (locked,) = execute(self.connection, calls.all_calls_lock([authorization.id]))
+        found = [self._calls.get(each.id, each) for each in locked.of(Call) if each.kind == kind]
         self._take_in_calls([each for each in found if each.id not in self._calls])
-        return next(iter(found), None)
+        return found[-1] if found else None
 
     def current_token(self, authorization: Authorization) -> AccessToken | None:
         """Give the token of a loaded authorization that no refresh has replaced."""

@@ -6,6 +6,7 @@ A server opens all of them before it serves; a command only those that it uses.
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import index_key
-from app.alipay.keyring import Keyring
+from app.alipay.keyring import Keyring, KeyringError
 from app.config import SettingError, Settings, open_vault_keys
 from app.database import Database, DatabaseUnavailableError, UnfitDatabaseError, name_of
 from app.database.files import tighten
@@ -207,7 +208,14 @@ class Service:
         if seen_at is not None and datetime.now(UTC) - seen_at < SILENCE_MAX:
             return OK
         since = "none has run yet" if seen_at is None else f"none has since {seen_at:%Y-%m-%dT%H:%M:%SZ}"
-        return f"no worker runs ({since}): nothing is told until flask work or flask serve without --no-work does"
+        what = "nothing is told, and no call to Alipay is made," if self._makes_calls() else "nothing is told"
+        return f"no worker runs ({since}): {what} until flask work or flask serve without --no-work does"
+
+    def _makes_calls(self) -> bool:
+        """Say whether the service makes the calls of a client. A keyring that cannot be read now is named elsewhere."""
+        with suppress(KeyringError):
+            return any(each.gateway is not None for each in self.keyring.clients.values())
+        return False
 
     # --- checks of the database ---
 

@@ -56,9 +56,12 @@ def script(name: str) -> list[str]:
 
 def steps() -> str:
     """What the README has a newcomer type."""
-    section = re.search(r"^## Integrate in six steps$(.*?)^## ", README.read_text(encoding="utf-8"), ACROSS_LINES)
-    assert section is not None, "the README has no six steps"
-    return "\n".join(scripts(section[1]))
+    text = README.read_text(encoding="utf-8")
+    sections = re.findall(
+        r"^## (?:Integrate in six steps|Let it call Alipay for you)$(.*?)(?=^## )", text, ACROSS_LINES
+    )
+    assert len(sections) == 2, "the README lacks the six steps, or how to let it call"
+    return "\n".join(script for section in sections for script in scripts(section))
 
 
 def scripts(text: str) -> list[str]:

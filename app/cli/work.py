@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from app import logs, metrics
+from app.alipay.keyring import KeyringError
 from app.cli.current_service import the_service
 from app.cli.errors import plain_errors
 from app.cli.reloading import problem_of_a_reload
@@ -23,10 +24,11 @@ _log = logging.getLogger(__name__)
 
 @click.command()
 def work() -> None:
-    """Do the background work alone: number events and send them to endpoints. `flask serve` does it too by itself.
+    """Do the background work alone: number events, send them to endpoints, and make calls to Alipay.
 
-    Any number may run, on any machines. SIGTERM and Ctrl-C stop it, once the requests in flight are finished. SIGHUP
-    reads the endpoints anew, and keeps the old ones if they are wrong.
+    `flask serve` does it too by itself. Any number may run, on any machines. SIGTERM and Ctrl-C stop it, once the
+    requests in flight are finished. SIGHUP reads the keyring and the endpoints anew, and keeps the old ones if they are
+    wrong.
     """
     # Until there is a worker, there is nothing to read anew.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -48,6 +50,7 @@ def work() -> None:
             break
         service.database.close()
         service = Service(read_settings(os.environ, instance_path=instance_path))
+        _ = service.keyring
         _log.info("reloaded", extra={"endpoints": ", ".join(service.endpoints)})
     service.database.close()
 
@@ -97,8 +100,10 @@ def work_in_background(
     metrics.share()
     service = Service(read_settings(os.environ, instance_path=instance_path))
     try:
+        # Read now, and not with the first call: what is changed later is taken over by a reload.
+        _ = service.keyring
         worker = Worker(service, identity=identity)
-    except EndpointsError as error:
+    except (EndpointsError, KeyringError) as error:
         # They were changed since the parent looked.
         _log.error("background work cannot begin", extra={"problem": str(error)})
         raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""The demo: start the service, play scenarios against it over HTTP, and print the authorizations that result.
+"""The demo: start the service, play scenarios and a life with calls against it, and print what becomes of them.
 
 Everything it makes is in one folder of its own, `instance/demo`, new for each run: no real instance is touched. It uses
 the public commands only, and ends with 0 only if every answer was the right one.
@@ -14,8 +14,9 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import pairwise
@@ -25,7 +26,13 @@ from typing import IO, Any
 import click
 import urllib3
 
+from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.simulator.life import LifeWithCalls
 from app.simulator.listener import new_secret
+
+#: The client whose calls the service makes. The other one's are made by the merchant, that is by the scenarios.
+CALLING_CLIENT_ID = SANDBOX_CLIENT_ID[:-1] + "1"
+CALLING_LIFE = "life-with-calls"
 
 SCENARIOS = ("full-life", "redelivery", "wrong-order", "illegal", "forgery", "malformed")
 
@@ -48,6 +55,16 @@ _ENDPOINTS = """\
 [endpoints.demo]
 url = "http://127.0.0.1:{port}/"
 secrets = ["{secret}"]
+"""
+
+
+_CALLING_CLIENT = """
+[clients.{client_id}]
+merchant_private_key = "file:merchant.pem"
+gateway = "{gateway}"
+
+[clients.{client_id}.alipay_public_keys]
+1 = "{alipay_public_key}"
 """
 
 
@@ -101,18 +118,27 @@ class Stage:
         return self.folder / "told.log"
 
     @property
+    def gateway_log(self) -> Path:
+        """What the pretend gateway says."""
+        return self.folder / "gateway.log"
+
+    @property
     def endpoints(self) -> Path:
         """Who is told."""
         return self.folder / "endpoints.toml"
 
-    def set_up(self, *, endpoint_port: int, secret: str) -> None:
+    @property
+    def keyring(self) -> Path:
+        """Who is known."""
+        return self.folder / "keyring.toml"
+
+    def set_up(self, *, endpoint_port: int, secret: str, api_key: str) -> None:
         """Make the folder anew, with settings that name everything the service keeps, and an endpoint that is told."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o700, parents=True)
-        api_key = secrets.token_urlsafe()
         settings = {
             "FLASK_DATABASE_URL": f"sqlite:///{self.folder / 'notifyauth.db'}",
-            "FLASK_KEYRING": self.folder / "keyring.toml",
+            "FLASK_KEYRING": self.keyring,
             "FLASK_VAULT_KEYS": base64.b64encode(secrets.token_bytes(_VAULT_KEY_BYTES)).decode(),
             "FLASK_ENDPOINTS": self.endpoints,
             "FLASK_API_KEYS": f"demo={api_key}",
@@ -122,6 +148,13 @@ class Stage:
         self.endpoints.write_text(_ENDPOINTS.format(port=endpoint_port, secret=secret))
         self.settings.touch(mode=0o600)
         self.settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+    def add_calling_client(self, gateway: str) -> None:
+        """Introduce one more client to the service, with the keys of the first and with a gateway."""
+        text = self.keyring.read_text()
+        keys = tomllib.loads(text)["clients"][SANDBOX_CLIENT_ID]["alipay_public_keys"]
+        client = _CALLING_CLIENT.format(client_id=CALLING_CLIENT_ID, gateway=gateway, alipay_public_key=keys["1"])
+        self.keyring.write_text(text + client)
 
     def start(
         self,
@@ -169,16 +202,16 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def _running_server(stage: Stage) -> Iterator[str]:
-    """Start the real server on a free port, give its address once it is ready, and stop it whatever happens.
+def _running_server(stage: Stage, *, port: int) -> Iterator[str]:
+    """Start the real server, give its address once it is ready, and stop it whatever happens.
 
     Raises `ServerNotReadyError` if it does not get ready.
     """
-    port = str(_free_port())
+    arguments = ("serve", "--host", "127.0.0.1", "--port", str(port))
     # In a session of its own, so that Ctrl-C reaches only the demo, which then stops the server in good order.
     with (
         stage.log.open("wb") as log,
-        stage.start("serve", "--host", "127.0.0.1", "--port", port, stdout=log, stderr=log, own_session=True) as server,
+        stage.start(*arguments, stdout=log, stderr=log, own_session=True) as server,
     ):
         try:
             if not _gets_ready(server, f"http://127.0.0.1:{port}/readyz"):
@@ -189,14 +222,13 @@ def _running_server(stage: Stage) -> Iterator[str]:
 
 
 @contextmanager
-def _listening_endpoint(stage: Stage, *, port: int, secret: str) -> Iterator[None]:
-    """Start the pretend endpoint, and stop it whatever happens."""
-    arguments = ("simulator", "listen", "--port", str(port), "--secret", secret)
-    with stage.told.open("wb") as log, stage.start(*arguments, stdout=log, stderr=log, own_session=True) as endpoint:
+def _running(stage: Stage, log: Path, *arguments: str) -> Iterator[None]:
+    """Start a part of what surrounds the service, and stop it whatever happens."""
+    with log.open("wb") as output, stage.start(*arguments, stdout=output, stderr=output, own_session=True) as process:
         try:
             yield
         finally:
-            _stop(endpoint)
+            _stop(process)
 
 
 def _wait_until_told(stage: Stage, auth_states: list[str]) -> None:
@@ -216,14 +248,13 @@ def _show_told(stage: Stage, auth_state: str) -> None:
     for line, verdict in pairwise(lines):
         if f"authState {auth_state} " in line:
             click.echo(f"{line}\n{verdict}")
-    click.echo(f"In all {lines[-1]}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    """Find ports that are free, each another one."""
+    with ExitStack() as probes:
+        bound = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in bound]
 
 
 def _gets_ready(server: subprocess.Popen[bytes], url: str) -> bool:
@@ -253,26 +284,51 @@ def main() -> None:
     # SIGTERM must not leave a server behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stage = Stage(Path("instance", "demo"))
-    endpoint_port, secret = _free_port(), new_secret()
-    stage.set_up(endpoint_port=endpoint_port, secret=secret)
+    endpoint_port, gateway_port, port = _free_ports(3)
+    secret, api_key = new_secret(), secrets.token_urlsafe()
+    stage.set_up(endpoint_port=endpoint_port, secret=secret, api_key=api_key)
     _heading("A database and the keys of a sandbox")
     stage.run("db", "upgrade")
     stage.run("simulator", "keys")
-    with _listening_endpoint(stage, port=endpoint_port, secret=secret), _running_server(stage) as url:
+    gateway, notify = f"http://127.0.0.1:{gateway_port}", f"http://127.0.0.1:{port}/alipay/notifyAuthorization"
+    stage.add_calling_client(gateway)
+    listen = ("simulator", "listen", "--port", str(endpoint_port), "--secret", secret)
+    be_gateway = ("simulator", "gateway", "--port", str(gateway_port), "--to", notify)
+    with (
+        _running(stage, stage.told, *listen),
+        _running(stage, stage.gateway_log, *be_gateway),
+        _running_server(stage, port=port) as url,
+    ):
         _heading(f"Scenarios, played at {url}")
-        right = stage.succeeds("simulator", "play", *SCENARIOS, "--to", f"{url}/alipay/notifyAuthorization")
+        right = stage.succeeds("simulator", "play", *SCENARIOS, "--to", notify)
+        _heading(f"A life in which the service calls Alipay, here {gateway}")
+        life = LifeWithCalls(url, api_key, CALLING_CLIENT_ID, gateway)
+        right = _show_life(life, f"{CALLING_LIFE}-{secrets.token_hex(5)}") and right
         auth_states = stage.auth_states()
         _wait_until_told(stage, auth_states)
-    _heading("What the merchant was told of the first of them")
-    _show_told(stage, auth_states[0])
+    _heading("What the merchant was told of the first and of the last of them")
+    for auth_state in (auth_states[0], auth_states[-1]):
+        _show_told(stage, auth_state)
+    click.echo(f"In all {stage.told.read_text().splitlines()[-1]}")
     _heading("What became of the authorizations")
     stage.run("authorizations", "list")
     for auth_state in auth_states:
         click.echo()
         stage.run("authorizations", "show", auth_state)
-    _tell_how_to_look_further(stage, auth_states[0])
+    _tell_how_to_look_further(stage, auth_states[-1])
     if not right:
         raise WrongAnswerError
+
+
+def _show_life(life: LifeWithCalls, auth_state: str) -> bool:
+    """Print a life as it goes, and say whether every step went right."""
+    rights = []
+    for each in life.live(auth_state, user="budi"):
+        click.echo(f"  {each.actor:<10}{each.action}")
+        mark = click.style("✓", fg="green") if each.right else click.style("✗", fg="red")
+        click.echo(f"{'':10}{mark} {each.answer}" + ("" if each.right else f" instead of {each.expected}"))
+        rights.append(each.right)
+    return all(rights)
 
 
 def _heading(text: str) -> None:

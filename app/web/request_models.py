@@ -229,8 +229,16 @@ class NoBody(Body):
     """Nothing is to be said."""
 
 
+def _describe_payment_result(schema: dict[str, Any]) -> None:
+    _describe_optional_fields(schema)
+    said = {"type": "string", "minLength": 1}
+    schema["anyOf"] = [{"required": [name], "properties": {name: said}} for name in ("accessToken", "requestedAt")]
+
+
 class PaymentResultBody(Body):
     """What a charge was answered, and with which token, or when, it was requested."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_payment_result)
 
     result_code: Annotated[str, text(RESULT_CODE_CHARACTERS_MAX)]
     result_status: Literal["S", "F", "U"] | None = None

@@ -26,7 +26,8 @@ def wait_for(look: Look[K, V], key: K, answer: Callable[[V | None, K], Response]
         wait = long_polling.wait(look, key, seconds=seconds)
     except NoPlaceError:
         headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
-        detail = "As many requests wait as may. Ask again later, or without wait."
+        how = "Ask again later, or without wait." if request.method == "GET" else "Send the same request again later."
+        detail = f"As many requests wait as may. {how}"
         raise ProblemError(503, "unavailable", detail, headers=headers) from None
     return _respond_later(
         wait.future, lambda found: answer(found, wait.key), on_client_gone=lambda: long_polling.leave(wait)

@@ -100,7 +100,7 @@ def run(program: Program, environ: Mapping[str, str], *arguments: str) -> subpro
     return subprocess.run(
         [program.path, *arguments],
         cwd=program.folder,
-        env=_environ(environ),
+        env=process_environ(environ),
         capture_output=True,
         text=True,
         check=False,
@@ -143,7 +143,7 @@ def starting_server(
     process = subprocess.Popen(
         [*through, program.path, "serve", "--port", str(port), *options],
         cwd=program.folder,
-        env=_environ(environ),
+        env=process_environ(environ),
         stdout=output,
         stderr=output,
         text=True,
@@ -161,7 +161,7 @@ def working(environ: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[
     """Do the background work, in a process that does nothing else, until the end of the block."""
     with log.open("w") as output:
         process = subprocess.Popen(
-            [FLASK, "work"], cwd=ROOT, env=_environ(environ), stdout=output, stderr=output, text=True
+            [FLASK, "work"], cwd=ROOT, env=process_environ(environ), stdout=output, stderr=output, text=True
         )
     try:
         yield process
@@ -183,7 +183,8 @@ def wait_until_ready(server: Server, log: Path | None = None) -> None:
     raise AssertionError("" if log is None else log.read_text())
 
 
-def _environ(environ: Mapping[str, str]) -> dict[str, str]:
+def process_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process, which has nothing of ours but what a test says."""
     # Coverage of the server's own process is measured too, where it is measured at all.
     measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
     return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **measured, **environ}

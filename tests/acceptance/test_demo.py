@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.simulator.demo import SCENARIOS
+from app.simulator.demo import CALLING_LIFE, SCENARIOS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -53,14 +53,31 @@ def test_every_authorization_is_shown_with_its_history(demo: subprocess.Complete
 def test_a_life_is_told_in_order(demo: subprocess.CompletedProcess[str]) -> None:
     _, _, told = demo.stdout.partition("What the merchant was told")
     told, _, _ = told.partition("What became of the authorizations")
-    assert re.findall(r"^authorization\.(\w+)  authState full-life-\w+  sequence (\d)", told, re.MULTILINE) == [
-        ("consulted", "1"),
-        ("authcode_issued", "2"),
-        ("token_active", "3"),
-        ("canceled", "4"),
-    ]
-    assert told.count("✓ verified; answered 200") == 4
+    assert told_of("full-life", told) == ["consulted 1", "authcode_issued 2", "token_active 3", "canceled 4"]
+    life = ["consulted 1", "authcode_issued 2", "token_active 3", "token_refreshed 4", "canceled 5"]
+    assert told_of(CALLING_LIFE, told) == life
+    assert told.count("✓ verified; answered 200") == 9
     assert re.search(r"^In all \d+ arrived: \d+ taken\.$", told, re.MULTILINE)
+
+
+def told_of(life: str, told: str) -> list[str]:
+    """Which events the endpoint heard of a life, each with its sequence."""
+    found = re.findall(rf"^authorization\.(\w+)  authState {life}-\w+  sequence (\d)", told, re.MULTILINE)
+    return [" ".join(each) for each in found]
+
+
+def test_a_life_goes_by_with_calls_that_the_service_makes(demo: subprocess.CompletedProcess[str], folder: Path) -> None:
+    _, _, life = demo.stdout.partition("A life in which the service calls Alipay")
+    life, _, _ = life.partition("What the merchant was told")
+    assert re.findall("[✓✗] (.*)", life) == [
+        "201 consulted",
+        "back with a code",
+        "200 token_active",
+        "200 token_refreshed by gateway",
+        "200 canceled",
+    ]
+    called = re.findall(r"✓ call    (\w+) +S", (folder / "instance" / "demo" / "gateway.log").read_text())
+    assert called == ["consult", "exchange", "refresh", "revoke"]
 
 
 def test_way_to_look_further_leads_there(demo: subprocess.CompletedProcess[str], folder: Path) -> None:

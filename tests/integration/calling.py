@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import tokens
+from app import calls, tokens
 from app.alipay.call import ConsultRequest
 from app.alipay.keyring import Gateway, Keyring
 from app.authorizations import Cause
@@ -105,11 +105,11 @@ class CallingStage:
             self.wait_for(lambda: self.stage.state(auth_state) == "token_active")
         return authorization_id
 
-    def ask_refresh(self) -> None:
-        self._run(partial(requests.ask_refresh, authorization_id=self._id(), cause=self._cause()))
+    def ask_refresh(self, auth_state: str = "s-1") -> None:
+        self._run(partial(requests.ask_refresh, authorization_id=self._id(auth_state), cause=self._cause()))
 
-    def ask_revoke(self) -> None:
-        self._run(partial(requests.ask_revoke, authorization_id=self._id(), cause=self._cause()))
+    def ask_revoke(self, auth_state: str = "s-1") -> None:
+        self._run(partial(requests.ask_revoke, authorization_id=self._id(auth_state), cause=self._cause()))
 
     def retry(self, call: Call) -> None:
         self._run(partial(requests.retry, call_id=call.id, authorization_id=call.authorization_id, cause=self._cause()))
@@ -181,6 +181,16 @@ class CallingStage:
     def calls(self) -> Sequence[Call]:
         return self.database.run(lambda session: session.scalars(select(Call).order_by(Call.id)).all(), read_only=True)
 
+    def newest_call(self, authorization_id: UUID) -> Call:
+        return self.database.run(partial(calls.newest, authorization_ids=[authorization_id]), read_only=True)[
+            authorization_id
+        ]
+
+    def newest_is(self, authorization_id: UUID, kind: str, status: str) -> bool:
+        """Whether the newest call of an authorization is one of this kind, and stands so."""
+        call = self.newest_call(authorization_id)
+        return (call.kind, call.status, call.is_in_flight) == (kind, status, False)
+
     def attempts(self) -> Sequence[CallAttempt]:
         order = select(CallAttempt).order_by(CallAttempt.call_id, CallAttempt.number)
         return self.database.run(lambda session: session.scalars(order).all(), read_only=True)
@@ -199,8 +209,9 @@ class CallingStage:
     def wait_for(self, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 30
         while not is_so():
-            shown = [(each.kind, each.status, each.attempts, each.reason) for each in self.calls()]
-            assert time.monotonic() < deadline, shown
+            assert time.monotonic() < deadline, [
+                (each.kind, each.status, each.attempts, each.reason) for each in self.calls()
+            ]
             time.sleep(0.02)
 
     def forward_until(

@@ -12,6 +12,7 @@ from app.database import Database
 from app.leases import Leases
 from app.wiring import Service
 from tests.builders import an_environ
+from tests.integration.calling_http import keyring_with_gateway
 from tests.integration.shell import Shell
 
 PARTS = ["settings", "keyring", "endpoints", "database", "migrated", "vault", "worker"]
@@ -38,6 +39,21 @@ def test_no_worker_is_named(shell: Shell) -> None:
     assert result.exit_code == 1
     assert "✗ worker: no worker runs (none has run yet): nothing is told until flask work" in result.stdout
     assert "✓ database" in result.stdout
+
+
+def test_without_a_worker_it_is_said_that_no_calls_are_made_where_some_are(
+    database_url: str, keyring_path: Path, tmp_path: Path
+) -> None:
+    with_gateway = keyring_with_gateway(keyring_path, tmp_path, "https://gateway.example")
+    shell = Shell(create_app(an_environ(database_url, with_gateway)), with_gateway)
+    found = "no worker runs (none has run yet): nothing is told, and no call to Alipay is made, until flask work or"
+    assert f"✗ worker: {found}" in shell.run("doctor").stdout
+    readyz = shell.app.test_client().get("/readyz")
+    assert readyz.status_code == 200
+    assert readyz.get_json()["checks"]["worker"].startswith(found)
+    let_a_worker_live(shell.service)
+    assert "✓ worker" in shell.run("doctor").stdout
+    shell.service.database.close()
 
 
 def test_each_part_is_an_object_for_programs(shell: Shell) -> None:

@@ -1,22 +1,29 @@
 """Every operation of the description, called with what it allows and with what it does not, answers as described."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 import schemathesis
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from hypothesis import HealthCheck, settings
 
 from app import create_app
+from app.alipay.keyring import load_private_key
 from app.limits import LONG_POLL_SECONDS_MAX
+from app.long_polling import LongPolling
 from app.reports import CLIENT_ID_CHARACTERS_MAX
-from app.simulator.keys import SANDBOX_CLIENT_ID
+from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
 from app.web.request_models import FEED_CURSOR
 from tests.builders import an_environ
+from tests.gateway import CONSULTED, REVOKED, TOKEN, a_gateway, answers
+from tests.integration.calling_http import calls_made, keyring_with_gateway
 from tests.integration.http_client import API_KEY, HttpClient
+from tests.receiver import Behavior, Handler
 
 UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -41,12 +48,34 @@ description.config.generation.update(with_security_parameters=False)
 KEY = {"Authorization": f"Bearer {API_KEY}"}
 
 
+def as_alipay(key: RSAPrivateKey) -> Behavior:
+    """Do whatever is asked for, with another token each time."""
+
+    def answer(handler: Handler) -> None:
+        token = {name: f"{name}-{uuid4()}" for name in ("accessToken", "refreshToken")}
+        documents: dict[str, Mapping[str, Any]] = {
+            "consult": CONSULTED,
+            "applyToken": {**TOKEN, **token},
+            "revoke": REVOKED,
+        }
+        answers(key, documents[handler.path.rpartition("/")[2]], client_id=SANDBOX_CLIENT_ID)(handler)
+
+    return answer
+
+
 @pytest.fixture
-def http(postgresql_url: str, keyring_path: Path) -> Iterator[HttpClient]:
-    """A service on the stricter of the databases, which refuses what the other one stores."""
-    http = HttpClient(create_app(an_environ(postgresql_url, keyring_path, FLASK_API_KEYS=API_KEY)), keyring_path)
-    yield http
-    http.service.database.close()
+def http(postgresql_url: str, keyring_path: Path, tmp_path: Path) -> Iterator[HttpClient]:
+    """A service on the stricter of the databases, which refuses what the other one stores, with a gateway to call."""
+    alipay_key = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
+    with a_gateway() as (gateway, url):
+        gateway.behave = as_alipay(alipay_key)
+        keyring_path = keyring_with_gateway(keyring_path, tmp_path, url)
+        http = HttpClient(create_app(an_environ(postgresql_url, keyring_path, FLASK_API_KEYS=API_KEY)), keyring_path)
+        # A call is answered within milliseconds here.
+        http.service.long_polling = LongPolling(seconds_between_looks=0.01)
+        with calls_made(http.service):
+            yield http
+        http.service.database.close()
 
 
 @pytest.fixture

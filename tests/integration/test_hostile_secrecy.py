@@ -24,12 +24,14 @@ from app.index_key import INDEX_KEY_ID
 from app.logs import FieldFormatter
 from app.models import IndexKey
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
+from app.simulator.gateway.gateway import PretendGateway
 from app.simulator.keys import MERCHANT_KEY_NAME
 from app.simulator.sender import headers_of
 from app.vault import INDEX_KEY_COLUMN
 from app.wiring import Service
 from tests.builders import a_genuine_delivery, a_raw_request, an_environ
 from tests.conftest import migrate
+from tests.integration.calling_http import CallingHttp, a_pretend_gateway, keyring_with_gateway
 from tests.integration.http_client import AUTHORIZATIONS, NOTIFY_PATH, HttpClient
 from tests.integration.shell import Shell
 from tests.postgres import SERVER_SETTINGS, running_cluster
@@ -102,7 +104,7 @@ def log() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(FieldFormatter())
-    loggers = [logging.getLogger(name) for name in ("app", "sqlalchemy", "psycopg", "werkzeug", "alembic")]
+    loggers = [logging.getLogger(name) for name in ("app", "sqlalchemy", "psycopg", "werkzeug", "alembic", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
@@ -171,6 +173,24 @@ class Play:
         self.post(f"{at}/authcode", {"authCode": SECRETS["words"]}, status=409)
         refreshed = {"accessToken": SECRETS["token after a refresh"], "replaces": SECRETS["token"]}
         self.post(f"{at}/tokens", refreshed, status=200)
+
+    def what_the_service_asks(self, calling: CallingHttp) -> dict[str, bytes]:
+        """A life with calls, answered in many ways; return what is secret of it."""
+        calling.fail("unknown-done", "refresh")
+        calling.fail("refused", "revoke", code="PROCESS_FAIL")
+        document = calling.activate("calls")
+        lost = calling.activate("lost")
+        with calling.running():
+            for what, state in (("refresh", lost), ("refresh", document), ("revoke", document), ("revoke", document)):
+                self.said.append(calling.ask(what, state).text)
+        calls, tokens = calling.gateway.ledger.calls(), calling.gateway.ledger.tokens()
+        assert {each.operation for each in calls} == {"consult", "exchange", "refresh", "revoke"}
+        assert [each.status for each in calling.calls()].count("failed") >= 1
+        secrets = {f"subject {each.number}": each.subject for each in calls if each.operation != "consult"}
+        secrets |= {f"token {number}": each.access_token for number, each in enumerate(tokens)}
+        secrets |= {f"refresh token {number}": str(each.refresh_token) for number, each in enumerate(tokens)}
+        secrets["page of the wallet"] = document["normalUrl"].rpartition("/")[2]
+        return {name: text.encode() for name, text in secrets.items()}
 
     def what_strangers_say(self) -> None:
         """Forged deliveries and guessed keys, with secrets that somebody has got hold of."""
@@ -255,7 +275,16 @@ def test_a_secret_is_found_however_it_is_spelled(before: bytes) -> None:
         assert found_in(b"--" + content + b"--", {"token": b"token-e02b9d44-furst"}) == []
 
 
-def test_no_byte_anywhere_is_of_a_secret(ground: Ground, keyring_path: Path, log: io.StringIO) -> None:
+@pytest.fixture
+def gateway(keyring_path: Path) -> Iterator[PretendGateway]:
+    with a_pretend_gateway(keyring_path) as gateway:
+        yield gateway
+
+
+def test_no_byte_anywhere_is_of_a_secret(
+    ground: Ground, keyring_path: Path, gateway: PretendGateway, tmp_path: Path, log: io.StringIO
+) -> None:
+    keyring_path = keyring_with_gateway(keyring_path, tmp_path, gateway.url)
     said: list[str] = []
     places: dict[str, bytes] = {}
     secrets = {name: text.encode() for name, text in SECRETS.items()}
@@ -264,6 +293,7 @@ def test_no_byte_anywhere_is_of_a_secret(ground: Ground, keyring_path: Path, log
         play = Play(http, Shell(http.app, keyring_path), said)
         if vault_keys == [OLD]:
             play.everything()
+            secrets |= play.what_the_service_asks(CallingHttp(http, gateway, SECRETS["API key"]))
         play.while_the_database_refuses()
         play.what_an_operator_asks()
         play.look_at_the_figures()
