@@ -81,7 +81,12 @@ class Worker:
             )
             for each in self._endpoints.values()
         }
-        self._calls = CallRunner(service, may_call=partial(self._leases.holds, _CALLS), clock=clock)
+        self._calls = CallRunner(
+            service,
+            may_call=partial(self._leases.holds, _CALLS),
+            term=partial(self._leases.term, _CALLS),
+            clock=clock,
+        )
         self._names = {_NUMBERING, _CALLS, *self._senders}
         self._renew_at = self._check_free_at = self._purge_at = 0.0
         self._renewing = Persistence("renewing leases")

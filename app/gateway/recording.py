@@ -120,9 +120,12 @@ def _record_attempt(
     now: datetime,
     spread: Callable[[], float],
 ) -> EndedCall:
+    ending = ending_of(call, ended.answer, now=now, spread=spread())
     if call.attempts == ended.number:
         call.is_in_flight = False
-    ending = ending_of(call, ended.answer, now=now, spread=spread())
+    elif ending.status is not CallStatus.DONE:
+        # Another worker has taken it for abandoned and made it again: what that attempt brings decides.
+        return EndedCall(call)
     is_open = call.status == CallStatus.DUE
     if not is_open and ending.status is not CallStatus.DONE:
         # It has ended otherwise while this attempt was under way.

@@ -210,6 +210,8 @@ def _is_wanted(work: UnitOfWork, authorization: Authorization, call: Call) -> bo
         case CallKind.CONSULT:
             return authorization.state == AuthorizationState.CONSULTED
         case CallKind.REFRESH:
+            if authorization.state != AuthorizationState.TOKEN_ACTIVE or authorization.revoke_asked_at is not None:
+                return False
             token = work.current_token(authorization)
             secret = None if token is None else tokens.reveal_refresh_token(work.vault, token)
             return secret is not None and call.subject_index == calls.subject_index(

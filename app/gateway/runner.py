@@ -107,12 +107,14 @@ class CallRunner:
         service: Parts,
         *,
         may_call: Callable[[], bool] = lambda: True,
+        term: Callable[[], int] = lambda: 0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the parts of the service, and what says whether this worker has the lease."""
+        """Take the parts of the service, and what says whether this worker has the lease, and since when."""
         self._service = service
         self._may_call = may_call
+        self._term = term
         self._clock = clock
         self._monotonic = monotonic
         self._callers: dict[str, Caller] = {}
@@ -123,8 +125,9 @@ class CallRunner:
         self._in_flight: dict[UUID, _Job] = {}
         self._unrecorded: list[tuple[_Job, Answer]] = []
         self._record_at = 0.0
-        self._is_holder = False
-        #: What a worker before left in flight, and from when on it can be repeated.
+        #: The term of the lease in which it last looked.
+        self._seen_term: int | None = None
+        #: What is in flight without being made here, and from when on it can be repeated.
         self._abandoned: dict[UUID, float] = {}
         self._poll_at = self._look_at = self._plan_at = 0.0
         self._looking = Persistence("looking which calls are due")
@@ -176,7 +179,6 @@ class CallRunner:
             return
         self._poll_at = now + POLL_SECONDS
         if not self._may_call():
-            self._is_holder = False
             return
         if not self._looking.try_once(self._look):
             self._poll_at = now + _PAUSE_SECONDS
@@ -190,8 +192,11 @@ class CallRunner:
     def _look(self) -> None:
         """Begin an attempt at each call that is due, as far as there is room, and send the requests."""
         database = self._service.database
-        if not self._is_holder:
+        # Read first: what is taken anew while this looks is seen at the next look.
+        term = self._term()
+        if term != self._seen_term:
             self._take_over(database)
+            self._seen_term = term
         self._release_abandoned(database)
         room = AT_ONCE_MAX - len(self._in_flight)
         now = self._clock()
@@ -319,10 +324,16 @@ class CallRunner:
 
     def _take_over(self, database: Database) -> None:
         """See what a worker before left in flight."""
+        self._abandoned.clear()
+        self._note_abandoned(database)
+
+    def _note_abandoned(self, database: Database) -> None:
+        """See what is in flight and not made here: a worker before began it, or the answer to our commit was lost."""
         left = database.run(calls.in_flight, read_only=True)
         until = self._monotonic() + _ABANDONED_SECONDS
-        self._abandoned |= {each.id: until for each in left if each.id not in self._in_flight}
-        self._is_holder = True
+        for each in left:
+            if each.id not in self._in_flight:
+                self._abandoned.setdefault(each.id, until)
 
     def _release_abandoned(self, database: Database) -> None:
         now = self._monotonic()
@@ -335,6 +346,7 @@ class CallRunner:
     def _tend(self) -> None:
         """End what is past its deadline, and begin the refreshes that are due."""
         database, receiver, now = self._service.database, self._service.receiver, self._clock()
+        self._note_abandoned(database)
         for call_id, key in database.run(partial(calls.overdue, now=now, limit=_PAGE), read_only=True):
             for each in receiver.run_work(partial(recording.end_overdue, key=key, call_ids=[call_id], now=now)):
                 _count_and_log(each, now=now)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.conftest import migrate
 from tests.integration.stage import Stage, a_stage
+from tests.schedules.calls_exploration import explore_calls
 from tests.schedules.exploration import explore
 from tests.schedules.live import Live
 from tests.schedules.pieces import LiveInPieces, resumed_in_pieces
@@ -64,6 +65,7 @@ def soak(minutes: float, seed: int | None, database_url: str | None) -> None:
     end = time.monotonic() + minutes * 60
     first_seed = random.randrange(1_000_000) if seed is None else seed
     steps = 0
+    merchant_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     with a_migrated_stage(database_url) as stage:
         for batch in count():
             try:
@@ -73,10 +75,13 @@ def soak(minutes: float, seed: int | None, database_url: str | None) -> None:
                 raise click.ClickException("\n".join([str(disagreement), *disagreement.__notes__])) from disagreement
             try:
                 explore_queue(stage, schedules=BATCH_SIZE, seed=first_seed + batch)
+                explore_calls(stage, merchant_key, schedules=BATCH_SIZE, seed=first_seed + batch)
             except BrokenPromiseError as broken:
                 raise click.ClickException(str(broken)) from broken
             tried = (batch + 1) * BATCH_SIZE
-            said = f"{tried} schedules of {steps} steps so far, all as the model says, and {tried} of the queue"
+            said = (
+                f"{tried} schedules of {steps} steps so far, all as the model says, {tried} of the queue and of calls"
+            )
             click.echo(f"seed {first_seed + batch}: {said}")
             if time.monotonic() > end:
                 return

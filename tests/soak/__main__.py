@@ -23,7 +23,16 @@ from tests.integration.stage import a_stage
 from tests.schedules.exploration import explore
 from tests.schedules.schedule import DisagreementError, replayable
 from tests.soak.figures import Figures, table
-from tests.soak.rounds import BACKGROUND_TRAPS, race, search, spring_the_background_trap, spring_the_trap, storm
+from tests.soak.rounds import (
+    BACKGROUND_TRAPS,
+    CALL_TRAPS,
+    race,
+    search,
+    spring_the_background_trap,
+    spring_the_call_trap,
+    spring_the_trap,
+    storm,
+)
 from tests.soak.world import Kind, World, world
 
 #: One lap: about a minute, so that a run that is stopped early has had some of everything.
@@ -85,6 +94,7 @@ def _lap(made: World, chance: random.Random) -> None:
     for _ in range(_TRAPS):
         spring_the_trap(made, chance)
     spring_the_background_trap(made, chance, chance.choice(BACKGROUND_TRAPS))
+    spring_the_call_trap(made, chance, chance.choice(CALL_TRAPS))
     stage = a_stage(made.url, rsa.generate_private_key(public_exponent=65537, key_size=2048))
     folder = Path(tempfile.mkdtemp(prefix="schedule-"))
     try:

@@ -65,7 +65,10 @@ def _entries(service: Service, after: int) -> dict[Said, list[Ended]]:
 
     def batch(session: Session) -> int | None:
         rows = session.scalars(
-            select(InboxEntry).where(InboxEntry.id > after).order_by(InboxEntry.id).limit(_BATCH_SIZE)
+            select(InboxEntry)
+            .where(InboxEntry.id > after, InboxEntry.client_id == SANDBOX_CLIENT_ID)
+            .order_by(InboxEntry.id)
+            .limit(_BATCH_SIZE)
         ).all()
         for row in rows:
             said = said_by_notification(inbox.read_again(service.vault, row))

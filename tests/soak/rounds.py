@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,6 +37,15 @@ BACKGROUND_TRAPS = (
     "before INTO webhook_attempts",
     "after INTO webhook_attempts",
 )
+#: The same where it makes calls.
+CALL_TRAPS = (
+    "before INTO call_attempts",
+    "after INTO call_attempts",
+    "before UPDATE call_attempts",
+    "after UPDATE call_attempts",
+)
+#: So many lives are lived at once whose calls the service makes.
+CALLING = 8
 #: How long one manner of an endpoint lasts.
 _MANNER_SECONDS = (0.2, 3)
 _MANNERS: tuple[Manner, ...] = ("take", "take", "refuse", "hang", "drop", "deny", "babble", "redirect")
@@ -100,6 +109,31 @@ def spring_the_background_trap(world: World, chance: random.Random, trap: str) -
     tell(world)
 
 
+def spring_the_call_trap(world: World, chance: random.Random, trap: str) -> None:
+    """Kill the background process between two steps of a call: nothing that Alipay gave is lost for that.
+
+    A request that was answered and not recorded is one that nobody has the answer of, and its call says so.
+    """
+    ledger = Ledger()
+    world.trap.write_text(trap)
+    world.calling.live(world.merchant(ledger), chance, uuid4().hex)
+    if world.trap.exists():
+        ledger.complain(f"the background process lived on {trap}")
+        world.trap.unlink(missing_ok=True)
+    world.figures.counts["call traps"] += 1
+    _audit_calls(world, ledger)
+    tell(world)
+
+
+def _audit_calls(world: World, ledger: Ledger) -> None:
+    """Hold the gateway's ledger against the database, once every call has ended."""
+    stuck = world.calling.settle()
+    lost, wrong, counts = world.calling.audit()
+    wrong = [*stuck, *ledger.wrong, *wrong]
+    world.figures.complaints += [*lost, *wrong]
+    world.figures.counts.update(counts + Counter({"lost": len(lost), "wrong": len(wrong)}))
+
+
 def tell(world: World) -> None:
     """Hold what the endpoints were told against what has happened, once all of it is told."""
     # An endpoint that was failing would be tried once a minute; whoever begins knows nothing of that.
@@ -130,8 +164,22 @@ def storm(world: World, chance: random.Random, *, seconds: float) -> None:
             world.receivers[MOODY].manner = moods.choice(_MANNERS)
         world.receivers[MOODY].manner = "take"
 
-    with _books(world) as ledger, ThreadPoolExecutor(2) as fate, ThreadPoolExecutor(SENDERS) as senders:
+    calling = Ledger()
+
+    def live(dice: random.Random) -> None:
+        merchant = world.merchant(calling)
+        while time.monotonic() < end and not befalling.done():
+            world.calling.live(merchant, dice, uuid4().hex)
+
+    with (
+        _books(world) as ledger,
+        ThreadPoolExecutor(2) as fate,
+        ThreadPoolExecutor(SENDERS) as senders,
+        ThreadPoolExecutor(CALLING) as callers,
+    ):
+        world.calling.go_wrong(random.Random(chance.random()))
         befalling, changing = fate.submit(befall), fate.submit(change_manners)
+        living = [callers.submit(live, random.Random(chance.random())) for _ in range(CALLING)]
         try:
             made_up = lives(random.Random(chance.random()), prefix=uuid4().hex)
             dice = random.Random(chance.random())
@@ -141,12 +189,13 @@ def storm(world: World, chance: random.Random, *, seconds: float) -> None:
                 waiting += [senders.submit(part) for part in dice.sample(parts, len(parts))]
                 while len(waiting) > _WAITING_MAX:
                     waiting.popleft().result()
-            for each in waiting:
+            for each in (*waiting, *living):
                 each.result()
         finally:
             over.set()
             befalling.result()
             changing.result()
+    _audit_calls(world, calling)
     tell(world)
 
 

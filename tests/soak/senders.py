@@ -13,6 +13,7 @@ import urllib3
 
 from app.alipay.delivery import Delivery
 from app.simulator.draft import Draft
+from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.simulator.sender import REDELIVERY_DELAYS, Sender, Signer, deliver
 from tests.soak.ledger import Ledger
 from tests.soak.lives import Life
@@ -77,7 +78,7 @@ class Merchant:
 
     def live(self, life: Life) -> None:
         """Tell all that the merchant knows of a life, in the order in which it learns it."""
-        consult = {"authState": life.auth_state}
+        consult = {"clientId": SANDBOX_CLIENT_ID, "authState": life.auth_state}
         if life.flow_is_corrected:
             self.post(_AUTHORIZATIONS, consult)
         consulted = self.post(_AUTHORIZATIONS, {**consult, "flow": life.flow})
@@ -89,17 +90,17 @@ class Merchant:
 
     def post(self, path: str, body: dict[str, str]) -> dict[str, object]:
         """Post until the service says that it has it, and return the authorization as it then is."""
-        status, document = self._ask("POST", path, json=body)
+        status, document = self.ask("POST", path, json=body)
         if (path, status, document.get("code")) == (_AUTHORIZATIONS, HTTPStatus.CONFLICT, "canceled"):
             # It was taken, its answer was lost, and all is over by now.
-            _, page = self._ask("GET", _AUTHORIZATIONS, fields={"authState": body["authState"]})
+            _, page = self.ask("GET", _AUTHORIZATIONS, fields={"authState": body["authState"]})
             (document,) = page["authorizations"]
         elif status not in _TAKEN:
             self.ledger.complain(f"the merchant's {path} was never taken")
             return {}
         return dict(document)
 
-    def _ask(self, method: str, path: str, **said: Any) -> tuple[int | None, dict[str, Any]]:  # noqa: ANN401 -- those of urllib3
+    def ask(self, method: str, path: str, **said: Any) -> tuple[int | None, dict[str, Any]]:  # noqa: ANN401 -- those of urllib3
         """Ask until there is an answer that will not change by itself."""
         deadline = time.monotonic() + _MERCHANT_SECONDS_MAX
         headers = {"Authorization": f"Bearer {self.api_key}"}

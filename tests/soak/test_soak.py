@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.soak.figures import MEANINGS, Figures, table
-from tests.soak.rounds import race, search, spring_the_background_trap, spring_the_trap, storm
+from tests.soak.rounds import race, search, spring_the_background_trap, spring_the_call_trap, spring_the_trap, storm
 from tests.soak.world import World, world
 
 
@@ -42,6 +42,15 @@ def test_a_background_process_killed_between_two_of_its_steps_loses_nothing(
 ) -> None:
     """That is, once an event is numbered and not sent, and once it is sent and not recorded."""
     spring_the_background_trap(the_world, chance, trap)
+    assert the_world.figures.complaints == []
+
+
+@pytest.mark.parametrize("trap", ["after INTO call_attempts", "before UPDATE call_attempts"])
+def test_a_background_process_killed_between_two_steps_of_a_call_loses_nothing(
+    the_world: World, chance: random.Random, trap: str
+) -> None:
+    """That is, once an attempt is on record and not made, and once it is answered and not recorded."""
+    spring_the_call_trap(the_world, chance, trap)
     assert the_world.figures.complaints == []
 
 

@@ -22,6 +22,7 @@ from app.wiring import Service
 from tests.builders import an_environ
 from tests.conftest import migrate
 from tests.postgres import Cluster, running_cluster
+from tests.soak.calling import Calling, add_calling_client
 from tests.soak.figures import Figures
 from tests.soak.ledger import Ledger
 from tests.soak.receiver import Receiver, write_endpoints
@@ -54,6 +55,8 @@ class World:
     #: The merchant's endpoints, which the service tells of everything.
     receivers: Mapping[str, Receiver]
     told: Told
+    #: Those for whom the service makes the calls.
+    calling: Calling
 
     def alipay(self, ledger: Ledger) -> Alipay:
         return Alipay(f"{self.server.url}{self.service.settings.notify_path}", self.signer, ledger)
@@ -169,6 +172,7 @@ def _served_and_told(
 ) -> Iterator[World]:
     keyring_path = folder / "keyring.toml"
     make_sandbox(keyring_path)
+    gateway = add_calling_client(keyring_path)
     migrate(url)
     endpoints = write_endpoints(folder / "endpoints.toml", *receivers.values())
     environ = an_environ(
@@ -177,7 +181,12 @@ def _served_and_told(
     key = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
     service: Service = create_app(environ).extensions["notifyauth"]
     trapped = environ | {"PYTHONPATH": str(Path(__file__).parent / "trap"), "SOAK_TRAP": str(folder / "trap")}
-    with closing(service.database), supervised_server(trapped, folder / "server.log") as server:
+    with (
+        gateway,
+        closing(service.database),
+        supervised_server(trapped, folder / "server.log") as server,
+    ):
         signer = Signer(SANDBOX_CLIENT_ID, key, 1)
         told = Told(service, receivers)
-        yield World(folder, url, cluster, server, service, signer, figures, receivers, told)
+        calling = Calling(gateway, f"{server.url}{service.settings.notify_path}", service)
+        yield World(folder, url, cluster, server, service, signer, figures, receivers, told, calling)

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, Pool, event
 _TRAP = Path(os.environ["SOAK_TRAP"])
 _BY_DEFAULT = "after INTO inbox"
 #: What a trap may name. Nothing else costs a look at the file.
-_PIECES = ("INTO inbox", "INTO events", "INTO webhook_attempts")
+_PIECES = ("INTO inbox", "INTO events", "INTO webhook_attempts", "INTO call_attempts", "UPDATE call_attempts")
 _said = threading.local()
 _execute = psycopg.Cursor.execute
 
