@@ -13,7 +13,7 @@ from sqlalchemy import Select, delete, insert, literal_column, or_, select, unio
 from sqlalchemy.orm import Session, aliased
 from uuid_utils.compat import uuid7
 
-from app.alipay.call import exchange_body, refresh_body, revoke_body
+from app.alipay.call_requests import exchange_body, refresh_body, revoke_body
 from app.authorizations import REPLACED_A_CODE, Cause
 from app.database.bulk import KeyedStatement, insertion, update_of
 from app.database.pipeline import Statement, plain

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 
-from app.alipay.call import Caller, ConsultRequest, Operation, consult_body
+from app.alipay.call import Caller, Operation
+from app.alipay.call_requests import ConsultRequest, consult_body
 from app.alipay.keyring import Keyring, load_private_key
 from app.config import DEFAULT_NOTIFY_PATH, new_vault_key
 from app.simulator.gateway.gateway import PretendGateway

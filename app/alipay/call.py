@@ -6,20 +6,18 @@ Nothing that cannot be shown to come from Alipay is believed, and nothing secret
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, NoReturn
 
+from app.alipay.call_answers import IncompleteAnswerError, read_consult, read_grant
 from app.alipay.json_text import UnreadableJsonError, json_text
 from app.alipay.keyring import Client
-from app.alipay.notification import ACCESS_TOKEN_CHARACTERS_MAX
 from app.alipay.signature import NotAuthenticError, sign, verify_answer
-from app.alipay.token_answer import read_login_id, read_time
 from app.bounded_http import ConnectionPool, HttpResult, post
-from app.secret import Secret
 
 #: From the first look-up of the name to the last byte of the answer, enforced to 0.2 s. Nothing is sent later.
 SECONDS_MAX = 10.0
@@ -30,8 +28,6 @@ ANSWER_BYTES_MAX = 64 * 1024
 #: An idle connection that something between has forgotten would cost the next call all of its time.
 IDLE_SECONDS_MAX = 30.0
 
-REFRESH_TOKEN_CHARACTERS_MAX = 128
-URL_CHARACTERS_MAX = 2048
 RESULT_MESSAGE_CHARACTERS_MAX = 256
 
 #: What all result codes look like. Anything else may be a secret, and is not repeated.
@@ -91,41 +87,6 @@ class Unknown:
     is_sent: bool = True
 
 
-class IncompleteAnswerError(ValueError):
-    """An answer of success lacks what its operation must have. The message is a sentence, without a value."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenAnswer:
-    """What applyToken gives."""
-
-    access_token: Secret
-    access_token_expires_at: datetime | None = None
-    #: None where the wallet does not refresh; in the answer to a refresh it means that the old one stays.
-    refresh_token: Secret | None = None
-    refresh_token_expires_at: datetime | None = None
-    user_login_id: Secret | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CodeDetail:
-    """One way of showing a code with which the user can agree on another device."""
-
-    display_type: str
-    code_value: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ConsultAnswer:
-    """Where the user agrees: at least one URL, each of which works once."""
-
-    normal_url: str | None = field(default=None, repr=False)
-    scheme_url: str | None = field(default=None, repr=False)
-    applink_url: str | None = field(default=None, repr=False)
-    app_identifier: str | None = None
-    code_details: tuple[CodeDetail, ...] = ()
-
-
 class Caller:
     """Makes the calls of one client that has a gateway. Safe to share between threads, each of which makes one."""
 
@@ -182,85 +143,6 @@ def path(client_id: str, operation: Operation) -> str:
 def is_to_be_repeated_slowly(code: str | None) -> bool:
     """Say whether Alipay asks for fewer requests."""
     return code == _TOO_MANY
-
-
-# --- what is asked ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsultRequest:
-    """What a consult asks: where a user may agree, and where the user goes from there.
-
-    Until January 2026 the device stood in three fields, and since then it stands in `env`: what is given is sent.
-    """
-
-    auth_state: str
-    customer_belongs_to: str
-    auth_redirect_url: str
-    scopes: tuple[str, ...]
-    auth_client_id: str | None = None
-    auth_notify_url: str | None = None
-    merchant_region: str | None = None
-    terminal_type: str | None = None
-    os_type: str | None = None
-    os_version: str | None = None
-    env: Mapping[str, Any] | None = None
-
-
-def consult_body(request: ConsultRequest) -> bytes:
-    """Write the body of a consult."""
-    return _body(
-        customerBelongsTo=request.customer_belongs_to,
-        authClientId=request.auth_client_id,
-        authRedirectUrl=request.auth_redirect_url,
-        scopes=request.scopes,
-        authState=request.auth_state,
-        authNotifyUrl=request.auth_notify_url,
-        merchantRegion=request.merchant_region,
-        terminalType=request.terminal_type,
-        osType=request.os_type,
-        osVersion=request.os_version,
-        env=request.env,
-    )
-
-
-def exchange_body(code: Secret, *, customer_belongs_to: str, merchant_region: str | None = None) -> bytes:
-    """Write the body that exchanges a code for a token."""
-    return _body(
-        grantType="AUTHORIZATION_CODE",
-        customerBelongsTo=customer_belongs_to,
-        authCode=code.reveal(),
-        merchantRegion=merchant_region,
-    )
-
-
-def refresh_body(refresh_token: Secret, *, customer_belongs_to: str, merchant_region: str | None = None) -> bytes:
-    """Write the body that exchanges a refresh token for a new token."""
-    return _body(
-        grantType="REFRESH_TOKEN",
-        customerBelongsTo=customer_belongs_to,
-        refreshToken=refresh_token.reveal(),
-        merchantRegion=merchant_region,
-    )
-
-
-def revoke_body(access_token: Secret) -> bytes:
-    """Write the body that ends a token."""
-    return _body(accessToken=access_token.reveal())
-
-
-def _body(**fields: object) -> bytes:
-    # In ASCII, since JSON may hold half a character that UTF-8 cannot carry.
-    return json.dumps(_wire_form(fields), separators=(",", ":")).encode("ascii")
-
-
-def _wire_form(value: object) -> Any:  # noqa: ANN401 -- JSON
-    """Leave out what is not given, and write every scalar as a string."""
-    if isinstance(value, Mapping):
-        return {name: _wire_form(each) for name, each in value.items() if each is not None and each != ""}
-    if isinstance(value, list | tuple):
-        return [_wire_form(each) for each in value]
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 # --- what is answered ------------------------------------------------------------------------------------------------
@@ -333,50 +215,6 @@ def _require_success(operation: Operation, answer: Mapping[str, Any], *, is_sign
         read_consult(answer)
 
 
-def read_grant(answer: Mapping[str, Any]) -> TokenAnswer:
-    """Read the answer of applyToken. Raises `IncompleteAnswerError` where it has no token."""
-    access_token = _text(answer, "accessToken", ACCESS_TOKEN_CHARACTERS_MAX)
-    if access_token is None:
-        message = f"Alipay's answer has no accessToken of 1 to {ACCESS_TOKEN_CHARACTERS_MAX} characters."
-        raise IncompleteAnswerError(message)
-    refresh_token = _text(answer, "refreshToken", REFRESH_TOKEN_CHARACTERS_MAX)
-    return TokenAnswer(
-        Secret(access_token),
-        _time(answer, "accessTokenExpiryTime"),
-        None if refresh_token is None else Secret(refresh_token),
-        _time(answer, "refreshTokenExpiryTime"),
-        read_login_id(answer.get("userLoginId")),
-    )
-
-
-def read_consult(answer: Mapping[str, Any]) -> ConsultAnswer:
-    """Read the answer of a consult. Raises `IncompleteAnswerError` where it has no URL."""
-    normal, scheme, applink = (
-        _text(answer, name, URL_CHARACTERS_MAX) for name in ("normalUrl", "schemeUrl", "applinkUrl")
-    )
-    if not (normal or scheme or applink):
-        message = "Alipay's answer has none of normalUrl, schemeUrl and applinkUrl."
-        raise IncompleteAnswerError(message)
-    form = answer.get("authCodeForm")
-    details = form.get("codeDetails") if isinstance(form, Mapping) else None
-    return ConsultAnswer(
-        normal,
-        scheme,
-        applink,
-        _text(answer, "appIdentifier", URL_CHARACTERS_MAX),
-        tuple(_code_details(details if isinstance(details, list) else ())),
-    )
-
-
-def _code_details(details: Iterable[object]) -> Iterable[CodeDetail]:
-    for each in details:
-        if isinstance(each, Mapping):
-            display_type = _text(each, "displayType", URL_CHARACTERS_MAX)
-            code_value = _text(each, "codeValue", ANSWER_BYTES_MAX)
-            if display_type is not None and code_value is not None:
-                yield CodeDetail(display_type, code_value)
-
-
 def _json_object(body: bytes) -> dict[str, Any]:
     """Decode strict UTF-8 and strict JSON. Of two values under one name neither is believed."""
     try:
@@ -431,14 +269,3 @@ def _message(result: Mapping[str, Any], request: bytes) -> str:
     for secret in [sent[name] for name in _SECRET_FIELDS if sent.get(name)]:
         message = message.replace(secret, "***")
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", message)[:RESULT_MESSAGE_CHARACTERS_MAX]
-
-
-def _text(document: Mapping[str, Any], name: str, characters_max: int) -> str | None:
-    """Return the value if it is a good one; null, empty, of another type or too long is the same as absent."""
-    value = document.get(name)
-    return value if isinstance(value, str) and 0 < len(value) <= characters_max else None
-
-
-def _time(document: Mapping[str, Any], name: str) -> datetime | None:
-    value = document.get(name)
-    return read_time(value) if isinstance(value, str) else None

@@ -12,7 +12,9 @@ from typing import Any
 from uuid import UUID
 
 from app import authorizations, calls, reports, tokens
-from app.alipay.call import Done, Refused, TokenAnswer, Unknown, read_grant, revoke_body
+from app.alipay.call import Done, Refused, Unknown
+from app.alipay.call_answers import TokenAnswer, read_grant
+from app.alipay.call_requests import revoke_body
 from app.authorizations import Cause
 from app.calls import AttemptEnd
 from app.gateway.endings import Answer, ending_of, late_reason, late_status

@@ -11,7 +11,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from app import authorizations, calls, reports, tokens
-from app.alipay.call import ConsultRequest, consult_body, read_grant
+from app.alipay.call_answers import read_grant
+from app.alipay.call_requests import ConsultRequest, consult_body
 from app.alipay.keyring import Keyring
 from app.authorizations import Cause
 from app.gateway.recording import apply_success

@@ -14,7 +14,8 @@ from uuid import UUID
 from flask import Blueprint, Response, current_app, g, url_for
 
 from app import calls
-from app.alipay.call import ConsultRequest, read_consult
+from app.alipay.call_answers import read_consult
+from app.alipay.call_requests import ConsultRequest
 from app.authorizations import Cause
 from app.database import Database
 from app.documents import Document

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import calls, tokens
-from app.alipay.call import ConsultRequest
+from app.alipay.call_requests import ConsultRequest
 from app.alipay.keyring import Gateway, Keyring
 from app.authorizations import Cause
 from app.database import Database, DatabaseUnavailableError

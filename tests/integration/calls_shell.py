@@ -13,7 +13,8 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app import calls, create_app
-from app.alipay.call import ConsultRequest, Done, Refused, Unknown
+from app.alipay.call import Done, Refused, Unknown
+from app.alipay.call_requests import ConsultRequest
 from app.authorizations import Cause
 from app.events import feed
 from app.gateway import recording, requests

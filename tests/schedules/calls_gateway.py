@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from urllib3 import HTTPHeaderDict
 
-from app.alipay.call import ConsultRequest, consult_body
+from app.alipay.call_requests import ConsultRequest, consult_body
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
 from app.bounded_http import HttpResult

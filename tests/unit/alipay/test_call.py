@@ -20,25 +20,9 @@ from hypothesis import given, settings, strategies as st
 from urllib3 import HTTPHeaderDict
 
 from app.alipay import call as call_module
-from app.alipay.call import (
-    Caller,
-    CodeDetail,
-    ConsultAnswer,
-    ConsultRequest,
-    Done,
-    Operation,
-    Refused,
-    TokenAnswer,
-    Unknown,
-    consult_body,
-    exchange_body,
-    is_to_be_repeated_slowly,
-    path,
-    read_consult,
-    read_grant,
-    refresh_body,
-    revoke_body,
-)
+from app.alipay.call import Caller, Done, Operation, Refused, Unknown, is_to_be_repeated_slowly, path
+from app.alipay.call_answers import CodeDetail, ConsultAnswer, TokenAnswer, read_consult, read_grant
+from app.alipay.call_requests import ConsultRequest, consult_body, exchange_body, refresh_body, revoke_body
 from app.alipay.keyring import Client
 from app.bounded_http import HttpResult
 from app.secret import Secret

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from app.alipay.call import ANSWER_BYTES_MAX, Caller, Done, Operation, Refused, Unknown, exchange_body
+from app.alipay.call import ANSWER_BYTES_MAX, Caller, Done, Operation, Refused, Unknown
+from app.alipay.call_requests import exchange_body
 from app.secret import Secret
 from tests.gateway import SANDBOX_PATH, TOKEN, a_client, a_gateway, a_result, answers, signed_headers
 from tests.receiver import Behavior, Handler, Receiver, a_drip, a_receiver, refuses

@@ -7,6 +7,7 @@ import pytest
 
 from app.alipay import call
 from app.alipay.call import Caller, Done, Refused, Unknown
+from app.alipay.call_requests import exchange_body
 from app.alipay.keyring import Gateway
 from app.secret import Secret
 from app.simulator.gateway.faults import Fault
@@ -24,7 +25,7 @@ def exchanged(stage: Stage, *faults: str) -> Done | Refused | Unknown:
     client = replace(stage.keyring.client(CLIENT_ID), gateway=Gateway(stage.gateway.url, exchange=True, refresh=True))
     caller = Caller(client)
     try:
-        body = call.exchange_body(Secret(code), customer_belongs_to="GCASH")
+        body = exchange_body(Secret(code), customer_belongs_to="GCASH")
         return caller.call(call.Operation.APPLY_TOKEN, body, now=NOW)
     finally:
         caller.close()
