@@ -27,7 +27,7 @@ from app.models import Call
 from app.reports import Consult
 from app.state_machine import Flow
 from app.unit_of_work import UnitOfWork
-from app.vocabulary import CallStatus, CauseKind
+from app.vocabulary import CallKind, CallStatus, CauseKind
 from app.web.api import respond, whole_document
 from app.web.bearer import require_key
 from app.web.problems import ProblemError
@@ -45,7 +45,7 @@ WAIT_SECONDS = 3.5
 
 
 #: Nothing was asked of Alipay, and what was to be had is there.
-_CAME_OTHERWISE = frozenset({calls.REFRESHED_OTHERWISE, calls.CANCELED_OTHERWISE})
+_CAME_OTHERWISE = {CallKind.REFRESH: calls.REFRESHED_OTHERWISE, CallKind.REVOKE: calls.CANCELED_OTHERWISE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def _called(authorization_id: UUID, call: Call | None) -> Response:
         return respond(whole_document(authorization_id), HTTPStatus.ACCEPTED)
     if _has_failed(call):
         raise _refused(call)
-    if call.status == CallStatus.UNNEEDED and call.reason not in _CAME_OTHERWISE:
+    if call.status == CallStatus.UNNEEDED and call.reason != _CAME_OTHERWISE[CallKind(call.kind)]:
         raise _unneeded(call)
     return respond(whole_document(authorization_id))
 

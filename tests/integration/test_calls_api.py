@@ -395,6 +395,20 @@ def test_a_refresh_that_the_merchant_makes_meanwhile_is_one(calling: CallingHttp
     assert calling.received("refresh") == []
 
 
+def test_a_cancellation_before_a_refresh_is_no_success_of_it_and_one_of_a_revoke(
+    calling: CallingHttp, client: ThreadPoolExecutor
+) -> None:
+    for what, answer in (("refresh", (409, None)), ("revoke", (200, "canceled"))):
+        document = calling.activate(f"s-{what}")
+        waiting = client.submit(calling.ask, what, document)
+        calling.wait_for(lambda: calling.http.service.long_polling.waiting == 1)
+        assert calling.http.post(calling.http.at(document, "canceled"), {}).status_code == 200
+        found = waiting.result(timeout=20)
+        assert (found.status_code, found.get_json().get("state")) == answer
+        calling.wait_for(lambda: calling.http.service.long_polling.waiting == 0)
+    assert [each.operation for each in calling.gateway.ledger.calls() if each.operation in {"refresh", "revoke"}] == []
+
+
 # --- a revoke --------------------------------------------------------------------------------------------------------
 
 
