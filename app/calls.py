@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Select, delete, insert, literal_column, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, delete, insert, literal_column, or_, select, union_all, update
 from sqlalchemy.orm import Session, aliased
 from uuid_utils.compat import uuid7
 
@@ -40,6 +40,7 @@ REFRESH_TIME_MAX = timedelta(days=5)
 REFRESH_TIME_MIN = timedelta(minutes=1)
 
 #: Why a call is not made. Alipay wants it with both kinds of applyToken.
+WALLET_KNOWN = "The wallet is known now: another call exchanges the code."
 NO_WALLET = "The wallet is not known: name it as customerBelongsTo in the consult."
 #: Why a call ends that nothing was asked of Alipay for, or no longer.
 ANOTHER_CODE = "Another code has taken the place of this one."
@@ -307,8 +308,13 @@ def is_any_due(session: Session, *, now: datetime) -> bool:
     return session.execute(union_all(*(select(each) for each in some)).limit(1)).first() is not None
 
 
+def _is_in_time(now: datetime) -> ColumnElement[bool]:
+    # What is past its deadline would stand before what can still be made.
+    return or_(Call.deadline_at.is_(None), Call.deadline_at > now)
+
+
 def _due(kind: CallKind, now: datetime, limit: int, full: Collection[str]) -> Select[Call]:
-    due = select(Call).where(Call.status == CallStatus.DUE, Call.kind == kind, Call.due_at <= now)
+    due = select(Call).where(Call.status == CallStatus.DUE, Call.kind == kind, Call.due_at <= now, _is_in_time(now))
     if full:
         due = due.where(Call.client_id.not_in(full))
     return due.order_by(Call.due_at, Call.id).limit(limit).with_for_update(skip_locked=True)
@@ -367,11 +373,41 @@ def overdue(session: Session, *, now: datetime, limit: int) -> Sequence[tuple[UU
 
 def auth_state_keys(session: Session, listed: Collection[Call]) -> dict[UUID, AuthStateKey]:
     """Find what the authorizations of calls are known by, by their ids."""
+    return {key: each.auth_state_key for key, each in standings(session, listed).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the authorization of a call is known by, and its state, which is not locked."""
+
+    auth_state_key: AuthStateKey
+    state: str
+
+
+def standings(session: Session, listed: Collection[Call]) -> dict[UUID, Standing]:
+    """Say how the authorizations of calls stand, by their ids."""
     ids = {each.authorization_id for each in listed}
     rows = session.execute(
-        select(Authorization.id, Authorization.client_id, Authorization.auth_state).where(Authorization.id.in_(ids))
+        select(Authorization.id, Authorization.client_id, Authorization.auth_state, Authorization.state).where(
+            Authorization.id.in_(ids)
+        )
     )
-    return {row.id: (row.client_id, row.auth_state) for row in rows}
+    return {row.id: Standing((row.client_id, row.auth_state), row.state) for row in rows}
+
+
+def let_refresh_be_asked_again(session: Session, call: Call) -> None:
+    """Let the token of a locked refresh that is not made be refreshed later, by another call."""
+    session.execute(
+        update(AccessToken)
+        .where(AccessToken.authorization_id == call.authorization_id, AccessToken.superseded_at.is_(None))
+        .values(refresh_asked_at=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def end_soon(call: Call, reason: str, *, now: datetime) -> None:
+    """Let a locked call be ended with what is overdue, which is told."""
+    call.due_at, call.deadline_at, call.reason = None, now, reason
 
 
 def release(session: Session, call_ids: Collection[UUID], *, now: datetime) -> None:

@@ -360,12 +360,16 @@ class Receiver:
         _log.warning("user erased", extra=fields)
         return entries
 
-    def run_work(self, do: Callable[[UnitOfWork], T], *, has_savepoints: bool = True) -> T:
+    def run_work(
+        self, do: Callable[[UnitOfWork], T], *, has_savepoints: bool = True, waits_for_held_rows: bool = True
+    ) -> T:
         """Do something in one transaction, once all parked entries that come first are resumed.
 
         Raises what `do` raises, and `DatabaseUnavailableError`.
         """
-        return self._resumption.run_after_pieces(lambda: self._in_transaction(do, has_savepoints=has_savepoints))
+        return self._resumption.run_after_pieces(
+            lambda: self._in_transaction(do, has_savepoints=has_savepoints, waits_for_held_rows=waits_for_held_rows)
+        )
 
     def note_resumed(self, recorded: Recorded) -> None:
         """Count and log what a report has resumed, once it is committed, and resume what is left in another thread."""
@@ -388,7 +392,9 @@ class Receiver:
         _count_and_log(done.processed)
         return bool(done.unfinished)
 
-    def _in_transaction(self, do: Callable[[UnitOfWork], T], *, has_savepoints: bool = True) -> T:
+    def _in_transaction(
+        self, do: Callable[[UnitOfWork], T], *, has_savepoints: bool = True, waits_for_held_rows: bool = True
+    ) -> T:
         """Do something in one transaction; retry it where another has just made an authState or token known."""
 
         def do_and_write(session: Session) -> T:
@@ -399,7 +405,8 @@ class Receiver:
 
         while True:
             try:
-                return self._database.run(do_and_write, is_hot=True)
+                run = self._database.run if waits_for_held_rows else self._database.run_unless_held
+                return run(do_and_write, is_hot=True)
             except KnownMeanwhileError:
                 # What is known stays known, so this ends.
                 continue

@@ -76,6 +76,14 @@ class ConsultContradictedError(ContradictionError):
         super().__init__(f"This authState was consulted before with another {field}.")
 
 
+class ConsultOverError(ContradictionError):
+    """A consult is to be made for an authState whose user has agreed already."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        super().__init__(f"The authorization of this authState is {state}: consult with a new authState.")
+
+
 class FlowFollowedError(ContradictionError):
     """A consult names a flow, and the authorization has moved in the other."""
 

@@ -53,6 +53,7 @@ class Consult:
     flow: Flow | None = None
     user_ref: str | None = None
     customer_belongs_to: str | None = None
+    merchant_region: str | None = None
     name: ClassVar[str] = "consult"
 
 
@@ -203,6 +204,7 @@ def _record_consult(work: UnitOfWork, keyring: Keyring, consult: Consult, cause:
         customer_belongs_to=consult.customer_belongs_to,
         at=cause.at,
     )
+    authorization.merchant_region = consult.merchant_region
     work.open_authorization(authorization, cause=cause)
     done = resume_parked(work, authorization, now=cause.at)
     return Recorded(authorization.id, changed=True, created=True, resumed=done.processed, unfinished=done.unfinished)
@@ -224,6 +226,7 @@ def _record_consult_again(work: UnitOfWork, authorization: Authorization, consul
         raise AlreadyCanceledError
     says_flow = consult.flow is not None and not authorization.flow_was_said
     has_wallet = authorization.customer_belongs_to is not None
+    authorization.merchant_region = authorization.merchant_region or consult.merchant_region
     changed = _complete_consult(authorization, consult, cause)
     if not has_wallet and consult.customer_belongs_to and authorization.state == AuthorizationState.AUTHCODE_ISSUED:
         # Without the wallet its code could not be exchanged.

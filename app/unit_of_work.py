@@ -477,6 +477,9 @@ class UnitOfWork:
         gateway = self.gateways.get(authorization.client_id)
         code = authorizations.auth_code(self.vault, authorization)
         if gateway is not None and gateway.exchange and code is not None:
+            for call in self.open_calls(authorization):
+                if call.kind == CallKind.EXCHANGE and call.reason == calls.NO_WALLET:
+                    calls.finish(call, CallStatus.UNNEEDED, calls.WALLET_KNOWN, at=at)
             self.begin_call(calls.exchange_of(self.vault, authorization, code, at=at))
 
     def begin_call(self, call: Call) -> None:

@@ -6,7 +6,7 @@ A call that Alipay has carried out ends together with the move of its authorizat
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -23,12 +23,15 @@ from app.models import Authorization, Call
 from app.report_errors import ReportRefusedError
 from app.reports import CanceledReport, Recorded, TokenReport
 from app.secret import Secret
+from app.state_machine import AuthorizationState
 from app.tokens import Grant, TokenKey
 from app.unit_of_work import SavepointFailedError, UnitOfWork
 from app.vocabulary import CallKind, CallStatus, CauseKind
 
 #: What a call says whose token was granted for an authorization that had been canceled by then.
 _CANCELED_BY_THEN = "The authorization had been canceled by then: the token is not active, and is being revoked."
+#: A revoke waits so long for a refresh whose outcome is not known.
+_REFRESH_PAUSE = timedelta(seconds=10)
 #: What a call says whose token is on record with another expiry time or refresh token, which stay.
 _ON_RECORD_OTHERWISE = "The token is on record otherwise, and stays so."
 
@@ -40,6 +43,8 @@ class EndedAttempt:
     call_id: UUID
     number: int
     auth_state_key: AuthStateKey
+    #: Of the code or token that was named.
+    subject_index: bytes | None
     answer: Answer
 
 
@@ -84,18 +89,24 @@ def _granted_tokens(work: UnitOfWork, ended: Sequence[EndedAttempt]) -> list[Tok
     ]
 
 
-def end_overdue(work: UnitOfWork, key: AuthStateKey, call_ids: Sequence[UUID], *, now: datetime) -> list[EndedCall]:
-    """End the calls of one authorization that are past their deadline without a final answer."""
-    work.lock_and_load(states=[key])
-    authorization = work.authorization(*key)
+def end_overdue(work: UnitOfWork, overdue: Sequence[tuple[UUID, AuthStateKey]], *, now: datetime) -> list[EndedCall]:
+    """End the calls that are past their deadline without a final answer."""
+    work.lock_and_load(states={key for _, key in overdue})
+    locked = work.lock_calls([call_id for call_id, _ in overdue])
     ended = []
-    for call in work.lock_calls(call_ids).values():
-        if authorization is None or call.status != CallStatus.DUE or (call.deadline_at or now) > now:
+    for call_id, key in overdue:
+        call, authorization = locked.get(call_id), work.authorization(*key)
+        if call is None or authorization is None or call.status != CallStatus.DUE or (call.deadline_at or now) > now:
+            continue
+        if call.kind == CallKind.EXCHANGE and authorization.state != AuthorizationState.AUTHCODE_ISSUED:
+            # A process of another release, or with another keyring, has taken in the token.
+            calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=now)
+            ended.append(EndedCall(call))
             continue
         # An attempt that is under way may still bring the token; then the call is done after all.
         is_uncertain = call.is_uncertain or call.is_in_flight
-        reason = call.reason if call.reason == calls.NO_WALLET else late_reason(call.reason)
-        calls.finish(call, late_status(is_uncertain=is_uncertain), reason, at=now)
+        reason = late_reason(call.reason) if call.due_at is not None or call.attempts else call.reason
+        calls.finish(call, late_status(is_uncertain=is_uncertain), reason or late_reason(None), at=now)
         work.tell_of_failed_call(authorization, call, at=now)
         ended.append(EndedCall(call, is_over=True))
     return ended
@@ -138,28 +149,37 @@ def _record_attempt(
         call.due_at, call.reason = ending.due_at, ending.reason
         return EndedCall(call)
     if ending.status is not CallStatus.DONE:
+        if call.kind == CallKind.REFRESH and not names_current_refresh_token(work, authorization, call):
+            # Two refreshes kill each other: after a refusal it counts whether another has won.
+            calls.finish(call, CallStatus.UNNEEDED, calls.REFRESHED_OTHERWISE, at=now)
+            return EndedCall(call)
         calls.finish(call, ending.status, ending.reason, at=now)
         work.tell_of_failed_call(authorization, call, at=now)
         return EndedCall(call, is_over=True)
-    return _record_success(work, authorization, call, ended.answer, reason=ending.reason, now=now)
+    return _record_success(work, authorization, call, ended, reason=ending.reason, now=now)
 
 
 def _record_success(
     work: UnitOfWork,
     authorization: Authorization,
     call: Call,
-    answer: Answer,
+    ended: EndedAttempt,
     *,
     reason: str | None,
     now: datetime,
 ) -> EndedCall:
     """End a call that Alipay has carried out, with the move of its authorization."""
-    newer = _newer_token(work, authorization, call) if call.kind == CallKind.REVOKE else None
-    if newer is not None:
-        calls.set_request(work.vault, call, revoke_body(newer), newer)
-        call.status, call.due_at, call.finished_at = CallStatus.DUE, now, None
-        call.reason = "The token was refreshed in between: the new one is to be revoked."
-        return EndedCall(call)
+    answer = ended.answer
+    if call.kind == CallKind.REVOKE:
+        newer = _newer_token(work, authorization, ended)
+        if newer is not None:
+            _revoke_newer(work, call, newer, now=now)
+            return EndedCall(call)
+        if isinstance(answer, Refused) and _may_be_refreshed(work, authorization):
+            # The token that is gone may have been followed by one that nobody has seen yet.
+            call.status, call.finished_at, call.due_at = CallStatus.DUE, None, now + _REFRESH_PAUSE
+            call.reason = "Whether the token was refreshed is not known: that is asked first."
+            return EndedCall(call)
     said = answer.answer if isinstance(answer, Done) else {}
     if call.kind == CallKind.CONSULT:
         calls.set_answer(work.vault, call, json.dumps(said))
@@ -246,10 +266,31 @@ def _code_of(work: UnitOfWork, call: Call) -> Secret | None:
     return Secret(json.loads(calls.request_body(work.vault, call))["authCode"])
 
 
-def _newer_token(work: UnitOfWork, authorization: Authorization, call: Call) -> Secret | None:
-    """Return the token of an authorization, if it is alive and another one than a call was to revoke."""
+def _newer_token(work: UnitOfWork, authorization: Authorization, ended: EndedAttempt) -> Secret | None:
+    """Return the token of an authorization, if it is alive and another one than an attempt was to revoke."""
     current = work.current_token(authorization)
     if current is None or authorizations.is_canceled(authorization):
         return None
     token = tokens.reveal(work.vault, current)
-    return token if call.subject_index != calls.subject_index(work.vault, authorization.client_id, token) else None
+    return token if ended.subject_index != calls.subject_index(work.vault, authorization.client_id, token) else None
+
+
+def _revoke_newer(work: UnitOfWork, call: Call, token: Secret, *, now: datetime) -> None:
+    """Let a revoke go on with the token that has followed the one it named, unless it does so already."""
+    if call.subject_index == calls.subject_index(work.vault, call.client_id, token):
+        return
+    calls.set_request(work.vault, call, revoke_body(token), token)
+    call.status, call.due_at, call.finished_at = CallStatus.DUE, now, None
+    call.reason = "The token was refreshed in between: the new one is to be revoked."
+
+
+def _may_be_refreshed(work: UnitOfWork, authorization: Authorization) -> bool:
+    """Say whether a refresh is open that Alipay may have carried out."""
+    return any(each.kind == CallKind.REFRESH and each.is_uncertain for each in work.open_calls(authorization))
+
+
+def names_current_refresh_token(work: UnitOfWork, authorization: Authorization, call: Call) -> bool:
+    """Say whether a refresh names the refresh token of the token that is current now."""
+    current = work.current_token(authorization)
+    secret = None if current is None else tokens.reveal_refresh_token(work.vault, current)
+    return secret is not None and call.subject_index == calls.subject_index(work.vault, call.client_id, secret)

@@ -15,13 +15,14 @@ from app.alipay.call_answers import read_grant
 from app.alipay.call_requests import ConsultRequest, consult_body
 from app.alipay.keyring import Keyring
 from app.authorizations import Cause
-from app.gateway.recording import apply_success
+from app.gateway.recording import apply_success, names_current_refresh_token
 from app.models import AccessToken, Authorization, Call
 from app.report_errors import (
     AuthorizationNotFoundError,
     CallNotFoundError,
     CallNotRepeatableError,
     ConsultContradictedError,
+    ConsultOverError,
     NoActiveTokenError,
     NoGatewayError,
     NoRefreshTokenError,
@@ -66,9 +67,10 @@ def ask_consult(
     recorded = reports.record(work, keyring, consult, cause=cause)
     authorization = work.authorization_by_id(recorded.authorization_id)
     _require_gateway(work, authorization)
-    authorization.merchant_region = request.merchant_region or authorization.merchant_region
     body = consult_body(request)
     call = work.newest_call(authorization, CallKind.CONSULT)
+    if authorization.state != AuthorizationState.CONSULTED and (call is None or call.status != CallStatus.DONE):
+        raise ConsultOverError(authorization.state)
     if call is None:
         call = calls.new(
             work.vault,
@@ -80,17 +82,19 @@ def ask_consult(
             deadline_at=cause.at + CONSULT_TIME,
         )
         work.begin_call(call)
-    elif calls.request_body(work.vault, call) != body:
-        raise ConsultContradictedError(_first_difference(calls.request_body(work.vault, call), body))
-    elif call.status == CallStatus.UNDETERMINED or (call.status == CallStatus.FAILED and call.result_code is None):
+    elif (difference := _first_difference(calls.request_body(work.vault, call), body)) is not None:
+        raise ConsultContradictedError(difference)
+    elif call.status in {CallStatus.UNDETERMINED, CallStatus.UNNEEDED} or (
+        call.status == CallStatus.FAILED and call.result_code is None
+    ):
         _repeat(call, cause, deadline_after=CONSULT_TIME)
     return Asked(call.id, recorded)
 
 
-def _first_difference(on_record: bytes, said: bytes) -> str:
-    """Name the first field in which two consults differ."""
+def _first_difference(on_record: bytes, said: bytes) -> str | None:
+    """Name the first field in which two consults differ; the order of fields says nothing."""
     before, now = json.loads(on_record or b"{}"), json.loads(said)
-    return next((name for name in (*now, *before) if now.get(name) != before.get(name)), "order")
+    return next((name for name in (*now, *before) if now.get(name) != before.get(name)), None)
 
 
 def ask_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Asked:
@@ -146,7 +150,8 @@ def ask_revoke(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Ask
     authorization.revoke_asked_at = authorization.revoke_asked_at or cause.at
     open_calls = work.open_calls(authorization)
     for each in open_calls:
-        if each.kind == CallKind.REFRESH and not each.is_in_flight:
+        # One that Alipay may have carried out goes on: the token that it brings is to be revoked then.
+        if each.kind == CallKind.REFRESH and not each.is_in_flight and not each.is_uncertain:
             calls.finish(each, CallStatus.UNNEEDED, "The authorization is to be revoked.", at=cause.at)
     call = next((each for each in open_calls if each.kind == CallKind.REVOKE), None)
     if call is None:
@@ -174,11 +179,14 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
         return Recorded(authorization.id, changed=False)
     if call.status not in _REPEATABLE:
         raise CallNotRepeatableError(call.status)
+    if any(each.kind == call.kind for each in work.open_calls(authorization)):
+        raise CallNotRepeatableError(call.status, "another one is under way")
     call.cause, call.by = cause.kind, cause.by
     answer = _kept_answer(work, call)
     if answer is not None:
         recorded, why = apply_success(work, authorization, call, answer, now=cause.at)
         calls.finish(call, CallStatus.DONE, why, at=cause.at)
+        call.sealed_answer = None
         return recorded or Recorded(authorization.id, changed=False)
     _require_gateway(work, authorization)
     if call.sealed_request is None or not _is_wanted(work, authorization, call):
@@ -213,11 +221,7 @@ def _is_wanted(work: UnitOfWork, authorization: Authorization, call: Call) -> bo
         case CallKind.REFRESH:
             if authorization.state != AuthorizationState.TOKEN_ACTIVE or authorization.revoke_asked_at is not None:
                 return False
-            token = work.current_token(authorization)
-            secret = None if token is None else tokens.reveal_refresh_token(work.vault, token)
-            return secret is not None and call.subject_index == calls.subject_index(
-                work.vault, authorization.client_id, secret
-            )
+            return names_current_refresh_token(work, authorization, call)
         case _:
             return authorization.state == AuthorizationState.TOKEN_ACTIVE
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -23,6 +23,7 @@ from app import calls, metrics, tokens
 from app.alipay.call import SECONDS_MAX, Caller, Done, Operation, Refused, Unknown
 from app.alipay.keyring import Keyring
 from app.authorizations import Cause
+from app.calls import Standing
 from app.database import Database, DatabaseUnavailableError
 from app.events.persistence import Persistence
 from app.gateway import recording, requests
@@ -32,7 +33,8 @@ from app.key_locks import AuthStateKey
 from app.logs import failure
 from app.models import Call
 from app.receiver import Receiver
-from app.vault import Vault
+from app.state_machine import AuthorizationState
+from app.vault import Vault, VaultError
 from app.vocabulary import CallKind, CallStatus, CauseKind
 
 _log = logging.getLogger(__name__)
@@ -54,8 +56,12 @@ _ABANDONED_SECONDS = SECONDS_MAX + 2
 #: How often to look which tokens are to be refreshed, and which calls have missed their deadline.
 _LOOK_SECONDS = 1.0
 _PLAN_SECONDS = 30.0
-#: Rows that one transaction plans, and refreshes that are begun at a time.
+#: Rows that one transaction plans.
 _PLANNED_MAX = 200
+#: For a call whose request does not open: another worker may have the vault key.
+_UNREADABLE_SECONDS = 60.0
+#: For a call of a client that this worker's keyring has no gateway of.
+_OTHER_KEYRING_PAUSE = timedelta(seconds=2)
 #: After trouble with the database.
 _PAUSE_SECONDS = 1.0
 
@@ -76,6 +82,8 @@ class _Job:
     auth_state_key: AuthStateKey
     kind: CallKind
     number: int
+    #: Of the code or token that it names.
+    subject_index: bytes | None
     body: bytes
 
 
@@ -124,6 +132,10 @@ class CallRunner:
         self._threads: list[threading.Thread] = []
         self._in_flight: dict[UUID, _Job] = {}
         self._unrecorded: list[tuple[_Job, Answer]] = []
+        #: What waits for rows that somebody holds, and from when on it is tried again.
+        self._held: list[tuple[float, _Job, Answer]] = []
+        #: Calls whose request does not open here, and until when they are left alone.
+        self._unreadable: dict[UUID, float] = {}
         self._record_at = 0.0
         #: The term of the lease in which it last looked.
         self._seen_term: int | None = None
@@ -146,7 +158,7 @@ class CallRunner:
             self._turn(self._seconds_to_wait())
             self._make_more()
         over_at = self._monotonic() + SECONDS_MAX + 1
-        while (self._in_flight or self._unrecorded) and self._monotonic() < over_at:
+        while (self._in_flight or self._unrecorded or self._held) and self._monotonic() < over_at:
             self._turn(_RECORD_SECONDS)
         for _ in self._threads:
             self._requests.put(None)
@@ -169,7 +181,10 @@ class CallRunner:
                 ended = self._ended.get_nowait()
         except Empty:
             pass
-        is_time = self._unrecorded and self._monotonic() >= self._record_at
+        now = self._monotonic()
+        self._unrecorded += [(job, answer) for at, job, answer in self._held if at <= now]
+        self._held = [each for each in self._held if each[0] > now]
+        is_time = self._unrecorded and now >= self._record_at
         if is_time and not self._recording.try_once(self._record):
             self._record_at = self._monotonic() + _PAUSE_SECONDS
 
@@ -182,7 +197,6 @@ class CallRunner:
             return
         if not self._looking.try_once(self._look):
             self._poll_at = now + _PAUSE_SECONDS
-            return
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             self._tending.try_once(self._tend)
@@ -225,33 +239,67 @@ class CallRunner:
         due = calls.due(session, now=now, limit=_PAGE, full=full)
         busy = calls.in_flight_of(session, [each.authorization_id for each in due])
         refreshes = sum(each.kind is CallKind.REFRESH for each in self._in_flight.values())
-        chosen: list[Call] = []
+        standings = calls.standings(session, due)
+        self._unreadable = {key: until for key, until in self._unreadable.items() if until > self._monotonic()}
+        chosen: dict[UUID, bytes] = {}
         for each in due:
             if each.authorization_id in busy or in_flight[each.client_id] >= CLIENT_AT_ONCE_MAX:
                 continue
-            if each.kind == CallKind.REFRESH and refreshes >= REFRESHES_AT_ONCE_MAX:
+            if each.id in self._unreadable or (each.kind == CallKind.REFRESH and refreshes >= REFRESHES_AT_ONCE_MAX):
                 continue
             if len(chosen) >= room:
                 break
-            if not _is_to_be_made(each, self._service.keyring, now=now):
+            if not self._is_to_be_made(session, each, standings[each.authorization_id], now=now):
+                continue
+            try:
+                chosen[each.id] = calls.request_body(vault, each)
+            except VaultError as error:
+                _log.error("request does not open", extra={"call": each.id, **failure(error)})
+                self._unreadable[each.id] = self._monotonic() + _UNREADABLE_SECONDS
                 continue
             busy.add(each.authorization_id)
             in_flight[each.client_id] += 1
             refreshes += each.kind == CallKind.REFRESH
-            chosen.append(each)
-        calls.begin_attempts(session, chosen, now=now)
-        keys = calls.auth_state_keys(session, chosen)
+        begun = [each for each in due if each.id in chosen]
+        calls.begin_attempts(session, begun, now=now)
         return [
             _Job(
                 each.id,
                 each.authorization_id,
-                keys[each.authorization_id],
+                standings[each.authorization_id].auth_state_key,
                 CallKind(each.kind),
                 each.attempts,
-                calls.request_body(vault, each),
+                each.subject_index,
+                chosen[each.id],
             )
-            for each in chosen
+            for each in begun
         ]
+
+    def _is_to_be_made(self, session: Session, call: Call, standing: Standing, *, now: datetime) -> bool:
+        """Say whether a locked call is to be made; what the keyring says no more, or has come otherwise, ends here."""
+        client = self._service.keyring.clients.get(call.client_id)
+        gateway = None if client is None else client.gateway
+        if gateway is None:
+            # Another worker may have a newer keyring. What is not made in time is told.
+            call.due_at, call.reason = now + _OTHER_KEYRING_PAUSE, "The client has no gateway in the keyring."
+            return False
+        if call.kind == CallKind.EXCHANGE and standing.state != AuthorizationState.AUTHCODE_ISSUED:
+            calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=now)
+            return False
+        is_switched_off = call.cause == CauseKind.GATEWAY and (
+            (call.kind == CallKind.EXCHANGE and not gateway.exchange)
+            or (call.kind == CallKind.REFRESH and not gateway.refresh)
+        )
+        if not is_switched_off:
+            return True
+        if call.kind == CallKind.REFRESH:
+            calls.let_refresh_be_asked_again(session, call)
+        if call.is_uncertain:
+            # Alipay may have carried it out: that is told.
+            calls.end_soon(call, _SWITCHED_OFF[CallKind(call.kind)], now=now)
+        else:
+            calls.finish(call, CallStatus.UNNEEDED, _SWITCHED_OFF[CallKind(call.kind)], at=now)
+        return False
 
     def _start_thread(self) -> None:
         """Start one more thread for requests. Raises `RuntimeError` where the system has no room for it."""
@@ -284,27 +332,40 @@ class CallRunner:
         receiver = self._service.receiver
         try:
             self._record_together(receiver, self._unrecorded, has_savepoints=False)
-        except DatabaseUnavailableError:
-            raise
+        except DatabaseUnavailableError as error:
+            if not error.is_held_row:
+                raise
+            self._record_each(receiver)
         except Exception:  # noqa: BLE001 -- it is one of them, and shows below
-            while self._unrecorded:
-                try:
-                    self._record_together(receiver, self._unrecorded[:1], has_savepoints=True)
-                except DatabaseUnavailableError:
-                    raise
-                except Exception as error:  # noqa: BLE001 -- the others are to be recorded; this one is repeated
-                    self._set_aside(*self._unrecorded[0], error)
-                del self._unrecorded[0]
+            self._record_each(receiver)
         self._unrecorded.clear()
+
+    def _record_each(self, receiver: Receiver) -> None:
+        """Put each by itself on record. One that needs a row that somebody holds is tried again in a moment."""
+        while self._unrecorded:
+            job, answer = self._unrecorded[0]
+            try:
+                self._record_together(receiver, self._unrecorded[:1], has_savepoints=True)
+            except DatabaseUnavailableError as error:
+                if not error.is_held_row:
+                    raise
+                self._held.append((self._monotonic() + _PAUSE_SECONDS, job, answer))
+            except Exception as error:  # noqa: BLE001 -- the others are to be recorded; this one is repeated
+                self._set_aside(job, answer, error)
+            del self._unrecorded[0]
 
     def _record_together(
         self, receiver: Receiver, ended: Sequence[tuple[_Job, Answer]], *, has_savepoints: bool
     ) -> None:
         now = self._clock()
-        attempts = [EndedAttempt(job.call_id, job.number, job.auth_state_key, answer) for job, answer in ended]
+        attempts = [
+            EndedAttempt(job.call_id, job.number, job.auth_state_key, job.subject_index, answer)
+            for job, answer in ended
+        ]
         done = receiver.run_work(
             partial(recording.record_attempts, ended=attempts, now=now, spread=random.random),
             has_savepoints=has_savepoints,
+            waits_for_held_rows=False,
         )
         for job, answer in ended:
             self._in_flight.pop(job.call_id, None)
@@ -347,9 +408,10 @@ class CallRunner:
         """End what is past its deadline, and begin the refreshes that are due."""
         database, receiver, now = self._service.database, self._service.receiver, self._clock()
         self._note_abandoned(database)
-        for call_id, key in database.run(partial(calls.overdue, now=now, limit=_PAGE), read_only=True):
-            for each in receiver.run_work(partial(recording.end_overdue, key=key, call_ids=[call_id], now=now)):
-                _count_and_log(each, now=now)
+        overdue = database.run(partial(calls.overdue, now=now, limit=_PAGE), read_only=True)
+        if overdue and not self._end_overdue(receiver, overdue, now=now):
+            for each in overdue:
+                self._end_overdue(receiver, [each], now=now)
         refreshing = [
             each.client_id
             for each in self._service.keyring.clients.values()
@@ -361,34 +423,41 @@ class CallRunner:
             plan = partial(tokens.plan_refreshes, client_ids=refreshing, limit=_PLANNED_MAX)
             if database.run(plan) == 0:
                 self._plan_at = self._monotonic() + _PLAN_SECONDS
-        due = partial(tokens.refreshes_due, client_ids=refreshing, now=now, limit=_PLANNED_MAX)
+        due = partial(tokens.refreshes_due, client_ids=refreshing, now=now, limit=2 * REFRESHES_AT_ONCE_MAX)
         cause = Cause(CauseKind.GATEWAY, at=now)
         for authorization_id in database.run(due, read_only=True):
             begin = partial(requests.begin_due_refresh, authorization_id=authorization_id, cause=cause)
-            try:
-                receiver.run_work(begin)
-            except DatabaseUnavailableError:
+            self._try_each(partial(receiver.run_work, begin, waits_for_held_rows=False), "refresh not begun")
+
+    def _end_overdue(self, receiver: Receiver, overdue: Sequence[tuple[UUID, AuthStateKey]], *, now: datetime) -> bool:
+        """End what is past its deadline, and say whether that went well."""
+
+        def end() -> None:
+            work = partial(recording.end_overdue, overdue=overdue, now=now)
+            for each in receiver.run_work(work, waits_for_held_rows=False):
+                _count_and_log(each, now=now)
+
+        return self._try_each(end, "calls not ended")
+
+    def _try_each(self, do: Callable[[], object], what: str) -> bool:
+        """Do one of several things, and say whether that went well: what breaks keeps nothing else from being done."""
+        try:
+            do()
+        except DatabaseUnavailableError as error:
+            if not error.is_held_row:
                 raise
-            except Exception as error:  # noqa: BLE001 -- the others are to be refreshed
-                _log.error("refresh not begun", extra={"authorization": authorization_id, **failure(error)})
+            return False
+        except Exception as error:  # noqa: BLE001 -- as the docstring says
+            _log.error(what, extra=failure(error))
+            return False
+        return True
 
 
-def _is_to_be_made(call: Call, keyring: Keyring, *, now: datetime) -> bool:
-    """Say whether a locked call is to be made; what the keyring says no more ends here."""
-    client = keyring.clients.get(call.client_id)
-    gateway = None if client is None else client.gateway
-    is_automatic = call.cause == CauseKind.GATEWAY
-    why = None
-    if gateway is None:
-        why = "The client has no gateway in the keyring any more."
-    elif is_automatic and call.kind == CallKind.EXCHANGE and not gateway.exchange:
-        why = "The keyring says that the merchant exchanges codes itself."
-    elif is_automatic and call.kind == CallKind.REFRESH and not gateway.refresh:
-        why = "The keyring says that the merchant refreshes tokens itself."
-    if why is not None:
-        calls.finish(call, CallStatus.UNNEEDED, why, at=now)
-        return False
-    return call.deadline_at is None or call.deadline_at > now
+#: Why a call that the service began of its own accord is not made any more.
+_SWITCHED_OFF = {
+    CallKind.EXCHANGE: "The keyring says that the merchant exchanges codes itself.",
+    CallKind.REFRESH: "The keyring says that the merchant refreshes tokens itself.",
+}
 
 
 def _outcome(answer: Answer) -> str:

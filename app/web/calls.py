@@ -69,6 +69,7 @@ def consult() -> Response:
         flow=None if body.flow is None else Flow(body.flow),
         user_ref=body.user_ref,
         customer_belongs_to=body.customer_belongs_to,
+        merchant_region=body.merchant_region,
     )
     request = ConsultRequest(
         auth_state=said.auth_state,

@@ -63,7 +63,7 @@ class CallShell(Shell):
             calls.begin_attempts(session, due, now=now)
             keys = calls.auth_state_keys(session, due)
             return [
-                EndedAttempt(each.id, each.attempts, keys[each.authorization_id], answer)
+                EndedAttempt(each.id, each.attempts, keys[each.authorization_id], each.subject_index, answer)
                 for each in due
                 if answer is not None
             ]

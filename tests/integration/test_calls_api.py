@@ -247,14 +247,16 @@ def test_beyond_the_places_nobody_waits_and_the_call_goes_on(calling: CallingHtt
     assert calling.consult("s-2").status_code == 200
 
 
-def test_a_consult_that_nobody_wants_any_more_is_no_fault(calling: CallingHttp, client: ThreadPoolExecutor) -> None:
-    """It waits while a reload takes the gateway away."""
+def test_a_consult_whose_gateway_is_taken_away_is_not_answered(
+    calling: CallingHttp, client: ThreadPoolExecutor
+) -> None:
+    """It waits while a reload takes the gateway away: another worker may have it still."""
     asked = client.submit(calling.consult)
     calling.wait_for(lambda: calling.http.service.long_polling.waiting == 1)
     keyring = calling.http.service.keyring
     with patch.object(type(keyring.client(SANDBOX_CLIENT_ID)), "gateway", None), calling.running():
         refused = asked.result(timeout=20)
-    assert problem(refused) == (409, "call-unneeded")
+    assert problem(refused) == (504, "no-answer")
     assert "no gateway" in refused.get_json()["detail"]
 
 

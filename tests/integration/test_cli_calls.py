@@ -169,7 +169,7 @@ def test_what_has_come_otherwise_is_unneeded(shell: CallShell) -> None:
 def test_a_wallet_that_nobody_named_is_told_with_what_to_do(shell: CallShell) -> None:
     call_id = shell.agree(wallet=None)
     assert first_line(shell, call_id).startswith("due: it cannot be made")
-    end = partial(end_overdue, key=(CLIENT_ID, "s-1"), call_ids=[UUID(call_id)], now=datetime.now(UTC))
+    end = partial(end_overdue, overdue=[(UUID(call_id), (CLIENT_ID, "s-1"))], now=datetime.now(UTC))
     shell.service.receiver.run_work(end)
     shown = shell.ask("calls", "show", call_id)
     assert shown.startswith("failed: The wallet is not known")

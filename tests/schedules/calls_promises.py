@@ -97,7 +97,9 @@ class CallPromises:
 
     def _require_sane(self, call: Call, rows: "_Rows") -> None:
         is_due = call.status == "due"
-        if is_due and (call.due_at is None) != call.is_in_flight:
+        # One that is not made any more waits to be ended with what is overdue.
+        ends_soon = call.due_at is None and call.deadline_at is not None
+        if is_due and (call.due_at is None) != call.is_in_flight and not ends_soon:
             broken(f"{_shown(call)} is due {call.due_at}, and {'' if call.is_in_flight else 'not '}in flight")
         if (call.finished_at is None) != is_due or (not is_due and call.due_at is not None):
             broken(f"{_shown(call)} is due {call.due_at}, finished {call.finished_at}")
