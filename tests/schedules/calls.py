@@ -585,6 +585,9 @@ class Calls:
             self._end(request, Unknown("It took too long.", None, None, 1))
 
     def _seconds_until_due(self) -> float:
+        if any(call.is_in_flight for call in self.promises.calls):
+            # Somebody who has died began it: another takes over, and waits.
+            return 4.0
         now = self.stage.clock()
         waits = [
             (at - now).total_seconds()

@@ -10,7 +10,7 @@ from tests.schedules.calls_exploration import explore_calls
 from tests.schedules.calls_promises import BrokenPromiseError
 
 #: As many as a test run has time for; `python -m tests.schedules soak` tries more.
-SCHEDULES = {"sqlite": 150, "postgresql": 100}
+SCHEDULES = {"sqlite": 120, "postgresql": 60}
 
 
 @pytest.fixture(scope="module")
