@@ -31,6 +31,7 @@ from app.preflight import (
     check_database,
     waits_for_standby,
 )
+from app.quarantine import Quarantine
 from app.receiver import Receiver
 from app.resuming import keep_looking
 from app.vault import Sealer, Vault
@@ -114,7 +115,13 @@ class Service:
     def receiver(self) -> Receiver:
         """Receives, replays and records. Raises what its parts raise."""
         if self._receiver is None:
-            self._receiver = Receiver(self.database, self.keyring, self.vault, freshness=self.settings.freshness)
+            self._receiver = Receiver(
+                self.database,
+                self.keyring,
+                self.vault,
+                freshness=self.settings.freshness,
+                when_refused=Quarantine(self.database, self.vault).offer,
+            )
         return self._receiver
 
     def never_blocks(self, path: str) -> bool:
