@@ -188,6 +188,14 @@ def _missing(client_id: str, time: str, signature: str) -> dict[str, str]:
     return {"missing": missing} if missing else {}
 
 
+def sent_at(request_time: str) -> datetime | None:
+    """Read a request-time as a time, or give `None` where it is none that is known."""
+    try:
+        return _sent_at(request_time)
+    except NotAuthenticError:
+        return None
+
+
 def _is_signed_by(public_key: RSAPublicKey, signature: bytes, signed: bytes) -> bool:
     try:
         public_key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())

@@ -56,8 +56,8 @@ _HELD_PAUSE = (0.3, 0.7)
 class Database:
     """One engine, and the only way to get a session of it."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = make_engine(url)
+    def __init__(self, url: str, *, is_for_looking: bool = False) -> None:
+        self.engine = make_engine(url, is_for_looking=is_for_looking)
         # Reads have a circuit breaker of their own: a held lock or a full disk stops writers alone.
         self._breakers = {read_only: CircuitBreaker(inside_max=INSIDE_MAX) for read_only in (False, True)}
         #: Held by the work that no answer waits for, which is done one piece after another.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
+from typing_extensions import override
 
 from app import quarantine, rotation
 from app.alipay.delivery import Delivery, Origin
@@ -141,7 +142,8 @@ def test_every_header_that_a_diagnosis_reads_is_kept(stage: Stage) -> None:
     read = set()
 
     class Noting(dict[str, str]):
-        def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 -- as that of a dict
+        @override
+        def get(self, key: str, default: Any = None) -> Any:
             read.add(key)
             return default
 
