@@ -1,6 +1,7 @@
 """An operator asks what is wrong with the installation: each mistake is made on purpose, and named with its remedy."""
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
