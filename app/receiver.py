@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from app import authorizations, inbox, metrics, processing, reports
+from app import authorizations, inbox, metrics, processing, quarantine, reports
 from app.alipay.acknowledgement import NotifyResponse, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
@@ -366,6 +366,8 @@ class Receiver:
             if piece.up_to is None:
                 break
             after = piece.up_to
+        # Nobody has verified whose the refused deliveries are: any of them may hold what is to be forgotten.
+        self._database.run(quarantine.erase)
         fields = {"authorization": erasure.authorization_id, "by": erasure.by, "forced": erasure.is_forced}
         _log.warning("user erased", extra=fields)
         return entries

@@ -21,6 +21,7 @@ from app.alipay.delivery import Delivery, Origin
 from app.alipay.diagnosis import diagnose, keys_at_hand
 from app.alipay.signature import Cause
 from app.database import Database, DatabaseUnavailableError
+from app.erasure import Erasure
 from app.models import RefusedDelivery
 from app.quarantine import KEPT_HEADERS, KEPT_MAX, KEPT_OF_ONE_MAX, Quarantine, Refused
 from app.receiver import Receiver
@@ -214,6 +215,12 @@ def test_the_background_worker_purges_it(http: HttpClient) -> None:
 def test_all_of_it_can_be_erased(stage: Stage) -> None:
     keep_all(stage, a_refused(), a_refused(is_known=False))
     assert stage.database.run(quarantine.erase) == 2
+    assert kept(stage) == []
+
+
+def test_it_is_erased_with_any_user_since_nobody_knows_whose_it_is(stage: Stage) -> None:
+    keep_all(stage, a_refused())
+    stage.receiver.erase(Erasure(stage.consult(), is_forced=True))
     assert kept(stage) == []
 
 
