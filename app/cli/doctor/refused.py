@@ -14,7 +14,7 @@ from app.cli import options
 from app.cli.current_service import look_up, the_service
 from app.cli.doctor.diagnosed import diagnose_request, print_diagnosis, registered_url_option
 from app.cli.errors import Refusal
-from app.cli.tables import minute, moment, print_facts, print_json, print_table
+from app.cli.tables import minute, moment, plain, print_facts, print_json, print_table
 from app.documents import Document
 from app.models import RefusedDelivery
 
@@ -97,6 +97,8 @@ def _show(refused_id: UUID, registered_url: str | None, *, as_json: bool) -> Non
         }
     )
     click.echo()
+    if row.client_id and row.client_id not in service.keyring.clients:
+        click.echo(f"The keyring does not have the client {plain(row.client_id)}: add it, or see who sends so.")
     if diagnosis.verifies:
         click.echo(_why_it_verifies_now(row))
     print_diagnosis(diagnosis, request, service)
