@@ -43,6 +43,11 @@ _PUBLIC_PATH = re.compile(r"""/[^\x00-\x20"#<>?\x7f-\U0010ffff]*""")
 SECRETS = ("FLASK_DATABASE_URL", "FLASK_VAULT_KEYS", "FLASK_API_KEYS", "FLASK_TOKEN_KEYS", "FLASK_METRICS_KEYS")
 _FILE = "_FILE"
 
+#: Those that hold keys which the merchant's services send.
+_KEY_LISTS = ("FLASK_API_KEYS", "FLASK_TOKEN_KEYS", "FLASK_METRICS_KEYS")
+#: docker run --env-file and docker compose take a line as it is; a shell and systemd take the quotes away.
+_UNQUOTED = "write NAME=value without them"
+
 #: Every setting, but for those files.
 NAMES = (
     *SECRETS,
@@ -163,6 +168,7 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
     Raises `SettingError` where a setting is missing or cannot be used.
     """
     given = _given(environ)
+    _refuse_quotes(given)
     database_url = _database_url(given, instance_path)
     notify_path = _notify_path(given)
     freshness = _freshness(given)
@@ -181,7 +187,7 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
         public_notify_path=_public_notify_path(given, notify_path),
         freshness=freshness,
         instance_path=instance_path,
-        warnings=(*_misspelled(given), *_too_fresh(freshness)),
+        warnings=(*_misspelled(given), *_quoted(given), *_too_fresh(freshness)),
     )
 
 
@@ -231,6 +237,24 @@ def _misspelled(given: Mapping[str, str]) -> Iterator[str]:
         for meant in sorted(known):
             if _is_one_slip(name, meant):
                 yield f"{name} is no setting and is ignored: {meant} is probably meant."
+
+
+def _refuse_quotes(given: Mapping[str, str]) -> None:
+    """Refuse a value in quotes where none can have them. Raises `SettingError`."""
+    for name in NAMES:
+        if name not in _KEY_LISTS and _is_quoted(given.get(name, "")):
+            raise SettingError(name, f"has quotes around its value, and they are taken as part of it: {_UNQUOTED}.")
+
+
+def _quoted(given: Mapping[str, str]) -> Iterator[str]:
+    """Name lists of keys in quotes: a key may have any character."""
+    for name in _KEY_LISTS:
+        if _is_quoted(given.get(name, "")):
+            yield f"{name} has quotes around its value, and they are taken as part of its keys: {_UNQUOTED}."
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
 
 
 def _is_one_slip(name: str, meant: str) -> bool:

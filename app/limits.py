@@ -25,6 +25,8 @@ LAST_TRY_SECONDS = 2
 HELD_ROW_SECONDS_MAX = 2
 #: A command of the shell may read for this long: a person waits longer than a request.
 LOOK_UP_SECONDS_MAX = 60
+#: Work that no answer waits for has a connection for no longer than this.
+UNAWAITED_SECONDS_MAX = 1
 
 # --- the waits within the database ---
 

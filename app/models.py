@@ -34,7 +34,7 @@ from app.state_machine import AuthorizationState, Flow
 from app.vocabulary import CallKind, CallStatus, CauseKind, Outcome, known
 
 #: The migration that makes exactly these tables; a test holds it to the newest file in `migrations/versions`.
-REVISION = "0010"
+REVISION = "0011"
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -627,6 +627,32 @@ class AuditLine(Base):
     reason: Mapped[str | None]
 
     __table_args__ = (Index("ix_audit_subject_id", "subject", "id"), {"sqlite_autoincrement": True})
+
+
+class RefusedDelivery(Base):
+    """A delivery that was not authentic, kept for a day so that the doctor can say why. Nothing of it is believed."""
+
+    __tablename__ = "refused_deliveries"
+
+    #: UUIDv7: newest last.
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    #: As its header said, in part where that is long.
+    client_id: Mapped[str]
+    #: Whether the keyring had this client. All others together have the room of one.
+    is_known_client: Mapped[bool]
+    #: Which of the checks failed: see `alipay.signature.Cause`.
+    cause: Mapped[str]
+    #: That the signature header names, if it does.
+    key_version: Mapped[int | None]
+    #: The path that was verified; a query is only hinted at, since it may hold a secret.
+    path: Mapped[str]
+    #: Of the connection; a proxy's, if there is one.
+    address: Mapped[str]
+    request_id: Mapped[str]
+    at: Mapped[datetime]
+    #: Method, URI and the headers that the doctor needs, as JSON.
+    sealed_head: Mapped[bytes]
+    sealed_body: Mapped[bytes]
 
 
 class Lease(Base):

@@ -30,6 +30,7 @@ _PRIVILEGES = {
     "events": ("SELECT", "INSERT", "DELETE"),
     "webhook_deliveries": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "webhook_attempts": ("SELECT", "INSERT", "DELETE"),
+    "refused_deliveries": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     # The key locks.
     "rendezvous": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }

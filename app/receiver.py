@@ -7,7 +7,7 @@ delivery (`receive`), a stored entry that is processed again (`replay`), and a r
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from app import authorizations, inbox, metrics, processing, reports
+from app import authorizations, inbox, metrics, processing, quarantine, reports
 from app.alipay.acknowledgement import NotifyResponse, acknowledge, refuse
 from app.alipay.delivery import Delivery
 from app.alipay.keyring import Client, Keyring
@@ -32,6 +32,7 @@ from app.limits import ANSWER_SECONDS_MAX, REPLAYS_AT_ONCE_MAX
 from app.logs import failure
 from app.models import InboxEntry
 from app.processing import Done, Processed
+from app.quarantine import Refused
 from app.reports import Recorded, Report
 from app.resuming import UNFINISHED_MAX, Resumption
 from app.unit_of_work import KnownMeanwhileError, UnitOfWork
@@ -70,13 +71,16 @@ class Receiver:
         *,
         freshness: timedelta | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        when_refused: Callable[[Refused], None] = lambda _: None,
     ) -> None:
+        """Take the parts of a service. `when_refused` must neither wait nor raise: an answer comes after it."""
         self._database = database
         self._keyring = keyring
         self._vault = vault
         self._gateways = {each.client_id: each.gateway for each in keyring.clients.values() if each.gateway is not None}
         self._freshness = freshness
         self._clock = clock
+        self._when_refused = when_refused
         self.group_commit = GroupCommit(
             self._store_batch,
             self._store_single,
@@ -99,11 +103,14 @@ class Receiver:
         """Answer one delivery as `receive_later` does, and wait for it."""
         return self.receive_later(delivery).result()
 
-    def receive_later(self, delivery: Delivery) -> "Future[Receipt]":
+    def receive_later(
+        self, delivery: Delivery, *, other_headers: Callable[[], Mapping[str, str]] = dict
+    ) -> "Future[Receipt]":
         """Return the future of the answer to one delivery: it is acknowledged once it is stored, and only then.
 
         The future never fails: where a delivery cannot be stored, the answer makes Alipay send it again. A callback
-        must neither take long nor wait for another delivery: it delays the answers to the rest of the batch.
+        must neither take long nor wait for another delivery: it delays the answers to the rest of the batch. Of a
+        delivery that is refused, its other headers are asked for at once, and kept with it.
         """
         receipt: Future[Receipt] = Future()
         receipt.set_running_or_notify_cancel()
@@ -115,7 +122,7 @@ class Receiver:
             if self._freshness is not None:
                 check_freshness(delivery, now=now, limit=self._freshness)
         except NotAuthenticError as refusal:
-            receipt.set_result(self._answer_not_authentic(delivery, refusal, now))
+            receipt.set_result(self._answer_not_authentic(delivery, refusal, other_headers(), now))
         else:
             metrics.LAST_VERIFIED.note(delivery.client_id, now.timestamp())
             verified = VerifiedDelivery(delivery, inbox.read(delivery.body), now)
@@ -247,12 +254,15 @@ class Receiver:
             return stored
         return _as_ended(stored, done[0] if done else None)
 
-    def _answer_not_authentic(self, delivery: Delivery, refusal: NotAuthenticError, now: datetime) -> Receipt:
-        known = delivery.client_id in self._keyring.clients
-        client_id = delivery.client_id if known else "unknown"
-        metrics.SIGNATURE_FAILURES.inc(client_id, refusal.cause)
-        fields = {"client_id": client_id, "cause": refusal.cause, **delivery.origin.fields()}
+    def _answer_not_authentic(
+        self, delivery: Delivery, refusal: NotAuthenticError, other_headers: Mapping[str, str], now: datetime
+    ) -> Receipt:
+        is_known = delivery.client_id in self._keyring.clients
+        metrics.SIGNATURE_FAILURES.inc(delivery.client_id if is_known else "unknown", refusal.cause)
+        refused = Refused(delivery, refusal.cause, is_known, other_headers, now)
+        fields = {**refused.log_fields(), **refusal.facts, **delivery.origin.fields()}
         _log.warning("delivery refused", extra=fields)
+        self._when_refused(refused)
         answer = refuse(
             delivery,
             status=401,
@@ -356,6 +366,8 @@ class Receiver:
             if piece.up_to is None:
                 break
             after = piece.up_to
+        # Nobody has verified whose the refused deliveries are: any of them may hold what is to be forgotten.
+        self._database.run(quarantine.erase)
         fields = {"authorization": erasure.authorization_id, "by": erasure.by, "forced": erasure.is_forced}
         _log.warning("user erased", extra=fields)
         return entries

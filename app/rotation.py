@@ -10,9 +10,9 @@ from typing import Any, cast
 from sqlalchemy import LargeBinary, Row, func, inspect, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app import authorizations, calls, inbox, tokens
+from app import authorizations, calls, inbox, quarantine, tokens
 from app.database.contents import any_of_keys, estimated_rows
-from app.models import AccessToken, Authorization, Base, Call, InboxEntry, IndexKey
+from app.models import AccessToken, Authorization, Base, Call, InboxEntry, IndexKey, RefusedDelivery
 from app.vault import INDEX_KEY_COLUMN, Vault
 
 #: A re-sealed batch holds its row locks, and SQLite's only one, for a tenth of a second.
@@ -49,6 +49,8 @@ SEALED_COLUMNS = (
     SealedColumn(InboxEntry.sealed_body, inbox.BODY_COLUMN, lambda row: row.fingerprint),
     SealedColumn(Call.sealed_request, calls.REQUEST_COLUMN, lambda row: row.id.bytes),
     SealedColumn(Call.sealed_answer, calls.ANSWER_COLUMN, lambda row: row.id.bytes),
+    SealedColumn(RefusedDelivery.sealed_head, quarantine.HEAD_COLUMN, lambda row: row.id.bytes),
+    SealedColumn(RefusedDelivery.sealed_body, quarantine.BODY_COLUMN, lambda row: row.id.bytes),
     # The last: until it is resealed, the old key is known to be needed.
     SealedColumn(IndexKey.sealed_key, INDEX_KEY_COLUMN, lambda row: row.id.to_bytes()),
 )

@@ -31,6 +31,7 @@ from app.preflight import (
     check_database,
     waits_for_standby,
 )
+from app.quarantine import Quarantine
 from app.receiver import Receiver
 from app.resuming import keep_looking
 from app.vault import Sealer, Vault
@@ -114,7 +115,13 @@ class Service:
     def receiver(self) -> Receiver:
         """Receives, replays and records. Raises what its parts raise."""
         if self._receiver is None:
-            self._receiver = Receiver(self.database, self.keyring, self.vault, freshness=self.settings.freshness)
+            self._receiver = Receiver(
+                self.database,
+                self.keyring,
+                self.vault,
+                freshness=self.settings.freshness,
+                when_refused=Quarantine(self.database, self.vault).offer,
+            )
         return self._receiver
 
     def never_blocks(self, path: str) -> bool:
@@ -185,7 +192,7 @@ class Service:
                 found["database"] = reason
             elif self.database.run(waits_for_standby, read_only=True):
                 found["database"] = "commits wait for a synchronous standby that is not there"
-            found["worker"] = self._worker_check()
+            found["worker"] = self.worker_check()
             sealed = self.database.run(index_key.find_sealed, read_only=True)
             if sealed is not None:
                 index_key.unseal(self.sealer, sealed)
@@ -202,7 +209,7 @@ class Service:
             return found | {"vault": str(error)}
         return found
 
-    def _worker_check(self) -> str:
+    def worker_check(self) -> str:
         """Say whether a background worker runs, on any machine. Raises `DatabaseUnavailableError`."""
         seen_at = self.database.run(worker_seen_at, read_only=True)
         if seen_at is not None and datetime.now(UTC) - seen_at < SILENCE_MAX:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-from app import calls, metrics
+from app import calls, metrics, quarantine
 from app.documents import event_body
 from app.events import deliveries, feed
 from app.events.deliveries import Status
@@ -177,6 +177,7 @@ class Worker:
 
     def _purge(self) -> None:
         given_up = self._database.run(self._give_up_abandoned)
+        self._database.run(partial(quarantine.purge, now=self._clock()))
         before = self._clock() - RETENTION
         purged = self._database.run(partial(feed.purge, before=before))
         purged_calls = self._database.run(partial(calls.purge, before=before, limit=feed.PURGED_AT_ONCE_MAX))

@@ -340,6 +340,11 @@ def _rsa_key(text: str | bytes, where: str) -> RSAPublicKey | RSAPrivateKey:
 def _der(text: str | bytes, where: str) -> bytes:
     try:
         text = text.decode() if isinstance(text, bytes) else text
+        if "\\n" in text:
+            # As JSON, an environment variable or 'quotes' of TOML hand a PEM over.
+            problem = r"has \n written out in the place of its line ends"
+            remedy = r'put a line end for each \n, between """ and """, or take "file:NAME.pem"'
+            raise KeyringError(where, problem, remedy)
         pem = _PEM.search(text)
         # A byte order mark here too, and base64 is often wrapped.
         wrapped = pem["base64"] if pem else text.removeprefix("\ufeff")

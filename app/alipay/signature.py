@@ -32,6 +32,7 @@ SIGNATURE_CHARACTERS_MAX = 4096
 _PARTS = frozenset({"algorithm", "keyVersion", "signature"})
 #: Bounded, since `int` takes quadratic time, and ASCII only, since it reads any script's digits, and underscores.
 _KEY_VERSION = re.compile(r"[0-9]{1,9}")
+_NAMED_KEY_VERSION = re.compile(r"keyVersion=([0-9]{1,9})(?![0-9])")
 _BASE64_OR_PERCENT = re.compile(r"(?:[A-Za-z0-9+/=]|%[0-9A-Fa-f]{2})+")
 _UNSENDABLE = re.compile(r"[^\x20-\x7e\x80-\xff]")
 #: Fourteen digits reach the year 5138; with fifteen a number could be beyond what a datetime holds.
@@ -47,13 +48,15 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 class NotAuthenticError(Exception):
     """A delivery, or an answer, that Alipay cannot be shown to have sent. Nothing of it may be stored.
 
-    `result_code` is what the answer says; `cause` is a short label that tells operators which of the checks failed.
+    `result_code` is what the answer says; `cause` is a short label that tells operators which of the checks failed, and
+    `facts` are what the check knows of it, for the log: words and numbers of ours, nothing that the sender wrote.
     """
 
-    def __init__(self, cause: Cause, result_code: str = "INVALID_SIGNATURE") -> None:
+    def __init__(self, cause: Cause, result_code: str = "INVALID_SIGNATURE", **facts: str | int) -> None:
         super().__init__(f"The delivery is not authentic ({cause}).")
         self.cause: Cause = cause
         self.result_code = result_code
+        self.facts = facts
 
 
 class UnsendableTextError(ValueError):
@@ -71,7 +74,8 @@ def verify(delivery: Delivery, keyring: Keyring) -> None:
     try:
         client = keyring.client(delivery.client_id)
     except UnknownClientError:
-        raise NotAuthenticError("unknown_client", "UNKNOWN_CLIENT") from None
+        missing = _missing(delivery.client_id, delivery.request_time, delivery.signature)
+        raise NotAuthenticError("unknown_client", "UNKNOWN_CLIENT", **missing) from None
     _verify(client, delivery.method, delivery.uri, delivery.request_time, delivery.signature, delivery.body)
 
 
@@ -87,18 +91,22 @@ def verify_answer(client: Client, *, uri: str, time: str, signature: str, body: 
 def _verify(client: Client, method: str, uri: str, time: str, signature: str, body: bytes) -> None:
     # First, as the cost of everything below grows with their length.
     if len(signature) > SIGNATURE_CHARACTERS_MAX:
-        raise NotAuthenticError("header")
-    if not 0 < len(time) <= REQUEST_TIME_CHARACTERS_MAX:
-        raise NotAuthenticError("header")
+        raise NotAuthenticError("header", problem=f"signature has more than {SIGNATURE_CHARACTERS_MAX} characters")
+    if missing := _missing(client.client_id, time, signature):
+        raise NotAuthenticError("header", **missing)
+    if len(time) > REQUEST_TIME_CHARACTERS_MAX:
+        problem = f"request-time has more than {REQUEST_TIME_CHARACTERS_MAX} characters"
+        raise NotAuthenticError("header", problem=problem)
     key_version, signature_bytes = _read_header(signature)
     try:
         public_keys = client.keys_of_version(key_version)
     except KeyNotFoundError:
-        raise NotAuthenticError("unknown_key", "KEY_NOT_FOUND") from None
+        known = ", ".join(map(str, sorted(client.alipay_public_keys)))
+        raise NotAuthenticError("unknown_key", "KEY_NOT_FOUND", known_versions=known) from None
     try:
         signed = _signed_bytes(method, uri, client.client_id, time, body)
     except UnsendableTextError:
-        raise NotAuthenticError("header") from None
+        raise NotAuthenticError("header", problem="a control character") from None
     if not any(_is_signed_by(public_key, signature_bytes, signed) for public_key in public_keys):
         raise NotAuthenticError("mismatch")
 
@@ -162,8 +170,30 @@ def check_freshness(delivery: Delivery, *, now: datetime, limit: timedelta) -> N
     For verification the request-time is opaque, so this is done only where an operator has set a limit, at the price
     that a new form of request-time is refused. A time in the future is fresh: only Alipay could have signed it.
     """
-    if now - _sent_at(delivery.request_time) > limit:
-        raise NotAuthenticError("stale")
+    age = now - _sent_at(delivery.request_time)
+    if age > limit:
+        seconds, limit_seconds = int(age.total_seconds()), int(limit.total_seconds())
+        raise NotAuthenticError("stale", age_seconds=seconds, limit_seconds=limit_seconds)
+
+
+def named_key_version(signature: str) -> int | None:
+    """Read the key version that a signature header names, however else it is broken, for a log."""
+    found = _NAMED_KEY_VERSION.search(signature[:SIGNATURE_CHARACTERS_MAX])
+    return None if found is None else int(found[1])
+
+
+def _missing(client_id: str, time: str, signature: str) -> dict[str, str]:
+    headers = {"client-id": client_id, "request-time": time, "signature": signature}
+    missing = ", ".join(name for name, value in headers.items() if not value)
+    return {"missing": missing} if missing else {}
+
+
+def sent_at(request_time: str) -> datetime | None:
+    """Read a request-time as a time, or give `None` where it is none that is known."""
+    try:
+        return _sent_at(request_time)
+    except NotAuthenticError:
+        return None
 
 
 def _is_signed_by(public_key: RSAPublicKey, signature: bytes, signed: bytes) -> bool:
@@ -193,16 +223,17 @@ def _read_header(header: str) -> tuple[int | None, bytes]:
     for part in header.split(","):
         name, equals, value = part.strip(" \t").partition("=")
         if not equals or name not in _PARTS or name in parts:
-            raise NotAuthenticError("header")
+            problem = f"the part {name} stands twice in signature" if name in parts else "signature has an unknown part"
+            raise NotAuthenticError("header", problem=problem)
         parts[name] = value
     # It is always sent, and in either case; a header without it is not one that Alipay's documents describe.
     if parts.get("algorithm", "").upper() != ALGORITHM:
-        raise NotAuthenticError("algorithm")
+        raise NotAuthenticError("algorithm", **({} if "algorithm" in parts else {"missing": "algorithm in signature"}))
     key_version = parts.get("keyVersion")
     if key_version is not None and not _KEY_VERSION.fullmatch(key_version):
-        raise NotAuthenticError("header")
+        raise NotAuthenticError("header", problem="keyVersion in signature is no number")
     if "signature" not in parts:
-        raise NotAuthenticError("header")
+        raise NotAuthenticError("header", missing="signature in signature")
     return None if key_version is None else int(key_version), _signature_bytes(parts["signature"])
 
 
@@ -231,7 +262,7 @@ def _sent_at(request_time: str) -> datetime:
     try:
         sent_at = datetime.fromisoformat(request_time)
     except ValueError:
-        raise NotAuthenticError("stale") from None
+        raise NotAuthenticError("stale", problem="request-time is no time that is known") from None
     if sent_at.tzinfo is None:
-        raise NotAuthenticError("stale")
+        raise NotAuthenticError("stale", problem="request-time has no zone")
     return sent_at

@@ -38,6 +38,7 @@ from app.limits import (
     POOL_SIZE,
     SLOW_FAILURE_SECONDS,
     SLOW_FAILURES_MAX,
+    UNAWAITED_SECONDS_MAX,
     WORK_SECONDS_MIN,
 )
 
@@ -55,10 +56,13 @@ _HELD_PAUSE = (0.3, 0.7)
 class Database:
     """One engine, and the only way to get a session of it."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = make_engine(url)
+    def __init__(self, url: str, *, is_for_looking: bool = False) -> None:
+        self.engine = make_engine(url, is_for_looking=is_for_looking)
         # Reads have a circuit breaker of their own: a held lock or a full disk stops writers alone.
         self._breakers = {read_only: CircuitBreaker(inside_max=INSIDE_MAX) for read_only in (False, True)}
+        #: Held by the work that no answer waits for, which is done one piece after another.
+        self._unawaited = threading.Lock()
+        self._is_closed = False
         self.set_thread_count(POOL_SIZE)
 
     def set_thread_count(self, threads: int) -> None:
@@ -134,6 +138,25 @@ class Database:
                     raise unavailable from error
                 raise
 
+    def run_unawaited(self, work: Callable[[Session], T]) -> T:
+        """Do `work` that no answer waits for in one transaction, once, and past the circuit breakers.
+
+        So it can neither open a circuit nor be the work inside for which others are turned away. Raises
+        `DatabaseUnavailableError`: at once where the circuit for writing is open, and soon where nothing answers.
+        """
+        with self._unawaited, _limited(UNAWAITED_SECONDS_MAX):
+            if self._is_closed:
+                raise DatabaseUnavailableError("Closed")
+            if self.is_circuit_open():
+                raise DatabaseUnavailableError("CircuitOpen")
+            try:
+                with Session(opened_with(self.engine, read_only=False, is_hot=False)) as session, session.begin():
+                    return work(session)
+            except SQLAlchemyError as error:
+                if not is_transient(error):
+                    raise
+                raise DatabaseUnavailableError(name_of(error)) from error
+
     def is_circuit_open(self) -> bool:
         """Say whether the circuit for writing is open: the database does not answer."""
         return self._breakers[False].is_open()
@@ -169,7 +192,9 @@ class Database:
                 raise DatabaseUnavailableError(name_of(error)) from error
 
     def close(self) -> None:
-        """Close every pooled connection."""
+        """Close every pooled connection, once the work that no answer waits for is done."""
+        with self._unawaited:
+            self._is_closed = True
         self.engine.dispose()
 
 

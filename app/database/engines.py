@@ -51,14 +51,16 @@ _LASTING = {
 }
 
 
-def make_engine(url: str | URL) -> Engine:
+def make_engine(url: str | URL, *, is_for_looking: bool = False) -> Engine:
     """Make an engine whose commits survive a power cut and whose waits are bounded.
+
+    One for looking leaves an SQLite file in the journal mode that it is in.
 
     Errors of this engine never quote parameters: those hold tokens.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(parsed)
+        return _sqlite_engine(parsed, is_for_looking=is_for_looking)
     return _postgresql_engine(parsed)
 
 
@@ -100,7 +102,7 @@ def unsafe_durability_settings(connection: Connection) -> dict[str, str]:
     return forgetful
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, *, is_for_looking: bool) -> Engine:
     engine = create_engine(
         url, hide_parameters=True, pool_timeout=POOL_TIMEOUT_SECONDS, pool_size=POOL_SIZE, max_overflow=0
     )
@@ -119,7 +121,8 @@ def _sqlite_engine(url: URL) -> Engine:
         with _closed_on_error(connection):
             # The wait comes first: switching to WAL needs the lock that another starting process may hold.
             connection.execute(f"PRAGMA busy_timeout = {_busy_timeout_ms()}")
-            connection.execute("PRAGMA journal_mode = WAL")
+            if not is_for_looking:
+                connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
         record.info["file"] = _identity(url)

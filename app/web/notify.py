@@ -22,6 +22,7 @@ from app import metrics
 from app.alipay.acknowledgement import NotifyResponse, refuse
 from app.alipay.delivery import Delivery
 from app.logs import failure
+from app.quarantine import KEPT_HEADERS
 from app.receiver import Receipt
 from app.server.rsgi_to_wsgi import RECEIVED, Deferred
 from app.web.every_request import origin
@@ -65,7 +66,8 @@ def _notify() -> Response:
 
 def _receive() -> "Future[Receipt]":
     service: Service = current_app.extensions["notifyauth"]
-    return service.receiver.receive_later(_delivery(service.settings.public_notify_path, exact_body()))
+    delivery = _delivery(service.settings.public_notify_path, exact_body())
+    return service.receiver.receive_later(delivery, other_headers=_other_headers)
 
 
 def _delivery(public_path: str, body: bytes) -> Delivery:
@@ -80,6 +82,11 @@ def _delivery(public_path: str, body: bytes) -> Delivery:
         body=body,
         origin=origin(),
     )
+
+
+def _other_headers() -> dict[str, str]:
+    headers = request.headers
+    return {name: headers[name] for name in KEPT_HEADERS if name in headers}
 
 
 def refusal(status: HTTPStatus, result_code: str, message: str, *, result_status: str = "F") -> NotifyResponse:

@@ -2,15 +2,19 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 from werkzeug.test import TestResponse
 
+from app import create_app
+from app.logs import FieldFormatter
 from app.server.rsgi_to_wsgi import REJECT_STATUS
 from app.simulator.draft import authcode_created
 from app.simulator.sender import headers_of
-from tests.builders import a_genuine_delivery
+from tests.builders import a_genuine_delivery, an_environ
 from tests.integration.http_client import AUTHORIZATIONS, NOTIFY_PATH, HttpClient
 from tests.integration.test_health import figure
 
@@ -128,6 +132,78 @@ def test_a_delivery_is_logged_under_the_id_that_its_answer_carries(
     refused = http.app.test_client().post(NOTIFY_PATH, data=b"{}", headers={"client-id": "stranger"})
     line = logged(log, "delivery refused")
     assert (line["request_id"], line["address"]) == (refused.headers["X-Request-Id"], "127.0.0.1")
+    assert (line["client_id"], line["missing"]) == ("stranger", "request-time, signature")
+
+
+def refuse(http: HttpClient, log: pytest.LogCaptureFixture, **change: str | bytes) -> Mapping[str, object]:
+    """Let a genuine delivery arrive changed, and return the line that says so."""
+    delivery = replace(a_genuine_delivery(http.keyring_path, CODE), **change)  # type: ignore[arg-type]
+    headers = {name: value for name, value in headers_of(delivery).items() if value}
+    http.app.test_client().post(delivery.uri, data=delivery.body, headers=headers)
+    return logged(log, "delivery refused")
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        ({"body": b"{}"}, {"cause": "mismatch", "key_version": 1, "path": NOTIFY_PATH}),
+        ({"uri": f"{NOTIFY_PATH}?token=secret"}, {"cause": "mismatch", "path": f"{NOTIFY_PATH}?..."}),
+        ({"client_id": ""}, {"cause": "unknown_client", "missing": "client-id", "key_version": 1}),
+        ({"request_time": ""}, {"cause": "header", "missing": "request-time"}),
+        ({"request_time": "1" * 65}, {"cause": "header", "problem": "request-time has more than 64 characters"}),
+        ({"signature": ""}, {"cause": "header", "missing": "signature"}),
+        ({"signature": "algorithm=RSA256"}, {"cause": "header", "missing": "signature in signature"}),
+        ({"signature": "signature=AAAA"}, {"cause": "algorithm", "missing": "algorithm in signature"}),
+        ({"signature": "a=1"}, {"cause": "header", "problem": "signature has an unknown part"}),
+        (
+            {"signature": "algorithm=RSA256,algorithm=RSA256,signature=AAAA"},
+            {"cause": "header", "problem": "the part algorithm stands twice in signature"},
+        ),
+        (
+            {"signature": "algorithm=RSA256,keyVersion=one,signature=AAAA"},
+            {"cause": "header", "problem": "keyVersion in signature is no number"},
+        ),
+        (
+            {"signature": "algorithm=RSA256,keyVersion=7,signature=AAAA"},
+            {"cause": "unknown_key", "key_version": 7, "known_versions": "1"},
+        ),
+        ({"signature": "algorithm=RSA256,keyVersion=1,signature=a b"}, {"cause": "base64", "key_version": 1}),
+        (
+            {"signature": "s" * 4097},
+            {"cause": "header", "problem": "signature has more than 4096 characters"},
+        ),
+    ],
+)
+def test_the_log_says_of_a_refused_delivery_what_is_known(
+    http: HttpClient, log: pytest.LogCaptureFixture, change: dict[str, str | bytes], fields: Mapping[str, object]
+) -> None:
+    line = refuse(http, log, **change)
+    assert {name: line.get(name) for name in fields} == fields
+    assert line["address"] == "127.0.0.1"
+    assert line["request_id"]
+    assert "secret" not in str(line)
+
+
+def test_a_made_up_client_id_is_logged_in_part_and_cannot_forge_a_line(
+    http: HttpClient, log: pytest.LogCaptureFixture
+) -> None:
+    line = refuse(http, log, client_id='x" cause=none ' + "x" * 500)
+    assert len(str(line["client_id"])) == 128
+    (record,) = [each for each in log.records if each.getMessage() == "delivery refused"]
+    assert r'client_id="x\" cause=none xxx' in FieldFormatter().format(record)
+
+
+def test_a_stale_delivery_is_logged_with_its_age_and_the_limit(
+    database_url: str, keyring_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    environ = an_environ(database_url, keyring_path, FLASK_FRESHNESS_SECONDS="90000")
+    http = HttpClient(create_app(environ), keyring_path)
+    signed = a_genuine_delivery(keyring_path, CODE, request_time="1685599933871")
+    http.app.test_client().post(signed.uri, data=signed.body, headers=headers_of(signed))
+    line = logged(log, "delivery refused")
+    assert (line["cause"], line["limit_seconds"]) == ("stale", 90_000)
+    assert int(str(line["age_seconds"])) > 90_000
+    http.service.database.close()
 
 
 def test_a_report_is_logged_with_the_name_of_the_key(http: HttpClient, log: pytest.LogCaptureFixture) -> None:

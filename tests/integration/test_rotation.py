@@ -13,12 +13,14 @@ import pytest
 from sqlalchemy import LargeBinary, inspect, select, update
 from sqlalchemy.orm import Session
 
-from app import authorizations, inbox, rotation, tokens
+from app import authorizations, inbox, quarantine, rotation, tokens
 from app.models import Base, IndexKey
+from app.quarantine import Refused
 from app.rotation import SEALED_COLUMNS, SealedColumn
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_created
 from app.vault import INDEX_KEY_COLUMN, SealBrokenError, Sealer, UnknownVaultKeyError, Vault, new_index_key
+from tests.builders import a_delivery
 from tests.integration.stage import Stage
 
 OLD, NEW = os.urandom(32), os.urandom(32)
@@ -138,6 +140,9 @@ def two_lives(stage: Stage) -> None:
         stage.report_token(authorization_id, f"token-{life}", refresh_token=Secret(f"refresh-{life}"))
         stage.begin_call(authorization_id)
         stage.report_canceled(authorization_id, f"reason of {life}")
+        refused = Refused(a_delivery(), "mismatch", is_known_client=True, headers={}, at=stage.clock())
+        row = quarantine.sealed_row(stage.vault, refused)
+        stage.database.run(partial(quarantine.keep, row=row, now=stage.clock()))
     index_key = IndexKey(id=1, sealed_key=stage.vault.seal(INDEX_KEY, column=INDEX_KEY_COLUMN, row_key=b"\x01"))
     stage.database.run(lambda session: session.add(index_key))
 

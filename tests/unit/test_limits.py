@@ -114,7 +114,7 @@ SENTENCES = [
 ]
 
 #: How the service goes about its work, which no operator meets.
-INNER = {"LEADERS_MAX", "SILENT_ADDRESS_SECONDS"}
+INNER = {"UNAWAITED_SECONDS_MAX", "LEADERS_MAX", "SILENT_ADDRESS_SECONDS"}
 
 
 def rows_of(heading: str) -> list[list[str]]:

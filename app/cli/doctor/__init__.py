@@ -6,6 +6,7 @@ from flask.cli import with_appcontext
 from app.cli import options
 from app.cli.command_group import CommandGroup
 from app.cli.doctor.installation import examine_installation
+from app.cli.doctor.refused import refused
 from app.cli.doctor.signature import signature
 
 
@@ -22,4 +23,5 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
         examine_installation(as_json=as_json)
 
 
+doctor.add_command(refused)
 doctor.add_command(signature)

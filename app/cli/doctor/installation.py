@@ -1,47 +1,61 @@
-"""`flask doctor` without a command: what is wrong with the installation, a line for each part, and what to do."""
+"""`flask doctor` without a command: how each part of the installation is, a line for each, and what to do."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import click
 
-from app.alipay.keyring import KeyringError
 from app.cli.current_service import the_service
 from app.cli.errors import REFUSED
 from app.cli.tables import plain, print_json
 from app.config import SettingError
-from app.events.endpoints import EndpointsError
-from app.preflight import NEWER, OK
+from app.database import DatabaseUnavailableError
+from app.documents import Document
+from app.installation import Finding, Status, examine
+
+_MARKS = {Status.OK: "✓", Status.WARNING: "!", Status.FAILED: "✗"}
 
 
 def examine_installation(*, as_json: bool) -> None:
-    """Print what is wrong with each part, and end with 1 if something is."""
-    found = list(_problems())
+    """Print how each part is, and end with 1 if something fails."""
+    found = list(_findings())
     if as_json:
-        print_json([{"id": part, "ok": problem is None, "problem": problem} for part, problem in found])
+        print_json([_document(each) for each in found])
     else:
-        for part, problem in found:
-            click.echo(f"✓ {part}" if problem is None else f"✗ {part}: {plain(problem)}")
-    if any(problem is not None for _, problem in found):
+        for each in found:
+            click.echo(_line(each))
+    if any(each.status is Status.FAILED for each in found):
         raise click.exceptions.Exit(REFUSED)
 
 
-def _problems() -> Iterator[tuple[str, str | None]]:
-    """Go through the parts of the service, and say of each what is wrong with it, if anything is."""
+def _findings() -> Iterator[Finding]:
     try:
         service = the_service()
     except SettingError as error:
-        yield "settings", str(error)
+        yield Finding("settings", Status.FAILED, str(error))
         return
-    yield "settings", None
-    yield "keyring", _error_of(lambda: service.keyring)
-    yield "endpoints", _error_of(lambda: service.endpoints)
-    for part, state in service.check().items():
-        yield part, None if state == OK or state.startswith(f"{NEWER} ") else state
-
-
-def _error_of(load: Callable[[], object]) -> str | None:
     try:
-        load()
-    except (KeyringError, EndpointsError) as error:
-        return str(error)
-    return None
+        yield from examine(service.settings)
+    except DatabaseUnavailableError as error:
+        # It went away in the middle.
+        yield Finding("database", Status.FAILED, f"unreachable: {error.cause}")
+
+
+def _line(finding: Finding) -> str:
+    said = ". ".join(filter(None, (finding.said.rstrip("."), _sentence(finding.remedy))))
+    return f"{_MARKS[finding.status]} {finding.part}" + (f": {plain(said)}" if said else "")
+
+
+def _sentence(remedy: str) -> str:
+    return remedy[:1].upper() + remedy[1:] if remedy.split(" ", maxsplit=1)[0].isalpha() else remedy
+
+
+def _document(finding: Finding) -> Document:
+    is_ok = finding.status is Status.OK
+    return {
+        "id": finding.part,
+        "ok": finding.status is not Status.FAILED,
+        "status": str(finding.status),
+        "problem": None if is_ok else finding.said,
+        "remedy": finding.remedy or None,
+        "found": finding.said if is_ok and finding.said else None,
+    }

@@ -1,46 +1,23 @@
 """`flask doctor signature`: why a delivery does not verify, and what to do about it."""
 
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 from flask.cli import with_appcontext
-from typing_extensions import override
 
-from app.alipay.delivery import Delivery, HttpRequest, MalformedRequestError
-from app.alipay.diagnosis import Diagnosis, diagnose, keys_at_hand
-from app.alipay.diagnosis.request_lines import split_url
+from app.alipay.delivery import HttpRequest, MalformedRequestError
 from app.cli import options
 from app.cli.current_service import the_service
-from app.cli.doctor.masking import masked_content
+from app.cli.doctor.diagnosed import diagnose_request, print_diagnosis, registered_url_option
 from app.cli.errors import REFUSED, UsageProblem
-from app.cli.request_file import OversizedRequestError, read_request, with_public_path
-from app.cli.tables import print_facts, print_json
-from app.config import Settings
-
-
-class RegisteredUrl(click.ParamType[str]):
-    """A URL, or a path with its query, as a header could carry it."""
-
-    name = "url"
-
-    @override
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the bytes of its UTF-8 as characters, as they would stand in a request."""
-        url = str(value).strip().encode("utf-8", "surrogateescape").decode("latin-1")
-        if split_url(url) == ("", ""):
-            self.fail("it must begin with https:// or be a path that begins with /.", param, ctx)
-        return url
+from app.cli.request_file import OversizedRequestError, read_request
+from app.cli.tables import print_json
 
 
 @click.command()
 @with_appcontext
 @click.argument("file", type=click.File("rb"))
-@click.option(
-    "--registered-url",
-    metavar="URL",
-    type=RegisteredUrl(),
-    help="The URL that is registered with Alipay: its path and query may be what was signed.",
-)
+@registered_url_option
 @options.as_json
 def signature(file: BinaryIO, registered_url: str | None, *, as_json: bool) -> None:
     """Say why the HTTP request in FILE, head and body, does not verify, and what to do; - is stdin.
@@ -51,20 +28,11 @@ def signature(file: BinaryIO, registered_url: str | None, *, as_json: bool) -> N
     """
     request = _request(file)
     service = the_service()
-    settings, keyring = service.settings, service.keyring
-    delivery = with_public_path(request.delivery, settings)
-    keys = keys_at_hand(keyring)
-    diagnosis = diagnose(
-        delivery,
-        keys,
-        headers=request.headers,
-        paths=(settings.public_notify_path, settings.notify_path),
-        registered_url=registered_url or "",
-    )
+    diagnosis = diagnose_request(service, request, registered_url)
     if as_json:
         print_json(diagnosis.document())
     else:
-        _print(diagnosis, _where(request, delivery, settings), keys_count=len(keys))
+        print_diagnosis(diagnosis, request, service)
     if not diagnosis.verifies:
         raise click.exceptions.Exit(REFUSED)
 
@@ -75,75 +43,3 @@ def _request(file: BinaryIO) -> HttpRequest:
     except (OversizedRequestError, MalformedRequestError) as error:
         message = str(error)
         raise UsageProblem(f"{message[:1].upper()}{message[1:]}") from None
-
-
-def _where(request: HttpRequest, delivery: Delivery, settings: Settings) -> str | None:
-    """Say what else keeps the endpoint from taking the request."""
-    if request.method != "POST":
-        return f"{request.method} is answered 405: notifications are sent with POST"
-    path = request.uri.partition("?")[0]
-    if path not in {settings.notify_path, settings.public_notify_path}:
-        return f"{path} is answered 404: the endpoint is at {settings.notify_path} (FLASK_NOTIFY_PATH)"
-    if delivery.uri != request.uri:
-        return f"{request.uri}, verified as {delivery.uri} (FLASK_PUBLIC_NOTIFY_PATH)"
-    return None
-
-
-def _print(diagnosis: Diagnosis, where: str | None, *, keys_count: int) -> None:
-    click.echo("✓ The signature verifies." if diagnosis.verifies else "✗ The signature does not verify.")
-    print_facts(
-        {
-            "signed by": _signer(diagnosis, keys_count),
-            "digest": _digest(diagnosis),
-            "changes": _changes(diagnosis),
-            "headers": diagnosis.header_problem or None,
-            "path": where,
-            "do": None if diagnosis.verifies else diagnosis.remedy,
-        }
-    )
-    if diagnosis.verifies:
-        return
-    click.echo()
-    ours, signed = diagnosis.ours, diagnosis.signed
-    facts = {"what we verify": f"{len(ours)} bytes: {masked_content(ours, diagnosis.ours_head_bytes)}"}
-    if signed is not None:
-        facts = {
-            "what was signed": f"{len(signed)} bytes: {masked_content(signed, diagnosis.signed_head_bytes)}",
-            **facts,
-        }
-    if signed is not None and signed != ours:
-        facts["they differ"] = f"from byte {_first_difference(signed, ours)} on"
-    print_facts(facts)
-
-
-def _signer(diagnosis: Diagnosis, keys_count: int) -> str:
-    key = diagnosis.key
-    if key is None:
-        return f"none of the {keys_count} keys at hand"
-    whose = "the merchant's own key" if key.is_own else f"Alipay's key, version {key.version},"
-    return f"{whose} of client {key.client_id} ({key.fingerprint})"
-
-
-def _digest(diagnosis: Diagnosis) -> str | None:
-    if diagnosis.key is None:
-        return None
-    return diagnosis.digest or "none that is known: what was signed is no DigestInfo"
-
-
-def _changes(diagnosis: Diagnosis) -> str | None:
-    """Name the changes, and say whether they are all that it takes."""
-    if diagnosis.verifies:
-        return None
-    named = ", ".join(diagnosis.changes)
-    if diagnosis.is_explained:
-        return f"{named}: with all of it undone, the signature verifies"
-    if diagnosis.key is None:
-        return named or "none known: this is no signature that can be read"
-    tried = f"{diagnosis.tried} contents were tried, and none is what was signed"
-    return f"{named}; {tried}" if named else f"none found: {tried}"
-
-
-def _first_difference(left: bytes, right: bytes) -> int:
-    """Count bytes from 1."""
-    pairs = enumerate(zip(left, right, strict=False), start=1)
-    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)) + 1)

@@ -1,0 +1,166 @@
+"""Whether the database is one that the service can work on, and keeps what it has committed."""
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
+from app.installation.findings import Finding, failed, ok, warning
+from app.preflight import (
+    OK,
+    IncompleteTablesError,
+    MissingPrivilegesError,
+    NoDatabaseFileError,
+    NoSchemaError,
+    NotMigratedError,
+    OutdatedReleaseError,
+    check_database,
+    waits_for_standby,
+)
+from app.wiring import Service
+
+#: Ages in minutes and deadlines in seconds are computed from both clocks.
+_CLOCK_DIFFERENCE_MAX = timedelta(seconds=5)
+
+#: What a driver or a server says, and what to correct for it in FLASK_DATABASE_URL. The first that fits is meant.
+_REMEDIES = (
+    ("password authentication failed", "the user or its password is wrong in FLASK_DATABASE_URL"),
+    ("no password supplied", "the password is missing in FLASK_DATABASE_URL: postgresql://user:password@host/name"),
+    ("no pg_hba.conf entry", "the server lets this user, address or database in only with an entry in pg_hba.conf"),
+    ("role ", "there is no such user: correct it in FLASK_DATABASE_URL, or CREATE ROLE"),
+    ("database ", "there is no database of this name: correct what is behind the last / of FLASK_DATABASE_URL, or "),
+    ("resolve", "the host's name in FLASK_DATABASE_URL is wrong, or the resolver does not know it"),
+    ("refused", "nobody listens at this host and port: start the server, or correct FLASK_DATABASE_URL"),
+    ("No such file", "there is no socket there: correct the host in FLASK_DATABASE_URL, or start the server"),
+    ("SSL", "correct sslmode and the certificates in FLASK_DATABASE_URL"),
+    ("time", "the host does not answer: its address or port in FLASK_DATABASE_URL, a firewall, or the server"),
+)
+#: How every file of SQLite begins.
+_MAGIC = b"SQLite format 3\0"
+
+
+def examine_database(service: Service) -> Iterator[Finding]:
+    """Look at the database as the start of the service does, and at more of it, and change nothing."""
+    asked = service.settings.database_asked
+    if not service.database.is_there():
+        yield failed("database", str(NoDatabaseFileError(service.settings.sqlite_file or Path())))
+        return
+    if (problem := _why_not_opened(service.settings.sqlite_file)) is not None:
+        yield problem
+        return
+    try:
+        version, encoding, difference = service.database.run(_look, read_only=True)
+    except UnfitDatabaseError as error:
+        yield failed("database", error.cause)
+        return
+    except (DatabaseUnavailableError, SQLAlchemyError) as error:
+        cause = error.cause if isinstance(error, DatabaseUnavailableError) else name_of(error)
+        yield failed("database", f"{asked} is unreachable: {cause}", _remedy(cause))
+        return
+    yield ok("database", f"{asked}: {version}, {encoding}")
+    if difference is not None:
+        yield _clock(difference)
+    for examine in (_examine_pool, _examine_tables, _examine_writing, _examine_durability):
+        try:
+            yield from examine(service)
+        except UnfitDatabaseError as error:
+            yield failed("database", error.cause)
+        except (DatabaseUnavailableError, SQLAlchemyError) as error:
+            cause = error.cause if isinstance(error, DatabaseUnavailableError) else name_of(error)
+            yield failed("database", cause, _remedy(cause))
+
+
+def _remedy(cause: str) -> str:
+    found = next((remedy for words, remedy in _REMEDIES if words in cause), "")
+    return f"{found}createdb" if found.endswith("or ") else found
+
+
+def _why_not_opened(file: Path | None) -> Finding | None:
+    """Say why there is no use in connecting to an SQLite file."""
+    if file is None:
+        return None
+    try:
+        with file.open("rb") as opened:
+            header = opened.read(len(_MAGIC))
+    except OSError as error:
+        remedy = "run the doctor as the account of the service, or correct the file's owner and mode"
+        return failed("database", f"{file} cannot be read: {error.strerror}", remedy)
+    if not header:
+        return failed("migrated", f"run flask db upgrade: {file} is empty")
+    if not header.startswith(_MAGIC):
+        return failed("database", f"{file} is no SQLite database", "correct FLASK_DATABASE_URL")
+    return None
+
+
+def _look(session: Session) -> tuple[str, str, timedelta | None]:
+    """Read version, encoding, and by how much the server's clock is ahead of ours."""
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        encoding = str(connection.exec_driver_sql("PRAGMA encoding").scalar_one())
+        return f"SQLite {sqlite3.sqlite_version}", encoding, None
+    before = datetime.now(UTC)
+    row = session.execute(
+        text(
+            "SELECT clock_timestamp() AS now, current_setting('server_version') AS version, "
+            "current_setting('server_encoding') AS encoding"
+        )
+    ).one()
+    ours = before + (datetime.now(UTC) - before) / 2
+    return f"PostgreSQL {row.version}", row.encoding, row.now - ours
+
+
+def _clock(difference: timedelta) -> Finding:
+    seconds = difference.total_seconds()
+    if abs(difference) <= _CLOCK_DIFFERENCE_MAX:
+        return ok("database_clock", "the database's clock and ours agree within 5 seconds")
+    said = f"the database's clock is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} ours"
+    return failed("database_clock", said, "let both machines keep their time by NTP: timedatectl, chronyc tracking")
+
+
+def _examine_pool(service: Service) -> Iterator[Finding]:
+    service.database.check_pool()
+    yield ok("pool", "none before the database loses what the service needs")
+
+
+def _examine_tables(service: Service) -> Iterator[Finding]:
+    try:
+        found = service.database.run(check_database, read_only=True)
+    except NotMigratedError as error:
+        yield failed("migrated", f"run flask db upgrade: {error}")
+    except OutdatedReleaseError as error:
+        yield failed("migrated", str(error))
+    except IncompleteTablesError as error:
+        yield failed("migrated", error.cause)
+    except (MissingPrivilegesError, NoSchemaError) as error:
+        yield failed("privileges", error.cause)
+    else:
+        yield ok("migrated", "" if found == OK else found)
+        yield ok("privileges", "the role may do all that the service does")
+
+
+def _examine_writing(service: Service) -> Iterator[Finding]:
+    if (reason := service.database.why_not_writable()) is not None:
+        yield failed("writable", reason, "unfreeze it, free its disk, or point FLASK_DATABASE_URL at the primary")
+    else:
+        yield ok("writable")
+    if service.database.run(waits_for_standby, read_only=True):
+        said = "commits wait for a synchronous standby that is not there"
+        yield failed("standby", said, "bring the standby back, or reset synchronous_standby_names")
+    elif not service.settings.uses_sqlite:
+        yield ok("standby", "no commit waits for one that is not there")
+
+
+def _examine_durability(service: Service) -> Iterator[Finding]:
+    found = service.database.unsafe_durability_settings()
+    if service.settings.uses_sqlite and (mode := found.pop("journal_mode", None)) is not None:
+        yield warning("durable", f"the file is in journal mode {mode}", "the start of the service switches it to WAL")
+    if not found:
+        yield ok("durable", "what is committed survives a power cut")
+    for name, value in sorted(found.items()):
+        said = f"{name} = {value}: a power cut may take back what was acknowledged"
+        yield failed("durable", said, f"set {name} as docs/database.md says, and reload the server")
