@@ -1,49 +1,19 @@
 """Receive Alipay's notifyAuthorization notifications, and know for every user whether an authorization stands."""
 
-import logging
-import os
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flask import Flask
-
-from app import cli, logs, metrics, web
-from app.cli.errors import BAD_SETTING, bad_settings_end_the_shell, is_looked_for_commands
-from app.config import SettingError, Settings, read_settings
-from app.wiring import Service
-
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from flask import Flask
 
 
-def create_app(environ: Mapping[str, str] | None = None) -> Flask:
+def create_app(environ: Mapping[str, str] | None = None) -> "Flask":
     """Make the application with its endpoints and commands, from settings in the environment.
 
     Nothing is opened yet: the commands that migrate, or make keys, run before there is anything to open. Servers start
     from `app.wsgi`, which opens and checks it all. Raises `SettingError`; to a `flask …` command it says so itself.
     """
-    app = Flask(__name__, static_folder=None)
-    # Reading the settings may have something to say.
-    logs.configure()
-    with bad_settings_end_the_shell():
-        try:
-            settings = read_settings(os.environ if environ is None else environ, instance_path=Path(app.instance_path))
-        except SettingError as error:
-            if not is_looked_for_commands():
-                raise
-            # Help is to be had whatever the settings are; a command that needs them says what is wrong.
-            app.extensions[BAD_SETTING] = error
-            cli.init_app(app)
-            return app
-    return create_app_with(settings, app)
+    # Imported late: what uses one part of the package, as the simulator does, need not wait for all of it.
+    from app import factory  # noqa: PLC0415
 
-
-def create_app_with(settings: Settings, app: Flask | None = None) -> Flask:
-    """Make the application with settings that are read already."""
-    app = app or Flask(__name__, static_folder=None)
-    logs.configure(on_dropped=metrics.count_dropped_lines)
-    for warning in settings.warnings:
-        _log.warning("a setting is probably not as it is meant", extra={"warning": warning})
-    app.extensions["notifyauth"] = Service(settings)
-    web.init_app(app, settings)
-    cli.init_app(app)
-    return app
+    return factory.create_app(environ)

@@ -8,8 +8,16 @@ import click
 from flask.cli import FlaskGroup
 
 from app import create_app
-from app.models import REVISION
 from app.release import version
+
+
+def _show_version(context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001 -- as click calls it
+    if value:
+        # Imported late: no command need wait for it.
+        from app.models import REVISION  # noqa: PLC0415
+
+        click.echo(f"notifyauth {version()} (migrations {REVISION})")
+        context.exit()
 
 
 def main() -> None:
@@ -25,7 +33,14 @@ def main() -> None:
     )
     # Another application cannot be chosen, nor its debug mode.
     group.params = [option for option in group.params if option.name not in {"app", "debug"}]
-    with_version = click.version_option(version(), message=f"%(prog)s %(version)s (migrations {REVISION})")
+    with_version = click.option(
+        "--version",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_version,
+        help="Show the version and exit.",
+    )
     with_version(group).main(prog_name="notifyauth")
 
 

@@ -19,13 +19,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-
-import psycopg
-from psycopg.conninfo import make_conninfo, timeout_from_conninfo
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from typing import TYPE_CHECKING
 
 from app.secret import Secret
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 _log = logging.getLogger(__name__)
 
@@ -138,6 +137,8 @@ class Settings:
     @property
     def database_asked(self) -> str:
         """The address of the database, for people: without its password, and without options, which may hold one."""
+        from sqlalchemy.engine import make_url  # noqa: PLC0415 -- imported late: who needs no database need not wait for it
+
         url = make_url(self.database_url)
         if self.uses_sqlite:
             return f"sqlite:///{url.database}"
@@ -317,6 +318,10 @@ def _require_usable_url(name: str, url: str) -> None:
 
     Nothing of the URL is quoted: where it is split in the wrong place, any part may be one of the password.
     """
+    from psycopg import Error as DriverError  # noqa: PLC0415 -- imported late: who needs no database need not wait for it
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 -- imported late: who needs no database need not wait for it
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415 -- imported late: who needs no database need not wait for it
+
     if url.startswith("postgresql") and url.count("@") > 1:
         raise SettingError(name, f"has more than one @. {_ESCAPED}")
     try:
@@ -328,7 +333,7 @@ def _require_usable_url(name: str, url: str) -> None:
             _require_sqlite_options(parsed)
         else:
             _require_libpq_options(parsed)
-    except (ArgumentError, ValueError, psycopg.Error):
+    except (ArgumentError, ValueError, DriverError):
         raise SettingError(
             name,
             "has a host, a port or an option behind its ? that cannot be used: with postgresql:// those are allowed "
@@ -336,14 +341,16 @@ def _require_usable_url(name: str, url: str) -> None:
         ) from None
 
 
-def _require_sqlite_options(url: URL) -> None:
+def _require_sqlite_options(url: "URL") -> None:
     # With a URI, SQLite itself reads the options.
     if "uri" not in url.query and not set(url.query) <= _OPTIONS_OF_SQLITE:
         raise ValueError
     url.get_dialect()().create_connect_args(url)
 
 
-def _require_libpq_options(url: URL) -> None:
+def _require_libpq_options(url: "URL") -> None:
+    from psycopg.conninfo import make_conninfo, timeout_from_conninfo  # noqa: PLC0415 -- imported late: who needs no database need not wait for it
+
     if any(not isinstance(url.query.get(option, ""), str) for option in _OPTIONS_OF_PSYCOPG):
         # Given twice.
         raise ValueError
@@ -417,6 +424,8 @@ def new_vault_key() -> str:
 
 
 def _sqlite_file(database_url: str) -> Path | None:
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 -- imported late: who needs no database need not wait for it
+
     url = make_url(database_url)
     is_path = url.get_backend_name() == "sqlite" and "uri" not in url.query
     return Path(url.database or "") if is_path else None

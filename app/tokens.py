@@ -1,17 +1,18 @@
 """Access tokens: sealed, found by their blind index, and replaced by refreshes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.database.bulk import KeyedStatement, insertion
 from app.database.pipeline import Statement, plain
 from app.models import AccessToken, Authorization
 from app.secret import Secret
+from app.state_machine import AuthorizationState
 from app.vault import Vault
 
 ACCESS_TOKEN_COLUMN = "access_tokens.sealed_access_token"  # noqa: S105 -- a column, not a password
@@ -24,6 +25,13 @@ REFRESH_LEAD = timedelta(days=10)
 REFRESH_LEAD_SHARE = 0.1
 #: By up to this share of that time earlier, so that tokens that were given out together are not refreshed together.
 REFRESH_SPREAD = 0.1
+
+#: A refresh is due that long before it counts as left out: it is tried for a while, or the merchant does it.
+_REFRESH_GRACE = timedelta(hours=1)
+#: Users need days to authorize again.
+_ENDING_WITHIN = {"1d": timedelta(days=1), "3d": timedelta(days=3), "7d": timedelta(days=7)}
+#: Gauges count no further, so that a scrape costs milliseconds however many tokens end.
+_COUNTED_MAX = 10_000
 
 #: What finds a token: client id and blind index.
 TokenKey = tuple[str, bytes]
@@ -137,6 +145,37 @@ def refreshes_due(session: Session, client_ids: Collection[str], *, now: datetim
             .limit(limit)
         )
     return [row.authorization_id for row in sorted(found, key=lambda row: row.refresh_due_at)[:limit]]
+
+
+def ending_unrefreshed(session: Session, *, now: datetime) -> Mapping[str, int]:
+    """Count the tokens in force that end soon and were not refreshed, of the first 10,000 that end.
+
+    Those that can be refreshed count once that is due for an hour, the others as soon as they end within the time.
+    """
+    first = (
+        select(AccessToken.authorization_id, AccessToken.access_token_expires_at, AccessToken.refresh_due_at)
+        .where(
+            AccessToken.superseded_at.is_(None),
+            AccessToken.access_token_expires_at > now,
+            AccessToken.access_token_expires_at <= now + max(_ENDING_WITHIN.values()),
+        )
+        .order_by(AccessToken.access_token_expires_at)
+        .limit(_COUNTED_MAX)
+        .subquery()
+    )
+    counts = (
+        func.count().filter(first.c.access_token_expires_at <= now + within) for within in _ENDING_WITHIN.values()
+    )
+    found = session.execute(
+        select(*counts)
+        .select_from(first)
+        .join(Authorization, Authorization.id == first.c.authorization_id)
+        .where(
+            Authorization.state == AuthorizationState.TOKEN_ACTIVE,
+            or_(first.c.refresh_due_at.is_(None), first.c.refresh_due_at <= now - _REFRESH_GRACE),
+        )
+    ).one()
+    return dict(zip(_ENDING_WITHIN, found, strict=True))
 
 
 def plan_refreshes(session: Session, client_ids: Collection[str], *, limit: int) -> int:

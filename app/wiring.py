@@ -40,6 +40,10 @@ _log = logging.getLogger(__name__)
 
 #: How a database is named that is worked on although its operator has chosen that a power cut may take commits back.
 FORGETS = "set to forget"
+WAITS = "commits wait for a synchronous standby that is not there"
+UNKNOWN = "unknown"
+NOT_MIGRATED = "run flask db upgrade"
+TOO_NEW = "too new"
 
 
 class Service:
@@ -180,7 +184,7 @@ class Service:
 
     def check(self) -> dict[str, str]:
         """Check what `ready` checks, and log nothing of it."""
-        found = {"database": OK, "migrated": OK, "vault": OK, "worker": "unknown"}
+        found = {"database": OK, "migrated": OK, "vault": OK, "worker": UNKNOWN}
         try:
             # As at the start: the service may have started while the database was away.
             self._check_pool()
@@ -191,17 +195,17 @@ class Service:
             if (reason := self.database.why_not_writable()) is not None:
                 found["database"] = reason
             elif self.database.run(waits_for_standby, read_only=True):
-                found["database"] = "commits wait for a synchronous standby that is not there"
+                found["database"] = WAITS
             found["worker"] = self.worker_check()
             sealed = self.database.run(index_key.find_sealed, read_only=True)
             if sealed is not None:
                 index_key.unseal(self.sealer, sealed)
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
-            return {"database": _trouble(error), "migrated": "unknown", "vault": "unknown", "worker": "unknown"}
+            return {"database": _trouble(error), "migrated": UNKNOWN, "vault": UNKNOWN, "worker": UNKNOWN}
         except NotMigratedError:
-            return found | {"migrated": "run flask db upgrade", "vault": "unknown"}
+            return found | {"migrated": NOT_MIGRATED, "vault": UNKNOWN}
         except OutdatedReleaseError as error:
-            return found | {"migrated": f"too new ({error.revision}): install a newer release", "vault": "unknown"}
+            return found | {"migrated": f"{TOO_NEW} ({error.revision}): install a newer release", "vault": UNKNOWN}
         except WrongVaultKeyError:
             return found | {"vault": "does not open"}
         except SettingError as error:
@@ -263,6 +267,21 @@ def is_ready(checks: Mapping[str, str]) -> bool:
         for name, found in checks.items()
         if name != "worker"
     )
+
+
+def conditions(checks: Mapping[str, str]) -> Mapping[str, bool]:
+    """Say of everything that can be wrong with the database, by a fixed name for alerts, whether it is so."""
+    database, migrated, vault = (checks[name] for name in ("database", "migrated", "vault"))
+    is_unavailable, forgets, waits = migrated == UNKNOWN, database.startswith(f"{FORGETS} "), database == WAITS
+    return {
+        "unavailable": is_unavailable,
+        "not_writable": not (is_unavailable or forgets or waits or database == OK),
+        "unsafe_durability": forgets,
+        "standby_missing": waits,
+        "not_migrated": migrated == NOT_MIGRATED,
+        "newer_schema": migrated.startswith((f"{NEWER} ", f"{TOO_NEW} ")),
+        "vault_closed": vault not in {OK, UNKNOWN},
+    }
 
 
 def _trouble(error: DatabaseUnavailableError | SQLAlchemyError) -> str:

@@ -54,6 +54,13 @@ def script(name: str) -> list[str]:
     return lines
 
 
+def code(name: str, language: str) -> str:
+    """What a block says that is code in one language."""
+    found = re.fullmatch(rf"```{language}\n(.*)```", block(name), re.DOTALL)
+    assert found is not None, f"the block {name} is no {language}"
+    return found[1]
+
+
 def steps() -> str:
     """What the README has a newcomer type."""
     text = README.read_text(encoding="utf-8")

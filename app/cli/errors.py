@@ -5,19 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from sqlalchemy.exc import DBAPIError
 
-from app.alipay.keyring import KeyringError
-from app.cli.tables import plain
 from app.config import SettingError
-from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
-from app.events.endpoints import EndpointsError, UnknownEndpointError
-from app.index_key import WrongVaultKeyError
-from app.preflight import NotMigratedError, OutdatedReleaseError
-from app.report_errors import ClientNotInKeyringError, ClientNotNamedError, ReportRefusedError
-from app.vault import VaultError
-from app.vocabulary import NewerReleaseError
-from app.wiring import Service
 
 #: Exit codes that scripts rely on.
 REFUSED = 1
@@ -37,20 +26,6 @@ class UsageProblem(click.ClickException):
     exit_code = USAGE
 
 
-class DatabaseProblem(UsageProblem):
-    """The database did not do what a command asked of it."""
-
-    def __init__(self, error: DatabaseUnavailableError | DBAPIError) -> None:
-        match error:
-            case UnfitDatabaseError():
-                problem, cause = "cannot be used", error.cause
-            case DatabaseUnavailableError():
-                problem, cause = "is unavailable", error.cause
-            case _:
-                problem, cause = "refused to do this", name_of(error)
-        super().__init__(f"The database {_asked()} {problem}: {cause}.")
-
-
 class Refusal(click.ClickException):
     """The request was refused, or nothing was found."""
 
@@ -62,45 +37,16 @@ def plain_errors() -> Iterator[None]:
     """Turn an error that an operator can mend into a sentence and an exit code."""
     try:
         yield
-    except (
-        SettingError,
-        KeyringError,
-        EndpointsError,
-        NotMigratedError,
-        OutdatedReleaseError,
-        WrongVaultKeyError,
-        VaultError,
-    ) as error:
-        raise UsageProblem(str(error)) from None
-    except (DatabaseUnavailableError, DBAPIError) as error:
-        raise DatabaseProblem(error) from None
-    except ClientNotInKeyringError as error:
-        known = ", ".join(map(plain, sorted(error.known))) or "none"
-        message = f"The keyring has no --client {plain(error.client_id)}. Known are: {known}."
-        raise Refusal(message) from None
-    except ClientNotNamedError as error:
-        # Its message speaks of a field of the API.
-        raise Refusal(str(error).replace("clientId", "--client")) from None
-    except (UnknownEndpointError, NewerReleaseError) as error:
-        raise Refusal(str(error)) from None
-    except ReportRefusedError as error:
-        raise Refusal(_for_shell(str(error))) from None
+    except (click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
+    except Exception as error:
+        # Imported late: it knows the errors of every part of the service, and most commands end without any.
+        from app.cli.explained_errors import explained  # noqa: PLC0415
 
-
-def _for_shell(problem: str) -> str:
-    """Say of a field of the API how the shell takes it."""
-    for field in ("replaces", "authCode"):
-        problem = problem.replace(f"in `{field}`", f'as "{field}" in a JSON object on stdin')
-    return problem
-
-
-def _asked() -> str:
-    """Say which database a command asked, without its password, and where its address comes from."""
-    service: Service | None = click.get_current_context().meta.get(SERVICE)
-    if service is None:
-        return "of FLASK_DATABASE_URL"
-    origin = "FLASK_DATABASE_URL is not set" if service.settings.uses_default_database else "FLASK_DATABASE_URL"
-    return f"{service.settings.database_asked} ({origin})"
+        problem = explained(error)
+        if problem is None:
+            raise
+        raise problem from None
 
 
 def is_looked_for_commands() -> bool:

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import NamedTuple, Self
 
-import urllib3
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from typing_extensions import override
 
@@ -31,7 +30,8 @@ REDELIVERY_DELAYS = (
 CONTENT_TYPE = "application/json; charset=UTF-8"
 
 #: Alipay documents no limit. A service that needs longer than this to store one row is not working.
-_TIMEOUT = urllib3.Timeout(connect=5, read=10)
+_CONNECT_SECONDS_MAX = 5
+_READ_SECONDS_MAX = 10
 
 
 class UnusableUrlError(ValueError):
@@ -148,6 +148,9 @@ class Sender:
 
         Raises `UnusableUrlError` if it is not an address with a scheme and a host.
         """
+        # Imported late: what signs and does not send need not wait for it.
+        import urllib3  # noqa: PLC0415
+
         try:
             address = urllib3.util.parse_url(url)
         except urllib3.exceptions.LocationParseError:
@@ -158,15 +161,18 @@ class Sender:
         #: What the receiver will see as path and query, and so what is to be signed.
         self.uri = address.request_uri
         #: Neither repeats nor follows: a repetition is a redelivery, and those have their own schedule.
-        self._http = urllib3.PoolManager(retries=False, timeout=_TIMEOUT, maxsize=connections)
+        timeout = urllib3.Timeout(connect=_CONNECT_SECONDS_MAX, read=_READ_SECONDS_MAX)
+        self._http: urllib3.PoolManager = urllib3.PoolManager(retries=False, timeout=timeout, maxsize=connections)
         #: Whether an answer was that nobody listens at this path.
         self.was_misdirected = False
 
     def send(self, delivery: Delivery) -> ServiceResponse:
         """Make one attempt. A failure of the network is an answer too: the next attempt follows."""
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 -- as above
+
         try:
             response = self._http.request("POST", self.url, body=delivery.body, headers=headers_of(delivery))
-        except urllib3.exceptions.HTTPError as error:
+        except HTTPError as error:
             # urllib3's own message begins with the address, which is known here.
             return ServiceResponse(error=str(error.__cause__ or error))
         self.was_misdirected = self.was_misdirected or response.status == HTTPStatus.NOT_FOUND

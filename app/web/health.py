@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
-from app import calls, metrics
+from app import calls, metrics, tokens
 from app.alipay.keyring import KeyringError
 from app.database import DatabaseUnavailableError
 from app.events import backlog
@@ -27,7 +27,7 @@ from app.maintenance import last_runs
 from app.models import REVISION
 from app.release import version
 from app.web.bearer import require_metrics_key
-from app.wiring import Service, is_ready
+from app.wiring import Service, conditions, is_ready
 
 blueprint = Blueprint("health", __name__)
 
@@ -93,6 +93,11 @@ class _LookedUp(Collector):
 
     @override
     def collect(self) -> Iterator[Metric]:
+        checks = self.service.check()
+        yield from _condition_families(checks)
+        if conditions(checks)["unavailable"]:
+            # Looking further would wait as long once more.
+            return
         try:
             look = partial(_look, endpoints=_endpoint_names(self.service))
             found = self.service.database.run(look, read_only=True)
@@ -130,6 +135,14 @@ class _LookedUp(Collector):
         waited = 0.0 if found.call_due_at is None else (datetime.now(UTC) - found.call_due_at).total_seconds()
         call_due.add_metric([], max(0.0, waited))
         yield call_due
+        ending = GaugeMetricFamily(
+            "notifyauth_tokens_ending",
+            "Tokens of active authorizations that end within this time and were not refreshed, although it was time.",
+            labels=["within"],
+        )
+        for within, tokens_ending in found.tokens_ending.items():
+            ending.add_metric([within], tokens_ending)
+        yield ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +153,8 @@ class _Found:
     backlog: Backlog
     #: When the most urgent call is due.
     call_due_at: datetime | None
+    #: How many tokens end within each of some times, and were not refreshed.
+    tokens_ending: Mapping[str, int]
 
 
 def _look(session: Session, *, endpoints: Collection[str]) -> _Found:
@@ -150,7 +165,24 @@ def _look(session: Session, *, endpoints: Collection[str]) -> _Found:
         last_runs(session),
         backlog.look(session, endpoints, now=now),
         calls.oldest_due_at(session),
+        tokens.ending_unrefreshed(session, now=now),
     )
+
+
+def _condition_families(checks: Mapping[str, str]) -> Iterator[Metric]:
+    """Give what /readyz says, as figures that are there whatever the database does."""
+    ready = GaugeMetricFamily(
+        "notifyauth_ready", "Whether the service can receive and answer, as /readyz says: 1, else 0."
+    )
+    ready.add_metric([], float(is_ready(checks)))
+    condition = GaugeMetricFamily(
+        "notifyauth_database_condition",
+        "Whether the database is in this condition: 1, else 0.",
+        labels=["condition"],
+    )
+    for name, is_so in conditions(checks).items():
+        condition.add_metric([name], float(is_so))
+    yield from (ready, condition)
 
 
 def _backlog_families(found: Backlog) -> Iterator[Metric]:

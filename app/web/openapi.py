@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from app.release import version
 from app.web import request_models, response_models
+from app.web.notification_description import notification
 from app.web.webhook_descriptions import webhooks
 from app.wiring import Service
 
@@ -57,6 +58,8 @@ class Operation:
     problem: type[BaseModel] = response_models.Problem
     needs_key: bool = True
     tags: tuple[str, ...] = field(default=("authorizations",))
+    #: What else OpenAPI is to say of it.
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def operations(notify_path: str) -> list[Operation]:
@@ -208,6 +211,7 @@ def operations(notify_path: str) -> list[Operation]:
             problem=response_models.NotificationResponse,
             needs_key=False,
             tags=("alipay",),
+            more=notification(),
         ),
         Operation(
             "get", "/healthz", "Is it alive?", {200: response_models.Alive}, needs_key=False, tags=("operation",)
@@ -284,7 +288,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     parameters = _parameters(operation)
     if parameters:
         described["parameters"] = parameters
-    return described
+    return {**described, **operation.more}
 
 
 def _operation_id(operation: Operation) -> str:

@@ -73,6 +73,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
     return Program(folder / "venv" / "bin" / "notifyauth", folder / "elsewhere")
 
 
+def test_the_wheel_brings_the_plugin_for_integrators(wheel: Path) -> None:
+    """Pytest finds it by itself. What runs the service here has no pytest, so nothing of it needs one."""
+    with ZipFile(wheel) as files:
+        (entry_points,) = (name for name in files.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        said = files.read(entry_points).decode()
+    assert re.search(r"^\[pytest11\]\nnotifyauth = app\.pytest_plugin$", said, re.MULTILINE)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)

@@ -1,7 +1,6 @@
 """The receivers of `docs/events.md` verify what an endpoint is sent, as they stand there."""
 
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.simulator.listener import new_secret
-from tests.readme import block
+from tests.readme import code
 
 NODE = shutil.which("node")
 SECRET, OTHER_SECRET = new_secret(), new_secret()
@@ -26,12 +25,6 @@ try { console.log(JSON.stringify(verified(secret, headers, body))); } catch { pr
 """
 
 Verify = Callable[[str, Mapping[str, str], bytes], Any]
-
-
-def code(name: str, language: str) -> str:
-    found = re.fullmatch(rf"```{language}\n(.*)```", block(name), re.DOTALL)
-    assert found is not None
-    return found[1]
 
 
 def in_python() -> Verify:

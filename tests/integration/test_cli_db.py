@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, inspect
 
-from app import create_app_with
 from app.config import read_settings
+from app.factory import create_app_with
 from app.models import REVISION
 from tests.builders import an_environ
 from tests.conftest import migrate

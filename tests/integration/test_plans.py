@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import BigInteger, LargeBinary, Uuid, inspect, make_url
 from sqlalchemy.orm import Session
 
-from app import authorizations, consistency, evidence, inbox, inbox_admin, rotation
+from app import authorizations, consistency, evidence, inbox, inbox_admin, rotation, tokens
 from app.authorization_search import Cursor, Filter, listing
 from app.database import contents
 from app.database.engines import opened_with
@@ -138,6 +138,7 @@ def look(stage: Stage) -> None:
     run(lambda session: canceled_and_why(session, stage))
     run(partial(inbox_admin.parked_by_reason, now=now))
     run(inbox_admin.failed_count)
+    run(partial(tokens.ending_unrefreshed, now=now))
     run(lambda session: inbox_admin.replayable_ids(session, REPLAYABLE_OUTCOMES, after=0, limit=50))
     run(lambda session: inbox_admin.of_tokens(session, [(CLIENT_ID, b"a token")], limit=50))
     run(lambda session: authorizations.of_tokens(session, [(CLIENT_ID, b"a token")]))

@@ -18,7 +18,7 @@ from app.database import DatabaseUnavailableError
 from app.models import REVISION
 from app.preflight import MissingPrivilegesError, NoSchemaError, OutdatedReleaseError
 from app.simulator.keys import make_sandbox
-from app.wiring import Service, is_ready
+from app.wiring import Service, conditions, is_ready
 from tests.builders import an_environ, some_settings
 from tests.conftest import ROOT, migrate
 from tests.integration.shell import run_flask
@@ -345,6 +345,7 @@ def test_commits_that_wait_for_a_standby_are_noticed(cluster: Cluster, tmp_path:
             granted(cluster.url, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
             try:
                 wait_for(service, "commits wait for a synchronous standby that is not there")
+                assert true_of(service) == {"standby_missing"}
             finally:
                 granted(cluster.url, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
             wait_for(service, "ok")
@@ -377,6 +378,11 @@ def test_a_commit_that_waits_is_noticed_by_a_role_that_may_not_see_which_standby
                 receiver.kill()
                 receiver.wait()
             wait_for(service, "ok")
+
+
+def true_of(service: Service) -> set[str]:
+    """The conditions that alerts are told of."""
+    return {name for name, is_so in conditions(service.check()).items() if is_so}
 
 
 def write_for_ever(service: Service) -> None:

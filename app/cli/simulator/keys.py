@@ -25,7 +25,7 @@ def _gateway(_context: click.Context, _option: click.Parameter, value: str | Non
     callback=_gateway,
     help="Let the service make the calls of the client, to this gateway: http://127.0.0.1:8800 is the pretend one.",
 )
-def make_keys(client_id: str, directory: Path | None, gateway: str | None) -> None:
+def keys(client_id: str, directory: Path | None, gateway: str | None) -> None:
     """Make the keys of a sandbox, and the keyring that knows them.
 
     Without --dir the keyring is the one the service reads, FLASK_KEYRING. Nothing is ever overwritten.

@@ -5,9 +5,9 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
-import urllib3
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from flask import Flask
 
@@ -53,7 +53,7 @@ def notify_url(_context: click.Context, _option: click.Parameter, url: str) -> s
     except UnusableUrlError as error:
         message = f"{error} So {_WHOLE_URL}"
         raise click.BadParameter(message) from None
-    if not urllib3.util.parse_url(url).path:
+    if not urlsplit(url).path:
         message = f"{url!r} has no path: {_WHOLE_URL}"
         raise click.BadParameter(message)
     return url
