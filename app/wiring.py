@@ -30,6 +30,7 @@ from app.preflight import (
     OutdatedReleaseError,
     check_database,
     waits_for_standby,
+    why_not_replicated,
 )
 from app.receiver import Receiver
 from app.resuming import keep_looking
@@ -140,6 +141,8 @@ class Service:
         if (reason := self.database.why_not_writable()) is not None:
             # No error: it may become writable while the service runs.
             _log.warning("the database is not writable", extra={"reason": reason})
+        elif (reason := self._why_not_confirmed()) is not None:
+            _log.warning("the database does not confirm commits as it should", extra={"reason": reason})
 
     def start_resuming(self) -> None:
         """Resume, from now on and in a thread of its own, the parked entries that a process which died left to resume.
@@ -181,10 +184,8 @@ class Service:
             if forgets := self._unsafe_durability_settings():
                 settings = ", ".join(f"{name} = {value}" for name, value in sorted(forgets.items()))
                 found["database"] = f"{FORGETS} ({settings})"
-            if (reason := self.database.why_not_writable()) is not None:
+            if (reason := self.database.why_not_writable() or self._why_not_confirmed()) is not None:
                 found["database"] = reason
-            elif self.database.run(waits_for_standby, read_only=True):
-                found["database"] = "commits wait for a synchronous standby that is not there"
             found["worker"] = self._worker_check()
             sealed = self.database.run(index_key.find_sealed, read_only=True)
             if sealed is not None:
@@ -233,6 +234,12 @@ class Service:
         if not self.database.is_there():
             raise NoDatabaseFileError(self.settings.sqlite_file or Path())
         return self.database.run(check_database, read_only=True)
+
+    def _why_not_confirmed(self) -> str | None:
+        """Say why no commit is confirmed, or none as FLASK_DURABILITY wants it. Raises `DatabaseUnavailableError`."""
+        if self.database.run(waits_for_standby, read_only=True):
+            return "commits wait for a synchronous standby that is not there"
+        return self.database.run(why_not_replicated, read_only=True) if self.settings.is_replicated else None
 
     def _unsafe_durability_settings(self) -> dict[str, str]:
         """Name the settings under which the database forgets commits in a power cut; each is logged when it changes.

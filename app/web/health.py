@@ -25,6 +25,7 @@ from app.events.endpoints import EndpointsError
 from app.inbox_admin import Waiting, failed_count, parked_by_reason
 from app.maintenance import last_runs
 from app.models import REVISION
+from app.preflight import synchronous_standbys
 from app.release import version
 from app.web.bearer import require_metrics_key
 from app.wiring import Service, is_ready
@@ -94,7 +95,11 @@ class _LookedUp(Collector):
     @override
     def collect(self) -> Iterator[Metric]:
         try:
-            look = partial(_look, endpoints=_endpoint_names(self.service))
+            look = partial(
+                _look,
+                endpoints=_endpoint_names(self.service),
+                is_replicated=self.service.settings.is_replicated,
+            )
             found = self.service.database.run(look, read_only=True)
         except (DatabaseUnavailableError, SQLAlchemyError):
             # The counters are worth having all the more while the database is in trouble.
@@ -130,6 +135,13 @@ class _LookedUp(Collector):
         waited = 0.0 if found.call_due_at is None else (datetime.now(UTC) - found.call_due_at).total_seconds()
         call_due.add_metric([], max(0.0, waited))
         yield call_due
+        if found.synchronous_standbys is not None:
+            standbys = GaugeMetricFamily(
+                "notifyauth_synchronous_standbys",
+                "Standbys of the database that confirm commits, where FLASK_DURABILITY is replicated.",
+            )
+            standbys.add_metric([], found.synchronous_standbys)
+            yield standbys
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +152,11 @@ class _Found:
     backlog: Backlog
     #: When the most urgent call is due.
     call_due_at: datetime | None
+    #: `None` where commits need not outlive the machine of the database.
+    synchronous_standbys: int | None
 
 
-def _look(session: Session, *, endpoints: Collection[str]) -> _Found:
+def _look(session: Session, *, endpoints: Collection[str], is_replicated: bool) -> _Found:
     now = datetime.now(UTC)
     return _Found(
         parked_by_reason(session, now=now),
@@ -150,6 +164,7 @@ def _look(session: Session, *, endpoints: Collection[str]) -> _Found:
         last_runs(session),
         backlog.look(session, endpoints, now=now),
         calls.oldest_due_at(session),
+        synchronous_standbys(session) if is_replicated else None,
     )
 
 
