@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import index_key
+from app import inbox, index_key
 from app.alipay.keyring import Keyring, KeyringError
 from app.config import SettingError, Settings, open_vault_keys
 from app.database import Database, DatabaseUnavailableError, UnfitDatabaseError, name_of
@@ -34,7 +34,7 @@ from app.preflight import (
 )
 from app.receiver import Receiver
 from app.resuming import keep_looking
-from app.vault import Sealer, Vault
+from app.vault import Sealer, UnknownVaultKeyError, Vault
 
 _log = logging.getLogger(__name__)
 
@@ -190,6 +190,7 @@ class Service:
             sealed = self.database.run(index_key.find_sealed, read_only=True)
             if sealed is not None:
                 index_key.unseal(self.sealer, sealed)
+                found["vault"] = self._newest_entry_check()
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             return {"database": _trouble(error), "migrated": "unknown", "vault": "unknown", "worker": "unknown"}
         except NotMigratedError:
@@ -202,6 +203,16 @@ class Service:
             # Only where a server was started that does not open everything first, as `flask run` does.
             return found | {"vault": str(error)}
         return found
+
+    def _newest_entry_check(self) -> str:
+        """Say whether what the machines seal now opens here too. Raises `DatabaseUnavailableError`."""
+        newest = self.database.run(inbox.newest_sealed_body, read_only=True)
+        try:
+            if newest is not None:
+                self.sealer.open(newest.sealed_body, column=inbox.BODY_COLUMN, row_key=newest.fingerprint)
+        except UnknownVaultKeyError as error:
+            return f"does not open what another machine seals: vault key {error.key_id} is missing here"
+        return OK
 
     def _worker_check(self) -> str:
         """Say whether a background worker runs, on any machine. Raises `DatabaseUnavailableError`."""
