@@ -35,7 +35,7 @@ EXCHANGE_TIME = timedelta(seconds=58)
 
 #: For how long a call that has ended is tried when somebody asks for it once more.
 TIME_OF_A_RETRY = timedelta(minutes=1)
-#: A refresh is tried for so long at the most, of a token without an end, and at the least, of one that has ended.
+#: A refresh is tried for so long of a token without an end, and of one that has ended.
 REFRESH_TIME_MAX = timedelta(days=5)
 REFRESH_TIME_MIN = timedelta(minutes=1)
 
@@ -46,6 +46,7 @@ NO_WALLET = "The wallet is not known: name it as customerBelongsTo in the consul
 ANOTHER_CODE = "Another code has taken the place of this one."
 TOKEN_CAME_OTHERWISE = "The token has come otherwise."  # noqa: S105 -- a sentence
 REFRESHED_OTHERWISE = "The token was refreshed otherwise."
+TOLD_OF = "Alipay has told that the token is gone."
 CANCELED_OTHERWISE = "The authorization was canceled otherwise."
 
 
@@ -194,9 +195,16 @@ def refresh_of(
         ),
         subject=refresh_token,
         cause=cause,
-        deadline_at=at + REFRESH_TIME_MAX if ends_at is None else at + max((ends_at - at) / 2, REFRESH_TIME_MIN),
+        deadline_at=at + _refresh_time(at, ends_at),
     )
     return _without_wallet(call) if authorization.customer_belongs_to is None else call
+
+
+def _refresh_time(at: datetime, ends_at: datetime | None) -> timedelta:
+    """Say for how long a refresh is tried."""
+    if ends_at is None:
+        return REFRESH_TIME_MAX
+    return (ends_at - at) / 2 if ends_at > at else REFRESH_TIME_MIN
 
 
 def why_unneeded(call: Call, event: Event | Literal["consult"], reason: str | None) -> str | None:
@@ -216,8 +224,12 @@ def why_unneeded(call: Call, event: Event | Literal["consult"], reason: str | No
 def end_unneeded(call: Call, reason: str, *, at: datetime) -> None:
     """End a call whose effect has come otherwise.
 
-    Of a code that another has replaced, whether Alipay has exchanged it is not known once a request went out.
+    Of a code that another has replaced, whether Alipay has exchanged it is not known once a request went out. A revoke
+    that went out is what was told of.
     """
+    if call.kind == CallKind.REVOKE and (call.is_uncertain or call.is_in_flight):
+        finish(call, CallStatus.DONE, TOLD_OF, at=at)
+        return
     is_unknown = reason == ANOTHER_CODE and (call.is_uncertain or call.is_in_flight)
     finish(call, CallStatus.UNDETERMINED if is_unknown else CallStatus.UNNEEDED, reason, at=at)
 

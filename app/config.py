@@ -56,6 +56,7 @@ NAMES = (
     "FLASK_NOTIFY_PATH",
     "FLASK_PUBLIC_NOTIFY_PATH",
     "FLASK_FRESHNESS_SECONDS",
+    "FLASK_DURABILITY",
 )
 
 #: Alipay redelivers for 24 h 22 min (87 720 s) and may not sign anew; the rest is for clocks that differ.
@@ -131,6 +132,8 @@ class Settings:
     freshness: timedelta | None
     #: The folder of files for which no other place is set.
     instance_path: Path
+    #: Whether the service is ready only while a synchronous standby confirms commits.
+    is_replicated: bool = False
     #: Sentences about settings that can be used, and are probably not meant so.
     warnings: tuple[str, ...] = ()
 
@@ -188,6 +191,7 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
         public_notify_path=_public_notify_path(given, notify_path),
         freshness=freshness,
         instance_path=instance_path,
+        is_replicated=_is_replicated(given, database_url),
         warnings=(*_misspelled(given), *_quoted(given), *_too_fresh(freshness)),
     )
 
@@ -307,6 +311,17 @@ def _database_url(given: Mapping[str, str], instance_path: Path) -> str:
         raise SettingError(name, "has a prepare_threshold that is neither a whole number nor none.")
     _require_usable_url(name, url)
     return url
+
+
+def _is_replicated(given: Mapping[str, str], database_url: str) -> bool:
+    """Say whether commits are to outlive the machine of the database."""
+    name = "FLASK_DURABILITY"
+    value = given.get(name, "local")
+    if value not in {"local", "replicated"}:
+        raise SettingError(name, "must be local or replicated.")
+    if value == "replicated" and database_url.startswith("sqlite"):
+        raise SettingError(name, "can be replicated with PostgreSQL only: an SQLite file is on one machine.")
+    return value == "replicated"
 
 
 def _default_database_url(instance_path: Path) -> str:

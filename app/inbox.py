@@ -321,6 +321,20 @@ def read_again(vault: Vault, entry: InboxEntry) -> Notification:
     return parse(open_body(vault, entry), nesting_bounded=entry.type is None)
 
 
+class SealedBody(NamedTuple):
+    """The body of an entry as it is stored, and the key of its row."""
+
+    fingerprint: bytes
+    sealed_body: bytes
+
+
+def newest_sealed_body(session: Session) -> SealedBody | None:
+    """Read the body that was sealed last; `None` where there is no entry."""
+    newest = select(InboxEntry.fingerprint, InboxEntry.sealed_body).order_by(InboxEntry.id.desc()).limit(1)
+    found = session.execute(newest).one_or_none()
+    return None if found is None else SealedBody(*found)
+
+
 def find(connection: Connection, entry_id: int) -> InboxEntry | None:
     """Find an entry, without locking it."""
     (found,) = execute(connection, _BY_ID(ids=[(entry_id,)]))

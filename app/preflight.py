@@ -54,6 +54,13 @@ _WAITS_FOR_STANDBY = text(
     "AND query_start < clock_timestamp() - interval '1 second'))"
 )
 
+#: How many standbys confirm commits, as far as the role may see, and whether commits wait for any.
+_SYNCHRONOUS_STANDBYS = text(
+    "SELECT CASE WHEN current_setting('synchronous_standby_names') = '' THEN -1 ELSE count(*) END "
+    "FROM pg_stat_replication WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum')"
+)
+_COMMITS_DO_NOT_WAIT = -1
+
 #: How revisions are numbered.
 _REVISION = re.compile(r"[0-9]{4}")
 
@@ -152,6 +159,25 @@ def is_newer(revision: str) -> bool:
 def waits_for_standby(session: Session) -> bool:
     """Say whether commits wait for a synchronous standby that is not there."""
     return session.get_bind().dialect.name == "postgresql" and bool(session.scalar(_WAITS_FOR_STANDBY))
+
+
+def synchronous_standbys(session: Session) -> int:
+    """Count the standbys that confirm commits: none where commits wait for nobody, and of what is not PostgreSQL."""
+    return max(0, _count_synchronous_standbys(session))
+
+
+def why_not_replicated(session: Session) -> str | None:
+    """Say why what is committed would be gone with the machine of the database, if so."""
+    found = _count_synchronous_standbys(session)
+    if found == _COMMITS_DO_NOT_WAIT:
+        return "not replicated: commits wait for no standby (synchronous_standby_names is empty)"
+    return None if found else "not replicated: no synchronous standby streams"
+
+
+def _count_synchronous_standbys(session: Session) -> int:
+    if session.get_bind().dialect.name != "postgresql":
+        return _COMMITS_DO_NOT_WAIT
+    return int(session.scalar(_SYNCHRONOUS_STANDBYS) or 0)
 
 
 def _require_privileges(session: Session) -> None:

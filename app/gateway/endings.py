@@ -28,6 +28,7 @@ _REMEDIES_BY_CODE = {
     "PAYMENT_NOT_QUALIFIED": "The contract does not cover this: ask Alipay's support.",
     "MERCHANT_NOT_REGISTERED": "The merchant is not registered for this wallet: ask Alipay's support.",
     "INVALID_CONTRACT": "The contract does not cover this: ask Alipay's support.",
+    "CLIENT_INVALID": "Check the client id and gateway of the keyring: sandbox and production differ.",
     "INVALID_CLIENT": "Check the client id and gateway of the keyring: sandbox and production differ.",
     "INVALID_SIGNATURE": "Check that merchant_private_key of the keyring is the key whose public half Alipay has.",
     "KEY_NOT_FOUND": "Check that Alipay has the public half of merchant_private_key.",

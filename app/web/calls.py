@@ -144,8 +144,11 @@ def revoke(authorization_id: UUID) -> Response:
 
 
 def _called(authorization_id: UUID, call: Call | None) -> Response:
-    if call is None or call.status == CallStatus.UNDETERMINED:
+    if call is None:
         return respond(whole_document(authorization_id), HTTPStatus.ACCEPTED)
+    if call.status == CallStatus.UNDETERMINED:
+        detail = f"{call.reason or 'Alipay may have done it.'} It is not repeated."
+        raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, "no-answer", detail)
     if _has_failed(call):
         raise _refused(call)
     if call.status == CallStatus.UNNEEDED and call.reason != _CAME_OTHERWISE[CallKind(call.kind)]:

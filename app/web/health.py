@@ -25,6 +25,7 @@ from app.events.endpoints import EndpointsError
 from app.inbox_admin import Waiting, failed_count, parked_by_reason
 from app.maintenance import last_runs
 from app.models import REVISION
+from app.preflight import synchronous_standbys
 from app.release import version
 from app.web.bearer import require_metrics_key
 from app.wiring import Service, conditions, is_ready
@@ -99,7 +100,11 @@ class _LookedUp(Collector):
             # Looking further would wait as long once more.
             return
         try:
-            look = partial(_look, endpoints=_endpoint_names(self.service))
+            look = partial(
+                _look,
+                endpoints=_endpoint_names(self.service),
+                is_replicated=self.service.settings.is_replicated,
+            )
             found = self.service.database.run(look, read_only=True)
         except (DatabaseUnavailableError, SQLAlchemyError):
             # The counters are worth having all the more while the database is in trouble.
@@ -143,6 +148,13 @@ class _LookedUp(Collector):
         for within, tokens_ending in found.tokens_ending.items():
             ending.add_metric([within], tokens_ending)
         yield ending
+        if found.synchronous_standbys is not None:
+            standbys = GaugeMetricFamily(
+                "notifyauth_synchronous_standbys",
+                "Standbys of the database that confirm commits, where FLASK_DURABILITY is replicated.",
+            )
+            standbys.add_metric([], found.synchronous_standbys)
+            yield standbys
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +167,11 @@ class _Found:
     call_due_at: datetime | None
     #: How many tokens end within each of some times, and were not refreshed.
     tokens_ending: Mapping[str, int]
+    #: `None` where commits need not outlive the machine of the database.
+    synchronous_standbys: int | None
 
 
-def _look(session: Session, *, endpoints: Collection[str]) -> _Found:
+def _look(session: Session, *, endpoints: Collection[str], is_replicated: bool) -> _Found:
     now = datetime.now(UTC)
     return _Found(
         parked_by_reason(session, now=now),
@@ -166,6 +180,7 @@ def _look(session: Session, *, endpoints: Collection[str]) -> _Found:
         backlog.look(session, endpoints, now=now),
         calls.oldest_due_at(session),
         tokens.ending_unrefreshed(session, now=now),
+        synchronous_standbys(session) if is_replicated else None,
     )
 
 

@@ -156,7 +156,7 @@ def operations(notify_path: str) -> list[Operation]:
             "Refresh the token now",
             {200: response_models.AuthorizationDocument, 202: response_models.AuthorizationDocument},
             body=request_models.NoBody,
-            problems=report,
+            problems=(*report, 504),
             tags=("calls",),
         ),
         Operation(
@@ -165,7 +165,7 @@ def operations(notify_path: str) -> list[Operation]:
             "Revoke the token",
             {200: response_models.AuthorizationDocument, 202: response_models.AuthorizationDocument},
             body=request_models.NoBody,
-            problems=report,
+            problems=(*report, 504),
             tags=("calls",),
         ),
         Operation(

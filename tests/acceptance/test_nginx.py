@@ -62,14 +62,15 @@ class Front:
 
 
 @contextmanager
-def nginx(folder: Path, server: Server, *, registered: str | None = None) -> Iterator[Front]:
+def nginx(folder: Path, server: Server, *others: Server, registered: str | None = None) -> Iterator[Front]:
     """Run nginx by our file, of which only the places of this machine are written anew."""
+    behind = " ".join(f"server 127.0.0.1:{each.port} max_fails=0;" for each in (server, *others))
     port, certificate, key = a_free_port(), folder / "certificate.pem", folder / "key.pem"
     write_certificate(certificate, key)
     ours = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
     replacements = {
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
-        "server 127.0.0.1:8000;": f"server 127.0.0.1:{server.port};",
+        "server 127.0.0.1:8000 max_fails=0;": behind,
         "/etc/ssl/your.host.pem": str(certificate),
         "/etc/ssl/private/your.host.key": str(key),
     }

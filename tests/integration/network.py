@@ -24,6 +24,7 @@ class Network:
     _loop: asyncio.AbstractEventLoop
     _server: URL
     _port: int
+    _host: str = "127.0.0.1"
     #: Seconds that every piece of data takes.
     _delay: float = 0
     #: How many answers to a COMMIT are still to be lost, with their connections.
@@ -101,7 +102,7 @@ class Network:
 
     async def listen(self) -> None:
         self._open.set()
-        self._listener = await asyncio.start_server(self._carry_both_ways, "127.0.0.1", self._port)
+        self._listener = await asyncio.start_server(self._carry_both_ways, self._host, self._port)
 
     async def close(self) -> None:
         assert self._listener is not None
@@ -154,14 +155,14 @@ class Network:
 
 
 @contextmanager
-def a_network_to(server_url: str, port: int) -> Iterator[Network]:
+def a_network_to(server_url: str, port: int, *, host: str = "127.0.0.1") -> Iterator[Network]:
     """Lay a network from a port of this machine to the server of this URL."""
     server = make_url(server_url)
-    url = server.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
+    url = server.set(host=host, port=port, query={}).render_as_string(hide_password=False)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    network = Network(url, loop, server, port)
+    network = Network(url, loop, server, port, host)
     network.run(network.listen())
     try:
         yield network

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.database import Database, DatabaseUnavailableError
 from app.database.pipeline import Statement, execute
+from app.preflight import synchronous_standbys
 from app.receiver import Receipt
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.simulator.keys import make_sandbox
@@ -254,6 +256,30 @@ def test_a_database_whose_settings_become_unsafe_is_named_while_they_are(
         "the database is set to forget commits",
         "the database is set to keep commits again",
     ]
+    service.database.close()
+
+
+def test_a_service_told_to_be_replicated_is_ready_only_where_a_standby_confirms_commits(
+    url: str, admin: psycopg.Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`tests/acceptance/test_replication.py` has it with standbys."""
+    settings = replace(some_settings(url, tmp_path), is_replicated=True)
+    make_sandbox(settings.keyring_path)
+    service = Service(settings)
+    logging.getLogger("app").addHandler(caplog.handler)
+    service.open_all()
+    logging.getLogger("app").removeHandler(caplog.handler)
+    assert "the database does not confirm commits as it should" in [each.message for each in caplog.records]
+    assert service.database.run(synchronous_standbys, read_only=True) == 0
+    checks = service.ready()
+    assert checks["database"] == "not replicated: commits wait for no standby (synchronous_standby_names is empty)"
+    assert not is_ready(checks)
+    set_standby(admin, "nobody")
+    try:
+        checks = database_said(service, lambda said: "not replicated" not in said)
+        assert checks["database"] == "commits wait for a synchronous standby that is not there"
+    finally:
+        set_standby(admin, "")
     service.database.close()
 
 

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from app import create_app
 from app.alipay.notification import NotificationType
 from app.alipay.signature import CAUSES
+from app.config import new_vault_key
 from app.counters import Memory
 from app.models import REVISION, InboxEntry
-from app.simulator.draft import authcode_created, token_canceled
+from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.vocabulary import Outcome
 from tests.builders import a_genuine_delivery, an_environ
@@ -70,6 +71,23 @@ def test_a_wrong_vault_key_is_not_ready(http: HttpClient, database_url: str, key
     unready = wrong.get("/readyz", key=None)
     assert (unready.status_code, unready.get_json()["checks"]["vault"]) == (503, "does not open")
     wrong.service.database.close()
+
+
+def test_a_machine_that_lacks_the_vault_key_of_the_others_is_not_ready(database_url: str, keyring_path: Path) -> None:
+    """The index key, which was sealed under a key that both have, opens: only what is sealed now does not."""
+    old, new = new_vault_key(), new_vault_key()
+    environ = an_environ(database_url, keyring_path)
+    behind, ahead = (
+        HttpClient(create_app(environ | {"FLASK_VAULT_KEYS": keys}), keyring_path) for keys in (old, f"{new},{old}")
+    )
+    for each in (behind, ahead):
+        each.notify(authcode_created("s-1", "code-1") if each is behind else token_created("s-1", "token-1"))
+    missing = ahead.service.sealer.key_ids[0]
+    checks = behind.get("/readyz", key=None).get_json()["checks"]
+    assert checks["vault"] == f"does not open what another machine seals: vault key {missing} is missing here"
+    assert ahead.get("/readyz", key=None).status_code == 200
+    for each in (behind, ahead):
+        each.service.database.close()
 
 
 def test_metrics_need_a_key_unless_they_are_open(http: HttpClient, sqlite_url: str, keyring_path: Path) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import make_url
 
 from app.database import Database, DatabaseUnavailableError
+from app.database.reaching import Reach
 from app.simulator.draft import authcode_created
 from tests.acceptance.server import a_free_port
 from tests.integration.network import Network, a_network_to
@@ -135,3 +137,51 @@ def test_silent_addresses_do_not_use_up_the_time_of_the_one_that_answers(
         until = time.monotonic() + 30
         while deliver(stage).answer.status != 200:
             assert time.monotonic() < until
+
+
+def test_hosts_that_say_nothing_do_not_use_it_up_either(
+    network: Network, resolver: Resolver, alipay_key: RSAPrivateKey
+) -> None:
+    """As where two machines of three are switched off: named by their addresses, which no resolver is asked for."""
+    port = make_url(network.url).port or 0
+    silent = ["127.0.0.5", "127.0.0.6"]
+    hosts = [f"{host}:{port}" for host in (*silent, "127.0.0.1")]
+    url = make_url(network.url).set(host=None, port=None, query={"host": hosts, "target_session_attrs": "read-write"})
+    with socket.create_server((silent[0], port)), socket.create_server((silent[1], port)):
+        stage = a_stage(url.render_as_string(hide_password=False), alipay_key)
+        until = time.monotonic() + 30
+        while True:
+            started = time.monotonic()
+            answer = deliver(stage).answer
+            assert time.monotonic() - started < SECONDS_MAX
+            if answer.status == 200:
+                break
+            assert time.monotonic() < until
+        stage.database.close()
+    assert resolver.asked == 0
+
+
+def test_an_address_that_answers_again_is_asked_first_again(network: Network, resolver: Resolver) -> None:
+    """One that is asked first because others say nothing may be on the far side of the country."""
+    assert resolver.asked == 0
+    server = make_url(network.url)
+    port = server.port or 0
+    options = {"host": "127.0.0.5,127.0.0.1", "port": f"{port},{port}", "user": server.username, "connect_timeout": 2}
+    options["dbname"] = server.database
+    reach = Reach(look_again_seconds=0.1)
+
+    def address() -> str:
+        with closing(reach.connect(options)) as connection:
+            return connection.info.hostaddr
+
+    with socket.create_server(("127.0.0.5", port)):
+        assert address() == "127.0.0.1"
+        started = time.monotonic()
+        assert [address() for _ in range(5)] == ["127.0.0.1"] * 5
+        # Each time anew that would take ten seconds.
+        assert time.monotonic() - started < SECONDS_MAX
+    with a_network_to(network.url, port, host="127.0.0.5"):
+        until = time.monotonic() + 30
+        while address() != "127.0.0.5":
+            assert time.monotonic() < until
+            time.sleep(0.05)

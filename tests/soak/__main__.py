@@ -18,8 +18,10 @@ from typing import get_args
 import click
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.acceptance.site import a_site
 from tests.conftest import ROOT
 from tests.integration.stage import a_stage
+from tests.postgres import PostgresServer, running_server
 from tests.schedules.exploration import explore
 from tests.schedules.schedule import DisagreementError, replayable
 from tests.soak.figures import Figures, table
@@ -33,6 +35,7 @@ from tests.soak.rounds import (
     spring_the_trap,
     storm,
 )
+from tests.soak.upgrading import RELEASE_BEFORE, release_before, upgrade
 from tests.soak.world import Kind, World, world
 
 #: One lap: about a minute, so that a run that is stopped early has had some of everything.
@@ -86,6 +89,28 @@ def one(kind: Kind, minutes: float, seed: int, figures_file: Path) -> None:
         made.server.end()
         search(made)
     figures_file.write_text(json.dumps({"counts": figures.counts, "complaints": figures.complaints}))
+
+
+@soak.command()
+@click.option("--minutes", type=float, default=10, show_default=True, help="How long to go on.")
+def upgrades(minutes: float) -> None:
+    """Upgrade two machines under load from the release before, again and again, and end at the first loss."""
+    figures: Counter[str] = Counter()
+    end = time.monotonic() + minutes * 60
+    with tempfile.TemporaryDirectory() as name, running_server() as url, PostgresServer.connected(url) as server:
+        before = release_before(Path(name) / "before")
+        if before is None:
+            click.echo(f"The commit {RELEASE_BEFORE} is not in this checkout.", err=True)
+            sys.exit(1)
+        while time.monotonic() < end:
+            folder = Path(tempfile.mkdtemp(dir=name))
+            with (
+                server.database(template="template0") as database,
+                a_site(folder, database.render_as_string(hide_password=False)) as site,
+            ):
+                ledger = upgrade(site, before, calm_seconds=5, seed=figures["upgrades"])
+            figures += Counter({"upgrades": 1, "notifications": len(ledger.sent)}) + ledger.answers
+            click.echo(", ".join(f"{count} {what}" for what, count in figures.items()))
 
 
 def _lap(made: World, chance: random.Random) -> None:

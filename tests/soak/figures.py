@@ -18,6 +18,8 @@ MEANINGS = {
     "service kills": "all processes of the service killed at once (SIGKILL)",
     "service stops": "the service stopped and started again (SIGTERM)",
     "database kills": "PostgreSQL shut down at once, or one of its processes killed",
+    "failovers": "the primary's machine lost (SIGKILL), a standby promoted, the lost one back as a standby",
+    "switchovers": "the primary shut down, a standby promoted in its place",
     "locks": "the database locked by somebody else, for seconds",
     "schedules without an end": "notifications that all eight attempts of Alipay did not bring in; a new schedule did",
     "calling lives": "authorizations for which the service makes the calls, with users who agree, decline and cancel",

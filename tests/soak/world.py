@@ -22,6 +22,7 @@ from app.wiring import Service
 from tests.builders import an_environ
 from tests.conftest import migrate
 from tests.postgres import Cluster, running_cluster
+from tests.replicas import Replicas, running_replicas
 from tests.soak.calling import Calling, add_calling_client
 from tests.soak.figures import Figures
 from tests.soak.ledger import Ledger
@@ -30,7 +31,7 @@ from tests.soak.senders import Alipay, Merchant
 from tests.soak.server import SupervisedServer, supervised_server
 from tests.soak.told import MOODY, STEADY, Told
 
-Kind = Literal["sqlite", "postgresql"]
+Kind = Literal["sqlite", "postgresql", "replicated"]
 
 _API_KEY = "the-key-of-the-soak"
 #: What a production server forgets nothing with: these are PostgreSQL's defaults, said so that they are seen.
@@ -45,8 +46,10 @@ class World:
 
     folder: Path
     url: str
-    #: `None` for SQLite, whose server is the service itself.
+    #: `None` for SQLite, whose server is the service itself, and where there are three servers.
     cluster: Cluster | None
+    #: The three servers, where the database is replicated.
+    replicas: Replicas | None
     server: SupervisedServer
     #: The auditor's own, on the same database and under the same keys.
     service: Service
@@ -76,6 +79,8 @@ class World:
             self.stop_service,
             self.lock,
         ]
+        if self.replicas:
+            return [*anywhere, self.fail_over, self.fail_over, self.switch_over]
         return [*anywhere, self.kill_database, self.kill_backend] if self.cluster else anywhere
 
     def kill_worker(self, chance: random.Random) -> None:
@@ -115,6 +120,24 @@ class World:
             self.cluster.wait_until_ready()
             self.figures.counts["database kills"] += 1
 
+    def fail_over(self, chance: random.Random) -> None:
+        """Lose the primary's machine, promote the standby that is ahead, and let the lost one follow it later."""
+        assert self.replicas is not None
+        lost = self.replicas.primary
+        self.replicas.lose_primary()
+        time.sleep(chance.uniform(0, 3))
+        self.replicas.promote()
+        time.sleep(chance.uniform(0, 3))
+        self.replicas.rejoin(lost)
+        self.figures.counts["failovers"] += 1
+
+    def switch_over(self, _: random.Random) -> None:
+        """Let a standby take the primary's place."""
+        assert self.replicas is not None
+        self.replicas.switch_over()
+        self.replicas.wait_until_synchronous()
+        self.figures.counts["switchovers"] += 1
+
     def lock(self, chance: random.Random) -> None:
         """Lock the database, or on PostgreSQL one table, as a migration or somebody's shell does."""
         with self._locked():
@@ -123,7 +146,7 @@ class World:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        if self.cluster:
+        if self.cluster or self.replicas:
             with psycopg.connect(self._libpq_url()) as connection:
                 connection.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
                 yield
@@ -136,6 +159,8 @@ class World:
                 connection.execute("ROLLBACK")
 
     def _libpq_url(self) -> str:
+        if self.replicas:
+            return self.replicas.primary.url.render_as_string()
         return make_url(self.url).set(drivername="postgresql").render_as_string(hide_password=False)
 
     # --- what is left behind ---
@@ -147,7 +172,8 @@ class World:
 
     def files(self) -> Iterator[Path]:
         """Every file of the database, and every log."""
-        for folder in (self.folder, *([self.cluster.folder] if self.cluster else [])):
+        clusters = [self.cluster] if self.cluster else self.replicas.nodes if self.replicas else []
+        for folder in (self.folder, *(each.folder for each in clusters)):
             yield from (path for path in folder.rglob("*") if path.is_file())
 
 
@@ -157,18 +183,25 @@ def world(kind: Kind, folder: Path, figures: Figures) -> Iterator[World]:
     if kind == "postgresql":
         with running_cluster(_POSTGRESQL) as cluster:
             yield from _served(folder, cluster.url.render_as_string(hide_password=False), cluster, figures)
+    elif kind == "replicated":
+        with running_replicas(fsync="on") as replicas:
+            yield from _served(folder, replicas.url, replicas, figures)
     else:
         yield from _served(folder, f"sqlite:///{folder / 'notifyauth.db'}", None, figures)
 
 
-def _served(folder: Path, url: str, cluster: Cluster | None, figures: Figures) -> Iterator[World]:
+def _served(folder: Path, url: str, servers: Cluster | Replicas | None, figures: Figures) -> Iterator[World]:
     with ExitStack() as stack:
         receivers = {name: stack.enter_context(Receiver(name).listening()) for name in (STEADY, MOODY)}
-        yield from _served_and_told(folder, url, cluster, figures, receivers)
+        yield from _served_and_told(folder, url, servers, figures, receivers)
 
 
 def _served_and_told(
-    folder: Path, url: str, cluster: Cluster | None, figures: Figures, receivers: Mapping[str, Receiver]
+    folder: Path,
+    url: str,
+    servers: Cluster | Replicas | None,
+    figures: Figures,
+    receivers: Mapping[str, Receiver],
 ) -> Iterator[World]:
     keyring_path = folder / "keyring.toml"
     make_sandbox(keyring_path)
@@ -189,4 +222,6 @@ def _served_and_told(
         signer = Signer(SANDBOX_CLIENT_ID, key, 1)
         told = Told(service, receivers)
         calling = Calling(gateway, f"{server.url}{service.settings.notify_path}", service)
-        yield World(folder, url, cluster, server, service, signer, figures, receivers, told, calling)
+        cluster = servers if isinstance(servers, Cluster) else None
+        replicas = servers if isinstance(servers, Replicas) else None
+        yield World(folder, url, cluster, replicas, server, service, signer, figures, receivers, told, calling)

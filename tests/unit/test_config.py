@@ -92,6 +92,12 @@ def test_freshness_is_in_seconds(tmp_path: Path, text: str, seconds: int) -> Non
     assert settings(tmp_path, FLASK_FRESHNESS_SECONDS=text).freshness == timedelta(seconds=seconds)
 
 
+def test_commits_need_not_outlive_the_machine_unless_that_is_said(tmp_path: Path) -> None:
+    assert not settings(tmp_path).is_replicated
+    assert not settings(tmp_path, FLASK_DURABILITY="local").is_replicated
+    assert settings(tmp_path, **POSTGRESQL, FLASK_DURABILITY="replicated").is_replicated
+
+
 def test_the_old_scheme_of_hosting_platforms_is_understood(tmp_path: Path) -> None:
     environ = POSTGRESQL | {"FLASK_DATABASE_URL": "postgres://db/notifyauth"}
     assert settings(tmp_path, **environ).database_url == "postgresql://db/notifyauth"
@@ -124,6 +130,8 @@ def test_the_old_scheme_of_hosting_platforms_is_understood(tmp_path: Path) -> No
         ("FLASK_PUBLIC_NOTIFY_PATH", "https://your.host/notify", "no host"),
         ("FLASK_FRESHNESS_SECONDS", "0", "above 0"),
         ("FLASK_FRESHNESS_SECONDS", "5m", "seconds"),
+        ("FLASK_DURABILITY", "remote", "local or replicated"),
+        ("FLASK_DURABILITY", "replicated", "PostgreSQL"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_remedy(tmp_path: Path, name: str, value: str, remedy: str) -> None:
@@ -383,6 +391,7 @@ def test_a_misspelled_setting_is_warned_of(tmp_path: Path, name: str, meant: str
 )
 def test_an_unrelated_variable_is_not_warned_of(tmp_path: Path, name: str) -> None:
     given = SECRET_VALUES | {"FLASK_FRESHNESS_SECONDS": "90000", "FLASK_METRICS_OPEN": "1"}
+    given["FLASK_DURABILITY"] = "local"
     assert settings(tmp_path, **{name: given.get(name, "/a-path")}).warnings == ()
 
 
