@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 #: How a database is named that is worked on although its operator has chosen that a power cut may take commits back.
 FORGETS = "set to forget"
+#: Begins what is said where no standby confirms commits, and FLASK_DURABILITY wants it.
+NOT_REPLICATED = "not replicated: "
 WAITS = "commits wait for a synchronous standby that is not there"
 UNKNOWN = "unknown"
 NOT_MIGRATED = "run flask db upgrade"
@@ -290,7 +292,8 @@ def is_ready(checks: Mapping[str, str]) -> bool:
 def conditions(checks: Mapping[str, str]) -> Mapping[str, bool]:
     """Say of everything that can be wrong with the database, by a fixed name for alerts, whether it is so."""
     database, migrated, vault = (checks[name] for name in ("database", "migrated", "vault"))
-    is_unavailable, forgets, waits = migrated == UNKNOWN, database.startswith(f"{FORGETS} "), database == WAITS
+    is_unavailable, forgets = migrated == UNKNOWN, database.startswith(f"{FORGETS} ")
+    waits = database == WAITS or database.startswith(NOT_REPLICATED)
     return {
         "unavailable": is_unavailable,
         "not_writable": not (is_unavailable or forgets or waits or database == OK),
