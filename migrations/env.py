@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from alembic import context
 from alembic.runtime.migration import MigrationContext, MigrationStep
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
@@ -131,7 +131,8 @@ def _take_when_free(engine: Engine, step: MigrationStep) -> None:
         try:
             return _take(engine, step)
         except DBAPIError as error:
-            if not isinstance(error.orig, LockNotAvailable):
+            # A step that changes a table after it has made an index on it may deadlock with a delivery.
+            if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
                 raise
         with engine.connect() as connection:
             holders = _holders(connection)

@@ -65,6 +65,36 @@ def test_deliveries_do_not_queue_behind_an_upgrade_that_waits_for_a_reader(
     assert ", a backup, since 2" in said[0]
 
 
+def test_an_upgrade_that_deadlocks_with_a_delivery_is_tried_again(unmigrated_postgresql_url: str) -> None:
+    """0010 makes an index on `authorizations`, which keeps writers out, and at its end keeps everybody out."""
+    config = a_config(unmigrated_postgresql_url)
+    alembic.command.upgrade(config, "0009")
+    with (
+        connect(unmigrated_postgresql_url) as writer,
+        connect(unmigrated_postgresql_url) as delivery,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        # Holds the migration up between the two.
+        writer.execute("BEGIN; LOCK TABLE access_tokens IN ROW EXCLUSIVE MODE")
+        delivery.execute("BEGIN; LOCK TABLE authorizations IN ROW SHARE MODE")
+        upgrade = pool.submit(alembic.command.upgrade, config, "0010")
+        wait_until(lambda: is_waited_for(unmigrated_postgresql_url, "access_tokens"))
+        writing = pool.submit(delivery.execute, "LOCK TABLE authorizations IN ROW EXCLUSIVE MODE")
+        wait_until(lambda: writing.done() or is_waited_for(unmigrated_postgresql_url, "authorizations"))
+        writer.execute("ROLLBACK")
+        writing.result(timeout=60)
+        delivery.execute("ROLLBACK")
+        upgrade.result(timeout=60)
+    assert revision(unmigrated_postgresql_url) == "0010"
+
+
+def is_waited_for(url: str, table: str) -> bool:
+    """Whether somebody waits for a table."""
+    with connect(url) as other:
+        query = "SELECT FROM pg_locks WHERE NOT granted AND relation = to_regclass(%s)"
+        return other.execute(query, [table]).fetchone() is not None
+
+
 def test_an_upgrade_gives_up_behind_a_reader_that_does_not_end_and_names_it(
     unmigrated_postgresql_url: str, reader: psycopg.Connection
 ) -> None:
