@@ -6,6 +6,7 @@ come meanwhile are dropped: a flood of forged deliveries costs a comparison each
 
 import json
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -43,6 +44,9 @@ PAUSE_SECONDS = 1.0
 #: No client id of Alipay's, and no address, has half as many characters.
 SHOWN_CHARACTERS_MAX = 128
 _PATH_CHARACTERS_MAX = 256
+#: What Alipay's client ids look like. Its tokens and codes have more digits in a row, and other secrets small letters.
+_CLIENT_ID = re.compile(r"(SANDBOX_|T_)?[0-9A-Z]{1,24}")
+_HINT_CHARACTERS = 8
 #: The longest signature that is read has half as many.
 _HEADER_CHARACTERS_MAX = 8192
 
@@ -78,11 +82,18 @@ class Refused:
     def log_fields(self) -> dict[str, object]:
         """Say which delivery it is as the fields of a log line. A sender may have written any of it: it is bounded."""
         return {
-            "client_id": self.delivery.client_id[:SHOWN_CHARACTERS_MAX],
+            "client_id": shown_client_id(self.delivery.client_id, is_known=self.is_known_client),
             "cause": self.cause,
             "key_version": named_key_version(self.delivery.signature),
             "path": shown_path(self.delivery.uri),
         }
+
+
+def shown_client_id(client_id: str, *, is_known: bool) -> str:
+    """Write a client id as it was sent; of what does not look like one only a hint, for it may be a secret."""
+    if is_known or _CLIENT_ID.fullmatch(client_id) or len(client_id) <= _HINT_CHARACTERS:
+        return client_id[:SHOWN_CHARACTERS_MAX]
+    return f"{client_id[:_HINT_CHARACTERS]}... ({len(client_id)} characters)"
 
 
 def shown_path(uri: str) -> str:
@@ -180,7 +191,7 @@ def sealed_row(vault: Vault, refused: Refused) -> dict[str, object]:
     }
     return {
         "id": row_id,
-        "client_id": delivery.client_id[:SHOWN_CHARACTERS_MAX],
+        "client_id": shown_client_id(delivery.client_id, is_known=refused.is_known_client),
         "is_known_client": refused.is_known_client,
         "cause": refused.cause,
         "key_version": named_key_version(delivery.signature),

@@ -42,6 +42,9 @@ from benchmarks.report import table, write_between
 from benchmarks.rounds import Course, Plan, measure
 from benchmarks.wire import Traffic, tapped
 
+#: The servers of test_server and test_server_workers run the same lines, and are measured.
+pytestmark = pytest.mark.no_cover
+
 PLAN = Plan(Size(workers=1, threads=2), connections=4, seconds=1, most_per_second=200)
 
 
@@ -178,9 +181,6 @@ def test_a_folder_without_the_service_is_not_measured(tmp_path: Path) -> None:
 #: The `flask db upgrade` of a version that has a table of its own.
 OLDER_FLASK = f"""#!{sys.executable}
 import os, sqlite3
-
-#: The servers of test_server and test_server_workers run the same lines, and are measured.
-pytestmark = pytest.mark.no_cover
 assert os.environ["PYTHONPATH"] == os.getcwd()
 sqlite3.connect(os.environ["FLASK_DATABASE_URL"].removeprefix("sqlite:///")).execute("CREATE TABLE older (id INTEGER)")
 """

@@ -202,7 +202,8 @@ def test_a_call_that_ended_without_an_answer_is_made_again_by_the_same_request(
     with calling.running():
         unknown = calling.consult()
         assert problem(unknown) == (504, "no-answer")
-        assert calling.calls()[0].status == "undetermined"
+        # Of a busy machine the two seconds may be over before the first request is out.
+        assert calling.calls()[0].status in {"undetermined", "failed"}
         calling.gateway.faults.clear()
         again = calling.consult()
     assert again.status_code == 200

@@ -18,7 +18,7 @@ from app.limits import LONG_POLL_SECONDS_MAX
 from app.long_polling import LongPolling
 from app.reports import CLIENT_ID_CHARACTERS_MAX
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME
-from app.web.request_models import FEED_CURSOR
+from app.web.request_models import CURSOR, FEED_CURSOR
 from tests.builders import an_environ
 from tests.gateway import CONSULTED, REVOKED, TOKEN, a_gateway, answers
 from tests.integration.calling_http import calls_made, keyring_with_gateway
@@ -107,4 +107,9 @@ def test_every_answer_is_as_described(case: schemathesis.Case[Any], known: list[
     # Which events there are is for the feed to say.
     if re.fullmatch(FEED_CURSOR, str((case.query or {}).get("after"))):
         case.query["after"] = "0"
+    # Where a listing goes on is for the listing to say that wrote the cursor: each order has others.
+    if (case.method, case.path) == ("GET", "/v1/authorizations") and re.fullmatch(
+        CURSOR, str((case.query or {}).get("cursor"))
+    ):
+        del case.query["cursor"]
     case.call_and_validate(headers=KEY)

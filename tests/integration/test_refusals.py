@@ -188,9 +188,18 @@ def test_a_made_up_client_id_is_logged_in_part_and_cannot_forge_a_line(
     http: HttpClient, log: pytest.LogCaptureFixture
 ) -> None:
     line = refuse(http, log, client_id='x" cause=none ' + "x" * 500)
-    assert len(str(line["client_id"])) == 128
+    assert line["client_id"] == 'x" cause... (514 characters)'
     (record,) = [each for each in log.records if each.getMessage() == "delivery refused"]
-    assert r'client_id="x\" cause=none xxx' in FieldFormatter().format(record)
+    assert r'client_id="x\" cause... (514 characters)"' in FieldFormatter().format(record)
+
+
+def test_a_strangers_client_id_is_logged_whole_and_a_secret_in_its_place_is_not(
+    http: HttpClient, log: pytest.LogCaptureFixture
+) -> None:
+    assert refuse(http, log, client_id="SANDBOX_5Y99999999999999")["client_id"] == "SANDBOX_5Y99999999999999"
+    log.clear()
+    secret = "28100103_20215703001538122119"
+    assert secret not in str(refuse(http, log, client_id=secret)["client_id"])
 
 
 def test_a_stale_delivery_is_logged_with_its_age_and_the_limit(
