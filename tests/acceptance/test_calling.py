@@ -309,12 +309,13 @@ def test_refreshes_revokes_and_consults_that_go_wrong_end_as_the_protocol_says(s
     lost = shop.ask("POST", f"{at}/refresh")
     assert (lost.status, lost.json()["code"]) == (504, "no-answer")
     assert shop.show(document)["call"]["status"] == "undetermined"
-    assert "may have succeeded" in lost.json()["call"]["reason"]
+    assert "may have succeeded" in lost.json()["detail"]
     # A revoke whose answer is lost is made again until the token is gone.
     shop.gateway.fail("unsigned", "revoke")
     revoked = shop.ask("POST", f"{at}/revoke")
     assert (revoked.status, revoked.json()["state"]) == (200, "canceled")
-    assert shop.show(document)["call"]["resultCode"] == "INVALID_ACCESS_TOKEN"
+    # By its second answer, or by the notification of the first.
+    assert shop.show(document)["call"]["status"] == "done"
 
     shop.gateway.fail("refused", "consult", code="RISK_REJECT")
     body = {
