@@ -17,7 +17,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 # The time of every file in what is built: that of the commit, so that building it again gives the same bytes.
 EPOCH = $(shell git log -1 --format=%ct)
 
-.PHONY: help demo run test dist soak bench bench-growth bench-telling bench-calling format lock
+.PHONY: help demo run test test-long dist soak bench bench-growth bench-telling bench-calling format lock
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -35,7 +35,10 @@ test: .venv/installed ## check and test everything, as CI does
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov
+	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov -m "not long"
+
+test-long: .venv/installed ## test lost primaries, several machines and rolling upgrades, with real servers
+	$(BIN)/pytest -m long
 
 dist: export SOURCE_DATE_EPOCH = $(EPOCH)
 # The archive has what is committed, and nothing else that may lie about here.

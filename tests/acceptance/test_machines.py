@@ -25,7 +25,7 @@ from tests.replicas import wait_until
 from tests.soak.load import load
 from tests.soak.upgrading import RELEASE_BEFORE, release_before, upgrade
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.long]
 
 _CALM_SECONDS = 0.7
 #: Twice as long as a lease holds without a sign of life, and some more on a machine that is busy.

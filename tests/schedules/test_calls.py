@@ -10,7 +10,7 @@ from tests.schedules.calls_exploration import explore_calls
 from tests.schedules.calls_promises import BrokenPromiseError
 
 #: As many as a test run has time for; `python -m tests.schedules soak` tries more.
-SCHEDULES = {"sqlite": 120, "postgresql": 60}
+SCHEDULES = {"sqlite": 60, "postgresql": 25}
 
 
 @pytest.fixture(scope="module")
