@@ -37,7 +37,7 @@ test: .venv/installed ## check and test everything, as CI does
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov -m "not long"
 
-test-long: .venv/installed ## test lost primaries, several machines and rolling upgrades, with real servers
+test-long: .venv/installed ## test several machines and a rolling upgrade, with real servers
 	$(BIN)/pytest -m long
 
 dist: export SOURCE_DATE_EPOCH = $(EPOCH)

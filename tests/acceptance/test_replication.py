@@ -25,7 +25,7 @@ from tests.soak.ledger import Ledger
 from tests.soak.lives import Life
 from tests.soak.load import load
 
-pytestmark = [pytest.mark.no_cover, pytest.mark.long]
+pytestmark = pytest.mark.no_cover
 
 #: How long the load goes on before and after something happens.
 _CALM_SECONDS = 0.7
