@@ -39,15 +39,16 @@ TIME_OF_A_RETRY = timedelta(minutes=1)
 REFRESH_TIME_MAX = timedelta(days=5)
 REFRESH_TIME_MIN = timedelta(minutes=1)
 
-#: Why a call is not made. Alipay wants it with both kinds of applyToken.
-WALLET_KNOWN = "The wallet is known now: another call exchanges the code."
+#: Why a call is not made. Alipay wants the wallet with both kinds of applyToken.
 NO_WALLET = "The wallet is not known: name it as customerBelongsTo in the consult."
 #: Why a call ends that nothing was asked of Alipay for, or no longer.
+WALLET_KNOWN = "The wallet is known now: another call exchanges the code."
 ANOTHER_CODE = "Another code has taken the place of this one."
 TOKEN_CAME_OTHERWISE = "The token has come otherwise."  # noqa: S105 -- a sentence
 REFRESHED_OTHERWISE = "The token was refreshed otherwise."
-TOLD_OF = "Alipay has told that the token is gone."
 CANCELED_OTHERWISE = "The authorization was canceled otherwise."
+#: Why a revoke is done whose request went out, and whose answer is not known.
+TOLD_OF = "Alipay has told that the token is gone."
 
 
 def new(
@@ -314,7 +315,10 @@ def due(session: Session, *, now: datetime, limit: int, full: Collection[str] = 
 def is_any_due(session: Session, *, now: datetime) -> bool:
     """Say whether a call is due, without locking any."""
     some = (
-        select(Call.id).where(Call.status == CallStatus.DUE, Call.kind == kind, Call.due_at <= now).limit(1).subquery()
+        select(Call.id)
+        .where(Call.status == CallStatus.DUE, Call.kind == kind, Call.due_at <= now, _is_in_time(now))
+        .limit(1)
+        .subquery()
         for kind in KINDS_BY_URGENCY
     )
     return session.execute(union_all(*(select(each) for each in some)).limit(1)).first() is not None

@@ -122,8 +122,17 @@ def test_what_is_overdue_is_not_in_front_of_a_fresh_code(calling: CallingStage) 
         issue_strange_code(calling, f"s-{each}")
     calling.stage.clock.forward(minutes=5)
     issue_strange_code(calling, "fresh")
+    is_any_due = partial(calls.is_any_due, now=calling.stage.clock())
+    assert calling.database.run(is_any_due, read_only=True)
     page = calling.database.run(partial(calls.due, now=calling.stage.clock(), limit=100), read_only=False)
     assert [each.authorization_id for each in page] == [newest(calling, "exchange").authorization_id]
+
+
+def test_nothing_is_locked_again_and_again_for_what_is_overdue(calling: CallingStage) -> None:
+    issue_strange_code(calling)
+    calling.stage.clock.forward(minutes=5)
+    is_any_due = partial(calls.is_any_due, now=calling.stage.clock())
+    assert not calling.database.run(is_any_due, read_only=True)
 
 
 def test_a_refresh_that_was_switched_off_is_made_once_it_is_switched_on(calling: CallingStage) -> None:
