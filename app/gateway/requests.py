@@ -6,9 +6,9 @@ A call is begun in the transaction that finds it allowed. Asking again for what 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from app import authorizations, calls, reports, tokens
 from app.alipay.call_answers import read_grant
@@ -44,16 +44,6 @@ class Asked:
 
     call_id: UUID
     recorded: Recorded
-
-
-def now() -> datetime:
-    """Say what time it is."""
-    return datetime.now(UTC)
-
-
-def new_auth_state() -> str:
-    """Make an authState that nobody has used."""
-    return uuid4().hex
 
 
 def ask_consult(

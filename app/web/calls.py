@@ -6,10 +6,11 @@ A request begins a call, which the background worker makes, and waits for its en
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, current_app, g, url_for
 
@@ -64,7 +65,7 @@ def consult() -> Response:
     """Register a consult and ask the wallet for its page: 201, or 200 if it was asked for before."""
     body = read_body(ConsultCallBody)
     said = Consult(
-        auth_state=body.auth_state or requests.new_auth_state(),
+        auth_state=body.auth_state or uuid4().hex,
         client_id=body.client_id,
         flow=None if body.flow is None else Flow(body.flow),
         user_ref=body.user_ref,
@@ -112,7 +113,7 @@ def _consulted(asked: Asked, auth_state: str, call: Call | None) -> Response:
         "authCodeForm": _form(answer.code_details),
     }
     response = respond(document, HTTPStatus.CREATED if asked.recorded.created else HTTPStatus.OK)
-    # A URL works once, and for whoever has it.
+    # A URL works once, for any bearer of it.
     response.headers["Cache-Control"] = "no-store"
     if asked.recorded.created:
         response.headers["Location"] = url_for("api.show", authorization_id=authorization_id)
@@ -182,7 +183,7 @@ def _wait_for_end(call_id: UUID, answer: Callable[[Call | None], Response], *, s
 
 
 def _cause() -> Cause:
-    return Cause(CauseKind.API, at=requests.now(), by=g.key_name)
+    return Cause(CauseKind.API, at=datetime.now(UTC), by=g.key_name)
 
 
 def _service() -> Service:
