@@ -1,6 +1,6 @@
 """POST over HTTP, bounded in everything: time, size, addresses; the outcome is a value, and never an exception.
 
-Whoever is called may be slow, broken or hostile. urllib3's own pools repeat requests, follow redirects, use proxies of
+The other side may be slow, broken or hostile. urllib3's own pools repeat requests, follow redirects, use proxies of
 the environment, and begin their timeout anew with each byte; none of that here.
 """
 

@@ -148,7 +148,7 @@ def exchange_of(vault: Vault, authorization: Authorization, code: Secret, *, at:
 
 
 def _without_wallet(call: Call) -> Call:
-    """Let a call that cannot be made be ended by whoever makes calls, which tells of it."""
+    """Leave a call that cannot be made to the background worker, which ends it and tells of it."""
     call.due_at, call.deadline_at, call.reason = None, call.created_at, NO_WALLET
     return call
 

@@ -1,4 +1,4 @@
-"""A plugin of pytest for those who integrate the service: fixtures with a signer, a running service and a user.
+"""A pytest plugin for integrators: fixtures with a signer, a running service and a user.
 
 pytest finds it by itself where the package is installed. Nothing else of the package imports pytest, and nothing of the
 package is imported before a test asks for one of these.

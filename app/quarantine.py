@@ -1,7 +1,7 @@
 """The quarantine: the last deliveries that were refused, kept sealed for a day, so that the doctor can say why.
 
-Nothing in it is believed, and no answer waits for it. A thread of its own writes one delivery a second, and those that
-come meanwhile are dropped: a flood of forged deliveries costs a comparison each.
+Nothing in it is believed, and no answer waits for it. A thread of its own writes one delivery a second, and drops all
+others of that second: a flood of forged deliveries costs a comparison each.
 """
 
 import json

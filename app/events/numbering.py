@@ -59,7 +59,7 @@ class Numbering:
             except Exception as error:
                 if not _is_refusal(error) or len(self._set_aside) >= SET_ASIDE_MAX:
                     raise
-                # The first that is refused is found by halves: what is before it is numbered meanwhile.
+                # The first refused event is found by halving; the events before it are numbered on the way.
                 if limit == 1:
                     self._set_first_aside(error)
                     limit = NUMBERED_AT_ONCE_MAX

@@ -57,7 +57,7 @@ def event_of(authorization: Authorization, event: Event | Literal["consult"], *,
     )
 
 
-#: A consult that fails is answered to whoever asked for it.
+#: A consult has none: the request that asked for it is answered.
 _FAILED: dict[str, EventType] = {
     CallKind.EXCHANGE: EventType.EXCHANGE_FAILED,
     CallKind.REFRESH: EventType.REFRESH_FAILED,

@@ -28,7 +28,7 @@ from app.server.processes import (
 _log = logging.getLogger(__name__)
 
 _NAME = "background"
-#: The longest pause before it is started again. No other process does its work meanwhile, and a code lives a minute.
+#: The longest pause before it is started again. Until then no process does its work, and a code lives a minute.
 _PAUSE_SECONDS_MAX = 8.0
 #: A process that has closed everything is gone within milliseconds.
 _REAP_SECONDS_MAX = 1.0

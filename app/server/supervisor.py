@@ -248,7 +248,7 @@ class Supervisor(MPServer):
         self.wrks[index] = new
         self._slots[index].deaths = 0
         self._drain(old)
-        _stop(old, meanwhile=self._look_after_background)
+        _stop(old, while_waiting=self._look_after_background)
         return True
 
     def _drain(self, worker: WorkerProcess) -> None:
@@ -329,7 +329,7 @@ class Supervisor(MPServer):
         return max(0, min(due) - time.monotonic()) if due else None
 
 
-def _stop(worker: WorkerProcess, *, meanwhile: Callable[[], None] = lambda: None) -> None:
+def _stop(worker: WorkerProcess, *, while_waiting: Callable[[], None] = lambda: None) -> None:
     """Let a worker finish what it has begun, and no longer than that may take."""
     if _has_ended(worker):
         # Its id may be another's by now.
@@ -342,7 +342,7 @@ def _stop(worker: WorkerProcess, *, meanwhile: Callable[[], None] = lambda: None
             worker.kill()
             worker.join()
             return
-        meanwhile()
+        while_waiting()
 
 
 def _has_ended(worker: WorkerProcess) -> bool:
@@ -370,7 +370,7 @@ def _load(loader: Loader, ready: Connection, listener: socket.socket) -> Served:
 def _begin_to_serve(loaded: Served, ready: Connection) -> None:
     """Say that the worker is ready. By now granian has its own handlers for the signals that stop it."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Whoever sends them to a worker itself, as a terminal does, has not told it to drain.
+        # A signal that reaches a worker directly, as from a terminal, has not told it to drain.
         signal.signal(number, partial(_on_stop, loaded, signal.getsignal(number)))
     _say_ready(ready)
 
