@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -79,6 +80,10 @@ class Stage:
         body = notification if isinstance(notification, bytes) else notification.body()
         delivery = a_signed_delivery(self.alipay_key, client_id=client_id, request_time=request_time, body=body)
         return self.receiver.receive(delivery)
+
+    def deliver(self, notification: Draft) -> None:
+        """Repeat a notification until it is acknowledged, as Alipay does: SQLite makes one of several writers wait."""
+        assert any(self.notify(notification).answer.status == HTTPStatus.OK for _ in range(10))
 
     def notify_batch(
         self,

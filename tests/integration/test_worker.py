@@ -74,9 +74,9 @@ def working(stage: Stage, *receivers: Receiver, database: Any = None, retired: S
 
 def a_life(stage: Stage, auth_state: str = "s-1") -> None:
     stage.consult(auth_state)
-    stage.notify(authcode_created(auth_state, f"code-{auth_state}"))
-    stage.notify(token_created(auth_state, f"token-{auth_state}"))
-    stage.notify(token_canceled(f"token-{auth_state}"))
+    stage.deliver(authcode_created(auth_state, f"code-{auth_state}"))
+    stage.deliver(token_created(auth_state, f"token-{auth_state}"))
+    stage.deliver(token_canceled(f"token-{auth_state}"))
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
