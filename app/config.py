@@ -134,6 +134,8 @@ class Settings:
     instance_path: Path
     #: Whether the service is ready only while a synchronous standby confirms commits.
     is_replicated: bool = False
+    #: The files that secrets were read from: those of the settings that end in _FILE.
+    secret_files: tuple[Path, ...] = field(default=(), compare=False)
     #: Sentences about settings that can be used, and are probably not meant so.
     warnings: tuple[str, ...] = ()
 
@@ -192,6 +194,7 @@ def read_settings(environ: Mapping[str, str], *, instance_path: Path) -> Setting
         freshness=freshness,
         instance_path=instance_path,
         is_replicated=_is_replicated(given, database_url),
+        secret_files=tuple(Path(given[name + _FILE]) for name in sorted(SECRETS) if name + _FILE in given),
         warnings=(*_misspelled(given), *_quoted(given), *_too_fresh(freshness)),
     )
 

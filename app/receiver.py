@@ -26,6 +26,7 @@ from app.alipay.signature import NotAuthenticError, check_freshness, verify
 from app.authorizations import Cause
 from app.database import Database, DatabaseUnavailableError, seconds_left, within
 from app.erasure import Erasure, erase_next_piece
+from app.events import deliveries
 from app.group_commit import GroupCommit
 from app.inbox import Attempt, CorrelationKeys, PendingEntry, StoredEntry, VerifiedDelivery
 from app.limits import ANSWER_SECONDS_MAX, REPLAYS_AT_ONCE_MAX
@@ -366,6 +367,7 @@ class Receiver:
             if piece.up_to is None:
                 break
             after = piece.up_to
+        self._database.run(partial(deliveries.forget_answers, of_authorization=erasure.authorization_id))
         # Nobody has verified whose the refused deliveries are: any of them may hold what is to be forgotten.
         self._database.run(quarantine.erase)
         fields = {"authorization": erasure.authorization_id, "by": erasure.by, "forced": erasure.is_forced}

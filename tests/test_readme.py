@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from app import pytest_plugin
+import notifyauth_pytest
 from app.alipay.diagnosis import Change
 from app.alipay.signature import CAUSES
 from app.config import NAMES, SECRETS
@@ -142,7 +142,7 @@ def test_every_metric_that_a_page_names_exists() -> None:
     source = "".join(text_of(path) for path in (ROOT / "app").glob("**/*.py"))
     defined = set(re.findall(r'"(notifyauth_[a-z_]+)"', source))
     named = {name for page in PAGES for name in re.findall(r"\bnotifyauth_[a-z_]+\b", text_of(page))}
-    fixtures = {name for name in vars(pytest_plugin) if name.startswith("notifyauth_")}
+    fixtures = {name for name in vars(notifyauth_pytest) if name.startswith("notifyauth_")}
     others = {"notifyauth_owner", "notifyauth_app", "notifyauth_probe_"}
     metrics = {name.removesuffix("_total") for name in named - others - fixtures}
     assert metrics <= defined

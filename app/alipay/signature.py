@@ -106,7 +106,7 @@ def _verify(client: Client, method: str, uri: str, time: str, signature: str, bo
     try:
         signed = _signed_bytes(method, uri, client.client_id, time, body)
     except UnsendableTextError:
-        raise NotAuthenticError("header", problem="a control character") from None
+        raise NotAuthenticError("header", problem="the delivery has a control character") from None
     if not any(_is_signed_by(public_key, signature_bytes, signed) for public_key in public_keys):
         raise NotAuthenticError("mismatch")
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from app.database.bulk import insertion
 from app.database.pipeline import execute, plain
-from app.models import Feed, FeedEvent, WebhookAttempt, WebhookDelivery
+from app.models import Authorization, Feed, FeedEvent, WebhookAttempt, WebhookDelivery
 
 #: Events that one transaction of a recovery looks at: it keeps the numbering waiting for some tens of milliseconds.
 RECOVERED_AT_ONCE_MAX = 500
@@ -117,16 +117,20 @@ def record(session: Session, attempts: Sequence[Attempt]) -> None:
     """Put attempts on record, and what becomes of their webhook deliveries.
 
     An attempt of a background worker that has lost the lease changes nothing where another worker has recorded one.
+    Where the user was erased while the event was on its way, nothing is kept of the answer.
     """
     # Locked, so that nobody records between this look and the update; in order, so that no two wait for each other.
     counted = (
-        select(WebhookDelivery.id, WebhookDelivery.attempts)
+        select(WebhookDelivery.id, WebhookDelivery.attempts, Authorization.erased_at)
+        .outerjoin(Authorization, Authorization.id == WebhookDelivery.authorization_id)
         .where(WebhookDelivery.id.in_([each.delivery_id for each in attempts]), WebhookDelivery.status == Status.DUE)
         .order_by(WebhookDelivery.id)
-        .with_for_update()
+        .with_for_update(of=WebhookDelivery)
     )
-    so_far = {row.id: row.attempts for row in session.execute(counted)}
-    counting = [each for each in attempts if so_far.get(each.delivery_id) == each.number - 1]
+    so_far = {row.id: row for row in session.execute(counted)}
+    counting = [
+        each for each in attempts if each.delivery_id in so_far and so_far[each.delivery_id].attempts == each.number - 1
+    ]
     if not counting:
         return
     session.execute(
@@ -152,7 +156,7 @@ def record(session: Session, attempts: Sequence[Attempt]) -> None:
                 "milliseconds": each.milliseconds,
                 "http_status": each.http_status,
                 "error": each.error,
-                "answer": each.answer,
+                "answer": each.answer if so_far[each.delivery_id].erased_at is None else None,
             }
             for each in counting
         ],
@@ -376,6 +380,31 @@ def recover(
     add(session, [(event._asdict(), endpoint) for event, endpoint in of_use], at=now)
     made = Counter(endpoint for _, endpoint in of_use)
     return Recovered(made, len(untold) - len(of_use), len(events), (events[-1].numbered_at, events[-1].position))
+
+
+# --- erasing ---------------------------------------------------------------------------------------------------------
+
+
+def forget_answers(session: Session, *, of_authorization: UUID) -> None:
+    """Take out what endpoints answered to the events of an authorization: many repeat what they were told.
+
+    To be done once the user is erased: an attempt that is recorded from then on keeps no answer.
+    """
+    # Several look-ups by index: joined, the database may go through all deliveries.
+    positions = session.scalars(select(FeedEvent.position).where(FeedEvent.authorization_id == of_authorization)).all()
+    # Locked, so that none is missed that is being recorded.
+    ids = session.scalars(
+        select(WebhookDelivery.id)
+        .where(WebhookDelivery.position.in_(positions))
+        .order_by(WebhookDelivery.id)
+        .with_for_update()
+    ).all()
+    session.execute(
+        update(WebhookAttempt)
+        .where(WebhookAttempt.delivery_id.in_(ids), WebhookAttempt.answer.is_not(None))
+        .values(answer=None)
+        .execution_options(synchronize_session=False)
+    )
 
 
 # --- purging ---------------------------------------------------------------------------------------------------------

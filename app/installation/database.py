@@ -1,5 +1,6 @@
 """Whether the database is one that the service can work on, and keeps what it has committed."""
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,25 +21,55 @@ from app.preflight import (
     NotMigratedError,
     OutdatedReleaseError,
     check_database,
+    synchronous_standbys,
     waits_for_standby,
+    why_not_replicated,
 )
 from app.wiring import Service
 
 #: Ages in minutes and deadlines in seconds are computed from both clocks.
 _CLOCK_DIFFERENCE_MAX = timedelta(seconds=5)
 
-#: What a driver or a server says, and what to correct for it in FLASK_DATABASE_URL. The first that fits is meant.
-_REMEDIES = (
-    ("password authentication failed", "the user or its password is wrong in FLASK_DATABASE_URL"),
-    ("no password supplied", "the password is missing in FLASK_DATABASE_URL: postgresql://user:password@host/name"),
-    ("no pg_hba.conf entry", "the server lets this user, address or database in only with an entry in pg_hba.conf"),
-    ("role ", "there is no such user: correct it in FLASK_DATABASE_URL, or CREATE ROLE"),
-    ("database ", "there is no database of this name: correct what is behind the last / of FLASK_DATABASE_URL, or "),
-    ("resolve", "the host's name in FLASK_DATABASE_URL is wrong, or the resolver does not know it"),
-    ("refused", "nobody listens at this host and port: start the server, or correct FLASK_DATABASE_URL"),
-    ("No such file", "there is no socket there: correct the host in FLASK_DATABASE_URL, or start the server"),
-    ("SSL", "correct sslmode and the certificates in FLASK_DATABASE_URL"),
-    ("time", "the host does not answer: its address or port in FLASK_DATABASE_URL, a firewall, or the server"),
+#: What a driver or a server says, and what to do about it. The first that fits is meant.
+_REMEDIES = tuple(
+    (re.compile(said), remedy)
+    for said, remedy in (
+        (
+            r"system is (starting up|shutting down|in recovery|not (yet )?accepting)",
+            "wait until the server has started, or see its log",
+        ),
+        ("too many c|connection slots", "raise max_connections of the server, or use fewer processes, or a pool"),
+        ("password authentication failed", "the user or its password is wrong in FLASK_DATABASE_URL"),
+        ("no password supplied", "the password is missing in FLASK_DATABASE_URL: postgresql://user:password@host/name"),
+        (
+            "authentication failed|no pg_hba.conf entry",
+            "the server lets this user, address or database in only with an entry in pg_hba.conf",
+        ),
+        ('role ".*" does not exist', "there is no such user: correct it in FLASK_DATABASE_URL, or CREATE ROLE"),
+        ("not permitted to log in", "ALTER ROLE … LOGIN, or name another user in FLASK_DATABASE_URL"),
+        (
+            'database ".*" does not exist|no such database',
+            "there is no database of this name: correct what is behind the last / of FLASK_DATABASE_URL, or createdb",
+        ),
+        ("permission denied for database", "GRANT CONNECT ON DATABASE … TO the user of FLASK_DATABASE_URL"),
+        ("not currently accepting", "ALTER DATABASE … ALLOW_CONNECTIONS true, or name another in FLASK_DATABASE_URL"),
+        ("resolve|translate host", "the host's name in FLASK_DATABASE_URL is wrong, or the resolver does not know it"),
+        ("refused", "nobody listens at this host and port: start the server, or correct FLASK_DATABASE_URL"),
+        ("No such file", "there is no socket there: correct the host in FLASK_DATABASE_URL, or start the server"),
+        (r"\bSSL\b|certificate", "correct sslmode and the certificates in FLASK_DATABASE_URL"),
+        (
+            r"timed? ?out|in time|[Tt]imeout|unreachable|No route",
+            "the host does not answer: its address or port in FLASK_DATABASE_URL, a firewall, or the server",
+        ),
+        # SQLite.
+        ("is full", "make room where the file is: nothing can be stored on a full disk"),
+        ("is locked", "another program holds the file: end it, a backup or a shell of SQLite for example"),
+        (
+            "malformed|disk I/O",
+            "the file or its disk is damaged: restore a backup, as docs/backup-and-restore.md says",
+        ),
+        ("unable to open", "run the doctor as the account of the service, or correct the file's owner and mode"),
+    )
 )
 #: How every file of SQLite begins.
 _MAGIC = b"SQLite format 3\0"
@@ -76,8 +107,7 @@ def examine_database(service: Service) -> Iterator[Finding]:
 
 
 def _remedy(cause: str) -> str:
-    found = next((remedy for words, remedy in _REMEDIES if words in cause), "")
-    return f"{found}createdb" if found.endswith("or ") else found
+    return next((remedy for said, remedy in _REMEDIES if said.search(cause)), "")
 
 
 def _why_not_opened(file: Path | None) -> Finding | None:
@@ -151,8 +181,18 @@ def _examine_writing(service: Service) -> Iterator[Finding]:
     if service.database.run(waits_for_standby, read_only=True):
         said = "commits wait for a synchronous standby that is not there"
         yield failed("standby", said, "bring the standby back, or reset synchronous_standby_names")
+    elif service.settings.is_replicated:
+        yield service.database.run(_replicated, read_only=True)
     elif not service.settings.uses_sqlite:
         yield ok("standby", "no commit waits for one that is not there")
+
+
+def _replicated(session: Session) -> Finding:
+    """Say whether commits outlive the machine of the database, as FLASK_DURABILITY=replicated wants."""
+    if (reason := why_not_replicated(session)) is not None:
+        remedy = "set synchronous_standby_names and start the standbys as docs/replication.md says"
+        return failed("standby", f"{reason}, and FLASK_DURABILITY is replicated", remedy)
+    return ok("standby", f"{synchronous_standbys(session)} confirm commits")
 
 
 def _examine_durability(service: Service) -> Iterator[Finding]:

@@ -23,8 +23,14 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     file = settings.sqlite_file
     folder = settings.instance_path if file is None else file.absolute().parent
     yield from _examine_folder(folder, is_needed=file is not None)
-    secrets = [settings.instance_path / "vault.key", *([] if file is None else [file]), *_private_key_files(settings)]
-    open_to_all = [path for path in secrets if _is_open_to_all(path)]
+    secrets = [
+        settings.instance_path / "vault.key",
+        *([] if file is None else [file]),
+        *settings.secret_files,
+        *_files_of_values(settings.keyring_path, "clients", "merchant_private_key"),
+        *([] if settings.endpoints_path is None else _files_of_values(settings.endpoints_path, "endpoints", "secrets")),
+    ]
+    open_to_all = [path for path in dict.fromkeys(secrets) if _is_open_to_all(path)]
     for path in open_to_all:
         yield warning("permissions", f"every account of this machine may use {path}", f"chmod o= {path}")
     if not open_to_all:
@@ -62,20 +68,24 @@ def _examine_room(folder: Path) -> Finding:
 
 
 def _is_open_to_all(path: Path) -> bool:
+    """Say whether others may use a file, and that can be changed: where Docker mounts secrets, for one, it cannot."""
     try:
-        return bool(path.stat().st_mode & _OTHERS)
+        return bool(path.stat().st_mode & _OTHERS) and not os.statvfs(path).f_flag & os.ST_RDONLY
     except OSError:
         return False
 
 
-def _private_key_files(settings: Settings) -> Iterator[Path]:
-    """Name the files with a private key that the keyring names; the keyring itself says what is wrong with it."""
-    path = settings.keyring_path
+def _files_of_values(path: Path, table: str, field: str) -> Iterator[Path]:
+    """Name the files that hold a secret of this field: those that are named there, or the document itself.
+
+    What is wrong with the document is said elsewhere.
+    """
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text("utf-8-sig"))
-        values = [client.get("merchant_private_key") for client in document["clients"].values()]
+        values = [each.get(field) for each in document[table].values()]
     except (OSError, ValueError, KeyError, AttributeError):
         return
-    for value in filter(None, values):
-        text = str(value).strip()
-        yield path.parent / text.removeprefix("file:") if text.startswith("file:") else path
+    for value in values:
+        for each in value if isinstance(value, list) else filter(None, [value]):
+            text = str(each).strip()
+            yield path.parent / text.removeprefix("file:") if text.startswith("file:") else path

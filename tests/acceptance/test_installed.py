@@ -16,9 +16,13 @@ from importlib.metadata import distribution
 from pathlib import Path
 from zipfile import ZipFile
 
+import click.testing
 import pytest
 from packaging.requirements import Requirement
 
+import notifyauth_commands
+from app.cli.keys import keys
+from app.cli.simulator import simulator
 from app.models import REVISION
 from app.release import version
 from app.simulator.draft import authcode_created
@@ -78,7 +82,7 @@ def test_the_wheel_brings_the_plugin_for_integrators(wheel: Path) -> None:
     with ZipFile(wheel) as files:
         (entry_points,) = (name for name in files.namelist() if name.endswith(".dist-info/entry_points.txt"))
         said = files.read(entry_points).decode()
-    assert re.search(r"^\[pytest11\]\nnotifyauth = app\.pytest_plugin$", said, re.MULTILINE)
+    assert re.search(r"^\[pytest11\]\nnotifyauth = notifyauth_pytest$", said, re.MULTILINE)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -113,12 +117,53 @@ def test_the_wheel_carries_the_migrations_and_nothing_of_development(wheel: Path
     names = ZipFile(wheel).namelist()
     migrations = {path.name for path in (ROOT / "migrations" / "versions").glob("*.py")}
     assert {Path(name).name for name in names if name.startswith("app/migrations/versions/")} == migrations
-    assert {name.partition("/")[0] for name in names} == {"app", f"notifyauth-{version()}.dist-info"}
+    entry_points = {"notifyauth_commands.py", "notifyauth_pytest.py"}
+    assert {name.partition("/")[0] for name in names} == {"app", f"notifyauth-{version()}.dist-info", *entry_points}
 
 
 def test_the_wheel_says_its_version_outside_a_checkout(installed: Program) -> None:
     said = run(installed, {}, "--version").stdout
     assert said == f"notifyauth {version()} (migrations {REVISION})\n"
+
+
+MINE = """
+from flask import Flask
+
+def create_app():
+    app = Flask("mine")
+    app.cli.command("hello")(lambda: print("hello from mine"))
+    return app
+"""
+
+
+@pytest.mark.parametrize("flask", ["-m flask", "-c import+flask.cli;flask.cli.main()"], ids=["module", "program"])
+def test_another_project_with_an_app_of_its_own_has_its_own_commands(
+    installed: Program, tmp_path: Path, flask: str
+) -> None:
+    """Flask loads the commands of every package that is installed, before it looks for the application."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text(MINE)
+    arguments = [each.replace("+", " ") for each in flask.split()]
+    python = installed.path.with_name("python")
+    environ = {"PATH": os.environ["PATH"]}
+    found = subprocess.run(
+        [python, *arguments, "--app", "app", "hello"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (found.stdout, found.stderr) == ("hello from mine\n", "")
+
+
+def test_the_commands_that_flask_finds_are_those_of_the_package() -> None:
+    for name, group in (("keys", keys), ("simulator", simulator)):
+        found: click.Command = getattr(notifyauth_commands, name)
+        assert (found.name, found.help) == (group.name, group.help)
+        result = click.testing.CliRunner().invoke(found, ["--help"])
+        assert result.output == click.testing.CliRunner().invoke(group, ["--help"]).output
 
 
 def test_the_wheel_with_the_run_lock_alone_migrates_serves_and_applies(

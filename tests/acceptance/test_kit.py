@@ -23,6 +23,9 @@ from tests.readme import code
 
 NODE = shutil.which("node")
 
+#: By its name: what is installed beside these tests may be older than its entry point.
+PLUGIN = ("-p", "no:notifyauth", "-p", "notifyauth_pytest")
+
 #: What the example of the page leaves out.
 MORE = """
 import pytest
@@ -55,10 +58,8 @@ def test_the_endpoint_is_told(notifyauth_service):
 def test_the_fixtures_work_in_a_project_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     (tmp_path / "test_mine.py").write_text(code("pytest-example", "python") + MORE)
-    # As an entry point, or, where what is installed beside these tests is older than that, by its name.
-    plugin = ["-p", "no:notifyauth", "-p", "app.pytest_plugin"]
     others = [argument for name in ("schemathesis", "hypothesispytest") for argument in ("-p", f"no:{name}")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, *others]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGIN, *others]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "FLASK"))}
     found = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=180)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -66,9 +67,25 @@ def test_the_fixtures_work_in_a_project_of_their_own(tmp_path: Path) -> None:
 
 
 def test_the_plugin_imports_nothing_of_the_service_before_a_test_asks_for_it() -> None:
-    script = "import sys, app.pytest_plugin; print(*sorted(name for name in sys.modules if name.startswith('app')))"
+    script = "import sys, notifyauth_pytest; print(*sorted(name for name in sys.modules if name.startswith('app')))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert found.stdout.split() == ["app", "app.pytest_plugin"]
+    assert found.stdout.split() == []
+
+
+@pytest.mark.parametrize("command", [("-m", "pytest"), ("-c", "import pytest; raise SystemExit(pytest.main())")])
+def test_a_project_with_an_app_of_its_own_is_left_alone(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """To be installed beside it is enough to be loaded with its tests; `-m` alone puts its folder on the path first."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text("WHOSE = 'mine'\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\nfilterwarnings = error\n")
+    (tmp_path / "test_mine.py").write_text("from app import WHOSE\n\n\ndef test_mine():\n    assert WHOSE == 'mine'\n")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "FLASK"))}
+    environ["PYTEST_ADDOPTS"] = " ".join(["-p no:cacheprovider -p no:schemathesis -p no:hypothesispytest", *PLUGIN])
+    found = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=180
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "1 passed" in found.stdout
 
 
 def test_signing_waits_for_no_database_and_no_client_of_http(keyring_path: Path, tmp_path: Path) -> None:

@@ -389,6 +389,26 @@ def test_what_is_wrong_in_a_url_is_named(
         ("fe_sendauth: no password supplied", "the password is missing"),
         ('FATAL:  no pg_hba.conf entry for host "1.2.3.4"', "pg_hba.conf"),
         ("no connection in time", "the host does not answer"),
+        ("FATAL:  the database system is starting up", "wait until the server has started"),
+        ("FATAL:  the database system is shutting down", "wait until the server has started"),
+        ("FATAL:  the database system is in recovery mode", "wait until the server has started"),
+        ("FATAL:  the database system is not accepting connections", "wait until the server has started"),
+        ("FATAL:  sorry, too many clients already", "max_connections"),
+        ('FATAL:  too many connections for role "n"', "max_connections"),
+        ('FATAL:  too many connections for database "n"', "max_connections"),
+        ("FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute", "max_connections"),
+        ('FATAL:  Peer authentication failed for user "n"', "pg_hba.conf"),
+        ('FATAL:  role "n" is not permitted to log in', "ALTER ROLE … LOGIN"),
+        ('FATAL:  permission denied for database "n"', "GRANT CONNECT"),
+        ('FATAL:  database "n" is not currently accepting connections', "ALLOW_CONNECTIONS"),
+        ("server does not support SSL, but SSL was required", "sslmode"),
+        ('root certificate file "/x" does not exist', "certificates"),
+        ('connection to server at "10.0.0.1", port 5432 failed: No route to host', "the host does not answer"),
+        ('connection to server at "timescale-1" failed: FATAL:  something else', ""),
+        ("database or disk is full", "make room"),
+        ("database is locked", "another program holds the file"),
+        ("database disk image is malformed", "restore a backup"),
+        ("unable to open database file", "owner and mode"),
         ("something else", ""),
     ],
 )
@@ -416,6 +436,20 @@ def test_a_database_that_takes_nothing_is_named(postgresql_url: str, keyring_pat
     shell.service.database.close()
     assert said == "read-only"
     assert "at the primary" in remedy
+
+
+def test_a_database_that_is_not_replicated_is_named_where_it_should_be(
+    postgresql_url: str, keyring_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = a_shell(keyring_path, FLASK_DATABASE_URL=postgresql_url, FLASK_DURABILITY="replicated")
+    problem, remedy = failing(shell)["standby"]
+    assert "synchronous_standby_names is empty" in problem
+    assert "FLASK_DURABILITY is replicated" in problem
+    assert "docs/replication.md" in remedy
+    monkeypatch.setattr(database, "why_not_replicated", lambda _: None)
+    monkeypatch.setattr(database, "synchronous_standbys", lambda _: 2)
+    assert found(shell)["standby"]["found"] == "2 confirm commits"
+    shell.service.database.close()
 
 
 def test_missing_privileges_are_named(postgresql_url: str, keyring_path: Path) -> None:
@@ -470,6 +504,28 @@ def test_a_file_with_secrets_that_everybody_may_read_is_named(sqlite_shell: Shel
     file.chmod(0o644)
     row = found(sqlite_shell)["permissions"]
     assert (before, row["status"], row["remedy"]) == ("ok", "warning", f"chmod o= {file}")
+
+
+@pytest.mark.parametrize("setting", ["FLASK_API_KEYS_FILE", "FLASK_VAULT_KEYS_FILE", "FLASK_ENDPOINTS"])
+def test_whatever_file_a_secret_comes_from_is_looked_at(
+    sqlite_url: str, keyring_path: Path, tmp_path: Path, setting: str
+) -> None:
+    contents = {
+        "FLASK_API_KEYS_FILE": "shop=a-key-of-the-shop",
+        "FLASK_VAULT_KEYS_FILE": an_environ(sqlite_url, keyring_path)["FLASK_VAULT_KEYS"],
+        "FLASK_ENDPOINTS": f'[endpoints.shop]\nurl = "https://127.0.0.1:1/"\nsecrets = ["whsec_{"c2Vj" * 8}"]\n',
+    }
+    file = tmp_path / "secret"
+    file.write_text(contents[setting])
+    replaced = setting.removesuffix("_FILE")
+    shell = a_shell(keyring_path, FLASK_DATABASE_URL=sqlite_url, **{replaced: "", setting: str(file)})
+    assert shell.service.settings.sqlite_file is not None
+    shell.service.settings.sqlite_file.chmod(0o600)
+    file.chmod(0o600)
+    assert found(shell)["permissions"]["status"] == "ok"
+    file.chmod(0o644)
+    assert found(shell)["permissions"]["remedy"] == f"chmod o= {file}"
+    shell.service.database.close()
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(sqlite_shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

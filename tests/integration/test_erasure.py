@@ -1,7 +1,9 @@
 """Forgetting one user: nothing that names the user is left, and what proves the history is."""
 
 import json
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import select, text
@@ -9,7 +11,18 @@ from sqlalchemy.orm import Session
 
 from app import authorizations, consistency, inbox, rotation
 from app.erasure import ENTRIES_AT_ONCE_MAX, Erasure, ErasureRefusedError
-from app.models import AccessToken, AuditLine, Authorization, Base, InboxEntry
+from app.events import deliveries
+from app.events.deliveries import Attempt, Status
+from app.models import (
+    AccessToken,
+    AuditLine,
+    Authorization,
+    Base,
+    FeedEvent,
+    InboxEntry,
+    WebhookAttempt,
+    WebhookDelivery,
+)
 from app.simulator.draft import Draft, authcode_created, token_canceled, token_created
 from app.vault import Vault
 from tests.integration.http_client import AUTHORIZATIONS, HttpClient, problem
@@ -275,3 +288,34 @@ def test_an_open_call_is_waited_for(stage: Stage) -> None:
     stage.database.run(lambda session: session.execute(insert))
     with pytest.raises(ErasureRefusedError, match="not final yet"):
         stage.receiver.erase(Erasure(authorization.id, is_forced=True))
+
+
+def told(stage: Stage, authorization: Authorization, *, number: int = 1) -> None:
+    """Let an endpoint that repeats what it was told answer the first event of an authorization."""
+    at = stage.clock.now
+
+    def record(session: Session) -> None:
+        sent = session.scalars(select(WebhookDelivery)).one()
+        answer = "thanks for user-ref-1"
+        attempt = Attempt(sent.id, number, at, 1, 500, "It answered 500.", answer, Status.DUE, at, None)
+        deliveries.record(session, [attempt])
+
+    if number == 1:
+        event = {"position": 1, "authorization_id": authorization.id, "expires_at": None}
+        row = FeedEvent(**event, event_id=uuid4(), type="authorization.canceled", sequence=1, at=at, numbered_at=at)
+        stage.database.run(lambda session: session.add(row))
+        stage.database.run(lambda session: deliveries.add(session, [(event, "shop")], at=at))
+    stage.database.run(record)
+
+
+def test_what_an_endpoint_repeated_is_gone_also_where_it_answers_later(stage: Stage) -> None:
+    authorization = live(stage)
+    told(stage, authorization)
+    answers = select(WebhookAttempt.answer).order_by(WebhookAttempt.number)
+    read = partial(stage.database.run, lambda session: session.scalars(answers).all(), read_only=True)
+    assert read() == ["thanks for user-ref-1"]
+    stage.receiver.erase(Erasure(authorization.id))
+    # The event was on its way, with the user's name in it.
+    told(stage, authorization, number=2)
+    assert read() == [None, None]
+    assert on_record(stage) == []

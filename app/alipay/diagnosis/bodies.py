@@ -12,11 +12,11 @@ from app.alipay.delivery import BODY_BYTES_MAX
 from app.alipay.diagnosis.changes import Alternative, Change, distinct, in_order
 from app.alipay.diagnosis.json_forms import COMPACT, LAYOUTS, SPACED, JsonForms
 
-#: To write JSON again costs a hundred times what a hash does, so large bodies are written fewer times. A notification
-#: has some 300 bytes, which leaves room for more ways than there are.
-_WRITTEN_BYTES_MAX = 512 * 1024
-#: Scalars cost more than characters.
-_COMMA_WEIGHT = 8
+#: To write JSON again costs a hundred times what a hash does, and to replace each character of some kind a tenth of
+#: that, so large bodies are written fewer times. A notification has some 300 bytes, which leaves room for more ways
+#: than there are. By what each comma weighs beside the characters: scalars cost more than those.
+_TEXT, _JSON = 1, 8
+_WRITTEN_BYTES_MAX = {_TEXT: 2 * 1024 * 1024, _JSON: 512 * 1024}
 #: Two changes one after the other are tried from among as many of each.
 _FIRST_CHANGES_MAX = 24
 
@@ -38,7 +38,7 @@ class Bodies:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        self._left = _WRITTEN_BYTES_MAX
+        self._left = dict(_WRITTEN_BYTES_MAX)
         #: The likelier ones, which are combined with other changes as well.
         self.likely = self._likely(body)
 
@@ -75,12 +75,12 @@ class Bodies:
         self, body: bytes, rewritings: tuple[tuple[Change, int, _Rewriting], ...]
     ) -> Iterator[Alternative[bytes]]:
         for change, weight, rewriting in rewritings:
-            if weight and self._left < 0:
+            if weight and self._left[weight] < 0:
                 continue
             for each in rewriting(body):
                 if weight:
-                    self._left -= len(each) + weight * body.count(b",")
-                    if self._left < 0:
+                    self._left[weight] -= len(each) + weight * body.count(b",")
+                    if self._left[weight] < 0:
                         break
                 yield Alternative(each, (change,))
 
@@ -185,11 +185,11 @@ def _escapes(body: bytes) -> Iterator[bytes]:
 
 
 def _escaped(characters: re.Pattern[str], text: str, form: str) -> str:
-    def escape(character: re.Match[str]) -> str:
-        units = character[0].encode("utf-16-be")
+    def escape(character: str) -> str:
+        units = character.encode("utf-16-be")
         return "".join(f"\\u{int.from_bytes(units[at : at + 2]):{form}}" for at in range(0, len(units), 2))
 
-    return characters.sub(escape, text)
+    return text.translate({ord(each): escape(each) for each in set(characters.findall(text))})
 
 
 def _unescaped(text: str, wanted: Callable[[int], bool]) -> str:
@@ -224,22 +224,22 @@ def _empty(_body: bytes) -> Iterator[bytes]:
     yield b""
 
 
-#: What each change does, undone, and what each comma costs where JSON is written. Where two give the same body, the
-#: first is named.
+#: What each change does, undone, and what each comma weighs where text or JSON is written. Where two give the same
+#: body, the first is named.
 _REWRITINGS: tuple[tuple[Change, int, _Rewriting], ...] = (
     (Change.FINAL_NEWLINE, 0, _final_newlines),
     (Change.LINE_ENDS, 0, _line_ends),
     (Change.BYTE_ORDER_MARK, 0, _byte_order_marks),
     (Change.COMPRESSED, 0, _compressed),
     (Change.EMPTY_BODY, 0, _empty),
-    (Change.SLASH_ESCAPED, 0, _slashes),
-    (Change.NON_ASCII_ESCAPED, 0, _escapes),
-    (Change.JSON_REWRITTEN, _COMMA_WEIGHT, _layouts),
+    (Change.SLASH_ESCAPED, _TEXT, _slashes),
+    (Change.NON_ASCII_ESCAPED, _TEXT, _escapes),
+    (Change.JSON_REWRITTEN, _JSON, _layouts),
     (Change.BASE64_BODY, 0, _base64_bodies),
     (Change.CHARSET, 0, _charsets),
-    (Change.FIELD_ADDED, _COMMA_WEIGHT, _without_a_field),
+    (Change.FIELD_ADDED, _JSON, _without_a_field),
 )
 _RARER_REWRITINGS: tuple[tuple[Change, int, _Rewriting], ...] = (
     (Change.CHARSET, 0, _rarer_charsets),
-    (Change.JSON_REWRITTEN, _COMMA_WEIGHT, _orders),
+    (Change.JSON_REWRITTEN, _JSON, _orders),
 )

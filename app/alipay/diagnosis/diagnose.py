@@ -82,15 +82,17 @@ def diagnose(
     `headers` are all those of the request, by lower-case name, `paths` those of the settings, and `registered_url` is
     what Alipay was told to call. At most `search.CANDIDATES_MAX` contents are tried. Never raises, whatever the bytes.
     """
-    verifies = _verifies(delivery, keys)
+    refusal = _refusal(delivery, keys)
+    verifies = refusal is None
     headers = headers or {}
     header = read_signature_header(delivery.signature)
-    opened = open_signature(header.readings, keys)
+    # Those of the client that is named come first.
+    opened = open_signature(header.readings, sorted(keys, key=lambda key: key.client_id != delivery.client_id))
     search = _search(delivery, opened, keys, KnownPaths(tuple(paths), registered_url, headers), headers)
     found = None if opened is None else search.find(opened.fits)
     if opened is not None and not opened.is_certain and found is None:
         opened = None
-    header_problem = _header_problem(delivery, header, opened)
+    header_problem = _header_problem(delivery, header, opened, refusal)
     signer, changes = _changes(delivery, keys, header, opened, found, header_problem)
     changes = () if verifies else changes
     facts = Facts(
@@ -121,12 +123,12 @@ def diagnose(
     )
 
 
-def _verifies(delivery: Delivery, keys: Sequence[KeyAtHand]) -> bool:
+def _refusal(delivery: Delivery, keys: Sequence[KeyAtHand]) -> NotAuthenticError | None:
     try:
         verify(delivery, keyring_of(keys))
-    except NotAuthenticError:
-        return False
-    return True
+    except NotAuthenticError as refusal:
+        return refusal
+    return None
 
 
 def _search(
@@ -152,7 +154,9 @@ def _search(
     )
 
 
-def _header_problem(delivery: Delivery, header: SignatureHeader, opened: Opened | None) -> str:
+def _header_problem(
+    delivery: Delivery, header: SignatureHeader, opened: Opened | None, refusal: NotAuthenticError | None
+) -> str:
     """Say what is wrong with the headers, apart from the signature's own value."""
     stamp = {"client-id": delivery.client_id, "request-time": delivery.request_time}
     missing = [name for name, value in stamp.items() if not value]
@@ -166,7 +170,8 @@ def _header_problem(delivery: Delivery, header: SignatureHeader, opened: Opened 
         first, comma, second = value.partition(",")
         if comma and first == second.strip():
             return f"the header {name} was sent twice"
-    return ""
+    # Too long, or with a control character: such are refused whoever signed them.
+    return "" if refusal is None else str(refusal.facts.get("problem", ""))
 
 
 def _changes(

@@ -16,8 +16,9 @@ _PARAMETERS_MAX = 12
 #: All orders of so many parameters are tried; of more, those that frameworks make.
 _PERMUTED_MAX = 4
 _STRIPPED_SEGMENTS_MAX = 3
-#: As many as there are for an ordinary path with some parameters.
+#: As many as there are for an ordinary path with some parameters, of which none has so many characters.
 _URIS_MAX = 2000
+_URIS_CHARACTERS_MAX = 512 * 1024
 
 #: Where proxies say what the path was before they changed it.
 _ORIGINAL_URI_HEADERS = (
@@ -66,7 +67,7 @@ class KnownPaths:
         """Name paths, with their queries, that the sender may have called."""
         _, registered = split_url(self.registered_url)
         headers = self.headers or {}
-        originals = (split_url(headers.get(name, ""))[1] for name in _ORIGINAL_URI_HEADERS)
+        originals = (split_url(headers.get(name, "")[:_CHARACTERS_MAX])[1] for name in _ORIGINAL_URI_HEADERS)
         yield from filter(None, (registered, *originals, *self.paths))
 
     def prefixes(self) -> Iterator[str]:
@@ -87,13 +88,21 @@ def split_url(url: str) -> tuple[str, str]:
 
 def request_lines(method: str, uri: str, known: KnownPaths) -> Iterator[Alternative[tuple[str, str]]]:
     """Give every other method and path that may have been signed, the likeliest and smallest changes first."""
-    for each in distinct(
-        uri, (Alternative(each, uri_changes(each, uri)) for each in islice(_uris(uri, known), _URIS_MAX))
-    ):
+    for each in distinct(uri, (Alternative(each, uri_changes(each, uri)) for each in _bounded(_uris(uri, known)))):
         yield Alternative((method, each.value), each.changes)
     for other in _OTHER_METHODS:
         if other != method:
             yield Alternative((other, uri), (Change.OTHER_METHOD,))
+
+
+def _bounded(uris: Iterator[str]) -> Iterator[str]:
+    """Give as many as can be compared in time: that takes longer the longer they are."""
+    left = _URIS_CHARACTERS_MAX
+    for each in islice(uris, _URIS_MAX):
+        left -= len(each)
+        if left < 0:
+            return
+        yield each
 
 
 def _uris(uri: str, known: KnownPaths) -> Iterator[str]:

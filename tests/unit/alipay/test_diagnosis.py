@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicNumbers
 from hypothesis import given, settings, strategies as st
 
 from app.alipay.delivery import BODY_BYTES_MAX, Delivery
 from app.alipay.diagnosis import Change, Diagnosis, KeyAtHand, diagnose, keys_at_hand
-from app.alipay.diagnosis.request_lines import uri_changes
+from app.alipay.diagnosis.request_lines import KnownPaths, request_lines, uri_changes
 from app.alipay.diagnosis.search import CANDIDATES_MAX
 from app.alipay.keyring import Client, Keyring, load_public_key
 from tests.mistakes import (
@@ -347,6 +347,13 @@ def test_no_input_is_tried_beyond_the_bound(
     assert found.signed is None
 
 
+def test_long_paths_are_compared_with_fewer_others() -> None:
+    """What is listed is compared with what arrived, which takes longer the longer both are."""
+    headers = {"x-original-uri": "/" + "a/" * 30_000, "x-forwarded-prefix": "/b" * 30_000}
+    listed = request_lines("POST", "/" * 2000, KnownPaths(headers=headers))
+    assert sum(len(each.value[1]) for each in listed) < 600_000
+
+
 def test_a_body_that_unpacks_to_far_more_is_not_unpacked(
     private_keys: Mapping[KeyName, RSAPrivateKey], keys: tuple[KeyAtHand, ...]
 ) -> None:
@@ -355,6 +362,41 @@ def test_a_body_that_unpacks_to_far_more_is_not_unpacked(
     sent = Message(body=b"0" * 30_000_000)
     mistake = Mistake("", (), lambda message: replace(message, body=gzip.compress(message.body)), sent)
     assert diagnosis_of(arrived(mistake, private_keys["alipay 1"]), keys).signed is None
+
+
+@pytest.mark.parametrize(
+    ("hostile", "problem"),
+    [
+        ({"request_time": "1" * 65}, "request-time has more than 64 characters"),
+        ({"signature_end": " " * 4096}, "signature has more than 4096 characters"),
+        ({"request_time": "17\t00"}, "the delivery has a control character"),
+    ],
+    ids=["time", "signature", "control"],
+)
+def test_what_is_refused_whoever_signed_it_is_named_with_a_remedy(
+    private_keys: Mapping[KeyName, RSAPrivateKey], keys: tuple[KeyAtHand, ...], hostile: dict[str, str], problem: str
+) -> None:
+    """Content and key are as they should be, so nothing else could be said."""
+    message = Message(request_time=hostile.get("request_time", "1700000000000").replace("\t", ""))
+    sent = arrived(Mistake("", (), sent=message), private_keys["alipay 1"])
+    end = hostile.get("signature_end", "")
+    found = diagnosis_of(
+        replace(sent, signature=sent.signature + end, request_time=hostile.get("request_time", sent.request_time)), keys
+    )
+    assert (found.verifies, words(found), found.header_problem) == (False, ["missing_header"], problem)
+    assert problem[1:] in found.remedy
+
+
+def test_no_key_of_a_large_keyring_is_left_out(
+    private_keys: Mapping[KeyName, RSAPrivateKey], keys: tuple[KeyAtHand, ...]
+) -> None:
+    """One that is not tried would be called unknown, which is not certain."""
+    numbers = private_keys["alipay 1"].public_key().public_numbers()
+    others = [
+        KeyAtHand(f"C{n}", 1, RSAPublicNumbers(numbers.e, numbers.n + 2 * n).public_key()) for n in range(1, 1500)
+    ]
+    found = diagnosis_of(arrived(BY_NAME["query added"], private_keys["alipay 1"]), [*others, *keys])
+    assert (words(found), found.key) == (["query_added"], keys[0])
 
 
 # --- what is said ---

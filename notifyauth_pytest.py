@@ -1,7 +1,8 @@
 """A pytest plugin for integrators: fixtures with a signer, a running service and a user.
 
-pytest finds it by itself where the package is installed. Nothing else of the package imports pytest, and nothing of the
-package is imported before a test asks for one of these.
+pytest finds it by itself where the package is installed, and so loads it with the tests of any project there. It stands
+outside the package `app` and imports nothing of it before a test asks for one of these: many a project has an `app` of
+its own, and the first that is imported is the only one.
 """
 
 from collections.abc import Iterator
