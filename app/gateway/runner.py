@@ -30,6 +30,14 @@ from app.gateway import recording, requests
 from app.gateway.endings import Answer
 from app.gateway.recording import EndedAttempt, EndedCall
 from app.key_locks import AuthStateKey
+from app.limits import (
+    CALL_ABANDONED_SECONDS,
+    CALLS_AT_ONCE_MAX,
+    CALLS_POLL_SECONDS,
+    CALLS_RECORD_SECONDS,
+    CLIENT_CALLS_AT_ONCE_MAX,
+    REFRESHES_AT_ONCE_MAX,
+)
 from app.logs import failure
 from app.models import Call
 from app.receiver import Receiver
@@ -39,20 +47,8 @@ from app.vocabulary import CallKind, CallStatus, CauseKind
 
 _log = logging.getLogger(__name__)
 
-#: Requests at a time. One that hangs takes ten seconds.
-AT_ONCE_MAX = 64
-#: Of those, how many may be to one client's gateway: it must not keep the others' calls waiting when it hangs.
-CLIENT_AT_ONCE_MAX = 48
-#: Of those, how many may be refreshes: thousands may be due at once, and none is urgent.
-REFRESHES_AT_ONCE_MAX = 8
-#: How often to look what is due. A user waits.
-POLL_SECONDS = 0.05
-#: What ends within this time is recorded in one transaction.
-_RECORD_SECONDS = 0.02
 #: Of each kind, what is looked at to choose from.
 _PAGE = 100
-#: No request of a worker that has lost the lease is under way for longer.
-_ABANDONED_SECONDS = SECONDS_MAX + 2
 #: How often to look which tokens are to be refreshed, and which calls have missed their deadline.
 _LOOK_SECONDS = 1.0
 _PLAN_SECONDS = 30.0
@@ -159,7 +155,7 @@ class CallRunner:
             self._make_more()
         over_at = self._monotonic() + SECONDS_MAX + 1
         while (self._in_flight or self._unrecorded or self._held) and self._monotonic() < over_at:
-            self._turn(_RECORD_SECONDS)
+            self._turn(CALLS_RECORD_SECONDS)
         for _ in self._threads:
             self._requests.put(None)
         for caller in self._callers.values():
@@ -167,7 +163,7 @@ class CallRunner:
 
     def _seconds_to_wait(self) -> float:
         until = min(self._poll_at, self._record_at) if self._unrecorded else self._poll_at
-        return min(POLL_SECONDS, max(0.0, until - self._monotonic()))
+        return min(CALLS_POLL_SECONDS, max(0.0, until - self._monotonic()))
 
     def _turn(self, seconds: float) -> None:
         """Wait for what ends, but not for longer, and record it."""
@@ -176,7 +172,7 @@ class CallRunner:
             while True:
                 if ended is not None:
                     if not self._unrecorded:
-                        self._record_at = self._monotonic() + _RECORD_SECONDS
+                        self._record_at = self._monotonic() + CALLS_RECORD_SECONDS
                     self._unrecorded.append(ended)
                 ended = self._ended.get_nowait()
         except Empty:
@@ -192,7 +188,7 @@ class CallRunner:
         now = self._monotonic()
         if now < self._poll_at:
             return
-        self._poll_at = now + POLL_SECONDS
+        self._poll_at = now + CALLS_POLL_SECONDS
         if not self._may_call():
             return
         if not self._looking.try_once(self._look):
@@ -212,7 +208,7 @@ class CallRunner:
             self._take_over(database)
             self._seen_term = term
         self._release_abandoned(database)
-        room = AT_ONCE_MAX - len(self._in_flight)
+        room = CALLS_AT_ONCE_MAX - len(self._in_flight)
         now = self._clock()
         if room <= 0 or not database.run(partial(calls.is_any_due, now=now), read_only=True):
             return
@@ -235,7 +231,7 @@ class CallRunner:
     def _begin(self, session: Session, *, vault: Vault, room: int, now: datetime) -> list[_Job]:
         """Put attempts on record, and return them. What is not wanted any more ends here."""
         in_flight = Counter(each.auth_state_key[0] for each in self._in_flight.values())
-        full = [client for client, count in in_flight.items() if count >= CLIENT_AT_ONCE_MAX]
+        full = [client for client, count in in_flight.items() if count >= CLIENT_CALLS_AT_ONCE_MAX]
         due = calls.due(session, now=now, limit=_PAGE, full=full)
         busy = calls.in_flight_of(session, [each.authorization_id for each in due])
         refreshes = sum(each.kind is CallKind.REFRESH for each in self._in_flight.values())
@@ -243,7 +239,7 @@ class CallRunner:
         self._unreadable = {key: until for key, until in self._unreadable.items() if until > self._monotonic()}
         chosen: dict[UUID, bytes] = {}
         for each in due:
-            if each.authorization_id in busy or in_flight[each.client_id] >= CLIENT_AT_ONCE_MAX:
+            if each.authorization_id in busy or in_flight[each.client_id] >= CLIENT_CALLS_AT_ONCE_MAX:
                 continue
             if each.id in self._unreadable or (each.kind == CallKind.REFRESH and refreshes >= REFRESHES_AT_ONCE_MAX):
                 continue
@@ -322,7 +318,7 @@ class CallRunner:
         if caller is None:
             # Two threads may make one at the same moment; then one of the two is let go, which does no harm.
             client = self._service.keyring.client(client_id)
-            caller = self._callers.setdefault(client_id, Caller(client, pool_size=CLIENT_AT_ONCE_MAX))
+            caller = self._callers.setdefault(client_id, Caller(client, pool_size=CLIENT_CALLS_AT_ONCE_MAX))
         return caller
 
     # --- what has ended ---
@@ -379,7 +375,7 @@ class CallRunner:
         """Leave in flight what cannot be recorded: it is then repeated as if nobody had answered."""
         _log.error("call not recorded", extra={"call": job.call_id, "outcome": _outcome(answer), **failure(error)})
         self._in_flight.pop(job.call_id, None)
-        self._abandoned[job.call_id] = self._monotonic() + _ABANDONED_SECONDS
+        self._abandoned[job.call_id] = self._monotonic() + CALL_ABANDONED_SECONDS
 
     # --- what others left, and what time brings ---
 
@@ -391,7 +387,7 @@ class CallRunner:
     def _note_abandoned(self, database: Database) -> None:
         """See what is in flight and not made here: a worker before began it, or the answer to our commit was lost."""
         left = database.run(calls.in_flight, read_only=True)
-        until = self._monotonic() + _ABANDONED_SECONDS
+        until = self._monotonic() + CALL_ABANDONED_SECONDS
         for each in left:
             if each.id not in self._in_flight:
                 self._abandoned.setdefault(each.id, until)
