@@ -300,6 +300,10 @@ class AttemptEnd:
     error: str | None
 
 
+#: What names an attempt: its call, and its number.
+AttemptKey = tuple[UUID, int]
+
+
 def due(session: Session, *, now: datetime, limit: int, full: Collection[str] = ()) -> list[Call]:
     """Lock calls that are due, so many of each kind, the most urgent kind first and of each the longest due first.
 
@@ -370,9 +374,10 @@ def attempt_end_update(ends: Sequence[AttemptEnd]) -> Statement:
     return update_of(CallAttempt, rows, ("milliseconds", "http_status", "result_status", "result_code", "error"))
 
 
-def in_flight(session: Session) -> Sequence[Call]:
-    """List the calls of which an attempt has no end on record."""
-    return session.scalars(select(Call).where(Call.is_in_flight).order_by(Call.id)).all()
+def in_flight(session: Session) -> Sequence[AttemptKey]:
+    """List the attempts that have no end on record."""
+    rows = session.execute(select(Call.id, Call.attempts).where(Call.is_in_flight).order_by(Call.id))
+    return [(row.id, row.attempts) for row in rows]
 
 
 def overdue(session: Session, *, now: datetime, limit: int) -> Sequence[tuple[UUID, AuthStateKey]]:
@@ -426,10 +431,16 @@ def end_soon(call: Call, reason: str, *, now: datetime) -> None:
     call.due_at, call.deadline_at, call.reason = None, now, reason
 
 
-def release(session: Session, call_ids: Collection[UUID], *, now: datetime) -> None:
-    """Let calls be repeated whose attempt nobody will say the end of: Alipay may have carried it out."""
-    held = select(Call).where(Call.id.in_(call_ids), Call.is_in_flight).order_by(Call.id).with_for_update()
+def release(session: Session, attempts: Collection[AttemptKey], *, now: datetime) -> None:
+    """Let calls be repeated whose attempt nobody will say the end of: Alipay may have carried it out.
+
+    A newer attempt than those is left alone: a background worker that has lost the lease may ask for this late.
+    """
+    ids = [call_id for call_id, _ in attempts]
+    held = select(Call).where(Call.id.in_(ids), Call.is_in_flight).order_by(Call.id).with_for_update()
     for each in session.scalars(held):
+        if (each.id, each.attempts) not in attempts:
+            continue
         each.is_in_flight, each.is_uncertain = False, True
         if each.status == CallStatus.DUE:
             each.due_at = now

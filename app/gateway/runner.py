@@ -23,7 +23,7 @@ from app import calls, metrics, tokens
 from app.alipay.call import SECONDS_MAX, Caller, Done, Operation, Refused, Unknown
 from app.alipay.keyring import Keyring
 from app.authorizations import Cause
-from app.calls import Standing
+from app.calls import AttemptKey, Standing
 from app.database import Database, DatabaseUnavailableError
 from app.events.persistence import Persistence
 from app.gateway import recording, requests
@@ -74,13 +74,17 @@ class _Job:
     """One attempt at a call, which is on record."""
 
     call_id: UUID
-    authorization_id: UUID
     auth_state_key: AuthStateKey
     kind: CallKind
     number: int
     #: Of the code or token that it names.
     subject_index: bytes | None
     body: bytes
+
+    @property
+    def attempt(self) -> AttemptKey:
+        """What names it on record."""
+        return self.call_id, self.number
 
 
 class Parts(Protocol):
@@ -136,7 +140,7 @@ class CallRunner:
         #: The term of the lease in which it last looked.
         self._seen_term: int | None = None
         #: What is in flight without being made here, and from when on it can be repeated.
-        self._abandoned: dict[UUID, float] = {}
+        self._abandoned: dict[AttemptKey, float] = {}
         self._poll_at = self._look_at = self._plan_at = 0.0
         self._looking = Persistence("looking which calls are due")
         self._recording = Persistence("recording calls")
@@ -218,12 +222,12 @@ class CallRunner:
         # Asked again: the transaction may have taken longer than the lease is held.
         if not self._may_call():
             for job in jobs:
-                self._abandoned[job.call_id] = self._monotonic()
+                self._abandoned[job.attempt] = self._monotonic()
             return
         for job in jobs:
             if len(self._threads) <= len(self._in_flight) and not self._starting.try_once(self._start_thread):
                 # Nothing was sent, so that it can be tried again as soon as there is room.
-                self._abandoned[job.call_id] = self._monotonic() + _PAUSE_SECONDS
+                self._abandoned[job.attempt] = self._monotonic() + _PAUSE_SECONDS
                 continue
             self._in_flight[job.call_id] = job
             self._requests.put(job)
@@ -261,7 +265,6 @@ class CallRunner:
         return [
             _Job(
                 each.id,
-                each.authorization_id,
                 standings[each.authorization_id].auth_state_key,
                 CallKind(each.kind),
                 each.attempts,
@@ -375,7 +378,7 @@ class CallRunner:
         """Leave in flight what cannot be recorded: it is then repeated as if nobody had answered."""
         _log.error("call not recorded", extra={"call": job.call_id, "outcome": _outcome(answer), **failure(error)})
         self._in_flight.pop(job.call_id, None)
-        self._abandoned[job.call_id] = self._monotonic() + CALL_ABANDONED_SECONDS
+        self._abandoned[job.attempt] = self._monotonic() + CALL_ABANDONED_SECONDS
 
     # --- what others left, and what time brings ---
 
@@ -389,14 +392,15 @@ class CallRunner:
         left = database.run(calls.in_flight, read_only=True)
         until = self._monotonic() + CALL_ABANDONED_SECONDS
         for each in left:
-            if each.id not in self._in_flight:
-                self._abandoned.setdefault(each.id, until)
+            call_id, _ = each
+            if call_id not in self._in_flight:
+                self._abandoned.setdefault(each, until)
 
     def _release_abandoned(self, database: Database) -> None:
         now = self._monotonic()
-        over = [call_id for call_id, until in self._abandoned.items() if until <= now]
+        over = [each for each, until in self._abandoned.items() if until <= now]
         if over:
-            database.run(partial(calls.release, call_ids=over, now=self._clock()))
+            database.run(partial(calls.release, attempts=over, now=self._clock()))
             for each in over:
                 del self._abandoned[each]
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app import calls, documents, tokens
-from app.calls import CallFilter
+from app.calls import AttemptKey, CallFilter
 from benchmarks.loading import load
 from tests.builders import CLIENT_ID
 from tests.integration.stage import Stage, a_stage
@@ -87,14 +87,14 @@ def make(stage: Stage) -> None:
     run(calls.in_flight, read_only=True)
     run(partial(calls.overdue, now=now, limit=100), read_only=True)
 
-    def begin(session: Session) -> list[UUID]:
+    def begin(session: Session) -> list[AttemptKey]:
         due = calls.due(session, now=now, limit=10)
         calls.in_flight_of(session, [each.authorization_id for each in due])
         calls.due(session, now=now, limit=10, full=["nobody"])
         calls.begin_attempts(session, due, now=now)
-        return [each.id for each in due]
+        return [(each.id, each.attempts) for each in due]
 
-    run(partial(calls.release, call_ids=run(begin), now=now))
+    run(partial(calls.release, attempts=run(begin), now=now))
 
 
 def test_no_statement_about_calls_reads_a_growing_table_whole_on_postgresql(filled: Stage) -> None:

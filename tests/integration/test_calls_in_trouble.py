@@ -194,6 +194,20 @@ def test_that_an_older_token_is_revoked_says_nothing_of_a_newer_one(calling: Cal
     assert newest(calling, "revoke").status == "due"
 
 
+def test_a_worker_that_lost_the_lease_frees_no_attempt_of_the_next_one(calling: CallingStage) -> None:
+    """It may have stalled before it freed what it took for abandoned, and the next one has made that again."""
+    issue_strange_code(calling)
+    begun = {"attempts": 2, "is_in_flight": True, "due_at": None}
+    calling.database.run(lambda session: session.execute(update(Call).values(begun)))
+    call, now = newest(calling, "exchange"), calling.stage.clock()
+    calling.database.run(partial(calls.release, attempts=[(call.id, 1)], now=now))
+    assert newest(calling, "exchange").is_in_flight
+    assert newest(calling, "exchange").due_at is None
+    calling.database.run(partial(calls.release, attempts=[(call.id, 2)], now=now))
+    assert newest(calling, "exchange").due_at == now
+    assert newest(calling, "exchange").is_uncertain
+
+
 def test_the_order_of_fields_makes_no_other_consult(calling: CallingStage) -> None:
     calling.consult(env={"terminalType": "WEB", "osType": "IOS"})
     calling.consult(env={"osType": "IOS", "terminalType": "WEB"})

@@ -419,7 +419,7 @@ class Calls:
     def _send(self, worker: Worker, job: _Job) -> None:
         if not worker.leases.holds(_LEASE):
             self._broken(f"a worker without the lease makes the {job.kind} call {job.call_id}")
-        busy = [each.job for each in self.wire if each.job.authorization_id == job.authorization_id]
+        busy = [each.job for each in self.wire if each.job.auth_state_key == job.auth_state_key]
         if busy:
             self._broken(f"{job.kind} is sent while {busy[0].kind} of the same authorization is in flight")
         self._keep(partial(self.promises.note_sent, job.call_id, job.number, json.loads(job.body)))
