@@ -191,10 +191,12 @@ def _record_success(
             recorded, why = apply_success(work, authorization, call, said, now=now)
     except SavepointFailedError as failed:
         # The token would be lost: the answer is kept, and is recorded again when the call is retried.
+        is_told = call.status in {CallStatus.FAILED, CallStatus.UNDETERMINED}
         calls.set_answer(work.vault, call, json.dumps(said))
         calls.finish(call, CallStatus.FAILED, not_recorded(failed.error), at=now)
-        work.tell_of_failed_call(authorization, call, at=now)
-        return EndedCall(call, is_over=True)
+        if not is_told:
+            work.tell_of_failed_call(authorization, call, at=now)
+        return EndedCall(call, is_over=not is_told)
     calls.finish(call, CallStatus.DONE, why or reason, at=now)
     received_at = authorization.auth_code_received_at if call.kind == CallKind.EXCHANGE else None
     return EndedCall(call, is_over=True, recorded=recorded, code_received_at=received_at)

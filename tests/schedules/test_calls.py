@@ -73,6 +73,13 @@ def test_what_was_wrong_once_ends_well(stage: Stage, merchant_key: RSAPrivateKey
 #: Where much is decided by a step, and chance comes by seldom.
 CROSSROADS: dict[str, list[Words]] = {
     "a token cannot be recorded": [*CALLED, ("break", "a"), ("serve", "0", "well"), ("turn", "a")],
+    "a token cannot be recorded, and the database layer repeats the commit that says so": [
+        *CALLED,
+        ("serve", "0", "well"),
+        ("break", "a"),
+        ("lie", "a", "twice"),
+        ("turn", "a"),
+    ],
     "the database is away when a token is recorded": [*CALLED, ("away", "a"), ("serve", "0", "well"), ("record", "a")],
     "a worker dies with a token that it was given": [*CALLED, ("strike", "a")],
     "a refreshing worker dies so": [*ACTIVE, ("refresh", "s-1"), ("turn", "a"), ("strike", "a"), ("lose", "0")],
