@@ -17,9 +17,12 @@ from sqlalchemy.orm import Session
 
 from app.database.bulk import insertion
 from app.database.pipeline import execute, plain
+from app.events.backlog import SILENCE_MAX
 from app.models import Lease
 from app.process_name import has_ended
 
+#: The lease of the background worker that makes calls to Alipay.
+CALLS = "calls"
 #: How often a holder raises the beat.
 BEAT_SECONDS = 2.0
 #: A beat that stood still for so long belongs to a background worker that is gone.
@@ -28,6 +31,15 @@ TAKEOVER_SECONDS = 8.0
 HELD_SECONDS = 5.0
 #: What stands between the name of a holder and that of its process.
 _OF_PROCESS = " "
+
+
+def is_held(session: Session, name: str, *, now: datetime) -> bool:
+    """Say, for people, whether a living background worker holds a lease. It decides nothing."""
+    lease = session.get(Lease, name)
+    if lease is None or lease.holder is None:
+        return False
+    _, _, process = lease.holder.partition(_OF_PROCESS)
+    return not has_ended(process) and now - lease.at < SILENCE_MAX
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from app.events.schedule import AGE_MAX
 from app.events.sender import Sender
 from app.gateway import runner
 from app.gateway.runner import CallRunner
-from app.leases import BEAT_SECONDS, Leases
+from app.leases import BEAT_SECONDS, CALLS, Leases
 from app.process_name import name_of_this_process
 
 #: For how long the feed has its events, and calls are on record: who reads on later is told that some are gone.
@@ -41,7 +41,6 @@ _PURGE_SECONDS = 3600.0
 _PAUSE_SECONDS = 1.0
 
 _NUMBERING = "numbering"
-_CALLS = "calls"
 
 
 class Parts(runner.Parts, Protocol):
@@ -83,11 +82,11 @@ class Worker:
         }
         self._calls = CallRunner(
             service,
-            may_call=partial(self._leases.holds, _CALLS),
-            term=partial(self._leases.term, _CALLS),
+            may_call=partial(self._leases.holds, CALLS),
+            term=partial(self._leases.term, CALLS),
             clock=clock,
         )
-        self._names = {_NUMBERING, _CALLS, *self._senders}
+        self._names = {_NUMBERING, CALLS, *self._senders}
         self._renew_at = self._check_free_at = self._purge_at = 0.0
         self._renewing = Persistence("renewing leases")
         self._numbering = Numbering(
@@ -105,7 +104,7 @@ class Worker:
             name: threading.Thread(target=sender.run_until, args=(stop,), name=f"send {sender.endpoint.name}")
             for name, sender in self._senders.items()
         }
-        threads[_CALLS] = threading.Thread(target=self._calls.run_until, args=(stop,), name="make calls")
+        threads[CALLS] = threading.Thread(target=self._calls.run_until, args=(stop,), name="make calls")
         for thread in threads.values():
             thread.start()
         while not stop.is_set():

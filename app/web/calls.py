@@ -4,6 +4,7 @@ A request begins a call, which the background worker makes, and waits for its en
 """
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, current_app, g, url_for
+from sqlalchemy.orm import Session
 
 from app import calls
 from app.alipay.call_answers import read_consult
@@ -23,6 +25,7 @@ from app.documents import Document
 from app.gateway import requests
 from app.gateway.endings import remedy
 from app.gateway.requests import Asked
+from app.leases import CALLS, is_held
 from app.long_polling import Found
 from app.models import Call
 from app.reports import Consult
@@ -35,6 +38,8 @@ from app.web.problems import ProblemError
 from app.web.request_models import ConsultCallBody, NoBody, read_body
 from app.web.waiting import wait_for
 from app.wiring import Service
+
+_log = logging.getLogger(__name__)
 
 blueprint = Blueprint("calls", __name__, url_prefix="/v1")
 blueprint.before_request(require_key)
@@ -94,8 +99,9 @@ def consult() -> Response:
 def _consulted(asked: Asked, auth_state: str, call: Call | None) -> Response:
     """Answer with where the user agrees, or why there is no such page."""
     if call is None or call.status == CallStatus.UNDETERMINED or (call.result_code is None and _has_failed(call)):
-        why = "" if call is None or call.reason is None else f" {call.reason}"
-        detail = f"Alipay has not answered the consult in time.{why} Send the same request again, with this authState."
+        why = _why_not_asked(asked) if call is None else call.reason
+        said = "Alipay has not answered the consult in time."
+        detail = " ".join(filter(None, (said, why, "Send the same request again, with this authState.")))
         members = {"authState": auth_state, "authorizationId": str(asked.recorded.authorization_id)}
         raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, "no-answer", detail, members=members)
     if _has_failed(call):
@@ -118,6 +124,23 @@ def _consulted(asked: Asked, auth_state: str, call: Call | None) -> Response:
     if asked.recorded.created:
         response.headers["Location"] = url_for("api.show", authorization_id=authorization_id)
     return response
+
+
+def _why_not_asked(asked: Asked) -> str | None:
+    """Say that no background worker runs, where that is why a call was not begun in time, and log it."""
+
+    def is_left(session: Session) -> bool:
+        call = calls.find(session, asked.call_id)
+        return call is not None and call.attempts == 0 and not is_held(session, CALLS, now=datetime.now(UTC))
+
+    if not _service().database.run(is_left, read_only=True):
+        return None
+    fields = {"call": asked.call_id, "authorization": asked.recorded.authorization_id}
+    _log.warning("call not begun: no background worker runs", extra=fields)
+    return (
+        "It was not asked: no background worker runs, and that makes the calls. Start one: flask work, or flask serve "
+        "without --no-work."
+    )
 
 
 def _form(details: Collection[Any]) -> Document | None:
