@@ -92,21 +92,22 @@ def _granted_tokens(work: UnitOfWork, ended: Sequence[EndedAttempt]) -> list[Tok
 def end_overdue(work: UnitOfWork, overdue: Sequence[tuple[UUID, AuthStateKey]], *, now: datetime) -> list[EndedCall]:
     """End the calls that are past their deadline without a final answer."""
     work.lock_and_load(states={key for _, key in overdue})
+    at = work.database_time(now)
     locked = work.lock_calls([call_id for call_id, _ in overdue])
     ended = []
     for call_id, key in overdue:
         call, authorization = locked.get(call_id), work.authorization(*key)
-        if call is None or authorization is None or call.status != CallStatus.DUE or (call.deadline_at or now) > now:
+        if call is None or authorization is None or call.status != CallStatus.DUE or (call.deadline_at or at) > at:
             continue
         if call.kind == CallKind.EXCHANGE and authorization.state != AuthorizationState.AUTHCODE_ISSUED:
             # A process of another release, or with another keyring, has taken in the token.
-            calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=now)
+            calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=at)
             ended.append(EndedCall(call))
             continue
         # An attempt that is under way may still bring the token; then the call is done after all.
         is_uncertain = call.is_uncertain or call.is_in_flight
         reason = late_reason(call.reason) if call.due_at is not None or call.attempts else call.reason
-        calls.finish(call, late_status(is_uncertain=is_uncertain), reason or late_reason(None), at=now)
+        calls.finish(call, late_status(is_uncertain=is_uncertain), reason or late_reason(None), at=at)
         work.tell_of_failed_call(authorization, call, at=now)
         ended.append(EndedCall(call, is_over=True))
     return ended
@@ -133,7 +134,8 @@ def _record_attempt(
     now: datetime,
     spread: Callable[[], float],
 ) -> EndedCall:
-    ending = ending_of(call, ended.answer, now=now, spread=spread())
+    at = work.database_time(now)
+    ending = ending_of(call, ended.answer, now=at, spread=spread())
     if call.attempts == ended.number:
         call.is_in_flight = False
     elif ending.status is not CallStatus.DONE:
@@ -151,9 +153,9 @@ def _record_attempt(
     if ending.status is not CallStatus.DONE:
         if call.kind == CallKind.REFRESH and not names_current_refresh_token(work, authorization, call):
             # Two refreshes kill each other: after a refusal it counts whether another has won.
-            calls.finish(call, CallStatus.UNNEEDED, calls.REFRESHED_OTHERWISE, at=now)
+            calls.finish(call, CallStatus.UNNEEDED, calls.REFRESHED_OTHERWISE, at=at)
             return EndedCall(call)
-        calls.finish(call, ending.status, ending.reason, at=now)
+        calls.finish(call, ending.status, ending.reason, at=at)
         work.tell_of_failed_call(authorization, call, at=now)
         return EndedCall(call, is_over=True)
     return _record_success(work, authorization, call, ended, reason=ending.reason, now=now)
@@ -169,15 +171,15 @@ def _record_success(
     now: datetime,
 ) -> EndedCall:
     """End a call that Alipay has carried out, with the move of its authorization."""
-    answer = ended.answer
+    answer, at = ended.answer, work.database_time(now)
     if call.kind == CallKind.REVOKE:
         newer = _newer_token(work, authorization, ended)
         if newer is not None:
-            _revoke_newer(work, call, newer, now=now)
+            _revoke_newer(work, call, newer, now=at)
             return EndedCall(call)
         if isinstance(answer, Refused) and _may_be_refreshed(work, authorization):
             # The token that is gone may have been followed by one that nobody has seen yet.
-            call.status, call.finished_at, call.due_at = CallStatus.DUE, None, now + _REFRESH_PAUSE
+            call.status, call.finished_at, call.due_at = CallStatus.DUE, None, at + _REFRESH_PAUSE
             call.reason = "Whether the token was refreshed is not known: that is asked first."
             return EndedCall(call)
     said = answer.answer if isinstance(answer, Done) else {}
@@ -193,11 +195,11 @@ def _record_success(
         # The token would be lost: the answer is kept, and is recorded again when the call is retried.
         is_told = call.status in {CallStatus.FAILED, CallStatus.UNDETERMINED}
         calls.set_answer(work.vault, call, json.dumps(said))
-        calls.finish(call, CallStatus.FAILED, not_recorded(failed.error), at=now)
+        calls.finish(call, CallStatus.FAILED, not_recorded(failed.error), at=at)
         if not is_told:
             work.tell_of_failed_call(authorization, call, at=now)
         return EndedCall(call, is_over=not is_told)
-    calls.finish(call, CallStatus.DONE, why or reason, at=now)
+    calls.finish(call, CallStatus.DONE, why or reason, at=at)
     received_at = authorization.auth_code_received_at if call.kind == CallKind.EXCHANGE else None
     return EndedCall(call, is_over=True, recorded=recorded, code_received_at=received_at)
 

@@ -77,7 +77,7 @@ def ask_consult(
     elif call.status in {CallStatus.UNDETERMINED, CallStatus.UNNEEDED} or (
         call.status == CallStatus.FAILED and call.result_code is None
     ):
-        _repeat(call, cause, deadline_after=CONSULT_TIME)
+        _repeat(work, call, cause, deadline_after=CONSULT_TIME)
     return Asked(call.id, recorded)
 
 
@@ -98,7 +98,7 @@ def ask_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> As
     if under_way is None:
         under_way = _begin_refresh(work, authorization, token, cause)
     elif not under_way.is_in_flight:
-        under_way.due_at = cause.at
+        under_way.due_at = work.database_time(cause.at)
     return Asked(under_way.id, Recorded(authorization.id, changed=False))
 
 
@@ -142,14 +142,15 @@ def ask_revoke(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Ask
     for each in open_calls:
         # One that Alipay may have carried out goes on: the token that it brings is to be revoked then.
         if each.kind == CallKind.REFRESH and not each.is_in_flight and not each.is_uncertain:
-            calls.finish(each, CallStatus.UNNEEDED, "The authorization is to be revoked.", at=cause.at)
+            reason = "The authorization is to be revoked."
+            calls.finish(each, CallStatus.UNNEEDED, reason, at=work.database_time(cause.at))
     call = next((each for each in open_calls if each.kind == CallKind.REVOKE), None)
     if call is None:
         secret = tokens.reveal(work.vault, token)
         call = calls.revoke_of(work.vault, authorization, secret, cause=cause)
         work.begin_call(call)
     elif not call.is_in_flight:
-        call.due_at = cause.at
+        call.due_at = work.database_time(cause.at)
     return Asked(call.id, Recorded(authorization.id, changed=True))
 
 
@@ -165,7 +166,7 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
     if call.is_in_flight:
         raise CallNotRepeatableError(call.status, "an attempt is still under way")
     if call.status == CallStatus.DUE:
-        call.due_at = cause.at
+        call.due_at = work.database_time(cause.at)
         return Recorded(authorization.id, changed=False)
     if call.status not in _REPEATABLE:
         raise CallNotRepeatableError(call.status)
@@ -175,7 +176,7 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
     answer = _kept_answer(work, call)
     if answer is not None:
         recorded, why = apply_success(work, authorization, call, answer, now=cause.at)
-        calls.finish(call, CallStatus.DONE, why, at=cause.at)
+        calls.finish(call, CallStatus.DONE, why, at=work.database_time(cause.at))
         call.sealed_answer = None
         return recorded or Recorded(authorization.id, changed=False)
     _require_gateway(work, authorization)
@@ -183,7 +184,7 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
         raise CallNotRepeatableError(call.status, f"the authorization is {authorization.state}")
     if call.kind in {CallKind.EXCHANGE, CallKind.REFRESH} and not call.attempts:
         _name_wallet(work, authorization, call)
-    _repeat(call, cause, deadline_after=calls.TIME_OF_A_RETRY)
+    _repeat(work, call, cause, deadline_after=calls.TIME_OF_A_RETRY)
     return Recorded(authorization.id, changed=False)
 
 
@@ -216,9 +217,10 @@ def _is_wanted(work: UnitOfWork, authorization: Authorization, call: Call) -> bo
             return authorization.state == AuthorizationState.TOKEN_ACTIVE
 
 
-def _repeat(call: Call, cause: Cause, *, deadline_after: timedelta) -> None:
-    call.status, call.due_at, call.finished_at = CallStatus.DUE, None if call.is_in_flight else cause.at, None
-    call.deadline_at = None if call.deadline_at is None else cause.at + deadline_after
+def _repeat(work: UnitOfWork, call: Call, cause: Cause, *, deadline_after: timedelta) -> None:
+    at = work.database_time(cause.at)
+    call.status, call.due_at, call.finished_at = CallStatus.DUE, None if call.is_in_flight else at, None
+    call.deadline_at = None if call.deadline_at is None else at + deadline_after
 
 
 def _lock(work: UnitOfWork, authorization_id: UUID, *, of_call: UUID | None = None) -> Authorization:

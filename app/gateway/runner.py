@@ -25,6 +25,7 @@ from app.alipay.keyring import Keyring
 from app.authorizations import Cause
 from app.calls import AttemptKey, Standing
 from app.database import Database, DatabaseUnavailableError
+from app.database.clock import clock_lead
 from app.events.persistence import Persistence
 from app.gateway import recording, requests
 from app.gateway.endings import Answer
@@ -137,6 +138,8 @@ class CallRunner:
         #: Calls whose request does not open here, and until when they are left alone.
         self._unreadable: dict[UUID, float] = {}
         self._record_at = 0.0
+        #: By how much the database's clock is ahead of this machine's.
+        self._clock_lead = timedelta(0)
         #: The term of the lease in which it last looked.
         self._seen_term: int | None = None
         #: What is in flight without being made here, and from when on it can be repeated.
@@ -213,7 +216,7 @@ class CallRunner:
             self._seen_term = term
         self._release_abandoned(database)
         room = CALLS_AT_ONCE_MAX - len(self._in_flight)
-        now = self._clock()
+        now = self._database_time()
         if room <= 0 or not database.run(partial(calls.is_any_due, now=now), read_only=True):
             return
         # Opened beforehand: that may ask the database, which is not to be asked from within a transaction.
@@ -382,8 +385,16 @@ class CallRunner:
 
     # --- what others left, and what time brings ---
 
+    def _database_time(self) -> datetime:
+        """Say what the database's clock shows: calls are due by that, whichever machine began them."""
+        return self._clock() + self._clock_lead
+
+    def _compare_clocks(self, database: Database) -> None:
+        self._clock_lead = database.run(clock_lead, read_only=True)
+
     def _take_over(self, database: Database) -> None:
         """See what a worker before left in flight."""
+        self._compare_clocks(database)
         self._abandoned.clear()
         self._note_abandoned(database)
 
@@ -400,15 +411,16 @@ class CallRunner:
         now = self._monotonic()
         over = [each for each, until in self._abandoned.items() if until <= now]
         if over:
-            database.run(partial(calls.release, attempts=over, now=self._clock()))
+            database.run(partial(calls.release, attempts=over, now=self._database_time()))
             for each in over:
                 del self._abandoned[each]
 
     def _tend(self) -> None:
         """End what is past its deadline, and begin the refreshes that are due."""
         database, receiver, now = self._service.database, self._service.receiver, self._clock()
+        self._compare_clocks(database)
         self._note_abandoned(database)
-        overdue = database.run(partial(calls.overdue, now=now, limit=_PAGE), read_only=True)
+        overdue = database.run(partial(calls.overdue, now=self._database_time(), limit=_PAGE), read_only=True)
         if overdue and not self._end_overdue(receiver, overdue, now=now):
             for each in overdue:
                 self._end_overdue(receiver, [each], now=now)
