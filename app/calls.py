@@ -30,7 +30,9 @@ ANSWER_COLUMN = "calls.sealed_answer"
 #: What a user or a merchant waits for comes before what has days.
 KINDS_BY_URGENCY = (CallKind.EXCHANGE, CallKind.REVOKE, CallKind.CONSULT, CallKind.REFRESH)
 
-#: A code lives a minute; that it is lost is told within that minute.
+#: How long a code lives.
+CODE_TIME = timedelta(minutes=1)
+#: That a code is lost is told while it lives.
 EXCHANGE_TIME = timedelta(seconds=58)
 
 #: For how long a call that has ended is tried when somebody asks for it once more.

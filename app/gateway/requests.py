@@ -6,7 +6,7 @@ A call is begun in the transaction that finds it allowed. Asking again for what 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -182,6 +182,8 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
     _require_gateway(work, authorization)
     if call.sealed_request is None or not _is_wanted(work, authorization, call):
         raise CallNotRepeatableError(call.status, f"the authorization is {authorization.state}")
+    if _is_hopeless(call, at=work.database_time(cause.at)):
+        raise CallNotRepeatableError(call.status, "a code lives for a minute, which is over; the user must agree again")
     if call.kind in {CallKind.EXCHANGE, CallKind.REFRESH} and not call.attempts:
         _name_wallet(work, authorization, call)
     _repeat(work, call, cause, deadline_after=calls.TIME_OF_A_RETRY)
@@ -215,6 +217,14 @@ def _is_wanted(work: UnitOfWork, authorization: Authorization, call: Call) -> bo
             return names_current_refresh_token(work, authorization, call)
         case _:
             return authorization.state == AuthorizationState.TOKEN_ACTIVE
+
+
+def _is_hopeless(call: Call, *, at: datetime) -> bool:
+    """Say whether an exchange is of a code that nobody has exchanged, and that is too old by now.
+
+    Where Alipay may have exchanged it, only to ask the same again can tell, and nothing is lost by it.
+    """
+    return call.kind == CallKind.EXCHANGE and not call.is_uncertain and at >= call.created_at + calls.CODE_TIME
 
 
 def _repeat(work: UnitOfWork, call: Call, cause: Cause, *, deadline_after: timedelta) -> None:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
 
+from app import reports
 from app.alipay.call import Done, Refused
 from app.gateway.recording import end_overdue
 from app.simulator.draft import token_created
@@ -255,6 +257,40 @@ def test_the_event_of_a_failed_call_names_it(shell: CallShell) -> None:
     shell.answer(SPENT)
     event = shell.event("exchange_failed")
     assert event["data"]["call"] == {"id": call_id, "status": "failed", "resultCode": "INVALID_AUTHCODE"}
+@pytest.mark.parametrize("is_uncertain", [False, True])
+def test_retry_refuses_an_exchange_whose_code_is_too_old_unless_alipay_may_have_made_it(
+    shell: CallShell, *, is_uncertain: bool
+) -> None:
+    call_id = shell.agree()
+    shell.change_call(
+        call_id,
+        status="undetermined" if is_uncertain else "failed",
+        is_uncertain=is_uncertain,
+        due_at=None,
+        created_at=datetime.now(UTC) - timedelta(seconds=61),
+        finished_at=datetime.now(UTC),
+    )
+    offered = f"flask calls retry {call_id}" in shell.ask("calls", "show", call_id)
+    again = shell.run("calls", "retry", call_id)
+    if is_uncertain:
+        assert (offered, again.exit_code) == (True, 0)
+    else:
+        assert (offered, again.exit_code) == (False, 1)
+        assert "a code lives for a minute, which is over; the user must agree again" in again.stderr
+        assert "must agree again" in shell.ask("calls", "show", call_id)
+    assert (shell.json("calls", "show", call_id)["status"] == "due") == is_uncertain
+
+
+def test_an_answer_that_could_not_be_recorded_is_recorded_also_after_the_code_s_minute(shell: CallShell) -> None:
+    call_id = shell.agree()
+    with patch.object(reports, "apply", side_effect=RuntimeError("our fault")):
+        shell.answer(GRANTED)
+    assert shell.json("calls", "show", call_id)["status"] == "failed"
+    shell.change_call(call_id, created_at=datetime.now(UTC) - timedelta(hours=1))
+    shell.ask("calls", "retry", call_id)
+    assert shell.json("authorizations", "show", "s-1")["state"] == "token_active"
+
+
     assert event["data"]["from"] == event["data"]["to"] == "authcode_issued"
     listed = shell.ask("events", "list")
     assert "failed: INVALID_AUTHCODE" in listed
