@@ -39,8 +39,8 @@ _REPEATABLE = frozenset({CallStatus.FAILED, CallStatus.UNDETERMINED})
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A call that somebody has asked for."""
+class AskedConsult:
+    """A consult that somebody has asked for: its call, and what registering it led to."""
 
     call_id: UUID
     recorded: Recorded
@@ -48,7 +48,7 @@ class Asked:
 
 def ask_consult(
     work: UnitOfWork, keyring: Keyring, consult: Consult, request: ConsultRequest, *, cause: Cause
-) -> Asked:
+) -> AskedConsult:
     """Register a consult, and begin the call that asks the wallet for its page.
 
     The same again is the same call: it is repeated where its outcome is unknown. Raises `ReportRefusedError`, with
@@ -78,7 +78,7 @@ def ask_consult(
         call.status == CallStatus.FAILED and call.result_code is None
     ):
         _repeat(work, call, cause, deadline_after=CONSULT_TIME)
-    return Asked(call.id, recorded)
+    return AskedConsult(call.id, recorded)
 
 
 def _first_difference(on_record: bytes, said: bytes) -> str | None:
@@ -87,8 +87,8 @@ def _first_difference(on_record: bytes, said: bytes) -> str | None:
     return next((name for name in (*now, *before) if now.get(name) != before.get(name)), None)
 
 
-def ask_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Asked:
-    """Begin the call that refreshes the current token, now. Raises `ReportRefusedError`."""
+def ask_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> UUID:
+    """Begin the call that refreshes the current token, now, and return its id. Raises `ReportRefusedError`."""
     authorization = _lock(work, authorization_id)
     _require_gateway(work, authorization)
     token = _active_token(work, authorization)
@@ -99,7 +99,7 @@ def ask_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> As
         under_way = _begin_refresh(work, authorization, token, cause)
     elif not under_way.is_in_flight:
         under_way.due_at = work.database_time(cause.at)
-    return Asked(under_way.id, Recorded(authorization.id, changed=False))
+    return under_way.id
 
 
 def begin_due_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> bool:
@@ -127,8 +127,8 @@ def _begin_refresh(work: UnitOfWork, authorization: Authorization, token: Access
     return call
 
 
-def ask_revoke(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Asked | None:
-    """Begin the call that revokes the current token, and give that token to nobody from now on.
+def ask_revoke(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> UUID | None:
+    """Begin the call that revokes the current token, and return its id; that token is given to nobody from now on.
 
     `None` is an authorization that is canceled already. Raises `ReportRefusedError`.
     """
@@ -151,7 +151,7 @@ def ask_revoke(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Ask
         work.begin_call(call)
     elif not call.is_in_flight:
         call.due_at = work.database_time(cause.at)
-    return Asked(call.id, Recorded(authorization.id, changed=True))
+    return call.id
 
 
 def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cause) -> Recorded:

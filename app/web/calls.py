@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, current_app, g, url_for
@@ -24,7 +24,7 @@ from app.database import Database
 from app.documents import Document
 from app.gateway import requests
 from app.gateway.endings import remedy
-from app.gateway.requests import Asked
+from app.gateway.requests import AskedConsult
 from app.leases import CALLS, is_held
 from app.long_polling import Found
 from app.models import Call
@@ -38,6 +38,8 @@ from app.web.problems import ProblemError
 from app.web.request_models import ConsultCallBody, NoBody, read_body
 from app.web.waiting import wait_for
 from app.wiring import Service
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ def consult() -> Response:
     return _wait_for_end(asked.call_id, partial(_consulted, asked, said.auth_state), seconds=CONSULT_WAIT_SECONDS)
 
 
-def _consulted(asked: Asked, auth_state: str, call: Call | None) -> Response:
+def _consulted(asked: AskedConsult, auth_state: str, call: Call | None) -> Response:
     """Answer with where the user agrees, or why there is no such page."""
     if call is None or call.status == CallStatus.UNDETERMINED or (call.result_code is None and _has_failed(call)):
         why = _why_not_asked(asked) if call is None else call.reason
@@ -126,7 +128,7 @@ def _consulted(asked: Asked, auth_state: str, call: Call | None) -> Response:
     return response
 
 
-def _why_not_asked(asked: Asked) -> str | None:
+def _why_not_asked(asked: AskedConsult) -> str | None:
     """Say that no background worker runs, where that is why a call was not begun in time, and log it."""
 
     def is_left(session: Session) -> bool:
@@ -153,18 +155,18 @@ def _form(details: Collection[Any]) -> Document | None:
 def refresh(authorization_id: UUID) -> Response:
     """Refresh the token now: 200 once that is done, 202 while it is not."""
     read_body(NoBody)
-    asked = _ask(partial(requests.ask_refresh, authorization_id=authorization_id, cause=_cause()))
-    return _wait_for_end(asked.call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
+    call_id = _ask(partial(requests.ask_refresh, authorization_id=authorization_id, cause=_cause()))
+    return _wait_for_end(call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
 
 
 @blueprint.post("/authorizations/<uuid:authorization_id>/revoke")
 def revoke(authorization_id: UUID) -> Response:
     """Revoke the token: 200 once it is gone, 202 while that is not known. It is given to nobody from now on."""
     read_body(NoBody)
-    asked = _ask(partial(requests.ask_revoke, authorization_id=authorization_id, cause=_cause()))
-    if asked is None:
+    call_id = _ask(partial(requests.ask_revoke, authorization_id=authorization_id, cause=_cause()))
+    if call_id is None:
         return respond(whole_document(authorization_id))
-    return _wait_for_end(asked.call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
+    return _wait_for_end(call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
 
 
 def _called(authorization_id: UUID, call: Call | None) -> Response:
@@ -193,7 +195,7 @@ def _refused(call: Call) -> ProblemError:
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "call-refused", call.reason or "", members=members)
 
 
-def _ask(ask: Callable[[UnitOfWork], Any]) -> Any:  # noqa: ANN401 -- what it returns
+def _ask(ask: Callable[[UnitOfWork], T]) -> T:
     return _service().receiver.run_work(ask)
 
 
