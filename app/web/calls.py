@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from app import calls
 from app.alipay.call_answers import read_consult
 from app.alipay.call_requests import ConsultRequest
+from app.alipay.wallets import meant_wallet
 from app.authorizations import Cause
 from app.database import Database
 from app.documents import Document
@@ -92,22 +93,26 @@ def consult() -> Response:
         os_version=body.os_version,
         env=body.env,
     )
+    meant = meant_wallet(body.customer_belongs_to)
+    if meant is not None:
+        # Not refused: new wallets come, and Alipay says soon enough whether it knows this one.
+        _log.warning("wallet may be misspelt", extra={"wallet": body.customer_belongs_to, "known": meant})
     service = _service()
     ask = partial(requests.ask_consult, keyring=service.keyring, consult=said, request=request, cause=_cause())
     asked = _ask(ask)
-    return _wait_for_end(asked.call_id, partial(_consulted, asked, said.auth_state), seconds=CONSULT_WAIT_SECONDS)
+    return _wait_for_end(asked.call_id, partial(_consulted, asked, said), seconds=CONSULT_WAIT_SECONDS)
 
 
-def _consulted(asked: AskedConsult, auth_state: str, call: Call | None) -> Response:
+def _consulted(asked: AskedConsult, said: Consult, call: Call | None) -> Response:
     """Answer with where the user agrees, or why there is no such page."""
     if call is None or call.status == CallStatus.UNDETERMINED or (call.result_code is None and _has_failed(call)):
         why = _why_not_asked(asked) if call is None else call.reason
-        said = "Alipay has not answered the consult in time."
-        detail = " ".join(filter(None, (said, why, "Send the same request again, with this authState.")))
-        members = {"authState": auth_state, "authorizationId": str(asked.recorded.authorization_id)}
+        late = "Alipay has not answered the consult in time."
+        detail = " ".join(filter(None, (late, why, "Send the same request again, with this authState.")))
+        members = {"authState": said.auth_state, "authorizationId": str(asked.recorded.authorization_id)}
         raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, "no-answer", detail, members=members)
     if _has_failed(call):
-        raise _refused(call)
+        raise _refused(call, wallet=said.customer_belongs_to)
     if call.status == CallStatus.UNNEEDED:
         raise _unneeded(call)
     answer = read_consult(json.loads(calls.answer(_service().vault, call) or "{}"))
@@ -190,8 +195,11 @@ def _has_failed(call: Call) -> bool:
     return call.status == CallStatus.FAILED
 
 
-def _refused(call: Call) -> ProblemError:
-    members = {"resultCode": call.result_code or "", "remedy": remedy(call.kind, call.result_code)}
+def _refused(call: Call, *, wallet: str | None = None) -> ProblemError:
+    to_do, meant = remedy(call.kind, call.result_code), meant_wallet(wallet or "")
+    if meant is not None:
+        to_do = f"{to_do} customerBelongsTo may be misspelt: {meant} is a wallet that is known."
+    members = {"resultCode": call.result_code or "", "remedy": to_do}
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "call-refused", call.reason or "", members=members)
 
 

@@ -170,6 +170,20 @@ def test_a_caller_whom_alipay_does_not_know_is_told_where_to_look(calling: Calli
     assert "merchant_private_key" in refused.get_json()["remedy"]
 
 
+def test_a_wallet_that_may_be_misspelt_is_asked_for_and_warned_of(
+    calling: CallingHttp, caplog: pytest.LogCaptureFixture
+) -> None:
+    calling.fail("refused", "consult", code="PARAM_ILLEGAL")
+    with calling.running():
+        refused = calling.consult(customerBelongsTo="GCSAH")
+    assert problem(refused) == (422, "call-refused")
+    assert "customerBelongsTo may be misspelt: GCASH is a wallet that is known." in refused.get_json()["remedy"]
+    (warned,) = [each for each in caplog.records if each.message == "wallet may be misspelt"]
+    assert (vars(warned)["wallet"], vars(warned)["known"]) == ("GCSAH", "GCASH")
+    with calling.running():
+        assert calling.consult("s-2", customerBelongsTo="GCSAH").status_code == 201
+
+
 @pytest.mark.usefixtures("impatient")
 def test_without_an_answer_in_time_the_same_request_is_sent_again(calling: CallingHttp) -> None:
     unknown = calling.consult()

@@ -12,7 +12,7 @@ import pytest
 from app import reports
 from app.alipay.call import Done, Refused
 from app.gateway.recording import end_overdue
-from app.simulator.draft import token_created
+from app.simulator.draft import authcode_created, token_created
 from tests.builders import CLIENT_ID
 from tests.gateway import CONSULTED, TOKEN
 from tests.integration.calls_shell import GRANTED, IN_PROCESS, SILENCE, SPENT, CallShell, a_call_shell
@@ -112,6 +112,14 @@ def test_show_has_every_attempt_and_no_secret(shell: CallShell) -> None:
     everything = shown + str(document) + shell.ask("calls", "list") + str(shell.json("calls", "list"))
     secrets = ("code of s-1", TOKEN["accessToken"], TOKEN["refreshToken"], TOKEN["userLoginId"])
     assert not [each for each in secrets if str(each) in everything]
+
+
+def test_a_wallet_that_may_be_misspelt_is_shown_and_warned_of(shell: CallShell) -> None:
+    result = shell.run("authorizations", "consult", "s-1", "--wallet", "GCSAH")
+    assert (result.exit_code, result.stderr) == (0, "GCSAH may be misspelt: GCASH is a wallet that is known.\n")
+    shell.notify(authcode_created("s-1", "code of s-1"))
+    assert "GCSAH (may be misspelt: GCASH is known)" in shell.ask("calls", "show", shell.newest_call())
+    assert shell.run("authorizations", "consult", "s-2", "--wallet", "GCASH").stderr == ""
 
 
 def test_a_call_that_no_worker_has_begun_says_so_after_a_while(shell: CallShell) -> None:
@@ -249,14 +257,6 @@ def test_retry_refuses_what_is_done_and_what_can_bring_nothing_more(shell: CallS
     assert (late.exit_code, "the authorization is token_active: there is nothing to repeat" in late.stderr) == (1, True)
 
 
-# --- events ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_event_of_a_failed_call_names_it(shell: CallShell) -> None:
-    call_id = shell.agree()
-    shell.answer(SPENT)
-    event = shell.event("exchange_failed")
-    assert event["data"]["call"] == {"id": call_id, "status": "failed", "resultCode": "INVALID_AUTHCODE"}
 @pytest.mark.parametrize("is_uncertain", [False, True])
 def test_retry_refuses_an_exchange_whose_code_is_too_old_unless_alipay_may_have_made_it(
     shell: CallShell, *, is_uncertain: bool
@@ -291,6 +291,14 @@ def test_an_answer_that_could_not_be_recorded_is_recorded_also_after_the_code_s_
     assert shell.json("authorizations", "show", "s-1")["state"] == "token_active"
 
 
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_event_of_a_failed_call_names_it(shell: CallShell) -> None:
+    call_id = shell.agree()
+    shell.answer(SPENT)
+    event = shell.event("exchange_failed")
+    assert event["data"]["call"] == {"id": call_id, "status": "failed", "resultCode": "INVALID_AUTHCODE"}
     assert event["data"]["from"] == event["data"]["to"] == "authcode_issued"
     listed = shell.ask("events", "list")
     assert "failed: INVALID_AUTHCODE" in listed

@@ -9,6 +9,7 @@ from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
 from app import calls, documents
+from app.alipay.wallets import meant_wallet
 from app.cli import options
 from app.cli.calls.explanations import explain, what_to_do
 from app.cli.calls.finding import find_call, id_argument
@@ -74,6 +75,7 @@ def _facts(call: Call, authorization: Authorization) -> Mapping[str, object]:
         "result code": call.result_code,
         "authState": authorization.auth_state,
         "client": call.client_id,
+        "wallet": _wallet(authorization),
         "state now": authorization.state,
         "authorization": authorization.id,
         "asked by": call.cause if call.by is None else f"{call.cause} {call.by}",
@@ -82,6 +84,13 @@ def _facts(call: Call, authorization: Authorization) -> Mapping[str, object]:
         "deadline": call.deadline_at and moment(call.deadline_at),
         "finished": call.finished_at and moment(call.finished_at),
     }
+
+
+def _wallet(authorization: Authorization) -> str | None:
+    """Write the wallet, and where it may be misspelt, which one was meant."""
+    wallet = authorization.customer_belongs_to
+    meant = meant_wallet(wallet or "")
+    return wallet if meant is None else f"{wallet} (may be misspelt: {meant} is known)"
 
 
 def _result(attempt: CallAttempt) -> str | None:
