@@ -83,7 +83,6 @@ class Worker:
         self._calls = CallRunner(
             service,
             may_call=partial(self._leases.holds, CALLS),
-            term=partial(self._leases.term, CALLS),
             clock=clock,
         )
         self._names = {_NUMBERING, CALLS, *self._senders}

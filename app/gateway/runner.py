@@ -116,14 +116,12 @@ class CallRunner:
         service: Parts,
         *,
         may_call: Callable[[], bool] = lambda: True,
-        term: Callable[[], int] = lambda: 0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the parts of the service, and what says whether this worker has the lease, and since when."""
+        """Take the parts of the service, and what says whether this worker has the lease."""
         self._service = service
         self._may_call = may_call
-        self._term = term
         self._clock = clock
         self._monotonic = monotonic
         self._callers: dict[str, Caller] = {}
@@ -140,9 +138,8 @@ class CallRunner:
         self._record_at = 0.0
         #: By how much the database's clock is ahead of this machine's.
         self._clock_lead = timedelta(0)
-        #: The term of the lease in which it last looked.
-        self._seen_term: int | None = None
-        #: What is in flight without being made here, and from when on it can be repeated.
+        #: What is in flight without being made here, and from when on it can be repeated. That holds whoever had the
+        #: lease since: an attempt that another has begun has another number.
         self._abandoned: dict[AttemptKey, float] = {}
         self._poll_at = self._look_at = self._plan_at = 0.0
         self._looking = Persistence("looking which calls are due")
@@ -198,22 +195,18 @@ class CallRunner:
         self._poll_at = now + CALLS_POLL_SECONDS
         if not self._may_call():
             return
-        if not self._looking.try_once(self._look):
-            self._poll_at = now + _PAUSE_SECONDS
+        # First, since the clocks are compared there.
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             self._tending.try_once(self._tend)
+        if not self._looking.try_once(self._look):
+            self._poll_at = now + _PAUSE_SECONDS
 
     # --- what is due ---
 
     def _look(self) -> None:
         """Begin an attempt at each call that is due, as far as there is room, and send the requests."""
         database = self._service.database
-        # Read first: what is taken anew while this looks is seen at the next look.
-        term = self._term()
-        if term != self._seen_term:
-            self._take_over(database)
-            self._seen_term = term
         self._release_abandoned(database)
         room = CALLS_AT_ONCE_MAX - len(self._in_flight)
         now = self._database_time()
@@ -392,15 +385,12 @@ class CallRunner:
     def _compare_clocks(self, database: Database) -> None:
         self._clock_lead = database.run(clock_lead, read_only=True)
 
-    def _take_over(self, database: Database) -> None:
-        """See what a worker before left in flight."""
-        self._compare_clocks(database)
-        self._abandoned.clear()
-        self._note_abandoned(database)
-
     def _note_abandoned(self, database: Database) -> None:
         """See what is in flight and not made here: a worker before began it, or the answer to our commit was lost."""
         left = database.run(calls.in_flight, read_only=True)
+        # Asked again: what another has begun may go out a while after it is on record.
+        if not self._may_call():
+            return
         until = self._monotonic() + CALL_ABANDONED_SECONDS
         for each in left:
             call_id, _ = each

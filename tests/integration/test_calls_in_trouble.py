@@ -19,6 +19,7 @@ from app.alipay.keyring import Keyring
 from app.gateway import recording
 from app.gateway.recording import EndedAttempt
 from app.models import Call
+from app.gateway.runner import CallRunner
 from app.report_errors import ConsultOverError
 from app.simulator.draft import authcode_created, token_created
 from tests.builders import CLIENT_ID
@@ -210,6 +211,16 @@ def test_a_worker_that_lost_the_lease_frees_no_attempt_of_the_next_one(calling: 
 
 def test_the_order_of_fields_makes_no_other_consult(calling: CallingStage) -> None:
     calling.consult(env={"terminalType": "WEB", "osType": "IOS"})
+def test_a_worker_without_the_lease_counts_no_attempt_of_the_next_one_as_abandoned(calling: CallingStage) -> None:
+    issue_strange_code(calling)
+    begun = {"attempts": 1, "is_in_flight": True, "due_at": None}
+    calling.database.run(lambda session: session.execute(update(Call).values(begun)))
+    for has_lease in (False, True):
+        runner = CallRunner(calling, may_call=lambda has_lease=has_lease: has_lease)
+        runner._note_abandoned(calling.database)  # noqa: SLF001 -- the guard of a moment that no test can hit
+        assert len(runner._abandoned) == int(has_lease)  # noqa: SLF001 -- as above
+
+
     calling.consult(env={"osType": "IOS", "terminalType": "WEB"})
     assert len(calling.calls()) == 1
 

@@ -376,7 +376,6 @@ class Calls:
         runner = CallRunner(
             Parts(as_database, self.stage.keyring, self.stage.vault, receiver),
             may_call=partial(leases.holds, _LEASE),
-            term=partial(leases.term, _LEASE),
             clock=self.stage.clock,
             monotonic=self._now,
         )
