@@ -201,6 +201,8 @@ def _name_wallet(work: UnitOfWork, authorization: Authorization, call: Call) -> 
     if authorization.customer_belongs_to is None:
         raise CallNotRepeatableError(call.status, "the wallet is still not known")
     body = json.loads(calls.request_body(work.vault, call)) | {"customerBelongsTo": authorization.customer_belongs_to}
+    if authorization.merchant_region is not None:
+        body["merchantRegion"] = authorization.merchant_region
     call.sealed_request = calls.seal_request(work.vault, call, json.dumps(body, separators=(",", ":")).encode())
 
 

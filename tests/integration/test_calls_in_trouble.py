@@ -1,5 +1,6 @@
 """What is wrong with one call, one row or one keyring keeps no other call from being made, recorded and ended."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +19,10 @@ from app.alipay.call import Done
 from app.alipay.keyring import Keyring
 from app.gateway import recording
 from app.gateway.recording import EndedAttempt
-from app.models import Call
 from app.gateway.runner import CallRunner
+from app.models import Call
 from app.report_errors import ConsultOverError
+from app.secret import Secret
 from app.simulator.draft import authcode_created, token_created
 from tests.builders import CLIENT_ID
 from tests.integration.calling import WALLET, CallingStage, a_calling_stage
@@ -209,8 +211,6 @@ def test_a_worker_that_lost_the_lease_frees_no_attempt_of_the_next_one(calling: 
     assert newest(calling, "exchange").is_uncertain
 
 
-def test_the_order_of_fields_makes_no_other_consult(calling: CallingStage) -> None:
-    calling.consult(env={"terminalType": "WEB", "osType": "IOS"})
 def test_a_worker_without_the_lease_counts_no_attempt_of_the_next_one_as_abandoned(calling: CallingStage) -> None:
     issue_strange_code(calling)
     begun = {"attempts": 1, "is_in_flight": True, "due_at": None}
@@ -221,6 +221,8 @@ def test_a_worker_without_the_lease_counts_no_attempt_of_the_next_one_as_abandon
         assert len(runner._abandoned) == int(has_lease)  # noqa: SLF001 -- as above
 
 
+def test_the_order_of_fields_makes_no_other_consult(calling: CallingStage) -> None:
+    calling.consult(env={"terminalType": "WEB", "osType": "IOS"})
     calling.consult(env={"osType": "IOS", "terminalType": "WEB"})
     assert len(calling.calls()) == 1
 
@@ -241,6 +243,33 @@ def test_a_wallet_that_is_named_in_time_leaves_one_exchange_of_the_code(calling:
         calling.wait_for(lambda: all(each.status != "due" for each in calling.calls()))
     assert [status for _, status in calling.statuses()] == ["unneeded", "failed"]
     assert calling.events().count("exchange_failed") == 1
+
+
+def asked_of(calling: CallingStage, call: Call) -> dict[str, str]:
+    """What a call sends, but for the code or token."""
+    sent = json.loads(calls.request_body(calling.vault, call))
+    return {name: sent.get(name) for name in ("customerBelongsTo", "merchantRegion")}
+
+
+def test_a_region_that_is_named_with_a_late_wallet_goes_out_with_the_exchange(calling: CallingStage) -> None:
+    calling.stage.consult()
+    calling.stage.notify(authcode_created("s-1", "code-1"))
+    calling.stage.consult(customer_belongs_to=WALLET, merchant_region="PH")
+    assert asked_of(calling, newest(calling, "exchange")) == {"customerBelongsTo": WALLET, "merchantRegion": "PH"}
+
+
+def test_a_region_that_is_named_with_a_late_wallet_goes_out_with_the_refresh_that_is_retried(
+    calling: CallingStage,
+) -> None:
+    authorization_id = calling.stage.consult()
+    calling.stage.report_token(authorization_id, auth_code="code-1", refresh_token=Secret("refresh-1"))
+    calling.ask_refresh()
+    with calling.running():
+        calling.wait_for(is_over(calling, "refresh"))
+    assert newest(calling, "refresh").reason == calls.NO_WALLET
+    calling.stage.consult(customer_belongs_to=WALLET, merchant_region="PH")
+    calling.retry(newest(calling, "refresh"))
+    assert asked_of(calling, newest(calling, "refresh")) == {"customerBelongsTo": WALLET, "merchantRegion": "PH"}
 
 
 def test_a_token_that_a_process_without_the_gateway_took_in_needs_no_exchange(calling: CallingStage) -> None:
