@@ -8,26 +8,23 @@ import logging
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy.orm import Session
-
 from app import calls, metrics, tokens
 from app.alipay.call import SECONDS_MAX, Caller, Done, Operation, Refused, Unknown
 from app.alipay.keyring import Keyring
 from app.authorizations import Cause
-from app.calls import AttemptKey, Standing
+from app.calls import AttemptKey
 from app.database import Database, DatabaseUnavailableError
 from app.database.clock import clock_lead
 from app.events.persistence import Persistence
 from app.gateway import recording, requests
+from app.gateway.choosing import DueCalls, Job
 from app.gateway.endings import Answer
 from app.gateway.recording import EndedAttempt, EndedCall
 from app.key_locks import AuthStateKey
@@ -40,25 +37,19 @@ from app.limits import (
     REFRESHES_AT_ONCE_MAX,
 )
 from app.logs import failure
-from app.models import Call
 from app.receiver import Receiver
-from app.state_machine import AuthorizationState
-from app.vault import Vault, VaultError
+from app.vault import Vault
 from app.vocabulary import CallKind, CallStatus, CauseKind
 
 _log = logging.getLogger(__name__)
 
-#: Of each kind, what is looked at to choose from.
-_PAGE = 100
 #: How often to look which tokens are to be refreshed, and which calls have missed their deadline.
 _LOOK_SECONDS = 1.0
 _PLAN_SECONDS = 30.0
+#: Calls past their deadline that are ended together.
+_PAGE = 100
 #: Rows that one transaction plans.
 _PLANNED_MAX = 200
-#: For a call whose request does not open: another worker may have the vault key.
-_UNREADABLE_SECONDS = 60.0
-#: For a call of a client that this worker's keyring has no gateway of.
-_OTHER_KEYRING_PAUSE = timedelta(seconds=2)
 #: After trouble with the database.
 _PAUSE_SECONDS = 1.0
 
@@ -68,24 +59,6 @@ _OPERATIONS = {
     CallKind.REFRESH: Operation.APPLY_TOKEN,
     CallKind.REVOKE: Operation.REVOKE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One attempt at a call, which is on record."""
-
-    call_id: UUID
-    auth_state_key: AuthStateKey
-    kind: CallKind
-    number: int
-    #: Of the code or token that it names.
-    subject_index: bytes | None
-    body: bytes
-
-    @property
-    def attempt(self) -> AttemptKey:
-        """What names it on record."""
-        return self.call_id, self.number
 
 
 class Parts(Protocol):
@@ -125,16 +98,15 @@ class CallRunner:
         self._clock = clock
         self._monotonic = monotonic
         self._callers: dict[str, Caller] = {}
-        self._requests: SimpleQueue[_Job | None] = SimpleQueue()
+        self._requests: SimpleQueue[Job | None] = SimpleQueue()
         #: What has ended; `None` only wakes.
-        self._ended: SimpleQueue[tuple[_Job, Answer] | None] = SimpleQueue()
+        self._ended: SimpleQueue[tuple[Job, Answer] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._in_flight: dict[UUID, _Job] = {}
-        self._unrecorded: list[tuple[_Job, Answer]] = []
+        self._due = DueCalls(monotonic)
+        self._in_flight: dict[UUID, Job] = {}
+        self._unrecorded: list[tuple[Job, Answer]] = []
         #: What waits for rows that somebody holds, and from when on it is tried again.
-        self._held: list[tuple[float, _Job, Answer]] = []
-        #: Calls whose request does not open here, and until when they are left alone.
-        self._unreadable: dict[UUID, float] = {}
+        self._held: list[tuple[float, Job, Answer]] = []
         self._record_at = 0.0
         #: By how much the database's clock is ahead of this machine's.
         self._clock_lead = timedelta(0)
@@ -214,7 +186,15 @@ class CallRunner:
             return
         # Opened beforehand: that may ask the database, which is not to be asked from within a transaction.
         vault = self._service.vault
-        jobs = database.run(partial(self._begin, vault=vault, room=room, now=now))
+        begin = partial(
+            self._due.begin,
+            vault=vault,
+            keyring=self._service.keyring,
+            in_flight=self._in_flight.values(),
+            room=room,
+            now=now,
+        )
+        jobs = database.run(begin)
         # Asked again: the transaction may have taken longer than the lease is held.
         if not self._may_call():
             for job in jobs:
@@ -227,74 +207,6 @@ class CallRunner:
                 continue
             self._in_flight[job.call_id] = job
             self._requests.put(job)
-
-    def _begin(self, session: Session, *, vault: Vault, room: int, now: datetime) -> list[_Job]:
-        """Put attempts on record, and return them. What is not wanted any more ends here."""
-        in_flight = Counter(each.auth_state_key[0] for each in self._in_flight.values())
-        full = [client for client, count in in_flight.items() if count >= CLIENT_CALLS_AT_ONCE_MAX]
-        due = calls.due(session, now=now, limit=_PAGE, full=full)
-        busy = calls.in_flight_of(session, [each.authorization_id for each in due])
-        refreshes = sum(each.kind is CallKind.REFRESH for each in self._in_flight.values())
-        standings = calls.standings(session, due)
-        self._unreadable = {key: until for key, until in self._unreadable.items() if until > self._monotonic()}
-        chosen: dict[UUID, bytes] = {}
-        for each in due:
-            if each.authorization_id in busy or in_flight[each.client_id] >= CLIENT_CALLS_AT_ONCE_MAX:
-                continue
-            if each.id in self._unreadable or (each.kind == CallKind.REFRESH and refreshes >= REFRESHES_AT_ONCE_MAX):
-                continue
-            if len(chosen) >= room:
-                break
-            if not self._is_to_be_made(session, each, standings[each.authorization_id], now=now):
-                continue
-            try:
-                chosen[each.id] = calls.request_body(vault, each)
-            except VaultError as error:
-                _log.error("request does not open", extra={"call": each.id, **failure(error)})
-                self._unreadable[each.id] = self._monotonic() + _UNREADABLE_SECONDS
-                continue
-            busy.add(each.authorization_id)
-            in_flight[each.client_id] += 1
-            refreshes += each.kind == CallKind.REFRESH
-        begun = [each for each in due if each.id in chosen]
-        calls.begin_attempts(session, begun, now=now)
-        return [
-            _Job(
-                each.id,
-                standings[each.authorization_id].auth_state_key,
-                CallKind(each.kind),
-                each.attempts,
-                each.subject_index,
-                chosen[each.id],
-            )
-            for each in begun
-        ]
-
-    def _is_to_be_made(self, session: Session, call: Call, standing: Standing, *, now: datetime) -> bool:
-        """Say whether a locked call is to be made; what the keyring says no more, or has come otherwise, ends here."""
-        client = self._service.keyring.clients.get(call.client_id)
-        gateway = None if client is None else client.gateway
-        if gateway is None:
-            # Another worker may have a newer keyring. What is not made in time is told.
-            call.due_at, call.reason = now + _OTHER_KEYRING_PAUSE, "The client has no gateway in the keyring."
-            return False
-        if call.kind == CallKind.EXCHANGE and standing.state != AuthorizationState.AUTHCODE_ISSUED:
-            calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=now)
-            return False
-        is_switched_off = call.cause == CauseKind.GATEWAY and (
-            (call.kind == CallKind.EXCHANGE and not gateway.exchange)
-            or (call.kind == CallKind.REFRESH and not gateway.refresh)
-        )
-        if not is_switched_off:
-            return True
-        if call.kind == CallKind.REFRESH:
-            calls.let_refresh_be_asked_again(session, call)
-        if call.is_uncertain:
-            # Alipay may have carried it out: that is told.
-            calls.end_soon(call, _SWITCHED_OFF[CallKind(call.kind)], now=now)
-        else:
-            calls.finish(call, CallStatus.UNNEEDED, _SWITCHED_OFF[CallKind(call.kind)], at=now)
-        return False
 
     def _start_thread(self) -> None:
         """Start one more thread for requests. Raises `RuntimeError` where the system has no room for it."""
@@ -350,7 +262,7 @@ class CallRunner:
             del self._unrecorded[0]
 
     def _record_together(
-        self, receiver: Receiver, ended: Sequence[tuple[_Job, Answer]], *, has_savepoints: bool
+        self, receiver: Receiver, ended: Sequence[tuple[Job, Answer]], *, has_savepoints: bool
     ) -> None:
         now = self._clock()
         attempts = [
@@ -370,7 +282,7 @@ class CallRunner:
             if each.recorded is not None:
                 receiver.note_resumed(each.recorded)
 
-    def _set_aside(self, job: _Job, answer: Answer, error: Exception) -> None:
+    def _set_aside(self, job: Job, answer: Answer, error: Exception) -> None:
         """Leave in flight what cannot be recorded: it is then repeated as if nobody had answered."""
         _log.error("call not recorded", extra={"call": job.call_id, "outcome": _outcome(answer), **failure(error)})
         self._in_flight.pop(job.call_id, None)
@@ -453,13 +365,6 @@ class CallRunner:
             _log.error(what, extra=failure(error))
             return False
         return True
-
-
-#: Why a call that the service began of its own accord is not made any more.
-_SWITCHED_OFF = {
-    CallKind.EXCHANGE: "The keyring says that the merchant exchanges codes itself.",
-    CallKind.REFRESH: "The keyring says that the merchant refreshes tokens itself.",
-}
 
 
 def _outcome(answer: Answer) -> str:
