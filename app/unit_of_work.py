@@ -20,11 +20,11 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from app import authorizations, calls, inbox, inbox_admin, key_locks, tokens
+from app import authorizations, call_statements, calls, inbox, inbox_admin, key_locks, tokens
 from app.alipay.keyring import Gateway
 from app.alipay.notification import NotificationType
 from app.authorizations import Cause
-from app.calls import AttemptEnd
+from app.call_statements import AttemptEnd
 from app.database import is_transient
 from app.database.bulk import insertion, update_of
 from app.database.clock import clock_query, lead, machine_time
@@ -218,7 +218,7 @@ class UnitOfWork:
             tokens.known_tokens_query(unknown_tokens),
             authorizations.known_states_query(unknown_states),
             waiting,
-            calls.open_calls_lock(with_calls),
+            call_statements.open_calls_lock(with_calls),
         )
         if known_tokens.rows or known_states.rows:
             raise KnownMeanwhileError
@@ -270,7 +270,7 @@ class UnitOfWork:
         if authorization is None:
             return None
         ids = [authorization.id]
-        found, locked = execute(self.connection, tokens.all_tokens_query(ids), calls.all_calls_lock(ids))
+        found, locked = execute(self.connection, tokens.all_tokens_query(ids), call_statements.all_calls_lock(ids))
         self._take_in_tokens(found.of(AccessToken))
         self._take_in_calls(locked.of(Call))
         return authorization
@@ -321,12 +321,14 @@ class UnitOfWork:
 
     def find_call(self, call_id: UUID) -> Call | None:
         """Find a call, without locking it."""
-        (found,) = execute(self.connection, calls.call_query(call_id))
+        (found,) = execute(self.connection, call_statements.call_query(call_id))
         return next(iter(found.of(Call)), None)
 
     def lock_calls(self, ids: Collection[UUID]) -> dict[UUID, Call]:
         """Lock calls whose authorizations are locked, open or not, and load those that are not loaded yet."""
-        (locked,) = execute(self.connection, calls.call_lock([each for each in ids if each not in self._calls]))
+        (locked,) = execute(
+            self.connection, call_statements.call_lock([each for each in ids if each not in self._calls])
+        )
         self._take_in_calls(locked.of(Call))
         return {each: self._calls[each] for each in ids if each in self._calls}
 
@@ -348,7 +350,7 @@ class UnitOfWork:
 
     def newest_call(self, authorization: Authorization, kind: CallKind) -> Call | None:
         """Lock and load the newest call of this kind of a loaded authorization, open or not."""
-        (locked,) = execute(self.connection, calls.all_calls_lock([authorization.id]))
+        (locked,) = execute(self.connection, call_statements.all_calls_lock([authorization.id]))
         found = [self._calls.get(each.id, each) for each in locked.of(Call) if each.kind == kind]
         self._take_in_calls([each for each in found if each.id not in self._calls])
         return found[-1] if found else None
@@ -631,8 +633,8 @@ class UnitOfWork:
             ),
             staging.event_insertion(self._outbox),
             self._updates(Call, changed),
-            calls.call_insertion(self._begun_calls),
-            calls.attempt_end_update(self._attempt_ends),
+            call_statements.call_insertion(self._begun_calls),
+            call_statements.attempt_end_update(self._attempt_ends),
             self._updates(Authorization, changed),
             insertion(AuditLine, self._audit),
         ]

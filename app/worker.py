@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-from app import calls, metrics, quarantine
+from app import call_statements, metrics, quarantine
 from app.documents import event_body
 from app.events import deliveries, feed
 from app.events.deliveries import Status
@@ -178,7 +178,7 @@ class Worker:
         self._database.run(partial(quarantine.purge, now=self._clock()))
         before = self._clock() - RETENTION
         purged = self._database.run(partial(feed.purge, before=before))
-        purged_calls = self._database.run(partial(calls.purge, before=before, limit=feed.PURGED_AT_ONCE_MAX))
+        purged_calls = self._database.run(partial(call_statements.purge, before=before, limit=feed.PURGED_AT_ONCE_MAX))
         if max(given_up + purged, purged_calls) < feed.PURGED_AT_ONCE_MAX:
             self._purge_at = self._monotonic() + _PURGE_SECONDS
 

@@ -32,7 +32,7 @@ def lead(shown: Rows, *, asked_at: datetime) -> timedelta:
     """
     if not shown.rows:
         return timedelta(0)
-    ((at,),) = shown.rows
+    at: datetime = shown.rows[0][0]
     return max(at - machine_time(), min(at - asked_at, timedelta(0)))
 
 

@@ -13,9 +13,9 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from app import calls
+from app import call_statements, calls
 from app.alipay.keyring import Keyring
-from app.calls import AttemptKey, Standing
+from app.call_statements import AttemptKey, Standing
 from app.key_locks import AuthStateKey
 from app.limits import CLIENT_CALLS_AT_ONCE_MAX, REFRESHES_AT_ONCE_MAX
 from app.logs import failure
@@ -78,10 +78,10 @@ class DueCalls:
         """Put attempts on record, and return them, given those under way. What is not wanted any more ends here."""
         by_client = Counter(each.auth_state_key[0] for each in in_flight)
         full = [client for client, count in by_client.items() if count >= CLIENT_CALLS_AT_ONCE_MAX]
-        due = calls.due(session, now=now, limit=_PAGE, full=full)
-        busy = calls.in_flight_of(session, [each.authorization_id for each in due])
+        due = call_statements.due(session, now=now, limit=_PAGE, full=full)
+        busy = call_statements.in_flight_of(session, [each.authorization_id for each in due])
         refreshes = sum(each.kind is CallKind.REFRESH for each in in_flight)
-        standings = calls.standings(session, due)
+        standings = call_statements.standings(session, due)
         self._unreadable = {key: until for key, until in self._unreadable.items() if until > self._monotonic()}
         chosen: dict[UUID, bytes] = {}
         for each in due:
@@ -103,7 +103,7 @@ class DueCalls:
             by_client[each.client_id] += 1
             refreshes += each.kind == CallKind.REFRESH
         begun = [each for each in due if each.id in chosen]
-        calls.begin_attempts(session, begun, now=now)
+        call_statements.begin_attempts(session, begun, now=now)
         return [
             Job(
                 each.id,
@@ -135,7 +135,7 @@ def _is_to_be_made(session: Session, keyring: Keyring, call: Call, standing: Sta
     if not is_switched_off:
         return True
     if call.kind == CallKind.REFRESH:
-        calls.let_refresh_be_asked_again(session, call)
+        call_statements.let_refresh_be_asked_again(session, call)
     if call.is_uncertain:
         # Alipay may have carried it out: that is told.
         calls.end_soon(call, _SWITCHED_OFF[CallKind(call.kind)], now=now)

@@ -16,7 +16,7 @@ from app.alipay.call import Done, Refused, Unknown
 from app.alipay.call_answers import TokenAnswer, read_grant
 from app.alipay.call_requests import revoke_body
 from app.authorizations import Cause
-from app.calls import AttemptEnd
+from app.call_statements import AttemptEnd
 from app.gateway.endings import Answer, ending_of, late_reason, late_status
 from app.key_locks import AuthStateKey
 from app.models import Authorization, Call

@@ -15,11 +15,11 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 from uuid import UUID
 
-from app import calls, metrics, tokens
+from app import call_statements, metrics, tokens
 from app.alipay.call import SECONDS_MAX, Caller, Done, Operation, Refused, Unknown
 from app.alipay.keyring import Keyring
 from app.authorizations import Cause
-from app.calls import AttemptKey
+from app.call_statements import AttemptKey
 from app.database import Database, DatabaseUnavailableError
 from app.database.clock import clock_lead
 from app.events.persistence import Persistence
@@ -182,7 +182,7 @@ class CallRunner:
         self._release_abandoned(database)
         room = CALLS_AT_ONCE_MAX - len(self._in_flight)
         now = self._database_time()
-        if room <= 0 or not database.run(partial(calls.is_any_due, now=now), read_only=True):
+        if room <= 0 or not database.run(partial(call_statements.is_any_due, now=now), read_only=True):
             return
         # Opened beforehand: that may ask the database, which is not to be asked from within a transaction.
         vault = self._service.vault
@@ -299,7 +299,7 @@ class CallRunner:
 
     def _note_abandoned(self, database: Database) -> None:
         """See what is in flight and not made here: a worker before began it, or the answer to our commit was lost."""
-        left = database.run(calls.in_flight, read_only=True)
+        left = database.run(call_statements.in_flight, read_only=True)
         # Asked again: what another has begun may go out a while after it is on record.
         if not self._may_call():
             return
@@ -313,7 +313,7 @@ class CallRunner:
         now = self._monotonic()
         over = [each for each, until in self._abandoned.items() if until <= now]
         if over:
-            database.run(partial(calls.release, attempts=over, now=self._database_time()))
+            database.run(partial(call_statements.release, attempts=over, now=self._database_time()))
             for each in over:
                 del self._abandoned[each]
 
@@ -322,7 +322,7 @@ class CallRunner:
         database, receiver, now = self._service.database, self._service.receiver, self._clock()
         self._compare_clocks(database)
         self._note_abandoned(database)
-        overdue = database.run(partial(calls.overdue, now=self._database_time(), limit=_PAGE), read_only=True)
+        overdue = database.run(partial(call_statements.overdue, now=self._database_time(), limit=_PAGE), read_only=True)
         if overdue and not self._end_overdue(receiver, overdue, now=now):
             for each in overdue:
                 self._end_overdue(receiver, [each], now=now)

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 from flask import Blueprint, Response, current_app, g, url_for
 from sqlalchemy.orm import Session
 
-from app import calls
+from app import call_statements, calls
 from app.alipay.call_answers import read_consult
 from app.alipay.call_requests import ConsultRequest
 from app.alipay.wallets import meant_wallet
@@ -64,7 +64,7 @@ class _LookForEnds:
     database: Database
 
     def __call__(self, ids: Collection[UUID]) -> Mapping[UUID, Found[Call]]:
-        ended = self.database.run(partial(calls.ended, call_ids=ids), read_only=True)
+        ended = self.database.run(partial(call_statements.ended, call_ids=ids), read_only=True)
         return {each.id: Found(each) for each in ended}
 
 
@@ -137,7 +137,7 @@ def _why_not_asked(asked: AskedConsult) -> str | None:
     """Say that no background worker runs, where that is why a call was not begun in time, and log it."""
 
     def is_left(session: Session) -> bool:
-        call = calls.find(session, asked.call_id)
+        call = call_statements.find(session, asked.call_id)
         return call is not None and call.attempts == 0 and not is_held(session, CALLS, now=datetime.now(UTC))
 
     if not _service().database.run(is_left, read_only=True):

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import update
 
-from app import calls
+from app import call_statements, calls
 from app.alipay.call import Done
 from app.alipay.keyring import Keyring
 from app.gateway import recording
@@ -125,16 +125,16 @@ def test_what_is_overdue_is_not_in_front_of_a_fresh_code(calling: CallingStage) 
         issue_strange_code(calling, f"s-{each}")
     calling.stage.clock.forward(minutes=5)
     issue_strange_code(calling, "fresh")
-    is_any_due = partial(calls.is_any_due, now=calling.stage.clock())
+    is_any_due = partial(call_statements.is_any_due, now=calling.stage.clock())
     assert calling.database.run(is_any_due, read_only=True)
-    page = calling.database.run(partial(calls.due, now=calling.stage.clock(), limit=100), read_only=False)
+    page = calling.database.run(partial(call_statements.due, now=calling.stage.clock(), limit=100), read_only=False)
     assert [each.authorization_id for each in page] == [newest(calling, "exchange").authorization_id]
 
 
 def test_nothing_is_locked_again_and_again_for_what_is_overdue(calling: CallingStage) -> None:
     issue_strange_code(calling)
     calling.stage.clock.forward(minutes=5)
-    is_any_due = partial(calls.is_any_due, now=calling.stage.clock())
+    is_any_due = partial(call_statements.is_any_due, now=calling.stage.clock())
     assert not calling.database.run(is_any_due, read_only=True)
 
 
@@ -203,10 +203,10 @@ def test_a_worker_that_lost_the_lease_frees_no_attempt_of_the_next_one(calling: 
     begun = {"attempts": 2, "is_in_flight": True, "due_at": None}
     calling.database.run(lambda session: session.execute(update(Call).values(begun)))
     call, now = newest(calling, "exchange"), calling.stage.clock()
-    calling.database.run(partial(calls.release, attempts=[(call.id, 1)], now=now))
+    calling.database.run(partial(call_statements.release, attempts=[(call.id, 1)], now=now))
     assert newest(calling, "exchange").is_in_flight
     assert newest(calling, "exchange").due_at is None
-    calling.database.run(partial(calls.release, attempts=[(call.id, 2)], now=now))
+    calling.database.run(partial(call_statements.release, attempts=[(call.id, 2)], now=now))
     assert newest(calling, "exchange").due_at == now
     assert newest(calling, "exchange").is_uncertain
 
@@ -216,7 +216,7 @@ def test_a_worker_without_the_lease_counts_no_attempt_of_the_next_one_as_abandon
     begun = {"attempts": 1, "is_in_flight": True, "due_at": None}
     calling.database.run(lambda session: session.execute(update(Call).values(begun)))
     for has_lease in (False, True):
-        runner = CallRunner(calling, may_call=lambda has_lease=has_lease: has_lease)
+        runner = CallRunner(calling, may_call=partial(bool, has_lease))
         runner._note_abandoned(calling.database)  # noqa: SLF001 -- the guard of a moment that no test can hit
         assert len(runner._abandoned) == int(has_lease)  # noqa: SLF001 -- as above
 

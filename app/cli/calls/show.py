@@ -8,7 +8,7 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from app import calls, documents
+from app import call_statements, documents
 from app.alipay.wallets import meant_wallet
 from app.cli import options
 from app.cli.calls.explanations import explain, what_to_do
@@ -41,7 +41,11 @@ def show(call_id: UUID, *, as_json: bool) -> None:
 
     def whole(session: Session) -> tuple[Call, Authorization, Sequence[CallAttempt]]:
         call = find_call(session, call_id)
-        return call, session.get_one(Authorization, call.authorization_id), calls.attempts_of(session, call.id)
+        return (
+            call,
+            session.get_one(Authorization, call.authorization_id),
+            call_statements.attempts_of(session, call.id),
+        )
 
     if as_json:
         print_json(look_up(document))
