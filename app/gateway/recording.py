@@ -13,7 +13,7 @@ from uuid import UUID
 
 from app import authorizations, calls, reports, tokens
 from app.alipay.call import Done, Refused, Unknown
-from app.alipay.call_answers import TokenAnswer, read_grant
+from app.alipay.call_answers import read_grant
 from app.alipay.call_requests import revoke_body
 from app.authorizations import Cause
 from app.call_statements import AttemptEnd
@@ -30,6 +30,8 @@ from app.vocabulary import CallKind, CallStatus, CauseKind
 
 #: What a call says whose token was granted for an authorization that had been canceled by then.
 _CANCELED_BY_THEN = "The authorization had been canceled by then: the token is not active, and is being revoked."
+#: What a call says whose token is not the newest.
+_REPLACED_BY_THEN = "The token was replaced by a newer one before its answer was recorded."
 #: A revoke waits so long for a refresh whose outcome is not known.
 _REFRESH_PAUSE = timedelta(seconds=10)
 #: What a call says whose token is on record with another expiry time or refresh token, which stay.
@@ -221,7 +223,7 @@ def apply_success(
         return None, None
     if call.kind == CallKind.REVOKE:
         return reports.apply(work, authorization, CanceledReport(authorization.id), cause=cause), None
-    return _take_grant(work, authorization, call, read_grant(answer), cause)
+    return _take_grant(work, authorization, call, answer, cause)
 
 
 def not_recorded(error: Exception) -> str:
@@ -231,29 +233,34 @@ def not_recorded(error: Exception) -> str:
 
 
 def _take_grant(
-    work: UnitOfWork, authorization: Authorization, call: Call, answer: TokenAnswer, cause: Cause
+    work: UnitOfWork, authorization: Authorization, call: Call, answer: Mapping[str, Any], cause: Cause
 ) -> tuple[Recorded | None, str | None]:
     """Record a token that Alipay gave, whatever has happened to the authorization since it was asked for."""
+    granted = read_grant(answer)
     client_id, vault = authorization.client_id, work.vault
     current = work.current_token(authorization)
-    known = work.token(client_id, tokens.index(vault, client_id, answer.access_token))
+    known = work.token(client_id, tokens.index(vault, client_id, granted.access_token))
     if authorizations.is_canceled(authorization):
         if known is None:
-            work.begin_call(calls.revoke_of(vault, authorization, answer.access_token, cause=cause))
+            work.begin_call(calls.revoke_of(vault, authorization, granted.access_token, cause=cause))
         return None, _CANCELED_BY_THEN
     is_own = known is not None and known.authorization_id == authorization.id
     if is_own and known is not current:
-        return None, "The token was replaced by a newer one before its answer was recorded."
+        return None, _REPLACED_BY_THEN
+    if current is not None and known is None and _is_of_older_code(work, authorization, call):
+        # It never was the authorization's; that Alipay has given it stays on record.
+        calls.set_answer(vault, call, json.dumps(answer))
+        return None, _REPLACED_BY_THEN
     report = TokenReport(
         authorization.id,
         Grant(
-            answer.access_token,
-            answer.access_token_expires_at,
-            answer.refresh_token,
-            answer.refresh_token_expires_at,
+            granted.access_token,
+            granted.access_token_expires_at,
+            granted.refresh_token,
+            granted.refresh_token_expires_at,
         ),
         auth_code=_code_of(work, call),
-        user_login_id=answer.user_login_id,
+        user_login_id=granted.user_login_id,
     )
     if current is not None and (call.kind == CallKind.REFRESH or known is not current):
         # Also the token of a second code: it takes the place of the first one's, as that of a refresh does.
@@ -261,6 +268,17 @@ def _take_grant(
     elif known is not None and tokens.differs(vault, known, report.grant):
         return None, _ON_RECORD_OTHERWISE
     return reports.apply(work, authorization, report, cause=cause), None
+
+
+def _is_of_older_code(work: UnitOfWork, authorization: Authorization, call: Call) -> bool:
+    """Say whether a newer code of this authorization was exchanged than the one of this exchange.
+
+    An answer is recorded late by a worker that has stalled, and when a call is retried whose answer was kept.
+    """
+    if call.kind != CallKind.EXCHANGE:
+        return False
+    newest = work.newest_call(authorization, CallKind.EXCHANGE)
+    return newest is not None and newest.id != call.id and newest.status == CallStatus.DONE
 
 
 def _code_of(work: UnitOfWork, call: Call) -> Secret | None:

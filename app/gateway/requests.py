@@ -175,9 +175,9 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
     call.cause, call.by = cause.kind, cause.by
     answer = _kept_answer(work, call)
     if answer is not None:
+        call.sealed_answer = None
         recorded, why = apply_success(work, authorization, call, answer, now=cause.at)
         calls.finish(call, CallStatus.DONE, why, at=work.database_time(cause.at))
-        call.sealed_answer = None
         return recorded or Recorded(authorization.id, changed=False)
     _require_gateway(work, authorization)
     if call.sealed_request is None or not _is_wanted(work, authorization, call):
