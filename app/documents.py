@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from app import authorizations, calls, tokens
+from app import authorizations, call_statements, tokens
 from app.events import deliveries
 from app.events.feed import PublishedEvent
 from app.inbox_admin import of_authorization
@@ -30,7 +30,7 @@ def timestamp(time: datetime | None) -> str | None:
 def authorization_summaries(session: Session, listed: Collection[Authorization]) -> list[Document]:
     """Show authorizations as they are listed: each with the end of its token and its newest call."""
     ids = [each.id for each in listed]
-    ends, newest = tokens.current_expiries(session, ids), calls.newest(session, ids)
+    ends, newest = tokens.current_expiries(session, ids), call_statements.newest(session, ids)
     return [
         {
             **_authorization(each),
@@ -87,7 +87,7 @@ def call_summary(call: Call) -> Document:
 
 def call_summaries(session: Session, listed: Collection[Call]) -> list[Document]:
     """Show calls as they are listed by themselves: each with its authorization."""
-    keys = calls.auth_state_keys(session, listed)
+    keys = call_statements.auth_state_keys(session, listed)
     return [{**call_summary(each), **_subject(each, keys[each.authorization_id][1])} for each in listed]
 
 
@@ -100,7 +100,7 @@ def call_document(session: Session, call: Call, authorization: Authorization) ->
     return {
         **call_summary(call),
         **_subject(call, authorization.auth_state),
-        "attemptsMade": [_call_attempt(each) for each in calls.attempts_of(session, call.id)],
+        "attemptsMade": [_call_attempt(each) for each in call_statements.attempts_of(session, call.id)],
     }
 
 

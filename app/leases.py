@@ -8,7 +8,7 @@ overlap with that: a request takes up to 10 s, so that a webhook can be sent twi
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,9 +17,12 @@ from sqlalchemy.orm import Session
 
 from app.database.bulk import insertion
 from app.database.pipeline import execute, plain
+from app.events.backlog import SILENCE_MAX
 from app.models import Lease
 from app.process_name import has_ended
 
+#: The lease of the background worker that makes calls to Alipay.
+CALLS = "calls"
 #: How often a holder raises the beat.
 BEAT_SECONDS = 2.0
 #: A beat that stood still for so long belongs to a background worker that is gone.
@@ -30,6 +33,15 @@ HELD_SECONDS = 5.0
 _OF_PROCESS = " "
 
 
+def is_held(session: Session, name: str, *, now: datetime) -> bool:
+    """Say, for people, whether a living background worker holds a lease. It decides nothing."""
+    lease = session.get(Lease, name)
+    if lease is None or lease.holder is None:
+        return False
+    _, _, process = lease.holder.partition(_OF_PROCESS)
+    return not has_ended(process) and now - lease.at < SILENCE_MAX
+
+
 @dataclass(slots=True)
 class _Seen:
     beat: int
@@ -37,7 +49,7 @@ class _Seen:
 
 
 class Leases:
-    """The leases that one background worker holds or waits for. Used by one thread; `holds` and `term` by any."""
+    """The leases that one background worker holds or waits for. Used by one thread; `holds` by any."""
 
     def __init__(
         self, name: str, *, process: str | None = None, monotonic: Callable[[], float] = time.monotonic
@@ -48,19 +60,12 @@ class Leases:
         self._monotonic = monotonic
         #: When each lease was last renewed: what was not renewed since is not held.
         self._renewed: dict[str, float] = {}
-        #: The last beat of each that this background worker wrote, and how often it took it anew.
-        self._beats: dict[str, int] = {}
-        self._terms: dict[str, int] = {}
         self._seen: dict[str, _Seen] = {}
 
     def holds(self, name: str) -> bool:
         """Say whether this background worker, and no other, may do this now."""
         renewed = self._renewed.get(name)
         return renewed is not None and self._monotonic() - renewed < HELD_SECONDS
-
-    def term(self, name: str) -> int:
-        """Say how often this was taken anew: from one term to the next another worker may have held it."""
-        return self._terms.get(name, 0)
 
     def renew(self, session: Session, names: Collection[str], *, now: datetime) -> Callable[[], None]:
         """Raise the beats of what is held, and take what nobody holds any more.
@@ -69,7 +74,7 @@ class Leases:
         """
         asked = self._monotonic()
         found = {each.name: each for each in session.scalars(select(Lease).where(Lease.name.in_(names)))}
-        held: dict[str, int] = {}
+        held: set[str] = set()
         for name in sorted(names):
             lease = found.get(name)
             if lease is None:
@@ -77,9 +82,9 @@ class Leases:
                 row = plain(Lease)(name=name, holder=self.holder, beat=1, at=now)
                 statement = insertion(Lease, [row], on_conflict="leave", returning=[Lease.name])
                 (inserted,) = execute(session.connection(), statement)
-                held |= {name: 1} if inserted.rows else {}
+                held |= {name} if inserted.rows else set()
             elif self._is_free(lease) and self._raise_beat(session, lease, now):
-                held[name] = lease.beat + 1
+                held.add(name)
         return lambda: self._note(names, held, asked)
 
     def release(self, session: Session, names: Collection[str] | None = None) -> None:
@@ -111,12 +116,9 @@ class Leases:
         )
         return session.scalars(statement).one_or_none() is not None
 
-    def _note(self, names: Iterable[str], held: Mapping[str, int], asked: float) -> None:
+    def _note(self, names: Iterable[str], held: Collection[str], asked: float) -> None:
         for name in names:
             if name in held:
-                if self._beats.get(name) != held[name] - 1:
-                    self._terms[name] = self.term(name) + 1
-                self._beats[name] = held[name]
                 self._renewed[name] = asked
                 self._seen.pop(name, None)
             else:

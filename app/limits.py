@@ -104,6 +104,21 @@ LONG_POLL_SECONDS_MAX = 25
 #: Nobody notices a fifth of a second, nor a database that it is asked a small question five times in a second.
 LOOK_PAUSE_SECONDS = 0.2
 
+# --- the calls to Alipay, of the one background worker that makes them ---
+
+#: Requests to Alipay at a time. One that hangs takes ten seconds.
+CALLS_AT_ONCE_MAX = 64
+#: Of those, how many may be to one client's gateway: it must not keep the others' calls waiting when it hangs.
+CLIENT_CALLS_AT_ONCE_MAX = 48
+#: Of those, how many may be refreshes: thousands may be due at once, and none is urgent.
+REFRESHES_AT_ONCE_MAX = 8
+#: How often to look what is due. A user waits.
+CALLS_POLL_SECONDS = 0.05
+#: What ends within this time is recorded in one transaction.
+CALLS_RECORD_SECONDS = 0.02
+#: No request of a background worker that has lost the lease is under way for longer.
+CALL_ABANDONED_SECONDS = 12
+
 # --- the server ---
 
 #: A head may take this long from its first byte: a sender writes it in one go.

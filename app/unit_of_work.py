@@ -14,19 +14,20 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from app import authorizations, calls, inbox, inbox_admin, key_locks, tokens
+from app import authorizations, call_statements, calls, inbox, inbox_admin, key_locks, tokens
 from app.alipay.keyring import Gateway
 from app.alipay.notification import NotificationType
 from app.authorizations import Cause
-from app.calls import AttemptEnd
+from app.call_statements import AttemptEnd
 from app.database import is_transient
 from app.database.bulk import insertion, update_of
+from app.database.clock import clock_query, lead, machine_time
 from app.database.pipeline import Statement, execute, execute_and_commit, plain, table_of
 from app.events import staging
 from app.inbox import PendingEntry, StoredEntry, named_by
@@ -115,6 +116,8 @@ class UnitOfWork:
     _begun_calls: list[Call] = field(default_factory=list)
     _attempt_ends: list[AttemptEnd] = field(default_factory=list)
     _audit: list[AuditLine] = field(default_factory=list)
+    #: By how much the database's clock is ahead of this machine's. It is asked where calls may be begun.
+    _clock_lead: timedelta = timedelta(0)
 
     # --- locking and loading, in the order of the locks ---
 
@@ -150,12 +153,15 @@ class UnitOfWork:
         A draft may be a redelivery: the same message checks that. Raises `KnownMeanwhileError` where a token has become
         known between the two.
         """
-        stored, locked, found = execute(
+        asked_at = machine_time()
+        shown, stored, locked, found = execute(
             self.connection,
+            clock_query(self.connection, is_needed=bool(self.gateways)),
             inbox.stored_entries_query(self.drafts),
             authorizations.authorization_lock(states, token_keys),
             authorizations.loaded_tokens_query(states, token_keys),
         )
+        self._clock_lead = lead(shown, asked_at=asked_at)
         self.already_stored = inbox.read_stored_entries(stored)
         rows = locked.of(Authorization)
         self._remember(rows)
@@ -212,7 +218,7 @@ class UnitOfWork:
             tokens.known_tokens_query(unknown_tokens),
             authorizations.known_states_query(unknown_states),
             waiting,
-            calls.open_calls_lock(with_calls),
+            call_statements.open_calls_lock(with_calls),
         )
         if known_tokens.rows or known_states.rows:
             raise KnownMeanwhileError
@@ -264,7 +270,7 @@ class UnitOfWork:
         if authorization is None:
             return None
         ids = [authorization.id]
-        found, locked = execute(self.connection, tokens.all_tokens_query(ids), calls.all_calls_lock(ids))
+        found, locked = execute(self.connection, tokens.all_tokens_query(ids), call_statements.all_calls_lock(ids))
         self._take_in_tokens(found.of(AccessToken))
         self._take_in_calls(locked.of(Call))
         return authorization
@@ -298,6 +304,10 @@ class UnitOfWork:
 
     # --- reading ---
 
+    def database_time(self, at: datetime) -> datetime:
+        """Say what the database's clock showed when this machine's showed `at`: calls are due by that."""
+        return at + self._clock_lead
+
     def find_entry(self, entry_id: int) -> InboxEntry | None:
         """Find an entry, without locking it."""
         return inbox.find(self.connection, entry_id)
@@ -311,12 +321,14 @@ class UnitOfWork:
 
     def find_call(self, call_id: UUID) -> Call | None:
         """Find a call, without locking it."""
-        (found,) = execute(self.connection, calls.call_query(call_id))
+        (found,) = execute(self.connection, call_statements.call_query(call_id))
         return next(iter(found.of(Call)), None)
 
     def lock_calls(self, ids: Collection[UUID]) -> dict[UUID, Call]:
         """Lock calls whose authorizations are locked, open or not, and load those that are not loaded yet."""
-        (locked,) = execute(self.connection, calls.call_lock([each for each in ids if each not in self._calls]))
+        (locked,) = execute(
+            self.connection, call_statements.call_lock([each for each in ids if each not in self._calls])
+        )
         self._take_in_calls(locked.of(Call))
         return {each: self._calls[each] for each in ids if each in self._calls}
 
@@ -338,7 +350,7 @@ class UnitOfWork:
 
     def newest_call(self, authorization: Authorization, kind: CallKind) -> Call | None:
         """Lock and load the newest call of this kind of a loaded authorization, open or not."""
-        (locked,) = execute(self.connection, calls.all_calls_lock([authorization.id]))
+        (locked,) = execute(self.connection, call_statements.all_calls_lock([authorization.id]))
         found = [self._calls.get(each.id, each) for each in locked.of(Call) if each.kind == kind]
         self._take_in_calls([each for each in found if each.id not in self._calls])
         return found[-1] if found else None
@@ -463,7 +475,7 @@ class UnitOfWork:
         for call in self.open_calls(authorization):
             why = calls.why_unneeded(call, event, reason)
             if why is not None:
-                calls.end_unneeded(call, why, at=at)
+                calls.end_unneeded(call, why, at=self.database_time(at))
         # Nothing is asked for a token that came with its code.
         for call in [each for each in self._begun_calls if each.authorization_id == authorization.id]:
             if calls.why_unneeded(call, event, reason) is not None:
@@ -479,11 +491,14 @@ class UnitOfWork:
         if gateway is not None and gateway.exchange and code is not None:
             for call in self.open_calls(authorization):
                 if call.kind == CallKind.EXCHANGE and call.reason == calls.NO_WALLET:
-                    calls.finish(call, CallStatus.UNNEEDED, calls.WALLET_KNOWN, at=at)
+                    calls.finish(call, CallStatus.UNNEEDED, calls.WALLET_KNOWN, at=self.database_time(at))
             self.begin_call(calls.exchange_of(self.vault, authorization, code, at=at))
 
     def begin_call(self, call: Call) -> None:
-        """Add a call of a loaded authorization."""
+        """Add a call of a loaded authorization. Its times, which are this machine's, become the database's."""
+        call.created_at = self.database_time(call.created_at)
+        call.due_at = call.due_at and self.database_time(call.due_at)
+        call.deadline_at = call.deadline_at and self.database_time(call.deadline_at)
         self._calls[call.id] = call
         self._begun_calls.append(call)
 
@@ -618,8 +633,8 @@ class UnitOfWork:
             ),
             staging.event_insertion(self._outbox),
             self._updates(Call, changed),
-            calls.call_insertion(self._begun_calls),
-            calls.attempt_end_update(self._attempt_ends),
+            call_statements.call_insertion(self._begun_calls),
+            call_statements.attempt_end_update(self._attempt_ends),
             self._updates(Authorization, changed),
             insertion(AuditLine, self._audit),
         ]

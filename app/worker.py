@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-from app import calls, metrics, quarantine
+from app import call_statements, metrics, quarantine
 from app.documents import event_body
 from app.events import deliveries, feed
 from app.events.deliveries import Status
@@ -26,7 +26,7 @@ from app.events.schedule import AGE_MAX
 from app.events.sender import Sender
 from app.gateway import runner
 from app.gateway.runner import CallRunner
-from app.leases import BEAT_SECONDS, Leases
+from app.leases import BEAT_SECONDS, CALLS, Leases
 from app.process_name import name_of_this_process
 
 #: For how long the feed has its events, and calls are on record: who reads on later is told that some are gone.
@@ -41,7 +41,6 @@ _PURGE_SECONDS = 3600.0
 _PAUSE_SECONDS = 1.0
 
 _NUMBERING = "numbering"
-_CALLS = "calls"
 
 
 class Parts(runner.Parts, Protocol):
@@ -83,11 +82,10 @@ class Worker:
         }
         self._calls = CallRunner(
             service,
-            may_call=partial(self._leases.holds, _CALLS),
-            term=partial(self._leases.term, _CALLS),
+            may_call=partial(self._leases.holds, CALLS),
             clock=clock,
         )
-        self._names = {_NUMBERING, _CALLS, *self._senders}
+        self._names = {_NUMBERING, CALLS, *self._senders}
         self._renew_at = self._check_free_at = self._purge_at = 0.0
         self._renewing = Persistence("renewing leases")
         self._numbering = Numbering(
@@ -105,7 +103,7 @@ class Worker:
             name: threading.Thread(target=sender.run_until, args=(stop,), name=f"send {sender.endpoint.name}")
             for name, sender in self._senders.items()
         }
-        threads[_CALLS] = threading.Thread(target=self._calls.run_until, args=(stop,), name="make calls")
+        threads[CALLS] = threading.Thread(target=self._calls.run_until, args=(stop,), name="make calls")
         for thread in threads.values():
             thread.start()
         while not stop.is_set():
@@ -180,7 +178,7 @@ class Worker:
         self._database.run(partial(quarantine.purge, now=self._clock()))
         before = self._clock() - RETENTION
         purged = self._database.run(partial(feed.purge, before=before))
-        purged_calls = self._database.run(partial(calls.purge, before=before, limit=feed.PURGED_AT_ONCE_MAX))
+        purged_calls = self._database.run(partial(call_statements.purge, before=before, limit=feed.PURGED_AT_ONCE_MAX))
         if max(given_up + purged, purged_calls) < feed.PURGED_AT_ONCE_MAX:
             self._purge_at = self._monotonic() + _PURGE_SECONDS
 

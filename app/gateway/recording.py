@@ -13,10 +13,10 @@ from uuid import UUID
 
 from app import authorizations, calls, reports, tokens
 from app.alipay.call import Done, Refused, Unknown
-from app.alipay.call_answers import TokenAnswer, read_grant
+from app.alipay.call_answers import read_grant
 from app.alipay.call_requests import revoke_body
 from app.authorizations import Cause
-from app.calls import AttemptEnd
+from app.call_statements import AttemptEnd
 from app.gateway.endings import Answer, ending_of, late_reason, late_status
 from app.key_locks import AuthStateKey
 from app.models import Authorization, Call
@@ -30,6 +30,8 @@ from app.vocabulary import CallKind, CallStatus, CauseKind
 
 #: What a call says whose token was granted for an authorization that had been canceled by then.
 _CANCELED_BY_THEN = "The authorization had been canceled by then: the token is not active, and is being revoked."
+#: What a call says whose token is not the newest.
+_REPLACED_BY_THEN = "The token was replaced by a newer one before its answer was recorded."
 #: A revoke waits so long for a refresh whose outcome is not known.
 _REFRESH_PAUSE = timedelta(seconds=10)
 #: What a call says whose token is on record with another expiry time or refresh token, which stay.
@@ -92,21 +94,22 @@ def _granted_tokens(work: UnitOfWork, ended: Sequence[EndedAttempt]) -> list[Tok
 def end_overdue(work: UnitOfWork, overdue: Sequence[tuple[UUID, AuthStateKey]], *, now: datetime) -> list[EndedCall]:
     """End the calls that are past their deadline without a final answer."""
     work.lock_and_load(states={key for _, key in overdue})
+    at = work.database_time(now)
     locked = work.lock_calls([call_id for call_id, _ in overdue])
     ended = []
     for call_id, key in overdue:
         call, authorization = locked.get(call_id), work.authorization(*key)
-        if call is None or authorization is None or call.status != CallStatus.DUE or (call.deadline_at or now) > now:
+        if call is None or authorization is None or call.status != CallStatus.DUE or (call.deadline_at or at) > at:
             continue
         if call.kind == CallKind.EXCHANGE and authorization.state != AuthorizationState.AUTHCODE_ISSUED:
             # A process of another release, or with another keyring, has taken in the token.
-            calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=now)
+            calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=at)
             ended.append(EndedCall(call))
             continue
         # An attempt that is under way may still bring the token; then the call is done after all.
         is_uncertain = call.is_uncertain or call.is_in_flight
         reason = late_reason(call.reason) if call.due_at is not None or call.attempts else call.reason
-        calls.finish(call, late_status(is_uncertain=is_uncertain), reason or late_reason(None), at=now)
+        calls.finish(call, late_status(is_uncertain=is_uncertain), reason or late_reason(None), at=at)
         work.tell_of_failed_call(authorization, call, at=now)
         ended.append(EndedCall(call, is_over=True))
     return ended
@@ -133,7 +136,8 @@ def _record_attempt(
     now: datetime,
     spread: Callable[[], float],
 ) -> EndedCall:
-    ending = ending_of(call, ended.answer, now=now, spread=spread())
+    at = work.database_time(now)
+    ending = ending_of(call, ended.answer, now=at, spread=spread())
     if call.attempts == ended.number:
         call.is_in_flight = False
     elif ending.status is not CallStatus.DONE:
@@ -151,9 +155,9 @@ def _record_attempt(
     if ending.status is not CallStatus.DONE:
         if call.kind == CallKind.REFRESH and not names_current_refresh_token(work, authorization, call):
             # Two refreshes kill each other: after a refusal it counts whether another has won.
-            calls.finish(call, CallStatus.UNNEEDED, calls.REFRESHED_OTHERWISE, at=now)
+            calls.finish(call, CallStatus.UNNEEDED, calls.REFRESHED_OTHERWISE, at=at)
             return EndedCall(call)
-        calls.finish(call, ending.status, ending.reason, at=now)
+        calls.finish(call, ending.status, ending.reason, at=at)
         work.tell_of_failed_call(authorization, call, at=now)
         return EndedCall(call, is_over=True)
     return _record_success(work, authorization, call, ended, reason=ending.reason, now=now)
@@ -169,15 +173,15 @@ def _record_success(
     now: datetime,
 ) -> EndedCall:
     """End a call that Alipay has carried out, with the move of its authorization."""
-    answer = ended.answer
+    answer, at = ended.answer, work.database_time(now)
     if call.kind == CallKind.REVOKE:
         newer = _newer_token(work, authorization, ended)
         if newer is not None:
-            _revoke_newer(work, call, newer, now=now)
+            _revoke_newer(work, call, newer, now=at)
             return EndedCall(call)
         if isinstance(answer, Refused) and _may_be_refreshed(work, authorization):
             # The token that is gone may have been followed by one that nobody has seen yet.
-            call.status, call.finished_at, call.due_at = CallStatus.DUE, None, now + _REFRESH_PAUSE
+            call.status, call.finished_at, call.due_at = CallStatus.DUE, None, at + _REFRESH_PAUSE
             call.reason = "Whether the token was refreshed is not known: that is asked first."
             return EndedCall(call)
     said = answer.answer if isinstance(answer, Done) else {}
@@ -191,11 +195,13 @@ def _record_success(
             recorded, why = apply_success(work, authorization, call, said, now=now)
     except SavepointFailedError as failed:
         # The token would be lost: the answer is kept, and is recorded again when the call is retried.
+        is_told = call.status in {CallStatus.FAILED, CallStatus.UNDETERMINED}
         calls.set_answer(work.vault, call, json.dumps(said))
-        calls.finish(call, CallStatus.FAILED, not_recorded(failed.error), at=now)
-        work.tell_of_failed_call(authorization, call, at=now)
-        return EndedCall(call, is_over=True)
-    calls.finish(call, CallStatus.DONE, why or reason, at=now)
+        calls.finish(call, CallStatus.FAILED, not_recorded(failed.error), at=at)
+        if not is_told:
+            work.tell_of_failed_call(authorization, call, at=now)
+        return EndedCall(call, is_over=not is_told)
+    calls.finish(call, CallStatus.DONE, why or reason, at=at)
     received_at = authorization.auth_code_received_at if call.kind == CallKind.EXCHANGE else None
     return EndedCall(call, is_over=True, recorded=recorded, code_received_at=received_at)
 
@@ -217,7 +223,7 @@ def apply_success(
         return None, None
     if call.kind == CallKind.REVOKE:
         return reports.apply(work, authorization, CanceledReport(authorization.id), cause=cause), None
-    return _take_grant(work, authorization, call, read_grant(answer), cause)
+    return _take_grant(work, authorization, call, answer, cause)
 
 
 def not_recorded(error: Exception) -> str:
@@ -227,29 +233,34 @@ def not_recorded(error: Exception) -> str:
 
 
 def _take_grant(
-    work: UnitOfWork, authorization: Authorization, call: Call, answer: TokenAnswer, cause: Cause
+    work: UnitOfWork, authorization: Authorization, call: Call, answer: Mapping[str, Any], cause: Cause
 ) -> tuple[Recorded | None, str | None]:
     """Record a token that Alipay gave, whatever has happened to the authorization since it was asked for."""
+    granted = read_grant(answer)
     client_id, vault = authorization.client_id, work.vault
     current = work.current_token(authorization)
-    known = work.token(client_id, tokens.index(vault, client_id, answer.access_token))
+    known = work.token(client_id, tokens.index(vault, client_id, granted.access_token))
     if authorizations.is_canceled(authorization):
         if known is None:
-            work.begin_call(calls.revoke_of(vault, authorization, answer.access_token, cause=cause))
+            work.begin_call(calls.revoke_of(vault, authorization, granted.access_token, cause=cause))
         return None, _CANCELED_BY_THEN
     is_own = known is not None and known.authorization_id == authorization.id
     if is_own and known is not current:
-        return None, "The token was replaced by a newer one before its answer was recorded."
+        return None, _REPLACED_BY_THEN
+    if current is not None and known is None and _is_of_older_code(work, authorization, call):
+        # It never was the authorization's; that Alipay has given it stays on record.
+        calls.set_answer(vault, call, json.dumps(answer))
+        return None, _REPLACED_BY_THEN
     report = TokenReport(
         authorization.id,
         Grant(
-            answer.access_token,
-            answer.access_token_expires_at,
-            answer.refresh_token,
-            answer.refresh_token_expires_at,
+            granted.access_token,
+            granted.access_token_expires_at,
+            granted.refresh_token,
+            granted.refresh_token_expires_at,
         ),
         auth_code=_code_of(work, call),
-        user_login_id=answer.user_login_id,
+        user_login_id=granted.user_login_id,
     )
     if current is not None and (call.kind == CallKind.REFRESH or known is not current):
         # Also the token of a second code: it takes the place of the first one's, as that of a refresh does.
@@ -257,6 +268,17 @@ def _take_grant(
     elif known is not None and tokens.differs(vault, known, report.grant):
         return None, _ON_RECORD_OTHERWISE
     return reports.apply(work, authorization, report, cause=cause), None
+
+
+def _is_of_older_code(work: UnitOfWork, authorization: Authorization, call: Call) -> bool:
+    """Say whether a newer code of this authorization was exchanged than the one of this exchange.
+
+    An answer is recorded late by a worker that has stalled, and when a call is retried whose answer was kept.
+    """
+    if call.kind != CallKind.EXCHANGE:
+        return False
+    newest = work.newest_call(authorization, CallKind.EXCHANGE)
+    return newest is not None and newest.id != call.id and newest.status == CallStatus.DONE
 
 
 def _code_of(work: UnitOfWork, call: Call) -> Secret | None:

@@ -6,7 +6,7 @@ A call is begun in the transaction that finds it allowed. Asking again for what 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -39,8 +39,8 @@ _REPEATABLE = frozenset({CallStatus.FAILED, CallStatus.UNDETERMINED})
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A call that somebody has asked for."""
+class AskedConsult:
+    """A consult that somebody has asked for: its call, and what registering it led to."""
 
     call_id: UUID
     recorded: Recorded
@@ -48,7 +48,7 @@ class Asked:
 
 def ask_consult(
     work: UnitOfWork, keyring: Keyring, consult: Consult, request: ConsultRequest, *, cause: Cause
-) -> Asked:
+) -> AskedConsult:
     """Register a consult, and begin the call that asks the wallet for its page.
 
     The same again is the same call: it is repeated where its outcome is unknown. Raises `ReportRefusedError`, with
@@ -77,8 +77,8 @@ def ask_consult(
     elif call.status in {CallStatus.UNDETERMINED, CallStatus.UNNEEDED} or (
         call.status == CallStatus.FAILED and call.result_code is None
     ):
-        _repeat(call, cause, deadline_after=CONSULT_TIME)
-    return Asked(call.id, recorded)
+        _repeat(work, call, cause, deadline_after=CONSULT_TIME)
+    return AskedConsult(call.id, recorded)
 
 
 def _first_difference(on_record: bytes, said: bytes) -> str | None:
@@ -87,8 +87,8 @@ def _first_difference(on_record: bytes, said: bytes) -> str | None:
     return next((name for name in (*now, *before) if now.get(name) != before.get(name)), None)
 
 
-def ask_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Asked:
-    """Begin the call that refreshes the current token, now. Raises `ReportRefusedError`."""
+def ask_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> UUID:
+    """Begin the call that refreshes the current token, now, and return its id. Raises `ReportRefusedError`."""
     authorization = _lock(work, authorization_id)
     _require_gateway(work, authorization)
     token = _active_token(work, authorization)
@@ -98,8 +98,8 @@ def ask_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> As
     if under_way is None:
         under_way = _begin_refresh(work, authorization, token, cause)
     elif not under_way.is_in_flight:
-        under_way.due_at = cause.at
-    return Asked(under_way.id, Recorded(authorization.id, changed=False))
+        under_way.due_at = work.database_time(cause.at)
+    return under_way.id
 
 
 def begin_due_refresh(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> bool:
@@ -127,8 +127,8 @@ def _begin_refresh(work: UnitOfWork, authorization: Authorization, token: Access
     return call
 
 
-def ask_revoke(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Asked | None:
-    """Begin the call that revokes the current token, and give that token to nobody from now on.
+def ask_revoke(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> UUID | None:
+    """Begin the call that revokes the current token, and return its id; that token is given to nobody from now on.
 
     `None` is an authorization that is canceled already. Raises `ReportRefusedError`.
     """
@@ -142,15 +142,16 @@ def ask_revoke(work: UnitOfWork, authorization_id: UUID, *, cause: Cause) -> Ask
     for each in open_calls:
         # One that Alipay may have carried out goes on: the token that it brings is to be revoked then.
         if each.kind == CallKind.REFRESH and not each.is_in_flight and not each.is_uncertain:
-            calls.finish(each, CallStatus.UNNEEDED, "The authorization is to be revoked.", at=cause.at)
+            reason = "The authorization is to be revoked."
+            calls.finish(each, CallStatus.UNNEEDED, reason, at=work.database_time(cause.at))
     call = next((each for each in open_calls if each.kind == CallKind.REVOKE), None)
     if call is None:
         secret = tokens.reveal(work.vault, token)
         call = calls.revoke_of(work.vault, authorization, secret, cause=cause)
         work.begin_call(call)
     elif not call.is_in_flight:
-        call.due_at = cause.at
-    return Asked(call.id, Recorded(authorization.id, changed=True))
+        call.due_at = work.database_time(cause.at)
+    return call.id
 
 
 def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cause) -> Recorded:
@@ -165,7 +166,7 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
     if call.is_in_flight:
         raise CallNotRepeatableError(call.status, "an attempt is still under way")
     if call.status == CallStatus.DUE:
-        call.due_at = cause.at
+        call.due_at = work.database_time(cause.at)
         return Recorded(authorization.id, changed=False)
     if call.status not in _REPEATABLE:
         raise CallNotRepeatableError(call.status)
@@ -174,16 +175,18 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
     call.cause, call.by = cause.kind, cause.by
     answer = _kept_answer(work, call)
     if answer is not None:
-        recorded, why = apply_success(work, authorization, call, answer, now=cause.at)
-        calls.finish(call, CallStatus.DONE, why, at=cause.at)
         call.sealed_answer = None
+        recorded, why = apply_success(work, authorization, call, answer, now=cause.at)
+        calls.finish(call, CallStatus.DONE, why, at=work.database_time(cause.at))
         return recorded or Recorded(authorization.id, changed=False)
     _require_gateway(work, authorization)
     if call.sealed_request is None or not _is_wanted(work, authorization, call):
         raise CallNotRepeatableError(call.status, f"the authorization is {authorization.state}")
+    if _is_hopeless(call, at=work.database_time(cause.at)):
+        raise CallNotRepeatableError(call.status, "a code lives for a minute, which is over; the user must agree again")
     if call.kind in {CallKind.EXCHANGE, CallKind.REFRESH} and not call.attempts:
         _name_wallet(work, authorization, call)
-    _repeat(call, cause, deadline_after=calls.TIME_OF_A_RETRY)
+    _repeat(work, call, cause, deadline_after=calls.TIME_OF_A_RETRY)
     return Recorded(authorization.id, changed=False)
 
 
@@ -198,6 +201,8 @@ def _name_wallet(work: UnitOfWork, authorization: Authorization, call: Call) -> 
     if authorization.customer_belongs_to is None:
         raise CallNotRepeatableError(call.status, "the wallet is still not known")
     body = json.loads(calls.request_body(work.vault, call)) | {"customerBelongsTo": authorization.customer_belongs_to}
+    if authorization.merchant_region is not None:
+        body["merchantRegion"] = authorization.merchant_region
     call.sealed_request = calls.seal_request(work.vault, call, json.dumps(body, separators=(",", ":")).encode())
 
 
@@ -216,9 +221,18 @@ def _is_wanted(work: UnitOfWork, authorization: Authorization, call: Call) -> bo
             return authorization.state == AuthorizationState.TOKEN_ACTIVE
 
 
-def _repeat(call: Call, cause: Cause, *, deadline_after: timedelta) -> None:
-    call.status, call.due_at, call.finished_at = CallStatus.DUE, None if call.is_in_flight else cause.at, None
-    call.deadline_at = None if call.deadline_at is None else cause.at + deadline_after
+def _is_hopeless(call: Call, *, at: datetime) -> bool:
+    """Say whether an exchange is of a code that nobody has exchanged, and that is too old by now.
+
+    Where Alipay may have exchanged it, only to ask the same again can tell, and nothing is lost by it.
+    """
+    return call.kind == CallKind.EXCHANGE and not call.is_uncertain and at >= call.created_at + calls.CODE_TIME
+
+
+def _repeat(work: UnitOfWork, call: Call, cause: Cause, *, deadline_after: timedelta) -> None:
+    at = work.database_time(cause.at)
+    call.status, call.due_at, call.finished_at = CallStatus.DUE, None if call.is_in_flight else at, None
+    call.deadline_at = None if call.deadline_at is None else at + deadline_after
 
 
 def _lock(work: UnitOfWork, authorization_id: UUID, *, of_call: UUID | None = None) -> Authorization:

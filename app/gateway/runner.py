@@ -8,60 +8,48 @@ import logging
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy.orm import Session
-
-from app import calls, metrics, tokens
+from app import call_statements, metrics, tokens
 from app.alipay.call import SECONDS_MAX, Caller, Done, Operation, Refused, Unknown
 from app.alipay.keyring import Keyring
 from app.authorizations import Cause
-from app.calls import Standing
+from app.call_statements import AttemptKey
 from app.database import Database, DatabaseUnavailableError
+from app.database.clock import clock_lead
 from app.events.persistence import Persistence
 from app.gateway import recording, requests
+from app.gateway.choosing import DueCalls, Job
 from app.gateway.endings import Answer
 from app.gateway.recording import EndedAttempt, EndedCall
 from app.key_locks import AuthStateKey
+from app.limits import (
+    CALL_ABANDONED_SECONDS,
+    CALLS_AT_ONCE_MAX,
+    CALLS_POLL_SECONDS,
+    CALLS_RECORD_SECONDS,
+    CLIENT_CALLS_AT_ONCE_MAX,
+    REFRESHES_AT_ONCE_MAX,
+)
 from app.logs import failure
-from app.models import Call
 from app.receiver import Receiver
-from app.state_machine import AuthorizationState
-from app.vault import Vault, VaultError
+from app.vault import Vault
 from app.vocabulary import CallKind, CallStatus, CauseKind
 
 _log = logging.getLogger(__name__)
 
-#: Requests at a time. One that hangs takes ten seconds.
-AT_ONCE_MAX = 64
-#: Of those, how many may be to one client's gateway: it must not keep the others' calls waiting when it hangs.
-CLIENT_AT_ONCE_MAX = 48
-#: Of those, how many may be refreshes: thousands may be due at once, and none is urgent.
-REFRESHES_AT_ONCE_MAX = 8
-#: How often to look what is due. A user waits.
-POLL_SECONDS = 0.05
-#: What ends within this time is recorded in one transaction.
-_RECORD_SECONDS = 0.02
-#: Of each kind, what is looked at to choose from.
-_PAGE = 100
-#: No request of a worker that has lost the lease is under way for longer.
-_ABANDONED_SECONDS = SECONDS_MAX + 2
 #: How often to look which tokens are to be refreshed, and which calls have missed their deadline.
 _LOOK_SECONDS = 1.0
 _PLAN_SECONDS = 30.0
+#: Calls past their deadline that are ended together.
+_PAGE = 100
 #: Rows that one transaction plans.
 _PLANNED_MAX = 200
-#: For a call whose request does not open: another worker may have the vault key.
-_UNREADABLE_SECONDS = 60.0
-#: For a call of a client that this worker's keyring has no gateway of.
-_OTHER_KEYRING_PAUSE = timedelta(seconds=2)
 #: After trouble with the database.
 _PAUSE_SECONDS = 1.0
 
@@ -71,20 +59,6 @@ _OPERATIONS = {
     CallKind.REFRESH: Operation.APPLY_TOKEN,
     CallKind.REVOKE: Operation.REVOKE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One attempt at a call, which is on record."""
-
-    call_id: UUID
-    authorization_id: UUID
-    auth_state_key: AuthStateKey
-    kind: CallKind
-    number: int
-    #: Of the code or token that it names.
-    subject_index: bytes | None
-    body: bytes
 
 
 class Parts(Protocol):
@@ -115,32 +89,30 @@ class CallRunner:
         service: Parts,
         *,
         may_call: Callable[[], bool] = lambda: True,
-        term: Callable[[], int] = lambda: 0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the parts of the service, and what says whether this worker has the lease, and since when."""
+        """Take the parts of the service, and what says whether this worker has the lease."""
         self._service = service
         self._may_call = may_call
-        self._term = term
         self._clock = clock
         self._monotonic = monotonic
         self._callers: dict[str, Caller] = {}
-        self._requests: SimpleQueue[_Job | None] = SimpleQueue()
+        self._requests: SimpleQueue[Job | None] = SimpleQueue()
         #: What has ended; `None` only wakes.
-        self._ended: SimpleQueue[tuple[_Job, Answer] | None] = SimpleQueue()
+        self._ended: SimpleQueue[tuple[Job, Answer] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._in_flight: dict[UUID, _Job] = {}
-        self._unrecorded: list[tuple[_Job, Answer]] = []
+        self._due = DueCalls(monotonic)
+        self._in_flight: dict[UUID, Job] = {}
+        self._unrecorded: list[tuple[Job, Answer]] = []
         #: What waits for rows that somebody holds, and from when on it is tried again.
-        self._held: list[tuple[float, _Job, Answer]] = []
-        #: Calls whose request does not open here, and until when they are left alone.
-        self._unreadable: dict[UUID, float] = {}
+        self._held: list[tuple[float, Job, Answer]] = []
         self._record_at = 0.0
-        #: The term of the lease in which it last looked.
-        self._seen_term: int | None = None
-        #: What is in flight without being made here, and from when on it can be repeated.
-        self._abandoned: dict[UUID, float] = {}
+        #: By how much the database's clock is ahead of this machine's.
+        self._clock_lead = timedelta(0)
+        #: What is in flight without being made here, and from when on it can be repeated. That holds whoever had the
+        #: lease since: an attempt that another has begun has another number.
+        self._abandoned: dict[AttemptKey, float] = {}
         self._poll_at = self._look_at = self._plan_at = 0.0
         self._looking = Persistence("looking which calls are due")
         self._recording = Persistence("recording calls")
@@ -159,7 +131,7 @@ class CallRunner:
             self._make_more()
         over_at = self._monotonic() + SECONDS_MAX + 1
         while (self._in_flight or self._unrecorded or self._held) and self._monotonic() < over_at:
-            self._turn(_RECORD_SECONDS)
+            self._turn(CALLS_RECORD_SECONDS)
         for _ in self._threads:
             self._requests.put(None)
         for caller in self._callers.values():
@@ -167,7 +139,7 @@ class CallRunner:
 
     def _seconds_to_wait(self) -> float:
         until = min(self._poll_at, self._record_at) if self._unrecorded else self._poll_at
-        return min(POLL_SECONDS, max(0.0, until - self._monotonic()))
+        return min(CALLS_POLL_SECONDS, max(0.0, until - self._monotonic()))
 
     def _turn(self, seconds: float) -> None:
         """Wait for what ends, but not for longer, and record it."""
@@ -176,7 +148,7 @@ class CallRunner:
             while True:
                 if ended is not None:
                     if not self._unrecorded:
-                        self._record_at = self._monotonic() + _RECORD_SECONDS
+                        self._record_at = self._monotonic() + CALLS_RECORD_SECONDS
                     self._unrecorded.append(ended)
                 ended = self._ended.get_nowait()
         except Empty:
@@ -192,114 +164,49 @@ class CallRunner:
         now = self._monotonic()
         if now < self._poll_at:
             return
-        self._poll_at = now + POLL_SECONDS
+        self._poll_at = now + CALLS_POLL_SECONDS
         if not self._may_call():
             return
-        if not self._looking.try_once(self._look):
-            self._poll_at = now + _PAUSE_SECONDS
+        # First, since the clocks are compared there.
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             self._tending.try_once(self._tend)
+        if not self._looking.try_once(self._look):
+            self._poll_at = now + _PAUSE_SECONDS
 
     # --- what is due ---
 
     def _look(self) -> None:
         """Begin an attempt at each call that is due, as far as there is room, and send the requests."""
         database = self._service.database
-        # Read first: what is taken anew while this looks is seen at the next look.
-        term = self._term()
-        if term != self._seen_term:
-            self._take_over(database)
-            self._seen_term = term
         self._release_abandoned(database)
-        room = AT_ONCE_MAX - len(self._in_flight)
-        now = self._clock()
-        if room <= 0 or not database.run(partial(calls.is_any_due, now=now), read_only=True):
+        room = CALLS_AT_ONCE_MAX - len(self._in_flight)
+        now = self._database_time()
+        if room <= 0 or not database.run(partial(call_statements.is_any_due, now=now), read_only=True):
             return
         # Opened beforehand: that may ask the database, which is not to be asked from within a transaction.
         vault = self._service.vault
-        jobs = database.run(partial(self._begin, vault=vault, room=room, now=now))
+        begin = partial(
+            self._due.begin,
+            vault=vault,
+            keyring=self._service.keyring,
+            in_flight=self._in_flight.values(),
+            room=room,
+            now=now,
+        )
+        jobs = database.run(begin)
         # Asked again: the transaction may have taken longer than the lease is held.
         if not self._may_call():
             for job in jobs:
-                self._abandoned[job.call_id] = self._monotonic()
+                self._abandoned[job.attempt] = self._monotonic()
             return
         for job in jobs:
             if len(self._threads) <= len(self._in_flight) and not self._starting.try_once(self._start_thread):
                 # Nothing was sent, so that it can be tried again as soon as there is room.
-                self._abandoned[job.call_id] = self._monotonic() + _PAUSE_SECONDS
+                self._abandoned[job.attempt] = self._monotonic() + _PAUSE_SECONDS
                 continue
             self._in_flight[job.call_id] = job
             self._requests.put(job)
-
-    def _begin(self, session: Session, *, vault: Vault, room: int, now: datetime) -> list[_Job]:
-        """Put attempts on record, and return them. What is not wanted any more ends here."""
-        in_flight = Counter(each.auth_state_key[0] for each in self._in_flight.values())
-        full = [client for client, count in in_flight.items() if count >= CLIENT_AT_ONCE_MAX]
-        due = calls.due(session, now=now, limit=_PAGE, full=full)
-        busy = calls.in_flight_of(session, [each.authorization_id for each in due])
-        refreshes = sum(each.kind is CallKind.REFRESH for each in self._in_flight.values())
-        standings = calls.standings(session, due)
-        self._unreadable = {key: until for key, until in self._unreadable.items() if until > self._monotonic()}
-        chosen: dict[UUID, bytes] = {}
-        for each in due:
-            if each.authorization_id in busy or in_flight[each.client_id] >= CLIENT_AT_ONCE_MAX:
-                continue
-            if each.id in self._unreadable or (each.kind == CallKind.REFRESH and refreshes >= REFRESHES_AT_ONCE_MAX):
-                continue
-            if len(chosen) >= room:
-                break
-            if not self._is_to_be_made(session, each, standings[each.authorization_id], now=now):
-                continue
-            try:
-                chosen[each.id] = calls.request_body(vault, each)
-            except VaultError as error:
-                _log.error("request does not open", extra={"call": each.id, **failure(error)})
-                self._unreadable[each.id] = self._monotonic() + _UNREADABLE_SECONDS
-                continue
-            busy.add(each.authorization_id)
-            in_flight[each.client_id] += 1
-            refreshes += each.kind == CallKind.REFRESH
-        begun = [each for each in due if each.id in chosen]
-        calls.begin_attempts(session, begun, now=now)
-        return [
-            _Job(
-                each.id,
-                each.authorization_id,
-                standings[each.authorization_id].auth_state_key,
-                CallKind(each.kind),
-                each.attempts,
-                each.subject_index,
-                chosen[each.id],
-            )
-            for each in begun
-        ]
-
-    def _is_to_be_made(self, session: Session, call: Call, standing: Standing, *, now: datetime) -> bool:
-        """Say whether a locked call is to be made; what the keyring says no more, or has come otherwise, ends here."""
-        client = self._service.keyring.clients.get(call.client_id)
-        gateway = None if client is None else client.gateway
-        if gateway is None:
-            # Another worker may have a newer keyring. What is not made in time is told.
-            call.due_at, call.reason = now + _OTHER_KEYRING_PAUSE, "The client has no gateway in the keyring."
-            return False
-        if call.kind == CallKind.EXCHANGE and standing.state != AuthorizationState.AUTHCODE_ISSUED:
-            calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=now)
-            return False
-        is_switched_off = call.cause == CauseKind.GATEWAY and (
-            (call.kind == CallKind.EXCHANGE and not gateway.exchange)
-            or (call.kind == CallKind.REFRESH and not gateway.refresh)
-        )
-        if not is_switched_off:
-            return True
-        if call.kind == CallKind.REFRESH:
-            calls.let_refresh_be_asked_again(session, call)
-        if call.is_uncertain:
-            # Alipay may have carried it out: that is told.
-            calls.end_soon(call, _SWITCHED_OFF[CallKind(call.kind)], now=now)
-        else:
-            calls.finish(call, CallStatus.UNNEEDED, _SWITCHED_OFF[CallKind(call.kind)], at=now)
-        return False
 
     def _start_thread(self) -> None:
         """Start one more thread for requests. Raises `RuntimeError` where the system has no room for it."""
@@ -322,7 +229,7 @@ class CallRunner:
         if caller is None:
             # Two threads may make one at the same moment; then one of the two is let go, which does no harm.
             client = self._service.keyring.client(client_id)
-            caller = self._callers.setdefault(client_id, Caller(client, pool_size=CLIENT_AT_ONCE_MAX))
+            caller = self._callers.setdefault(client_id, Caller(client, pool_size=CLIENT_CALLS_AT_ONCE_MAX))
         return caller
 
     # --- what has ended ---
@@ -355,7 +262,7 @@ class CallRunner:
             del self._unrecorded[0]
 
     def _record_together(
-        self, receiver: Receiver, ended: Sequence[tuple[_Job, Answer]], *, has_savepoints: bool
+        self, receiver: Receiver, ended: Sequence[tuple[Job, Answer]], *, has_savepoints: bool
     ) -> None:
         now = self._clock()
         attempts = [
@@ -375,40 +282,47 @@ class CallRunner:
             if each.recorded is not None:
                 receiver.note_resumed(each.recorded)
 
-    def _set_aside(self, job: _Job, answer: Answer, error: Exception) -> None:
+    def _set_aside(self, job: Job, answer: Answer, error: Exception) -> None:
         """Leave in flight what cannot be recorded: it is then repeated as if nobody had answered."""
         _log.error("call not recorded", extra={"call": job.call_id, "outcome": _outcome(answer), **failure(error)})
         self._in_flight.pop(job.call_id, None)
-        self._abandoned[job.call_id] = self._monotonic() + _ABANDONED_SECONDS
+        self._abandoned[job.attempt] = self._monotonic() + CALL_ABANDONED_SECONDS
 
     # --- what others left, and what time brings ---
 
-    def _take_over(self, database: Database) -> None:
-        """See what a worker before left in flight."""
-        self._abandoned.clear()
-        self._note_abandoned(database)
+    def _database_time(self) -> datetime:
+        """Say what the database's clock shows: calls are due by that, whichever machine began them."""
+        return self._clock() + self._clock_lead
+
+    def _compare_clocks(self, database: Database) -> None:
+        self._clock_lead = database.run(clock_lead, read_only=True)
 
     def _note_abandoned(self, database: Database) -> None:
         """See what is in flight and not made here: a worker before began it, or the answer to our commit was lost."""
-        left = database.run(calls.in_flight, read_only=True)
-        until = self._monotonic() + _ABANDONED_SECONDS
+        left = database.run(call_statements.in_flight, read_only=True)
+        # Asked again: what another has begun may go out a while after it is on record.
+        if not self._may_call():
+            return
+        until = self._monotonic() + CALL_ABANDONED_SECONDS
         for each in left:
-            if each.id not in self._in_flight:
-                self._abandoned.setdefault(each.id, until)
+            call_id, _ = each
+            if call_id not in self._in_flight:
+                self._abandoned.setdefault(each, until)
 
     def _release_abandoned(self, database: Database) -> None:
         now = self._monotonic()
-        over = [call_id for call_id, until in self._abandoned.items() if until <= now]
+        over = [each for each, until in self._abandoned.items() if until <= now]
         if over:
-            database.run(partial(calls.release, call_ids=over, now=self._clock()))
+            database.run(partial(call_statements.release, attempts=over, now=self._database_time()))
             for each in over:
                 del self._abandoned[each]
 
     def _tend(self) -> None:
         """End what is past its deadline, and begin the refreshes that are due."""
         database, receiver, now = self._service.database, self._service.receiver, self._clock()
+        self._compare_clocks(database)
         self._note_abandoned(database)
-        overdue = database.run(partial(calls.overdue, now=now, limit=_PAGE), read_only=True)
+        overdue = database.run(partial(call_statements.overdue, now=self._database_time(), limit=_PAGE), read_only=True)
         if overdue and not self._end_overdue(receiver, overdue, now=now):
             for each in overdue:
                 self._end_overdue(receiver, [each], now=now)
@@ -451,13 +365,6 @@ class CallRunner:
             _log.error(what, extra=failure(error))
             return False
         return True
-
-
-#: Why a call that the service began of its own accord is not made any more.
-_SWITCHED_OFF = {
-    CallKind.EXCHANGE: "The keyring says that the merchant exchanges codes itself.",
-    CallKind.REFRESH: "The keyring says that the merchant refreshes tokens itself.",
-}
 
 
 def _outcome(answer: Answer) -> str:

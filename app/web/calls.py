@@ -4,25 +4,29 @@ A request begins a call, which the background worker makes, and waits for its en
 """
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, current_app, g, url_for
+from sqlalchemy.orm import Session
 
-from app import calls
+from app import call_statements, calls
 from app.alipay.call_answers import read_consult
 from app.alipay.call_requests import ConsultRequest
+from app.alipay.wallets import meant_wallet
 from app.authorizations import Cause
 from app.database import Database
 from app.documents import Document
 from app.gateway import requests
 from app.gateway.endings import remedy
-from app.gateway.requests import Asked
+from app.gateway.requests import AskedConsult
+from app.leases import CALLS, is_held
 from app.long_polling import Found
 from app.models import Call
 from app.reports import Consult
@@ -35,6 +39,10 @@ from app.web.problems import ProblemError
 from app.web.request_models import ConsultCallBody, NoBody, read_body
 from app.web.waiting import wait_for
 from app.wiring import Service
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 blueprint = Blueprint("calls", __name__, url_prefix="/v1")
 blueprint.before_request(require_key)
@@ -56,7 +64,7 @@ class _LookForEnds:
     database: Database
 
     def __call__(self, ids: Collection[UUID]) -> Mapping[UUID, Found[Call]]:
-        ended = self.database.run(partial(calls.ended, call_ids=ids), read_only=True)
+        ended = self.database.run(partial(call_statements.ended, call_ids=ids), read_only=True)
         return {each.id: Found(each) for each in ended}
 
 
@@ -85,21 +93,26 @@ def consult() -> Response:
         os_version=body.os_version,
         env=body.env,
     )
+    meant = meant_wallet(body.customer_belongs_to)
+    if meant is not None:
+        # Not refused: new wallets come, and Alipay says soon enough whether it knows this one.
+        _log.warning("wallet may be misspelt", extra={"wallet": body.customer_belongs_to, "known": meant})
     service = _service()
     ask = partial(requests.ask_consult, keyring=service.keyring, consult=said, request=request, cause=_cause())
     asked = _ask(ask)
-    return _wait_for_end(asked.call_id, partial(_consulted, asked, said.auth_state), seconds=CONSULT_WAIT_SECONDS)
+    return _wait_for_end(asked.call_id, partial(_consulted, asked, said), seconds=CONSULT_WAIT_SECONDS)
 
 
-def _consulted(asked: Asked, auth_state: str, call: Call | None) -> Response:
+def _consulted(asked: AskedConsult, said: Consult, call: Call | None) -> Response:
     """Answer with where the user agrees, or why there is no such page."""
     if call is None or call.status == CallStatus.UNDETERMINED or (call.result_code is None and _has_failed(call)):
-        why = "" if call is None or call.reason is None else f" {call.reason}"
-        detail = f"Alipay has not answered the consult in time.{why} Send the same request again, with this authState."
-        members = {"authState": auth_state, "authorizationId": str(asked.recorded.authorization_id)}
+        why = _why_not_asked(asked) if call is None else call.reason
+        late = "Alipay has not answered the consult in time."
+        detail = " ".join(filter(None, (late, why, "Send the same request again, with this authState.")))
+        members = {"authState": said.auth_state, "authorizationId": str(asked.recorded.authorization_id)}
         raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, "no-answer", detail, members=members)
     if _has_failed(call):
-        raise _refused(call)
+        raise _refused(call, wallet=said.customer_belongs_to)
     if call.status == CallStatus.UNNEEDED:
         raise _unneeded(call)
     answer = read_consult(json.loads(calls.answer(_service().vault, call) or "{}"))
@@ -120,6 +133,23 @@ def _consulted(asked: Asked, auth_state: str, call: Call | None) -> Response:
     return response
 
 
+def _why_not_asked(asked: AskedConsult) -> str | None:
+    """Say that no background worker runs, where that is why a call was not begun in time, and log it."""
+
+    def is_left(session: Session) -> bool:
+        call = call_statements.find(session, asked.call_id)
+        return call is not None and call.attempts == 0 and not is_held(session, CALLS, now=datetime.now(UTC))
+
+    if not _service().database.run(is_left, read_only=True):
+        return None
+    fields = {"call": asked.call_id, "authorization": asked.recorded.authorization_id}
+    _log.warning("call not begun: no background worker runs", extra=fields)
+    return (
+        "It was not asked: no background worker runs, and that makes the calls. Start one: flask work, or flask serve "
+        "without --no-work."
+    )
+
+
 def _form(details: Collection[Any]) -> Document | None:
     if not details:
         return None
@@ -130,18 +160,18 @@ def _form(details: Collection[Any]) -> Document | None:
 def refresh(authorization_id: UUID) -> Response:
     """Refresh the token now: 200 once that is done, 202 while it is not."""
     read_body(NoBody)
-    asked = _ask(partial(requests.ask_refresh, authorization_id=authorization_id, cause=_cause()))
-    return _wait_for_end(asked.call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
+    call_id = _ask(partial(requests.ask_refresh, authorization_id=authorization_id, cause=_cause()))
+    return _wait_for_end(call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
 
 
 @blueprint.post("/authorizations/<uuid:authorization_id>/revoke")
 def revoke(authorization_id: UUID) -> Response:
     """Revoke the token: 200 once it is gone, 202 while that is not known. It is given to nobody from now on."""
     read_body(NoBody)
-    asked = _ask(partial(requests.ask_revoke, authorization_id=authorization_id, cause=_cause()))
-    if asked is None:
+    call_id = _ask(partial(requests.ask_revoke, authorization_id=authorization_id, cause=_cause()))
+    if call_id is None:
         return respond(whole_document(authorization_id))
-    return _wait_for_end(asked.call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
+    return _wait_for_end(call_id, partial(_called, authorization_id), seconds=WAIT_SECONDS)
 
 
 def _called(authorization_id: UUID, call: Call | None) -> Response:
@@ -165,12 +195,15 @@ def _has_failed(call: Call) -> bool:
     return call.status == CallStatus.FAILED
 
 
-def _refused(call: Call) -> ProblemError:
-    members = {"resultCode": call.result_code or "", "remedy": remedy(call.kind, call.result_code)}
+def _refused(call: Call, *, wallet: str | None = None) -> ProblemError:
+    to_do, meant = remedy(call.kind, call.result_code), meant_wallet(wallet or "")
+    if meant is not None:
+        to_do = f"{to_do} customerBelongsTo may be misspelt: {meant} is a wallet that is known."
+    members = {"resultCode": call.result_code or "", "remedy": to_do}
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "call-refused", call.reason or "", members=members)
 
 
-def _ask(ask: Callable[[UnitOfWork], Any]) -> Any:  # noqa: ANN401 -- what it returns
+def _ask(ask: Callable[[UnitOfWork], T]) -> T:
     return _service().receiver.run_work(ask)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
-from app import calls, metrics, tokens
+from app import call_statements, metrics, tokens
 from app.alipay.keyring import KeyringError
 from app.database import DatabaseUnavailableError
 from app.events import backlog
@@ -178,7 +178,7 @@ def _look(session: Session, *, endpoints: Collection[str], is_replicated: bool) 
         failed_count(session),
         last_runs(session),
         backlog.look(session, endpoints, now=now),
-        calls.oldest_due_at(session),
+        call_statements.oldest_due_at(session),
         tokens.ending_unrefreshed(session, now=now),
         synchronous_standbys(session) if is_replicated else None,
     )

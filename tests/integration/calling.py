@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import calls, tokens
+from app import call_statements, tokens
 from app.alipay.call_requests import ConsultRequest
 from app.alipay.keyring import Gateway, Keyring
 from app.authorizations import Cause
@@ -182,7 +182,7 @@ class CallingStage:
         return self.database.run(lambda session: session.scalars(select(Call).order_by(Call.id)).all(), read_only=True)
 
     def newest_call(self, authorization_id: UUID) -> Call:
-        return self.database.run(partial(calls.newest, authorization_ids=[authorization_id]), read_only=True)[
+        return self.database.run(partial(call_statements.newest, authorization_ids=[authorization_id]), read_only=True)[
             authorization_id
         ]
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app import calls, create_app
+from app import call_statements, create_app
 from app.alipay.call import Done, Refused, Unknown
 from app.alipay.call_requests import ConsultRequest
 from app.authorizations import Cause
@@ -59,9 +59,9 @@ class CallShell(Shell):
         """Let the background worker begin an attempt at each call that is due, and Alipay answer; `None` is nothing."""
 
         def begin(session: Session) -> list[EndedAttempt]:
-            due = calls.due(session, now=now, limit=10)
-            calls.begin_attempts(session, due, now=now)
-            keys = calls.auth_state_keys(session, due)
+            due = call_statements.due(session, now=now, limit=10)
+            call_statements.begin_attempts(session, due, now=now)
+            keys = call_statements.auth_state_keys(session, due)
             return [
                 EndedAttempt(each.id, each.attempts, keys[each.authorization_id], each.subject_index, answer)
                 for each in due

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app import calls, documents, tokens
-from app.calls import CallFilter
+from app import call_statements, documents, tokens
+from app.call_statements import AttemptKey, CallFilter
 from benchmarks.loading import load
 from tests.builders import CLIENT_ID
 from tests.integration.stage import Stage, a_stage
@@ -66,35 +66,35 @@ def look(stage: Stage) -> None:
     run = partial(stage.database.run, read_only=True)
 
     def show(session: Session, wanted: CallFilter, before: UUID | None = None) -> None:
-        documents.call_summaries(session, calls.listing(session, wanted, limit=51, before=before))
+        documents.call_summaries(session, call_statements.listing(session, wanted, limit=51, before=before))
 
     for each in FILTERS:
         run(partial(show, wanted=each))
         run(partial(show, wanted=each, before=UUID(int=2**127)))
-    run(partial(calls.find, call_id=UUID(int=1)))
-    run(partial(calls.ended, call_ids=[UUID(int=1), UUID(int=2)]))
-    run(partial(calls.attempts_of, call_id=UUID(int=1)))
-    run(partial(calls.newest, authorization_ids=[UUID(int=1), UUID(int=2)]))
+    run(partial(call_statements.find, call_id=UUID(int=1)))
+    run(partial(call_statements.ended, call_ids=[UUID(int=1), UUID(int=2)]))
+    run(partial(call_statements.attempts_of, call_id=UUID(int=1)))
+    run(partial(call_statements.newest, authorization_ids=[UUID(int=1), UUID(int=2)]))
     run(partial(tokens.current_expiries, authorization_ids=[UUID(int=1), UUID(int=2)]))
-    run(calls.oldest_due_at)
+    run(call_statements.oldest_due_at)
 
 
 def make(stage: Stage) -> None:
     """Do all that a background worker asks of calls between two requests."""
     now = datetime.now(UTC) + timedelta(days=1)
     run = stage.database.run
-    run(partial(calls.is_any_due, now=now), read_only=True)
-    run(calls.in_flight, read_only=True)
-    run(partial(calls.overdue, now=now, limit=100), read_only=True)
+    run(partial(call_statements.is_any_due, now=now), read_only=True)
+    run(call_statements.in_flight, read_only=True)
+    run(partial(call_statements.overdue, now=now, limit=100), read_only=True)
 
-    def begin(session: Session) -> list[UUID]:
-        due = calls.due(session, now=now, limit=10)
-        calls.in_flight_of(session, [each.authorization_id for each in due])
-        calls.due(session, now=now, limit=10, full=["nobody"])
-        calls.begin_attempts(session, due, now=now)
-        return [each.id for each in due]
+    def begin(session: Session) -> list[AttemptKey]:
+        due = call_statements.due(session, now=now, limit=10)
+        call_statements.in_flight_of(session, [each.authorization_id for each in due])
+        call_statements.due(session, now=now, limit=10, full=["nobody"])
+        call_statements.begin_attempts(session, due, now=now)
+        return [(each.id, each.attempts) for each in due]
 
-    run(partial(calls.release, call_ids=run(begin), now=now))
+    run(partial(call_statements.release, attempts=run(begin), now=now))
 
 
 def test_no_statement_about_calls_reads_a_growing_table_whole_on_postgresql(filled: Stage) -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app import calls, reports
+from app import call_statements, reports
 from app.alipay.call import SECONDS_MAX
 from app.authorizations import Cause
 from app.models import AccessToken, Authorization, Call
@@ -277,7 +277,7 @@ def die_after_having_begun(calling: CallingStage) -> None:
 
     def begin(session: Session) -> None:
         now = calling.stage.clock()
-        calls.begin_attempts(session, calls.due(session, now=now, limit=10), now=now)
+        call_statements.begin_attempts(session, call_statements.due(session, now=now, limit=10), now=now)
 
     calling.database.run(begin)
 
@@ -387,8 +387,8 @@ def test_what_has_ended_is_purged_and_an_answer_that_was_not_recorded_is_kept(ca
     with patch.object(reports, "apply", side_effect=RuntimeError("our fault")), calling.running():
         calling.wait_for(is_over(calling))
     calling.consult("s-2")
-    long_after = partial(calls.purge, before=calling.stage.clock() + timedelta(days=31), limit=10)
-    soon_after = partial(calls.purge, before=calling.stage.clock() - timedelta(days=1), limit=10)
+    long_after = partial(call_statements.purge, before=calling.stage.clock() + timedelta(days=31), limit=10)
+    soon_after = partial(call_statements.purge, before=calling.stage.clock() - timedelta(days=1), limit=10)
     assert calling.database.run(soon_after) == 0
     assert calling.database.run(long_after) == 1
     assert calling.statuses() == [("exchange", "failed"), ("consult", "due")]

@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from app import long_polling
 from app.gateway import requests
+from app.models import Lease
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.web import calls as web_calls
 from tests.integration.calling_http import CONSULT, CONSULTS, CallingHttp, a_calling_service
@@ -169,6 +170,20 @@ def test_a_caller_whom_alipay_does_not_know_is_told_where_to_look(calling: Calli
     assert "merchant_private_key" in refused.get_json()["remedy"]
 
 
+def test_a_wallet_that_may_be_misspelt_is_asked_for_and_warned_of(
+    calling: CallingHttp, caplog: pytest.LogCaptureFixture
+) -> None:
+    calling.fail("refused", "consult", code="PARAM_ILLEGAL")
+    with calling.running():
+        refused = calling.consult(customerBelongsTo="GCSAH")
+    assert problem(refused) == (422, "call-refused")
+    assert "customerBelongsTo may be misspelt: GCASH is a wallet that is known." in refused.get_json()["remedy"]
+    (warned,) = [each for each in caplog.records if each.message == "wallet may be misspelt"]
+    assert (vars(warned)["wallet"], vars(warned)["known"]) == ("GCSAH", "GCASH")
+    with calling.running():
+        assert calling.consult("s-2", customerBelongsTo="GCSAH").status_code == 201
+
+
 @pytest.mark.usefixtures("impatient")
 def test_without_an_answer_in_time_the_same_request_is_sent_again(calling: CallingHttp) -> None:
     unknown = calling.consult()
@@ -181,6 +196,33 @@ def test_without_an_answer_in_time_the_same_request_is_sent_again(calling: Calli
     assert again.status_code == 200
     assert again.get_json()["normalUrl"]
     assert len(calling.received("consult")) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_without_a_background_worker_the_answer_and_the_log_say_so(
+    calling: CallingHttp, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = calling.consult()
+    assert problem(unknown) == (504, "no-answer")
+    assert "no background worker runs" in unknown.get_json()["detail"]
+    assert "flask work" in unknown.get_json()["detail"]
+    (warned,) = [each for each in caplog.records if each.message == "call not begun: no background worker runs"]
+    assert (warned.levelno, vars(warned)["call"]) == (logging.WARNING, calling.calls()[0].id)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("holder", "silent_seconds", "is_said"), [("elsewhere:1", 1, False), ("elsewhere:1", 60, True), (None, 1, True)]
+)
+def test_that_no_background_worker_runs_is_said_only_where_none_has_shown_itself(
+    calling: CallingHttp, holder: str | None, silent_seconds: int, *, is_said: bool
+) -> None:
+    seen_at = datetime.now(UTC) - timedelta(seconds=silent_seconds)
+    lease = Lease(name="calls", holder=holder, beat=1, at=seen_at)
+    calling.http.service.database.run(lambda session: session.add(lease))
+    unknown = calling.consult()
+    assert problem(unknown) == (504, "no-answer")
+    assert ("no background worker runs" in unknown.get_json()["detail"]) == is_said
 
 
 @pytest.mark.usefixtures("impatient")

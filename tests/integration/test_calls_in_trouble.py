@@ -1,5 +1,6 @@
 """What is wrong with one call, one row or one keyring keeps no other call from being made, recorded and ended."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sqlalchemy import update
 
-from app import calls
+from app import call_statements, calls
 from app.alipay.call import Done
 from app.alipay.keyring import Keyring
 from app.gateway import recording
 from app.gateway.recording import EndedAttempt
+from app.gateway.runner import CallRunner
 from app.models import Call
 from app.report_errors import ConsultOverError
+from app.secret import Secret
 from app.simulator.draft import authcode_created, token_created
 from tests.builders import CLIENT_ID
 from tests.integration.calling import WALLET, CallingStage, a_calling_stage
@@ -122,16 +125,16 @@ def test_what_is_overdue_is_not_in_front_of_a_fresh_code(calling: CallingStage) 
         issue_strange_code(calling, f"s-{each}")
     calling.stage.clock.forward(minutes=5)
     issue_strange_code(calling, "fresh")
-    is_any_due = partial(calls.is_any_due, now=calling.stage.clock())
+    is_any_due = partial(call_statements.is_any_due, now=calling.stage.clock())
     assert calling.database.run(is_any_due, read_only=True)
-    page = calling.database.run(partial(calls.due, now=calling.stage.clock(), limit=100), read_only=False)
+    page = calling.database.run(partial(call_statements.due, now=calling.stage.clock(), limit=100), read_only=False)
     assert [each.authorization_id for each in page] == [newest(calling, "exchange").authorization_id]
 
 
 def test_nothing_is_locked_again_and_again_for_what_is_overdue(calling: CallingStage) -> None:
     issue_strange_code(calling)
     calling.stage.clock.forward(minutes=5)
-    is_any_due = partial(calls.is_any_due, now=calling.stage.clock())
+    is_any_due = partial(call_statements.is_any_due, now=calling.stage.clock())
     assert not calling.database.run(is_any_due, read_only=True)
 
 
@@ -194,6 +197,30 @@ def test_that_an_older_token_is_revoked_says_nothing_of_a_newer_one(calling: Cal
     assert newest(calling, "revoke").status == "due"
 
 
+def test_a_worker_that_lost_the_lease_frees_no_attempt_of_the_next_one(calling: CallingStage) -> None:
+    """It may have stalled before it freed what it took for abandoned, and the next one has made that again."""
+    issue_strange_code(calling)
+    begun = {"attempts": 2, "is_in_flight": True, "due_at": None}
+    calling.database.run(lambda session: session.execute(update(Call).values(begun)))
+    call, now = newest(calling, "exchange"), calling.stage.clock()
+    calling.database.run(partial(call_statements.release, attempts=[(call.id, 1)], now=now))
+    assert newest(calling, "exchange").is_in_flight
+    assert newest(calling, "exchange").due_at is None
+    calling.database.run(partial(call_statements.release, attempts=[(call.id, 2)], now=now))
+    assert newest(calling, "exchange").due_at == now
+    assert newest(calling, "exchange").is_uncertain
+
+
+def test_a_worker_without_the_lease_counts_no_attempt_of_the_next_one_as_abandoned(calling: CallingStage) -> None:
+    issue_strange_code(calling)
+    begun = {"attempts": 1, "is_in_flight": True, "due_at": None}
+    calling.database.run(lambda session: session.execute(update(Call).values(begun)))
+    for has_lease in (False, True):
+        runner = CallRunner(calling, may_call=partial(bool, has_lease))
+        runner._note_abandoned(calling.database)  # noqa: SLF001 -- the guard of a moment that no test can hit
+        assert len(runner._abandoned) == int(has_lease)  # noqa: SLF001 -- as above
+
+
 def test_the_order_of_fields_makes_no_other_consult(calling: CallingStage) -> None:
     calling.consult(env={"terminalType": "WEB", "osType": "IOS"})
     calling.consult(env={"osType": "IOS", "terminalType": "WEB"})
@@ -216,6 +243,33 @@ def test_a_wallet_that_is_named_in_time_leaves_one_exchange_of_the_code(calling:
         calling.wait_for(lambda: all(each.status != "due" for each in calling.calls()))
     assert [status for _, status in calling.statuses()] == ["unneeded", "failed"]
     assert calling.events().count("exchange_failed") == 1
+
+
+def asked_of(calling: CallingStage, call: Call) -> dict[str, str]:
+    """What a call sends, but for the code or token."""
+    sent = json.loads(calls.request_body(calling.vault, call))
+    return {name: sent.get(name) for name in ("customerBelongsTo", "merchantRegion")}
+
+
+def test_a_region_that_is_named_with_a_late_wallet_goes_out_with_the_exchange(calling: CallingStage) -> None:
+    calling.stage.consult()
+    calling.stage.notify(authcode_created("s-1", "code-1"))
+    calling.stage.consult(customer_belongs_to=WALLET, merchant_region="PH")
+    assert asked_of(calling, newest(calling, "exchange")) == {"customerBelongsTo": WALLET, "merchantRegion": "PH"}
+
+
+def test_a_region_that_is_named_with_a_late_wallet_goes_out_with_the_refresh_that_is_retried(
+    calling: CallingStage,
+) -> None:
+    authorization_id = calling.stage.consult()
+    calling.stage.report_token(authorization_id, auth_code="code-1", refresh_token=Secret("refresh-1"))
+    calling.ask_refresh()
+    with calling.running():
+        calling.wait_for(is_over(calling, "refresh"))
+    assert newest(calling, "refresh").reason == calls.NO_WALLET
+    calling.stage.consult(customer_belongs_to=WALLET, merchant_region="PH")
+    calling.retry(newest(calling, "refresh"))
+    assert asked_of(calling, newest(calling, "refresh")) == {"customerBelongsTo": WALLET, "merchantRegion": "PH"}
 
 
 def test_a_token_that_a_process_without_the_gateway_took_in_needs_no_exchange(calling: CallingStage) -> None:

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
 
+from app import reports
 from app.alipay.call import Done, Refused
 from app.gateway.recording import end_overdue
-from app.simulator.draft import token_created
+from app.simulator.draft import authcode_created, token_created
 from tests.builders import CLIENT_ID
 from tests.gateway import CONSULTED, TOKEN
 from tests.integration.calls_shell import GRANTED, IN_PROCESS, SILENCE, SPENT, CallShell, a_call_shell
@@ -110,6 +112,14 @@ def test_show_has_every_attempt_and_no_secret(shell: CallShell) -> None:
     everything = shown + str(document) + shell.ask("calls", "list") + str(shell.json("calls", "list"))
     secrets = ("code of s-1", TOKEN["accessToken"], TOKEN["refreshToken"], TOKEN["userLoginId"])
     assert not [each for each in secrets if str(each) in everything]
+
+
+def test_a_wallet_that_may_be_misspelt_is_shown_and_warned_of(shell: CallShell) -> None:
+    result = shell.run("authorizations", "consult", "s-1", "--wallet", "GCSAH")
+    assert (result.exit_code, result.stderr) == (0, "GCSAH may be misspelt: GCASH is a wallet that is known.\n")
+    shell.notify(authcode_created("s-1", "code of s-1"))
+    assert "GCSAH (may be misspelt: GCASH is known)" in shell.ask("calls", "show", shell.newest_call())
+    assert shell.run("authorizations", "consult", "s-2", "--wallet", "GCASH").stderr == ""
 
 
 def test_a_call_that_no_worker_has_begun_says_so_after_a_while(shell: CallShell) -> None:
@@ -245,6 +255,40 @@ def test_retry_refuses_what_is_done_and_what_can_bring_nothing_more(shell: CallS
     shell.notify(token_created("s-2", "the other token"))
     late = shell.run("calls", "retry", spent)
     assert (late.exit_code, "the authorization is token_active: there is nothing to repeat" in late.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("is_uncertain", [False, True])
+def test_retry_refuses_an_exchange_whose_code_is_too_old_unless_alipay_may_have_made_it(
+    shell: CallShell, *, is_uncertain: bool
+) -> None:
+    call_id = shell.agree()
+    shell.change_call(
+        call_id,
+        status="undetermined" if is_uncertain else "failed",
+        is_uncertain=is_uncertain,
+        due_at=None,
+        created_at=datetime.now(UTC) - timedelta(seconds=61),
+        finished_at=datetime.now(UTC),
+    )
+    offered = f"flask calls retry {call_id}" in shell.ask("calls", "show", call_id)
+    again = shell.run("calls", "retry", call_id)
+    if is_uncertain:
+        assert (offered, again.exit_code) == (True, 0)
+    else:
+        assert (offered, again.exit_code) == (False, 1)
+        assert "a code lives for a minute, which is over; the user must agree again" in again.stderr
+        assert "must agree again" in shell.ask("calls", "show", call_id)
+    assert (shell.json("calls", "show", call_id)["status"] == "due") == is_uncertain
+
+
+def test_an_answer_that_could_not_be_recorded_is_recorded_also_after_the_code_s_minute(shell: CallShell) -> None:
+    call_id = shell.agree()
+    with patch.object(reports, "apply", side_effect=RuntimeError("our fault")):
+        shell.answer(GRANTED)
+    assert shell.json("calls", "show", call_id)["status"] == "failed"
+    shell.change_call(call_id, created_at=datetime.now(UTC) - timedelta(hours=1))
+    shell.ask("calls", "retry", call_id)
+    assert shell.json("authorizations", "show", "s-1")["state"] == "token_active"
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

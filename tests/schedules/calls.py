@@ -52,8 +52,9 @@ from app.alipay.keyring import Client, Gateway, Keyring
 from app.authorizations import Cause
 from app.database import Database, DatabaseUnavailableError
 from app.gateway import requests
+from app.gateway.choosing import Job
 from app.gateway.endings import Answer
-from app.gateway.runner import _OPERATIONS, CallRunner, _Job
+from app.gateway.runner import _OPERATIONS, CallRunner
 from app.leases import Leases
 from app.logs import FieldFormatter
 from app.models import Authorization, Base, Call
@@ -119,7 +120,7 @@ class WorkersDatabase:
             done = self._database.run(work, **said)
         if lie == "raise":
             raise DatabaseUnavailableError("TestError")
-        if self.during_look is not None and isinstance(work, partial) and work.func.__name__ == "_begin":
+        if self.during_look is not None and isinstance(work, partial) and work.func.__name__ == "begin":
             during, self.during_look = self.during_look, None
             during()
         return done
@@ -147,7 +148,7 @@ class Worker:
     database: WorkersDatabase
     runner: CallRunner
     #: What it was answered, or will be told of, and has not recorded.
-    read: list[tuple[_Job, Answer]] = field(default_factory=list)
+    read: list[tuple[Job, Answer]] = field(default_factory=list)
     is_broken: bool = False
 
 
@@ -156,7 +157,7 @@ class Request:
     """A request on the wire. It is so for ten seconds at most, also of a worker that has died."""
 
     worker: Worker
-    job: _Job
+    job: Job
     sent_at: float
     #: What Alipay has answered.
     answer: Answer | None = None
@@ -376,7 +377,6 @@ class Calls:
         runner = CallRunner(
             Parts(as_database, self.stage.keyring, self.stage.vault, receiver),
             may_call=partial(leases.holds, _LEASE),
-            term=partial(leases.term, _LEASE),
             clock=self.stage.clock,
             monotonic=self._now,
         )
@@ -416,10 +416,10 @@ class Calls:
             assert job is not None
             self._send(worker, job)
 
-    def _send(self, worker: Worker, job: _Job) -> None:
+    def _send(self, worker: Worker, job: Job) -> None:
         if not worker.leases.holds(_LEASE):
             self._broken(f"a worker without the lease makes the {job.kind} call {job.call_id}")
-        busy = [each.job for each in self.wire if each.job.authorization_id == job.authorization_id]
+        busy = [each.job for each in self.wire if each.job.auth_state_key == job.auth_state_key]
         if busy:
             self._broken(f"{job.kind} is sent while {busy[0].kind} of the same authorization is in flight")
         self._keep(partial(self.promises.note_sent, job.call_id, job.number, json.loads(job.body)))

@@ -60,6 +60,23 @@ ONCE_WRONG: dict[str, list[Words]] = {
         ("turn", "b"),
         ("record", "a"),
     ],
+    "a worker has the lease again, and the next one has died with an attempt that it made again": [
+        *CALLED,
+        ("kill", "a"),
+        ("turn", "a"),
+        ("pass", "9"),
+        ("turn", "a"),
+        ("turn", "b"),
+        ("pass", "9"),
+        ("turn", "b"),
+        *[("pass", "4"), ("turn", "b")] * 3,
+        ("turn", "b"),
+        ("turn", "a"),
+        ("kill", "b"),
+        ("pass", "8.5"),
+        ("turn", "a"),
+        ("turn", "a"),
+    ],
 }
 
 
@@ -73,6 +90,13 @@ def test_what_was_wrong_once_ends_well(stage: Stage, merchant_key: RSAPrivateKey
 #: Where much is decided by a step, and chance comes by seldom.
 CROSSROADS: dict[str, list[Words]] = {
     "a token cannot be recorded": [*CALLED, ("break", "a"), ("serve", "0", "well"), ("turn", "a")],
+    "a token cannot be recorded, and the database layer repeats the commit that says so": [
+        *CALLED,
+        ("serve", "0", "well"),
+        ("break", "a"),
+        ("lie", "a", "twice"),
+        ("turn", "a"),
+    ],
     "the database is away when a token is recorded": [*CALLED, ("away", "a"), ("serve", "0", "well"), ("record", "a")],
     "a worker dies with a token that it was given": [*CALLED, ("strike", "a")],
     "a refreshing worker dies so": [*ACTIVE, ("refresh", "s-1"), ("turn", "a"), ("strike", "a"), ("lose", "0")],
@@ -110,6 +134,43 @@ CROSSROADS: dict[str, list[Words]] = {
         ("serve", "0", "well"),
         ("turn", "a"),
     ],
+    "a merchant exchanges the first code, and the service the second": [
+        ("code", "s-1"),
+        ("own", "s-1"),
+        ("code", "s-1"),
+        ("notify", "0"),
+        ("notify", "0"),
+        ("turn", "a"),
+        ("report", "s-1"),
+        ("serve", "0", "well"),
+        ("turn", "a"),
+    ],
+    "a first code is answered for after a second is": [
+        *CALLED,
+        ("reach", "0", "well"),
+        ("answer", "0"),
+        ("code", "s-1"),
+        ("notify", "1"),
+        ("turn", "b"),
+        ("pass", "9"),
+        ("turn", "b"),
+        *[("pass", "4"), ("turn", "b")] * 4,
+        ("serve", "0", "well"),
+        ("turn", "b"),
+        ("record", "a"),
+    ],
+    "a token of a first code cannot be recorded before that of the second is": [
+        *CALLED,
+        ("serve", "0", "well"),
+        ("break", "a"),
+        ("turn", "a"),
+        ("code", "s-1"),
+        ("notify", "1"),
+        ("turn", "a"),
+        ("serve", "0", "well"),
+        ("turn", "a"),
+        ("retry", "s-1"),
+    ],
     "nobody answers for a minute": [*CALLED, ("cut", "0"), ("pass", "61"), ("turn", "a"), ("turn", "a")],
     "a refresh of what was canceled is asked for once more": [
         *ACTIVE,
@@ -134,7 +195,7 @@ def test_at_every_crossroads_calls_end_well(stage: Stage, merchant_key: RSAPriva
 def test_a_broken_promise_would_be_seen(
     stage: Stage, merchant_key: RSAPrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.gateway.runner._ABANDONED_SECONDS", 0)
+    monkeypatch.setattr("app.gateway.runner.CALL_ABANDONED_SECONDS", 0)
     begun_and_killed = [("code", "s-1"), ("notify", "0"), ("turn", "a"), ("turn", "b"), ("kill", "a")]
     taken_over = [("pass", "9"), ("turn", "b"), ("turn", "b")]
     with pytest.raises(BrokenPromiseError, match="exchange is sent while exchange"):

@@ -3,10 +3,13 @@
 import re
 
 from app import limits
+from app.alipay.call import SECONDS_MAX
 from app.alipay.delivery import BODY_BYTES_MAX
 from app.alipay.json_text import NESTING_MAX
 from app.authorizations import OTHER_CODES_MAX
+from app.calls import EXCHANGE_TIME
 from app.cli import options
+from app.leases import TAKEOVER_SECONDS
 from app.limits import (
     ANSWER_SECONDS_MAX,
     ATTEMPTS_MAX,
@@ -14,6 +17,11 @@ from app.limits import (
     BATCH_SIZE_MAX,
     BODY_SECONDS_MAX,
     BUSY_TIMEOUT_MS,
+    CALL_ABANDONED_SECONDS,
+    CALLS_AT_ONCE_MAX,
+    CALLS_POLL_SECONDS,
+    CALLS_RECORD_SECONDS,
+    CLIENT_CALLS_AT_ONCE_MAX,
     CONNECT_TIMEOUT_SECONDS,
     CONNECTIONS_MAX,
     HEAD_SECONDS_MAX,
@@ -31,6 +39,7 @@ from app.limits import (
     LOOK_UP_SECONDS_MAX,
     POOL_SIZE,
     POOL_TIMEOUT_SECONDS,
+    REFRESHES_AT_ONCE_MAX,
     REPLAYS_AT_ONCE_MAX,
     RESOLVE_SECONDS_MAX,
     RESUMED_AT_ONCE_MAX,
@@ -98,6 +107,17 @@ NUMBERS = [
     options.LIMIT_MAX,
 ]
 
+#: What it says of calls to Alipay, in the order of its rows.
+CALLS = [
+    str(CALLS_AT_ONCE_MAX),
+    str(CLIENT_CALLS_AT_ONCE_MAX),
+    str(REFRESHES_AT_ONCE_MAX),
+    f"{CALLS_POLL_SECONDS} s",
+    f"{CALLS_RECORD_SECONDS} s",
+    f"{SECONDS_MAX:g} s",
+    f"{CALL_ABANDONED_SECONDS} s",
+]
+
 #: What it says in sentences.
 SENTENCES = [
     f"One deadline bounds all of it: {ANSWER_SECONDS_MAX} s from",
@@ -111,6 +131,7 @@ SENTENCES = [
     f"looks every {LOOK_PAUSE_SECONDS} s",
     f"has been idle for {IDLE_TIMEOUT_MS / 1000:g} s",
     f"A command of the shell may read for {LOOK_UP_SECONDS_MAX} s.",
+    f"the lease after {TAKEOVER_SECONDS:g} s, and repeats the exchange {CALL_ABANDONED_SECONDS} s after that",
 ]
 
 #: How the service goes about its work, which no operator meets.
@@ -134,6 +155,10 @@ def test_the_page_says_how_many_of_each_there_may_be() -> None:
     assert [row[0] for row in rows_of("What is bounded")] == [str(each) for each in NUMBERS]
     assert BODY_BYTES_MAX == HEAD_BYTES_MAX
     assert options.LIMIT_MAX == request_models.LIMIT_MAX
+
+
+def test_the_page_says_how_calls_to_alipay_are_bounded() -> None:
+    assert [row[0] for row in rows_of("Calling Alipay")] == CALLS
 
 
 def test_the_page_says_the_other_limits_in_sentences() -> None:
@@ -205,6 +230,22 @@ def test_a_wait_in_vain_for_a_connection_counts_as_a_slow_failure() -> None:
     assert min(POOL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS) >= SILENT_ADDRESS_SECONDS
     # And what only met a held row does not.
     assert LOCK_TIMEOUT_MS / 1000 < SLOW_FAILURE_SECONDS
+
+
+def test_a_client_whose_gateway_hangs_and_thousands_of_refreshes_leave_room_for_other_calls() -> None:
+    assert REFRESHES_AT_ONCE_MAX < CLIENT_CALLS_AT_ONCE_MAX < CALLS_AT_ONCE_MAX
+    # What hangs for its whole time leaves each other client more than one call a second.
+    assert CALLS_AT_ONCE_MAX - CLIENT_CALLS_AT_ONCE_MAX > SECONDS_MAX
+
+
+def test_what_another_worker_had_in_flight_is_repeated_once_it_is_over_and_while_the_code_lives() -> None:
+    assert SECONDS_MAX + 1 < CALL_ABANDONED_SECONDS
+    # Also where that other request was the last that a worker began before it lost the lease, and is answered slowly.
+    assert EXCHANGE_TIME.total_seconds() > TAKEOVER_SECONDS + CALL_ABANDONED_SECONDS + SECONDS_MAX
+
+
+def test_a_request_goes_out_and_its_answer_is_recorded_within_what_a_user_notices() -> None:
+    assert CALLS_POLL_SECONDS + CALLS_RECORD_SECONDS < 0.15
 
 
 def test_no_request_takes_half_the_time_that_a_worker_has_to_stop() -> None:

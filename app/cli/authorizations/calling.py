@@ -20,7 +20,6 @@ from app.cli.current_service import look_up, operating_user, the_service
 from app.cli.errors import REFUSED
 from app.cli.options import WholeNumber
 from app.cli.tables import plain
-from app.gateway.requests import Asked
 from app.models import Authorization, Call
 from app.unit_of_work import UnitOfWork
 from app.vocabulary import CallKind, CallStatus, CauseKind
@@ -47,13 +46,12 @@ def shell_cause() -> Cause:
     return Cause(CauseKind.SHELL, at=datetime.now(UTC), by=operating_user())
 
 
-def begin(ask: Callable[[UnitOfWork], Asked | None]) -> UUID | None:
+def begin(ask: Callable[[UnitOfWork], UUID | None]) -> UUID | None:
     """Begin a call, or find the one that is under way, and return its id; `None` if there is nothing to ask for.
 
     Raises `ReportRefusedError`.
     """
-    asked = the_service().receiver.run_work(ask)
-    return None if asked is None else asked.call_id
+    return the_service().receiver.run_work(ask)
 
 
 def wait_and_print(call_id: UUID, auth_state: str, *, seconds: int) -> None:

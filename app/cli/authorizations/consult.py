@@ -4,8 +4,10 @@ import click
 from flask.cli import with_appcontext
 
 from app.alipay.notification import AUTH_STATE_CHARACTERS_MAX
+from app.alipay.wallets import meant_wallet
 from app.cli.authorizations.reporting import record_and_print
 from app.cli.options import Words
+from app.cli.tables import plain
 from app.reports import USER_REF_CHARACTERS_MAX, WALLET_CHARACTERS_MAX, Consult
 from app.state_machine import Flow
 
@@ -33,3 +35,6 @@ def consult(auth_state: str, client_id: str | None, flow: str | None, user_ref: 
         customer_belongs_to=wallet,
     )
     record_and_print(said, auth_state)
+    meant = meant_wallet(wallet or "")
+    if meant is not None:
+        click.echo(f"{plain(wallet)} may be misspelt: {meant} is a wallet that is known.", err=True)

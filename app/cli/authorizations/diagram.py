@@ -7,8 +7,8 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from app import authorizations, calls
-from app.calls import CallFilter
+from app import authorizations, call_statements
+from app.call_statements import CallFilter
 from app.cli import options
 from app.cli.authorizations.finding import find_one, name_argument
 from app.cli.current_service import look_up
@@ -50,7 +50,7 @@ def _drawing(session: Session, name: str, client_id: str | None) -> Drawing:
         )
         for entry in of_authorization(session, authorization)
     ]
-    made = calls.listing(session, CallFilter(authorization_ids=[authorization.id]), limit=_CALLS_MAX)
+    made = call_statements.listing(session, CallFilter(authorization_ids=[authorization.id]), limit=_CALLS_MAX)
     calls_made = [
         CallMade(each.kind, each.status, each.result_code, each.created_at, each.attempts) for each in reversed(made)
     ]

@@ -7,9 +7,9 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from app import authorizations, calls, documents, tokens
+from app import authorizations, call_statements, documents, tokens
 from app.alipay.keyring import KeyringError
-from app.calls import CallFilter
+from app.call_statements import CallFilter
 from app.cli import options
 from app.cli.authorizations.finding import find_one, name_argument
 from app.cli.current_service import look_up, the_service
@@ -43,7 +43,7 @@ def show(name: str, client_id: str | None, *, as_json: bool) -> None:
     def whole(session: Session) -> Whole:
         authorization = find_one(session, name, client_id)
         facts = _facts(authorization, tokens.current(session, authorization))
-        made = calls.listing(session, CallFilter(authorization_ids=[authorization.id]), limit=_CALLS_MAX + 1)
+        made = call_statements.listing(session, CallFilter(authorization_ids=[authorization.id]), limit=_CALLS_MAX + 1)
         history = authorizations.history(session, authorization.id)
         return facts, history, of_authorization(session, authorization), made
 

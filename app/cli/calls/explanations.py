@@ -26,12 +26,14 @@ _NO_WALLET = {
         "Consult the same authState with the wallet, then run: flask authorizations refresh {authorization}"
     ),
 }
+#: Of an exchange that Alipay was not asked for, whose time was up.
+_CODE_LOST = "The code's minute is over: the user must agree again, with a new authState."
 #: Of calls without a final answer.
 _UNANSWERED = {
     CallKind.CONSULT: "Send the same consult again.",
     CallKind.EXCHANGE: (
         "If no TOKEN_CREATED comes, the user must agree again, with a new authState. To ask Alipay for the same once "
-        "more: flask calls retry {id}"
+        "more, which after the code's minute is likely to be refused: flask calls retry {id}"
     ),
     CallKind.REFRESH: (
         "To ask Alipay for the same once more: flask calls retry {id}. If the refresh token is spent, the user must "
@@ -81,4 +83,6 @@ def what_to_do(call: Call) -> str | None:
         return _NO_WALLET[call.kind].format(authorization=call.authorization_id)
     if call.status == CallStatus.FAILED and call.result_code is not None:
         return remedy(call.kind, call.result_code)
+    if call.kind is CallKind.EXCHANGE and call.status == CallStatus.FAILED:
+        return _CODE_LOST
     return _UNANSWERED[call.kind].format(id=call.id)

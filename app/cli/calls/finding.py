@@ -5,7 +5,7 @@ from uuid import UUID
 import click
 from sqlalchemy.orm import Session
 
-from app import calls
+from app import call_statements
 from app.cli.errors import Refusal
 from app.models import Call
 
@@ -21,7 +21,7 @@ class NoCallError(Refusal):
 
 def find_call(session: Session, call_id: UUID) -> Call:
     """Find a call. Raises `NoCallError`."""
-    call = calls.find(session, call_id)
+    call = call_statements.find(session, call_id)
     if call is None:
         raise NoCallError(call_id)
     return call

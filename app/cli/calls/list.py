@@ -7,8 +7,8 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from app import authorizations, calls, documents
-from app.calls import CallFilter
+from app import authorizations, call_statements, documents
+from app.call_statements import CallFilter
 from app.cli import options
 from app.cli.current_service import look_up
 from app.cli.options import require_known_client
@@ -43,11 +43,11 @@ def list_calls(
     def page(session: Session) -> tuple[Sequence[Call], Mapping[UUID, AuthStateKey], list[Document]]:
         found = None if auth_state is None else [each.id for each in authorizations.find_all(session, auth_state)]
         wanted = CallFilter(status=status, kind=kind, client_id=client_id, authorization_ids=found)
-        rows = calls.listing(session, wanted, limit=limit + 1, before=cursor)
+        rows = call_statements.listing(session, wanted, limit=limit + 1, before=cursor)
         if not rows:
             require_known_client(session, client_id)
         summaries = documents.call_summaries(session, rows[:limit]) if as_json else []
-        return rows, calls.auth_state_keys(session, rows), summaries
+        return rows, call_statements.auth_state_keys(session, rows), summaries
 
     rows, keys, summaries = look_up(page)
     shown = rows[:limit]

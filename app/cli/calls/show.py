@@ -8,7 +8,8 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from app import calls, documents
+from app import call_statements, documents
+from app.alipay.wallets import meant_wallet
 from app.cli import options
 from app.cli.calls.explanations import explain, what_to_do
 from app.cli.calls.finding import find_call, id_argument
@@ -40,7 +41,11 @@ def show(call_id: UUID, *, as_json: bool) -> None:
 
     def whole(session: Session) -> tuple[Call, Authorization, Sequence[CallAttempt]]:
         call = find_call(session, call_id)
-        return call, session.get_one(Authorization, call.authorization_id), calls.attempts_of(session, call.id)
+        return (
+            call,
+            session.get_one(Authorization, call.authorization_id),
+            call_statements.attempts_of(session, call.id),
+        )
 
     if as_json:
         print_json(look_up(document))
@@ -74,6 +79,7 @@ def _facts(call: Call, authorization: Authorization) -> Mapping[str, object]:
         "result code": call.result_code,
         "authState": authorization.auth_state,
         "client": call.client_id,
+        "wallet": _wallet(authorization),
         "state now": authorization.state,
         "authorization": authorization.id,
         "asked by": call.cause if call.by is None else f"{call.cause} {call.by}",
@@ -82,6 +88,13 @@ def _facts(call: Call, authorization: Authorization) -> Mapping[str, object]:
         "deadline": call.deadline_at and moment(call.deadline_at),
         "finished": call.finished_at and moment(call.finished_at),
     }
+
+
+def _wallet(authorization: Authorization) -> str | None:
+    """Write the wallet, and where it may be misspelt, which one was meant."""
+    wallet = authorization.customer_belongs_to
+    meant = meant_wallet(wallet or "")
+    return wallet if meant is None else f"{wallet} (may be misspelt: {meant} is known)"
 
 
 def _result(attempt: CallAttempt) -> str | None:
