@@ -9,8 +9,8 @@ import logging
 import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -37,6 +37,9 @@ BODY_COLUMN = "refused_deliveries.sealed_body"
 AGE_MAX = timedelta(days=1)
 #: Of one client for one cause. All clients that are not in the keyring count as one.
 KEPT_OF_ONE_MAX = 20
+#: Of those the newest are always kept. What is older is thinned out where it came at the shortest intervals: so forged
+#: deliveries in a client's name do not push out what the client was refused an hour before.
+KEPT_NEWEST = 10
 #: At most 26 MB of bodies and heads.
 KEPT_MAX = 200
 #: One write is a commit of its own, which costs SQLite a write of the disk.
@@ -208,21 +211,34 @@ def sealed_row(vault: Vault, refused: Refused) -> dict[str, object]:
 
 
 def keep(session: Session, row: Mapping[str, object], *, now: datetime) -> None:
-    """Insert a row, and delete what there is no room for any more, the oldest first."""
+    """Insert a row, and delete what there is no room for any more."""
     session.execute(insert(RefusedDelivery), [dict(row)])
     columns = (RefusedDelivery.id, RefusedDelivery.client_id, RefusedDelivery.is_known_client, RefusedDelivery.cause)
-    counts: Counter[Bucket] = Counter()
-    superfluous: list[UUID] = []
-    kept = 0
-    for each in session.execute(select(*columns, RefusedDelivery.at).order_by(RefusedDelivery.id.desc())):
-        bucket = (each.client_id if each.is_known_client else None, each.cause)
-        if each.at < now - AGE_MAX or counts[bucket] >= KEPT_OF_ONE_MAX or kept >= KEPT_MAX:
-            superfluous.append(each.id)
-            continue
-        counts[bucket] += 1
-        kept += 1
+    rows = session.execute(select(*columns, RefusedDelivery.at).order_by(RefusedDelivery.id.desc())).all()
+    superfluous = [each.id for each in rows if each.at < now - AGE_MAX]
+    buckets: defaultdict[Bucket, list[tuple[datetime, UUID]]] = defaultdict(list)
+    for each in rows:
+        if each.at >= now - AGE_MAX:
+            buckets[each.client_id if each.is_known_client else None, each.cause].append((each.at, each.id))
+    superfluous += _beyond_the_bounds(list(buckets.values()))
     if superfluous:
         session.execute(delete(RefusedDelivery).where(RefusedDelivery.id.in_(superfluous)))
+
+
+def _beyond_the_bounds(buckets: Sequence[list[tuple[datetime, UUID]]]) -> Iterator[UUID]:
+    """Take out of these, all newest first, what there is no room for: of the fullest, so that none fills it all."""
+    while buckets:
+        fullest = max(filter(None, reversed(buckets)), key=len)
+        if len(fullest) <= KEPT_OF_ONE_MAX and sum(map(len, buckets)) <= KEPT_MAX:
+            return
+        yield fullest.pop(_least_missed(fullest))[1]
+
+
+def _least_missed(bucket: Sequence[tuple[datetime, UUID]]) -> int:
+    """Say which of them is to go: behind the newest ones that which came closest before the next."""
+    if len(bucket) <= KEPT_NEWEST:
+        return len(bucket) - 1
+    return min(range(KEPT_NEWEST, len(bucket)), key=lambda at: bucket[at - 1][0] - bucket[at][0])
 
 
 def purge(session: Session, *, now: datetime) -> int:

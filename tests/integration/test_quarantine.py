@@ -23,7 +23,7 @@ from app.alipay.signature import Cause
 from app.database import Database, DatabaseUnavailableError
 from app.erasure import Erasure
 from app.models import RefusedDelivery
-from app.quarantine import KEPT_HEADERS, KEPT_MAX, KEPT_OF_ONE_MAX, Quarantine, Refused
+from app.quarantine import KEPT_HEADERS, KEPT_MAX, KEPT_NEWEST, KEPT_OF_ONE_MAX, Quarantine, Refused
 from app.receiver import Receiver
 from app.simulator.draft import authcode_created
 from app.vault import Sealer, Vault, new_index_key
@@ -161,11 +161,33 @@ def test_every_header_that_a_diagnosis_reads_is_kept(stage: Stage) -> None:
 # --- its bounds ------------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_twenty_of_a_client_and_cause_are_kept(stage: Stage) -> None:
+def bodies_of(stage: Stage) -> list[bytes]:
+    return [quarantine.open_request(stage.vault, row).body for row in kept(stage)]
+
+
+def test_twenty_of_a_client_and_cause_are_kept_and_the_newest_of_them(stage: Stage) -> None:
     keep_all(stage, a_refused(cause="stale"))
     keep_all(stage, *(a_refused(body=b"%d" % number) for number in range(KEPT_OF_ONE_MAX + 3)))
-    bodies = [quarantine.open_request(stage.vault, row).body for row in kept(stage)]
-    assert bodies[1:] == [b"%d" % number for number in range(3, KEPT_OF_ONE_MAX + 3)]
+    newest = range(KEPT_OF_ONE_MAX + 3 - KEPT_NEWEST, KEPT_OF_ONE_MAX + 3)
+    assert bodies_of(stage)[1:] == [b"%d" % number for number in (*range(KEPT_OF_ONE_MAX - KEPT_NEWEST), *newest)]
+
+
+def test_forged_deliveries_in_a_clients_name_do_not_push_out_what_it_was_refused_before(stage: Stage) -> None:
+    for genuine in (b"genuine 1", b"genuine 2"):
+        keep_all(stage, a_refused(body=genuine, at=stage.clock.now))
+        stage.clock.forward(minutes=10)
+    for _ in range(5 * KEPT_OF_ONE_MAX):
+        keep_all(stage, a_refused(body=b"forged", at=stage.clock.now))
+        stage.clock.forward(seconds=1)
+    assert bodies_of(stage) == [b"genuine 1", b"genuine 2", *([b"forged"] * (KEPT_OF_ONE_MAX - 2))]
+
+
+def test_forged_deliveries_in_the_names_of_many_push_out_no_one_elses(stage: Stage) -> None:
+    keep_all(stage, a_refused(body=b"genuine"))
+    for number in range(KEPT_MAX + 20):
+        keep_all(stage, a_refused(client_id=f"client {number % 15}", body=b"forged"))
+    assert len(kept(stage)) == KEPT_MAX
+    assert bodies_of(stage)[0] == b"genuine"
 
 
 def test_unknown_clients_share_the_room_of_one(stage: Stage) -> None:

@@ -28,8 +28,8 @@ from app.models import RefusedDelivery
 def refused(refused_id: UUID | None, registered_url: str | None, limit: int, *, as_json: bool) -> None:
     """List the deliveries that were refused within a day, newest first, or say of one why it was and what to do.
 
-    Not all are kept: the newest twenty of each client and cause, and at most one a second. It is diagnosed with the
-    keyring as it is now.
+    Not all are kept: twenty of each client and cause, the newest among them, and at most one a second. It is
+    diagnosed with the keyring as it is now.
     """
     if refused_id is None:
         _list(limit, as_json=as_json)
