@@ -97,12 +97,14 @@ def a_free_port() -> int:
         return port
 
 
-def flask(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def flask(environ: Mapping[str, str], *arguments: str, seconds_max: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return run(CHECKOUT, environ, *arguments)
+    return run(CHECKOUT, environ, *arguments, seconds_max=seconds_max)
 
 
-def run(program: Program, environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    program: Program, environ: Mapping[str, str], *arguments: str, seconds_max: float = 60
+) -> subprocess.CompletedProcess[str]:
     """Run a command of any program to its end."""
     return subprocess.run(
         [program.path, *arguments],
@@ -111,7 +113,7 @@ def run(program: Program, environ: Mapping[str, str], *arguments: str) -> subpro
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=seconds_max,
     )
 
 
