@@ -76,13 +76,13 @@ class SupervisedServer(Server):
         self.stop()
 
     def reload(self) -> None:
-        """Let it read its settings and keys anew."""
-        before = self.workers()
+        """Let every process of it read its settings and keys anew."""
+        before = {*self.workers(), *self.background()}
         self.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + _SECONDS_MAX
-        while set(before) & set(self.workers()) and time.monotonic() < deadline:
+        while before & {*self.workers(), *self.background()} and time.monotonic() < deadline:
             time.sleep(0.02)
-        self.recover(before)
+        self.recover()
 
     def kill_worker(self, chance: random.Random) -> None:
         """Kill one worker. Whose worker dies again within seconds takes that for a loop, and ends whole."""
