@@ -93,6 +93,11 @@ class Service:
         return Sealer(open_vault_keys(self.settings))
 
     @property
+    def sealing_key_id(self) -> str | None:
+        """The id of the vault key that seals, where the keys are set or in use already: asking for it makes none."""
+        return self.sealer.key_ids[0] if self.settings.vault_keys or "sealer" in vars(self) else None
+
+    @property
     def vault(self) -> Vault:
         """The vault of this database, once the database is checked. Its index key is made the first time.
 

@@ -206,6 +206,14 @@ def parked(reason: str) -> Threshold:
     return Threshold({series % "1h": "1x70"}, {series % "1h": "0x70", series % "10m": "1x70"})
 
 
+def differ(name: str, label: str, *, minutes: int) -> Threshold:
+    """Two machines of which one is changed and the other is not, or only later: while all are reloaded."""
+    series = f'{name}{{instance="%s",{label}="%s"}}'
+    changed = {series % ("a", "old"): "1x10 stale", series % ("a", "new"): f"_x11 1x{minutes + 20}"}
+    late = {series % ("b", "old"): f"1x{minutes} stale", series % ("b", "new"): f"_x{minutes + 1} 1x20"}
+    return Threshold(changed | {series % ("b", "old"): f"1x{minutes + 20}"}, changed | late, minute=minutes + 15)
+
+
 def call(kind: str) -> Threshold:
     series = f'notifyauth_calls_total{{kind="{kind}",outcome="%s"}}'
     return Threshold({series % "undetermined": "0x50 1x20"}, {series % "failed": "1x70", series % "done": "0+1x70"})
@@ -242,6 +250,8 @@ THRESHOLDS: Mapping[str, Threshold] = {
         {'notifyauth_database_condition{condition="newer_schema"}': "1x1000 0x500"},
         minute=1450,
     ),
+    "NotifyauthKeyringsDiffer": differ("notifyauth_keyring_info", "digest", minutes=15),
+    "NotifyauthVaultKeysDiffer": differ("notifyauth_vault_info", "key_id", minutes=60),
     "NotifyauthUnavailable": Threshold(
         {'notifyauth_deliveries_total{status="503"}': "0+1x70"},
         # A failover of two minutes.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from app import index_key
 from app.alipay.diagnosis.keys import is_sandbox
 from app.alipay.keyring import Client, Keyring, KeyringError, fingerprint
+from app.alipay.keyring_digest import keyring_digest
 from app.config import SettingError, VaultKeyLostError
 from app.database import DatabaseUnavailableError
 from app.index_key import WrongVaultKeyError
@@ -23,7 +24,8 @@ def examine_keyring(service: Service) -> Iterator[Finding]:
     except KeyringError as error:
         yield failed("keyring", f"{error.where} {error.problem}", error.remedy)
         return
-    yield ok("keyring", f"{service.settings.keyring_path} is in order")
+    digest = keyring_digest(keyring)
+    yield ok("keyring", f"{service.settings.keyring_path} is in order; every machine needs this one, digest {digest}")
     for client in keyring.clients.values():
         yield ok("keys", f"client {client.client_id}: {_fingerprints(client)}")
     yield from _own_keys(keyring)

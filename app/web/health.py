@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from app import call_statements, metrics, tokens
 from app.alipay.keyring import KeyringError
+from app.alipay.keyring_digest import keyring_digest
 from app.database import DatabaseUnavailableError
 from app.events import backlog
 from app.events.backlog import Backlog
@@ -63,6 +64,7 @@ def metrics_page() -> Response:
         require_metrics_key()
     registry = CollectorRegistry()
     registry.register(_Counted(service))
+    registry.register(_Keys(service))
     registry.register(_LookedUp(service))
     pages = [generate_latest(registry)]
     if not metrics.is_shared():
@@ -84,6 +86,29 @@ class _Counted(Collector):
         with suppress(KeyringError):
             clients = self.service.keyring.clients
         return metrics.collect(clients, _endpoint_names(self.service), revision=REVISION)
+
+
+@dataclass(eq=False)
+class _Keys(Collector):
+    """Which keyring and which vault key the worker that answers has: machines that differ are found by them."""
+
+    service: Service
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        keyring = GaugeMetricFamily(
+            "notifyauth_keyring_info",
+            "Which keyring the service has, by a digest of its clients, keys and gateways: always 1.",
+            labels=["digest"],
+        )
+        with suppress(KeyringError):
+            keyring.add_metric([keyring_digest(self.service.keyring)], 1)
+        vault = GaugeMetricFamily(
+            "notifyauth_vault_info", "Under which vault key the service seals, by its id: always 1.", labels=["key_id"]
+        )
+        if (key_id := self.service.sealing_key_id) is not None:
+            vault.add_metric([key_id], 1)
+        yield from (keyring, vault)
 
 
 @dataclass(eq=False)

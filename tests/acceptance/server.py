@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO
@@ -26,6 +26,8 @@ class Program:
 
     path: Path
     folder: Path
+    #: What its processes find in their environment beside the settings.
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 #: The checkout's own.
@@ -46,6 +48,11 @@ class Server:
 
     def get(self, path: str, *, key: str = "") -> urllib3.BaseHTTPResponse:
         return urllib3.request("GET", self.url + path, headers={"Authorization": f"Bearer {key}"}, retries=False)
+
+    def checks(self) -> dict[str, str]:
+        """What /readyz says."""
+        checks: dict[str, str] = self.get("/readyz").json()["checks"]
+        return checks
 
     def say(self, request: bytes, *, seconds: float = 10, after: float = 0) -> bytes:
         """Send bytes over a connection of their own, and return what comes back up to the end of a body."""
@@ -90,21 +97,23 @@ def a_free_port() -> int:
         return port
 
 
-def flask(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def flask(environ: Mapping[str, str], *arguments: str, seconds_max: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return run(CHECKOUT, environ, *arguments)
+    return run(CHECKOUT, environ, *arguments, seconds_max=seconds_max)
 
 
-def run(program: Program, environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    program: Program, environ: Mapping[str, str], *arguments: str, seconds_max: float = 60
+) -> subprocess.CompletedProcess[str]:
     """Run a command of any program to its end."""
     return subprocess.run(
         [program.path, *arguments],
         cwd=program.folder,
-        env=process_environ(environ),
+        env=process_environ({**program.environ, **environ}),
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=seconds_max,
     )
 
 
@@ -143,7 +152,7 @@ def starting_server(
     process = subprocess.Popen(
         [*through, program.path, "serve", "--port", str(port), *options],
         cwd=program.folder,
-        env=process_environ(environ),
+        env=process_environ({**program.environ, **environ}),
         stdout=output,
         stderr=output,
         text=True,

@@ -58,7 +58,7 @@ class Machine:
             process = subprocess.Popen(
                 [self.program.path, "serve", "--port", str(self.port), "--workers", str(self.workers)],
                 cwd=self.program.folder,
-                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **measured, **self.environ},
+                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **measured, **self.program.environ, **self.environ},
                 stdout=output,
                 stderr=output,
                 text=True,
@@ -77,6 +77,12 @@ class Machine:
         self.server.process.terminate()
         self.server.process.wait(timeout=40)
 
+    def replace(self, program: Program) -> None:
+        """Let the machine go on with another release."""
+        self.stop()
+        self.program = program
+        self.start()
+
     def kill(self) -> None:
         """Lose the machine: all of its processes at once."""
         assert self.server is not None
@@ -94,8 +100,7 @@ class Machine:
     def checks(self) -> dict[str, str]:
         """What /readyz says."""
         assert self.server is not None
-        checks: dict[str, str] = self.server.get("/readyz").json()["checks"]
-        return checks
+        return self.server.checks()
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Several machines of the service before one database: upgraded one after the other, and lost, under load."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from app.models import Lease
 from app.simulator.draft import authcode_created
 from app.simulator.sender import headers_of
 from tests.acceptance.server import flask
-from tests.acceptance.site import API_KEY, Site, a_site
+from tests.acceptance.site import API_KEY, Machine, Site, a_site
 from tests.acceptance.test_nginx import NGINX, Front, nginx
 from tests.replicas import wait_until
 from tests.soak.load import load
@@ -104,6 +105,32 @@ def test_machines_restarted_one_after_the_other_behind_nginx_are_not_noticed(sit
             over.set()
         statuses = sum((each.result() for each in sending), Counter[int]())
     assert set(statuses) == {HTTPStatus.OK}, statuses
+
+
+def keyring_digest_of(machine: Machine) -> str:
+    """What /metrics of a machine shows of its keyring."""
+    assert machine.server is not None
+    (found,) = re.findall(
+        r'^notifyauth_keyring_info\{digest="(\w+)"\} 1', machine.server.get("/metrics").data.decode(), re.MULTILINE
+    )
+    return str(found)
+
+
+def test_machines_with_different_keyrings_are_found_until_they_are_reloaded(site: Site) -> None:
+    assert flask(site.environ, "db", "upgrade").returncode == 0
+    right = Path(site.environ["FLASK_KEYRING"])
+    wrong = right.with_name("another-keyring.toml")
+    wrong.write_text(right.read_text().replace('default_flow = "auto_debit"', 'default_flow = "direct"'))
+    first, other = site.machine(), site.machine(FLASK_KEYRING=str(wrong))
+    first.start()
+    other.start()
+    found = keyring_digest_of(other)
+    assert found != keyring_digest_of(first)
+    assert f"digest {found}" in flask(other.environ, "doctor").stdout
+    wrong.write_text(right.read_text())
+    assert keyring_digest_of(other) == found
+    os.kill(other.process_id(), signal.SIGHUP)
+    wait_until(lambda: keyring_digest_of(other) == keyring_digest_of(first), "the keyring is read anew")
 
 
 def test_a_machine_with_another_vault_key_does_not_start(site: Site) -> None:

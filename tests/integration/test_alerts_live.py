@@ -18,6 +18,7 @@ from sqlalchemy import select, text, update
 
 from app import create_app, maintenance, metrics
 from app.alipay.keyring import Keyring, load_private_key
+from app.config import new_vault_key
 from app.counters import Memory
 from app.events.schedule import PAUSES
 from app.maintenance import Name
@@ -49,6 +50,8 @@ class World:
     environ: dict[str, str]
     #: Who is asked for the metrics once there is trouble; nobody answers where it is none.
     asked: HttpClient | None = field(init=False)
+    #: Another machine, which is scraped too.
+    beside: HttpClient | None = None
 
     def __post_init__(self) -> None:
         self.asked = self.http
@@ -64,7 +67,8 @@ class World:
         return path
 
     def figures(self) -> Figures:
-        return {} if self.asked is None else figures_of(self.asked.get("/metrics").text)
+        scraped = [each for each in (self.beside, self.asked) if each is not None]
+        return {key: value for each in scraped for key, value in figures_of(each.get("/metrics").text).items()}
 
     def say(self, statement: str, **values: object) -> None:
         """Change what is in the database."""
@@ -190,6 +194,20 @@ def no_tables(world: World) -> None:
 def other_vault_key(world: World) -> None:
     environ = an_environ(world.environ["FLASK_DATABASE_URL"], world.http.keyring_path)
     world.asked = HttpClient(create_app({**world.environ, **environ}), world.http.keyring_path)
+
+
+def other_keyring(world: World) -> None:
+    """Of two machines one has another flow for a client."""
+    path = world.http.keyring_path.with_name("other.toml")
+    path.write_text(
+        world.http.keyring_path.read_text().replace('default_flow = "auto_debit"', 'default_flow = "direct"')
+    )
+    world.beside = HttpClient(create_app({**world.environ, "FLASK_KEYRING": str(path)}), world.http.keyring_path)
+
+
+def other_vault_key_first(world: World) -> None:
+    keys = f"{new_vault_key()},{world.environ['FLASK_VAULT_KEYS']}"
+    world.beside = HttpClient(create_app({**world.environ, "FLASK_VAULT_KEYS": keys}), world.http.keyring_path)
 
 
 def forgets_commits(world: World) -> None:
@@ -405,6 +423,8 @@ TROUBLES = [
     Trouble(away, ("NotReady", "DatabaseCannotWork", "Unavailable")),
     Trouble(no_tables, ("NotReady", "DatabaseCannotWork")),
     Trouble(other_vault_key, ("NotReady", "DatabaseCannotWork")),
+    Trouble(other_keyring, ("KeyringsDiffer",)),
+    Trouble(other_vault_key_first, ("VaultKeysDiffer",), minutes=65),
     Trouble(forgets_commits, ("UnsafeDurability",)),
     Trouble(newer_tables, (), minutes=60),
     Trouble(newer_tables, ("NewerSchema",), minutes=1450),

@@ -17,6 +17,7 @@ from sqlalchemy import make_url, text
 
 from app import create_app, quarantine
 from app.alipay.keyring import load_private_key
+from app.alipay.keyring_digest import keyring_digest
 from app.database import Database
 from app.installation import database
 from app.leases import Leases
@@ -102,6 +103,7 @@ def test_all_is_well(shell: Shell) -> None:
         "found": None,
     }
     assert "SHA256:" in rows["keys"]["found"]
+    assert keyring_digest(shell.service.keyring) in rows["keyring"]["found"]
     lines = shell.ask("doctor").splitlines()
     assert [line for line in lines if line[0] not in "✓!"] == []
     assert "✓ migrated" in lines

@@ -8,6 +8,7 @@ import pytest
 
 from app import create_app
 from app.alipay.keyring import Keyring, fingerprint, load_private_key
+from app.alipay.keyring_digest import keyring_digest
 from app.config import DEFAULT_NOTIFY_PATH, VAULT_KEY_BYTES, new_vault_key
 from app.simulator.draft import authcode_created
 from app.simulator.keys import SANDBOX_CLIENT_ID, make_sandbox
@@ -28,6 +29,7 @@ def test_show_gives_fingerprints_and_never_a_key(shell: Shell) -> None:
     (client,) = Keyring.load(shell.keyring_path).clients.values()
     document = shell.json("keys", "show")
     assert document == {
+        "keyringDigest": keyring_digest(shell.service.keyring),
         "clients": [
             {
                 "clientId": SANDBOX_CLIENT_ID,
@@ -43,6 +45,7 @@ def test_show_gives_fingerprints_and_never_a_key(shell: Shell) -> None:
     }
     shown = shell.ask("keys", "show")
     assert fingerprint(client.keys_of_version(1)[0]) in shown
+    assert document["keyringDigest"] in shown
     assert "PRIVATE" not in shown
     assert "MII" not in shown
 

@@ -14,6 +14,7 @@ from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
 from app import create_app
+from app.alipay.keyring_digest import keyring_digest
 from app.alipay.notification import NotificationType
 from app.alipay.signature import CAUSES
 from app.config import new_vault_key
@@ -151,6 +152,23 @@ def test_every_series_is_there_before_its_first_event(http: HttpClient) -> None:
         ("notifyauth_last_verified_timestamp_seconds", frozenset({("client_id", SANDBOX_CLIENT_ID)})),
         ("notifyauth_build_info", frozenset({("version", version("notifyauth")), ("revision", REVISION)})),
     } <= there
+
+
+def test_a_machine_shows_which_keyring_it_has_and_under_which_vault_key_it_seals(http: HttpClient) -> None:
+    there = set(figures(http))
+    for name, label, value in (
+        ("notifyauth_keyring_info", "digest", keyring_digest(http.service.keyring)),
+        ("notifyauth_vault_info", "key_id", http.service.sealer.key_ids[0]),
+    ):
+        assert [labels for each, labels in there if each == name] == [frozenset({(label, value)})]
+
+
+def test_looking_at_the_metrics_makes_no_vault_key(tmp_path: Path, keyring_path: Path) -> None:
+    app = create_app({"FLASK_DATABASE_URL": f"sqlite:///{tmp_path}/none.db", "FLASK_METRICS_OPEN": "1"})
+    http = HttpClient(app, keyring_path)
+    assert "notifyauth_vault_info{" not in http.get("/metrics").text
+    assert "sealer" not in vars(http.service)
+    http.service.database.close()
 
 
 def test_a_metrics_key_reads_the_metrics_and_nothing_else(database_url: str, keyring_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,10 +35,17 @@ from tests.soak.rounds import (
     spring_the_call_trap,
     spring_the_trap,
     storm,
+    upgrade_machines,
 )
 from tests.soak.upgrading import RELEASE_BEFORE, release_before, upgrade
 from tests.soak.world import Kind, World, world
 
+#: Where what is lost or wrong is written, with the logs of the service, so that it outlives the run.
+_FOLDER = ROOT / "build" / "soak"
+#: Where several machines have one database, and so can be upgraded one by one.
+_UPGRADED: tuple[Kind, ...] = ("postgresql", "replicated")
+#: Such a database is left after this time for a new one, which begins with an upgrade.
+_DATABASE_SECONDS = 6 * 60
 #: One lap: about a minute, so that a run that is stopped early has had some of everything.
 _STORM_SECONDS = 40
 _RACES = 150
@@ -53,19 +61,23 @@ def soak() -> None:
 @soak.command()
 @click.option("--minutes", type=float, default=60, show_default=True, help="How long to go on.")
 @click.option("--seed", type=int, default=None, help="Makes up the same lives, orders and mishaps each time.")
-def both(minutes: float, seed: int | None) -> None:
+@click.option("--folder", type=click.Path(path_type=Path), default=_FOLDER, help="Keeps what is lost or wrong.")
+def both(minutes: float, seed: int | None, folder: Path) -> None:
     """Run one process for each database, and exit 1 if anything was lost or wrong."""
     seed = random.randrange(1_000_000) if seed is None else seed
     click.echo(f"seed {seed}, {minutes:g} minutes on each database", err=True)
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as runs:
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor() as runs:
         kinds = get_args(Kind)
-        run = partial(_run_elsewhere, minutes=minutes, seed=seed, folder=Path(name))
+        run = partial(_run_elsewhere, minutes=minutes, seed=seed, folder=folder)
         figures = dict(zip(kinds, runs.map(run, kinds), strict=True))
     click.echo(f"`make soak MINUTES={minutes:g} SEED={seed}` on {_machine()}:\n")
     click.echo(table(figures))
     for kind, run_figures in figures.items():
         for complaint in run_figures.complaints:
             click.echo(f"{kind}: {complaint}", err=True)
+    if any(each.faults() for each in figures.values()):
+        click.echo(f"They are written down in {folder}, with the logs of the service.", err=True)
     sys.exit(any(each.faults() for each in figures.values()))
 
 
@@ -73,22 +85,29 @@ def both(minutes: float, seed: int | None) -> None:
 @click.argument("kind", type=click.Choice(get_args(Kind)))
 @click.option("--minutes", type=float, required=True)
 @click.option("--seed", type=int, required=True)
-@click.option("--figures", "figures_file", type=click.Path(path_type=Path), required=True, help="Where to write them.")
-def one(kind: Kind, minutes: float, seed: int, figures_file: Path) -> None:
-    """Run lap after lap on one database."""
+@click.option("--folder", type=click.Path(path_type=Path), required=True, help="Where to write what was found.")
+def one(kind: Kind, minutes: float, seed: int, folder: Path) -> None:
+    """Run lap after lap on one kind of database."""
     # What the service logs goes to a file; what the model's partner logs in this process is of no interest.
     logging.disable()
     chance = random.Random(f"{seed} {kind}")
-    figures = Figures()
-    with tempfile.TemporaryDirectory(prefix="soak-") as name, world(kind, Path(name), figures) as made:
+    figures = Figures(file=folder / f"{kind}-{seed}.txt")
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        before = release_before(Path(name) / "before") if kind in _UPGRADED else None
         end = time.monotonic() + minutes * 60
         while time.monotonic() < end:
-            _lap(made, chance)
-            said = ", ".join(f"{count} {what}" for what, count in figures.counts.items())
-            click.echo(f"{kind}: {said}", err=True)
-        made.server.end()
-        search(made)
-    figures_file.write_text(json.dumps({"counts": figures.counts, "complaints": figures.complaints}))
+            made_in = Path(tempfile.mkdtemp(dir=name))
+            faults = figures.faults()
+            try:
+                with world(kind, made_in, figures, before) as made:
+                    _live(made, chance, until=end if before is None else min(end, time.monotonic() + _DATABASE_SECONDS))
+            except Exception:  # noqa: BLE001 -- whatever ends the run is told with what was found before
+                figures.complain("wrong", [traceback.format_exc()])
+                end = 0
+            if figures.faults() > faults:
+                _keep_logs(made_in, folder / f"{kind}-{seed}.log")
+        document = {"counts": figures.counts, "complaints": figures.complaints}
+        (folder / f"{kind}-{seed}.json").write_text(json.dumps(document))
 
 
 @soak.command()
@@ -113,6 +132,24 @@ def upgrades(minutes: float) -> None:
             click.echo(", ".join(f"{count} {what}" for what, count in figures.items()))
 
 
+def _live(made: World, chance: random.Random, *, until: float) -> None:
+    """Upgrade the machines, where they are of the release before, and run lap after lap."""
+    if made.before is not None:
+        upgrade_machines(made, chance)
+    while time.monotonic() < until:
+        _lap(made, chance)
+        said = ", ".join(f"{count} {what}" for what, count in made.figures.counts.items())
+        click.echo(f"{made.kind}: {said}", err=True)
+    made.server.end()
+    search(made)
+
+
+def _keep_logs(folder: Path, file: Path) -> None:
+    with file.open("a", encoding="utf-8") as kept:
+        for log in sorted(folder.glob("*.log")):
+            kept.write(f"--- {log.name}\n{log.read_text(encoding='utf-8', errors='replace')}")
+
+
 def _lap(made: World, chance: random.Random) -> None:
     storm(made, chance, seconds=_STORM_SECONDS)
     race(made, chance, races=_RACES)
@@ -128,16 +165,14 @@ def _lap(made: World, chance: random.Random) -> None:
         folder.rmdir()
         made.figures.counts["schedules"] += _SCHEDULES
     except DisagreementError as disagreement:
-        made.figures.counts["wrong"] += 1
-        made.figures.complaints.append("\n".join([str(disagreement), *disagreement.__notes__]))
+        made.figures.complain("wrong", ["\n".join([str(disagreement), *disagreement.__notes__])])
     stage.database.close()
 
 
 def _run_elsewhere(kind: Kind, *, minutes: float, seed: int, folder: Path) -> Figures:
-    file = folder / kind
     command = [sys.executable, "-m", "tests.soak", "one", kind, "--minutes", str(minutes), "--seed", str(seed)]
-    subprocess.run([*command, "--figures", file], cwd=ROOT, check=True)
-    read = json.loads(file.read_text())
+    subprocess.run([*command, "--folder", folder], cwd=ROOT, check=True)
+    read = json.loads((folder / f"{kind}-{seed}.json").read_text())
     return Figures(Counter(read["counts"]), read["complaints"])
 
 

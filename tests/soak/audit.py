@@ -16,6 +16,7 @@ from app.vocabulary import Outcome
 from app.wiring import Service
 from tests.soak.ledger import Ledger, Said, said_by_draft, said_by_notification
 from tests.soak.lives import Life
+from tests.soak.patience import run_patiently
 
 #: As many as are read, and held in memory, at a time.
 _BATCH_SIZE = 200
@@ -44,16 +45,16 @@ def audit(service: Service, ledgers: Sequence[Ledger], *, after: int = 0) -> tup
         wrong += _wrong_entries(ledger, entries)
         for start in range(0, len(ledger.lives), _BATCH_SIZE):
             batch = ledger.lives[start : start + _BATCH_SIZE]
-            wrong += service.database.run(partial(_wrong_lives, service=service, batch=batch), read_only=True)
+            wrong += run_patiently(service, partial(_wrong_lives, service=service, batch=batch))
     wrong += [f"{said[0]} of {said[1]} is on record and was never sent" for said in _unsent(ledgers, entries)]
-    wrong += service.database.run(_needless_key_locks, read_only=True)
+    wrong += run_patiently(service, _needless_key_locks)
     return lost, wrong
 
 
 def last_entry(service: Service) -> int:
     """Give the sequence number of the newest entry; what comes after it is newer."""
     newest = select(InboxEntry.id).order_by(InboxEntry.id.desc()).limit(1)
-    return service.database.run(lambda session: session.scalar(newest), read_only=True) or 0
+    return run_patiently(service, lambda session: session.scalar(newest)) or 0
 
 
 Ended = tuple[Outcome, int]
@@ -63,20 +64,23 @@ def _entries(service: Service, after: int) -> dict[Said, list[Ended]]:
     """Read every entry by what its sealed body says: its outcome, and how often it was delivered."""
     entries: dict[Said, list[Ended]] = defaultdict(list)
 
-    def batch(session: Session) -> int | None:
+    def batch(session: Session) -> list[tuple[int, Said, Ended]]:
         rows = session.scalars(
             select(InboxEntry)
             .where(InboxEntry.id > after, InboxEntry.client_id == SANDBOX_CLIENT_ID)
             .order_by(InboxEntry.id)
             .limit(_BATCH_SIZE)
         ).all()
-        for row in rows:
-            said = said_by_notification(inbox.read_again(service.vault, row))
-            entries[said].append((Outcome(row.outcome), row.deliveries))
-        return rows[-1].id if rows else None
+        return [
+            (row.id, said_by_notification(inbox.read_again(service.vault, row)), (Outcome(row.outcome), row.deliveries))
+            for row in rows
+        ]
 
-    while (last := service.database.run(batch, read_only=True)) is not None:
-        after = last
+    # What is read may be read again: it is kept only once all of a batch is there.
+    while rows := run_patiently(service, batch):
+        for _, said, ended in rows:
+            entries[said].append(ended)
+        after = rows[-1][0]
     return entries
 
 

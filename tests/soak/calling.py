@@ -28,6 +28,7 @@ from app.simulator.gateway.ledger import Token, TokenEnd
 from app.simulator.keys import MERCHANT_KEY_NAME, SIMULATOR_KEY_NAME
 from app.vault import Vault
 from app.wiring import Service
+from tests.soak.patience import run_patiently
 from tests.soak.senders import Merchant
 
 #: The client that has a gateway; the other one makes its calls itself.
@@ -191,12 +192,12 @@ class Calling:
         ledger, auth_states = self.gateway.ledger, set(self.auth_states)
         self.auth_states.clear()
         given = [each for each in ledger.tokens() if each.auth_state in auth_states]
-        record = self.service.database.run(partial(_read, auth_states=auth_states), read_only=True)
+        record = run_patiently(self.service, partial(_read, auth_states=auth_states))
         vault = self.service.vault
         lost = list(_lost(vault, given, record))
         wrong = [
             f"{each.auth_state}: {each.what}"
-            for each in self.service.database.run(partial(_inconsistent, vault=vault, auth_states=auth_states))
+            for each in run_patiently(self.service, partial(_inconsistent, vault=vault, auth_states=auth_states))
         ]
         wrong += _wrong_ends(vault, given, record, now=datetime.now(UTC))
         wrong += _wrong_calls(record)

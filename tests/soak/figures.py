@@ -1,8 +1,11 @@
 """Count what was tried and what came of it, and write it down as a table."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
 
 #: What is counted, in the order of the table, and what it means.
 MEANINGS = {
@@ -20,6 +23,8 @@ MEANINGS = {
     "database kills": "PostgreSQL shut down at once, or one of its processes killed",
     "failovers": "the primary's machine lost (SIGKILL), a standby promoted, the lost one back as a standby",
     "switchovers": "the primary shut down, a standby promoted in its place",
+    "upgrades": "two machines of the release before replaced by this one, one by one, across a migration under load",
+    "upgrade refusals": "… attempts that were answered 503 in those upgrades during which nothing else happened",
     "locks": "the database locked by somebody else, for seconds",
     "schedules without an end": "notifications that all eight attempts of Alipay did not bring in; a new schedule did",
     "calling lives": "authorizations for which the service makes the calls, with users who agree, decline and cancel",
@@ -33,8 +38,9 @@ MEANINGS = {
     "wrong": "on record twice, or otherwise than the lifecycle has it; or an answer that must not be",
     "secrets": "codes and tokens found in files, in logs or in what endpoints were sent",
 }
+Fault = Literal["lost", "wrong", "secrets"]
 #: What must be nothing.
-FAULTS = ("lost", "wrong", "secrets")
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
 @dataclass
@@ -44,6 +50,17 @@ class Figures:
     counts: Counter[str] = field(default_factory=Counter)
     #: Whatever is wrong, in sentences.
     complaints: list[str] = field(default_factory=list)
+    #: Where each is written at once, so that it outlives the run.
+    file: Path | None = None
+
+    def complain(self, fault: Fault, complaints: Iterable[str]) -> None:
+        """Count faults, and keep each in a sentence."""
+        for complaint in complaints:
+            self.counts[fault] += 1
+            self.complaints.append(complaint)
+            if self.file is not None:
+                with self.file.open("a", encoding="utf-8") as lines:
+                    lines.write(f"{datetime.now(UTC).isoformat()} {fault}: {complaint}\n")
 
     def faults(self) -> int:
         return sum(self.counts[name] for name in FAULTS)

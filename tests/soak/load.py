@@ -30,6 +30,17 @@ def load(
     """
     before = last_entry(service)
     ledger = Ledger()
+    with telling(urls, service, signer, ledger, api_key=api_key, senders=senders, seed=seed):
+        yield ledger
+    lost, wrong = audit(service, [ledger], after=before)
+    assert [*lost, *wrong] == [], dict(ledger.answers)
+
+
+@contextmanager
+def telling(
+    urls: Sequence[str], service: Service, signer: Signer, ledger: Ledger, *, api_key: str, senders: int, seed: int
+) -> Iterator[None]:
+    """Tell of lives until the end of the block, and then until all of them is acknowledged. It is all in the books."""
     over = threading.Event()
     chances = random.Random(seed)
 
@@ -49,10 +60,8 @@ def load(
     with ThreadPoolExecutor(senders) as threads:
         telling = [threads.submit(tell, number, random.Random(chances.random())) for number in range(senders)]
         try:
-            yield ledger
+            yield
         finally:
             over.set()
             for each in telling:
                 each.result()
-    lost, wrong = audit(service, [ledger], after=before)
-    assert [*lost, *wrong] == [], dict(ledger.answers)

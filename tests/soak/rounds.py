@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,12 +15,18 @@ from app.simulator.sender import Sender
 from tests.soak.audit import audit, last_entry
 from tests.soak.ledger import Ledger
 from tests.soak.lives import Life, a_life, lives
+from tests.soak.load import telling
 from tests.soak.receiver import Manner
 from tests.soak.told import MOODY, SECRET
-from tests.soak.world import World
+from tests.soak.upgrading import roll
+from tests.soak.world import API_KEY, World
 
 #: How many speak at once in a storm: more than there are threads to answer them.
 SENDERS = 16
+#: Fewer during an upgrade: machines are replaced one by one where the other one has room.
+_SENDERS_OF_AN_UPGRADE = 6
+#: Of the notifications of an upgrade, so many may be answered 503 once: while the migration holds a lock.
+_REFUSED_OF_AN_UPGRADE = 0.1
 #: Lives are told of in batches, everything of a batch in any order.
 _BATCH = 8
 #: Some lives are still told of while others begin, and a part that comes again and again does not hold up the rest.
@@ -129,9 +135,9 @@ def _audit_calls(world: World, ledger: Ledger) -> None:
     """Hold the gateway's ledger against the database, once every call has ended."""
     stuck = world.calling.settle()
     lost, wrong, counts = world.calling.audit()
-    wrong = [*stuck, *ledger.wrong, *wrong]
-    world.figures.complaints += [*lost, *wrong]
-    world.figures.counts.update(counts + Counter({"lost": len(lost), "wrong": len(wrong)}))
+    world.figures.complain("lost", lost)
+    world.figures.complain("wrong", [*stuck, *ledger.wrong, *wrong])
+    world.figures.counts.update(counts)
 
 
 def tell(world: World) -> None:
@@ -139,10 +145,8 @@ def tell(world: World) -> None:
     # An endpoint that was failing would be tried once a minute; whoever begins knows nothing of that.
     world.server.kill_background()
     before = world.told.position
-    wrong = world.told.audit()
-    world.figures.complaints += wrong
+    world.figures.complain("wrong", world.told.audit())
     world.figures.counts["told"] += world.told.position - before
-    world.figures.counts["wrong"] += len(wrong)
 
 
 def storm(world: World, chance: random.Random, *, seconds: float) -> None:
@@ -199,6 +203,44 @@ def storm(world: World, chance: random.Random, *, seconds: float) -> None:
     tell(world)
 
 
+def upgrade_machines(world: World, chance: random.Random) -> None:
+    """Let two machines of the release before be replaced by this one, one by one, across a migration, while lives run.
+
+    In every other upgrade a mishap comes before and after each step; in the others only single attempts may be 503.
+    """
+    is_calm = chance.random() < 1 / 2
+
+    def between() -> None:
+        time.sleep(chance.uniform(*_CALM_SECONDS))
+        if not is_calm:
+            chance.choice(world.mishaps())(chance)
+            world.server.recover()
+
+    with (
+        _books(world) as ledger,
+        world.second_machine() as other,
+        telling(
+            [world.server.url, other.url],
+            world.service,
+            world.signer,
+            ledger,
+            api_key=API_KEY,
+            senders=_SENDERS_OF_AN_UPGRADE,
+            seed=chance.randrange(1_000_000),
+        ),
+    ):
+        roll([world.server, other], world.environ, between=between)
+    refused = sum(count for words, count in ledger.answers.items() if words.startswith("503"))
+    if is_calm:
+        world.figures.counts["upgrade refusals"] += refused
+        if refused > len(ledger.sent) * _REFUSED_OF_AN_UPGRADE:
+            said = f"{refused} attempts at {len(ledger.sent)} notifications were answered 503 during an upgrade"
+            world.figures.complain("wrong", [said])
+    world.figures.counts["upgrades"] += 1
+    tell(world)
+    world.take_up_calls()
+
+
 def _parts(world: World, ledger: Ledger, chance: random.Random, told: Sequence[Life]) -> list[Part]:
     """Give everything that is to be said of these lives, by whomever, each to be called once."""
     ledger.live(told)
@@ -221,15 +263,14 @@ def _books(world: World) -> Iterator[Ledger]:
     ledger = Ledger()
     yield ledger
     lost, wrong = audit(world.service, [ledger], after=before)
-    world.figures.complaints += [*lost, *wrong]
+    world.figures.complain("lost", lost)
+    world.figures.complain("wrong", wrong)
     world.figures.counts.update(
         {
             "lives": len(ledger.lives),
             "attempts": sum(sent.attempts for sent in ledger.sent.values()),
             "acknowledged": sum(sent.acknowledged for sent in ledger.sent.values()),
             "schedules without an end": ledger.answers["a schedule ended without an acknowledgement"],
-            "lost": len(lost),
-            "wrong": len(wrong),
         }
     )
 
@@ -237,6 +278,5 @@ def _books(world: World) -> Iterator[Ledger]:
 def search(world: World) -> None:
     """Look through every byte that is left behind for a code or a token."""
     for path in world.files():
-        for found in SECRET.findall(path.read_bytes()):
-            world.figures.complaints.append(f"{path.name} has {found.decode()} in it")
-            world.figures.counts["secrets"] += 1
+        found = SECRET.findall(path.read_bytes())
+        world.figures.complain("secrets", (f"{path.name} has {each.decode()} in it" for each in found))

@@ -14,8 +14,7 @@ from pathlib import Path
 import urllib3
 from typing_extensions import override
 
-from tests.acceptance.server import FLASK, Server, a_free_port
-from tests.conftest import ROOT
+from tests.acceptance.server import CHECKOUT, Program, Server, a_free_port
 
 #: Two processes are the fewest that can contradict each other.
 WORKERS = 2
@@ -28,9 +27,10 @@ _SUPERVISOR_PAUSE_SECONDS = 0.1
 class SupervisedServer(Server):
     """A server that comes back whenever it ends, as systemd or a container's supervisor brings it back."""
 
-    def __init__(self, environ: Mapping[str, str], log: Path) -> None:
+    def __init__(self, environ: Mapping[str, str], log: Path, program: Program) -> None:
         self._environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **environ}
         self._log = log
+        self._program = program
         self._is_over = threading.Event()
         super().__init__(self._started(port := a_free_port()), port)
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
@@ -45,11 +45,12 @@ class SupervisedServer(Server):
             self.process = self._started(self.port)
 
     def _started(self, port: int) -> subprocess.Popen[str]:
+        paths = [each["PYTHONPATH"] for each in (self._program.environ, self._environ) if "PYTHONPATH" in each]
         with self._log.open("a") as output:
             return subprocess.Popen(
-                [FLASK, "serve", "--port", str(port), "--workers", str(WORKERS)],
-                cwd=ROOT,
-                env=self._environ,
+                [self._program.path, "serve", "--port", str(port), "--workers", str(WORKERS)],
+                cwd=self._program.folder,
+                env={**self._environ, "PYTHONPATH": os.pathsep.join(paths)},
                 stdout=output,
                 stderr=output,
                 text=True,
@@ -68,6 +69,20 @@ class SupervisedServer(Server):
         before = self.workers()
         self.process.terminate()
         self.recover(before)
+
+    def replace(self, program: Program) -> None:
+        """Stop it as an operator does, and go on with another release."""
+        self._program = program
+        self.stop()
+
+    def reload(self) -> None:
+        """Let every process of it read its settings and keys anew."""
+        before = {*self.workers(), *self.background()}
+        self.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + _SECONDS_MAX
+        while before & {*self.workers(), *self.background()} and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.recover()
 
     def kill_worker(self, chance: random.Random) -> None:
         """Kill one worker. Whose worker dies again within seconds takes that for a loop, and ends whole."""
@@ -124,9 +139,9 @@ class SupervisedServer(Server):
 
 
 @contextmanager
-def supervised_server(environ: Mapping[str, str], log: Path) -> Iterator[SupervisedServer]:
+def supervised_server(environ: Mapping[str, str], log: Path, program: Program = CHECKOUT) -> Iterator[SupervisedServer]:
     """Serve until the end of the block, with interruptions."""
-    server = SupervisedServer(environ, log)
+    server = SupervisedServer(environ, log, program)
     try:
         yield server
     finally:

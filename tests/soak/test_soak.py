@@ -2,11 +2,21 @@
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.soak.figures import MEANINGS, Figures, table
-from tests.soak.rounds import race, search, spring_the_background_trap, spring_the_call_trap, spring_the_trap, storm
+from tests.soak.rounds import (
+    race,
+    search,
+    spring_the_background_trap,
+    spring_the_call_trap,
+    spring_the_trap,
+    storm,
+    upgrade_machines,
+)
+from tests.soak.upgrading import RELEASE_BEFORE, release_before
 from tests.soak.world import World, world
 
 
@@ -58,6 +68,31 @@ def test_whatever_is_killed_nothing_acknowledged_is_lost(the_world: World, chanc
     storm(the_world, chance, seconds=8)
     search(the_world)
     assert the_world.figures.complaints == []
+
+
+@pytest.mark.long
+def test_machines_upgraded_one_by_one_while_all_of_this_goes_on_lose_nothing(
+    tmp_path: Path, chance: random.Random
+) -> None:
+    before = release_before(tmp_path / "before")
+    if before is None:
+        pytest.skip(f"git, or the commit {RELEASE_BEFORE}, is not here: the checkout is shallow, or none")
+    folder = tmp_path / "soak"
+    folder.mkdir()
+    with world("postgresql", folder, Figures(), before) as made:
+        upgrade_machines(made, chance)
+        storm(made, chance, seconds=5)
+        search(made)
+        assert made.figures.complaints == []
+
+
+def test_what_is_wrong_is_written_to_a_file_at_once(tmp_path: Path) -> None:
+    figures = Figures(file=tmp_path / "wrong.txt")
+    figures.complain("wrong", ["one", "two"])
+    figures.complain("lost", ["three"])
+    assert (figures.counts["wrong"], figures.counts["lost"], figures.faults()) == (2, 1, 3)
+    written = (tmp_path / "wrong.txt").read_text().splitlines()
+    assert [line.split(" ", 1)[1] for line in written] == ["wrong: one", "wrong: two", "lost: three"]
 
 
 def test_the_figures_are_written_beside_each_other() -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.events.deliveries import Status
 from app.models import Authorization, Feed, FeedEvent, OutboxEvent, WebhookDelivery
 from app.wiring import Service
+from tests.soak.patience import run_patiently
 from tests.soak.receiver import Receiver
 
 #: The background process is started again ever more slowly when it dies often, and another waits for its leases.
@@ -45,7 +46,7 @@ class Told:
 
     def _wait(self) -> list[str]:
         deadline = time.monotonic() + _SECONDS_MAX
-        while left := self.service.database.run(_left, read_only=False):
+        while left := run_patiently(self.service, _left, read_only=False):
             if time.monotonic() > deadline:
                 return [f"{left} events or deliveries are still to be told after {_SECONDS_MAX} seconds"]
             time.sleep(0.5)
@@ -72,11 +73,11 @@ class Told:
     # --- what is on record ---
 
     def _wrong_feed(self) -> Iterator[str]:
-        while rows := self.service.database.run(partial(_page, after=self.position), read_only=True):
+        while rows := run_patiently(self.service, partial(_page, after=self.position)):
             yield from self._wrong_positions(rows)
             yield from self._wrong_deliveries(rows)
             self.position = rows[-1].position
-        yield from self.service.database.run(self._unlike_authorizations, read_only=True)
+        yield from run_patiently(self.service, self._unlike_authorizations)
 
     def _wrong_positions(self, rows: Sequence[FeedEvent]) -> Iterator[str]:
         for position, row in enumerate(rows, self.position + 1):
@@ -101,9 +102,7 @@ class Told:
         return wrong
 
     def _wrong_deliveries(self, events: Sequence[FeedEvent]) -> Iterator[str]:
-        rows = self.service.database.run(
-            partial(_deliveries, first=events[0].position, last=events[-1].position), read_only=True
-        )
+        rows = run_patiently(self.service, partial(_deliveries, first=events[0].position, last=events[-1].position))
         by_key: dict[tuple[int, str], WebhookDelivery] = {}
         for row in rows:
             if (row.position, row.endpoint) in by_key:

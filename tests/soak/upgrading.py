@@ -5,16 +5,33 @@ import shutil
 import subprocess
 import tarfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from tests.acceptance.server import CHECKOUT, FLASK, Program, flask, run
-from tests.acceptance.site import API_KEY, Machine, Site
+from tests.acceptance.site import API_KEY, Site
 from tests.conftest import ROOT
+from tests.replicas import wait_until
 from tests.soak.ledger import Ledger
 from tests.soak.load import load
 
 #: The last commit whose tables are at revision 0007: the release before this one.
 RELEASE_BEFORE = "b90a6c6"
+
+#: On a machine that is busy a migration waits again and again for the transactions of those who serve.
+_MIGRATION_SECONDS_MAX = 300
+_MIGRATION_TRIES = 3
+
+
+class Replaceable(Protocol):
+    """A machine of the service that can go on with another release."""
+
+    def replace(self, program: Program) -> None:
+        """Stop the machine as an operator does, and start it with another release."""
+
+    def checks(self) -> Mapping[str, str]:
+        """Give what /readyz says."""
 
 
 def release_before(folder: Path) -> Program | None:
@@ -27,7 +44,24 @@ def release_before(folder: Path) -> Program | None:
         return None
     with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as files:
         files.extractall(folder, filter="data")
-    return Program(FLASK, folder)
+    return Program(FLASK, folder, {"PYTHONPATH": str(folder)})
+
+
+def make_tables_of(program: Program, environ: Mapping[str, str]) -> None:
+    """Make the tables as a release has them."""
+    _succeeded(run(program, environ, "db", "upgrade"))
+
+
+def roll(machines: Sequence[Replaceable], environ: Mapping[str, str], *, between: Callable[[], None]) -> None:
+    """Migrate, and let one machine after the other go on with this release; `between` is called around each step."""
+    between()
+    _migrate(environ)
+    _wait_until_migrated_is(machines, "newer")
+    between()
+    for machine in machines:
+        machine.replace(CHECKOUT)
+        between()
+    _wait_until_migrated_is(machines, "ok")
 
 
 def upgrade(site: Site, before: Program, *, calm_seconds: float, seed: int = 1) -> Ledger:
@@ -35,32 +69,34 @@ def upgrade(site: Site, before: Program, *, calm_seconds: float, seed: int = 1) 
 
     Everything but an acknowledgement, a 503 and no answer at all is in those as wrong.
     """
-    path = str(before.folder)
-    _succeeded(run(before, site.environ | {"PYTHONPATH": path}, "db", "upgrade"))
-    machines = [site.machine(program=before, PYTHONPATH=path) for _ in range(2)]
+    make_tables_of(before, site.environ)
+    machines = [site.machine(program=before) for _ in range(2)]
     for machine in machines:
         machine.start()
     urls = [machine.url for machine in machines]
     with load(urls, site.service, site.signer, api_key=API_KEY, seed=seed) as ledger:
-        time.sleep(calm_seconds)
-        _succeeded(flask(site.environ, "db", "upgrade"))
-        assert [machine.checks()["migrated"].split()[0] for machine in machines] == ["newer", "newer"]
-        time.sleep(calm_seconds)
-        for machine in machines:
-            _exchange(machine)
-            time.sleep(calm_seconds)
-    assert [machine.checks()["migrated"] for machine in machines] == ["ok", "ok"]
+        roll(machines, site.environ, between=lambda: time.sleep(calm_seconds))
     for machine in machines:
         machine.end()
     return ledger
 
 
-def _exchange(machine: Machine) -> None:
-    """Let a machine go on with this release."""
-    machine.stop()
-    machine.program = CHECKOUT
-    del machine.environ["PYTHONPATH"]
-    machine.start()
+def _migrate(environ: Mapping[str, str]) -> None:
+    """Migrate as an operator does: again where a table that is to be changed was in use for too long."""
+    said = []
+    for _ in range(_MIGRATION_TRIES):
+        done = flask(environ, "db", "upgrade", seconds_max=_MIGRATION_SECONDS_MAX)
+        if done.returncode == 0:
+            return
+        said.append(done.stderr)
+    raise AssertionError(said)
+
+
+def _wait_until_migrated_is(machines: Sequence[Replaceable], word: str) -> None:
+    wait_until(
+        lambda: {machine.checks()["migrated"].split()[0] for machine in machines} == {word},
+        f"every machine says {word} of the tables",
+    )
 
 
 def _succeeded(done: "subprocess.CompletedProcess[str]") -> None:

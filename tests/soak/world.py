@@ -19,6 +19,7 @@ from app.alipay.keyring import load_private_key
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, make_sandbox
 from app.simulator.sender import Signer
 from app.wiring import Service
+from tests.acceptance.server import CHECKOUT, Program
 from tests.builders import an_environ
 from tests.conftest import migrate
 from tests.postgres import Cluster, running_cluster
@@ -30,10 +31,11 @@ from tests.soak.receiver import Receiver, write_endpoints
 from tests.soak.senders import Alipay, Merchant
 from tests.soak.server import SupervisedServer, supervised_server
 from tests.soak.told import MOODY, STEADY, Told
+from tests.soak.upgrading import make_tables_of
 
 Kind = Literal["sqlite", "postgresql", "replicated"]
 
-_API_KEY = "the-key-of-the-soak"
+API_KEY = "the-key-of-the-soak"
 #: What a production server forgets nothing with: these are PostgreSQL's defaults, said so that they are seen.
 _POSTGRESQL = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "listen_addresses": ""}
 #: Long enough that waits for the lock end without it, and that a queue fills.
@@ -44,6 +46,7 @@ _LOCK_SECONDS = (0.2, 4)
 class World:
     """All of it. What is done here is counted in the figures."""
 
+    kind: Kind
     folder: Path
     url: str
     #: `None` for SQLite, whose server is the service itself, and where there are three servers.
@@ -60,12 +63,31 @@ class World:
     told: Told
     #: Those for whom the service makes the calls.
     calling: Calling
+    #: The environment of a machine of the service.
+    environ: Mapping[str, str]
+    #: The release that serves at first, where it is not this one, and the keyring that only this one understands.
+    before: Program | None
+    keyring: str
 
     def alipay(self, ledger: Ledger) -> Alipay:
         return Alipay(f"{self.server.url}{self.service.settings.notify_path}", self.signer, ledger)
 
     def merchant(self, ledger: Ledger) -> Merchant:
-        return Merchant(self.server.url, _API_KEY, ledger)
+        return Merchant(self.server.url, API_KEY, ledger)
+
+    @contextmanager
+    def second_machine(self) -> Iterator[SupervisedServer]:
+        """Serve on a second machine too, until the end of the block, with the release that serves at first."""
+        folder = self.folder / "second-machine"
+        folder.mkdir()
+        environ = {**self.environ, "RUNTIME_DIRECTORY": str(folder)}
+        with supervised_server(environ, self.folder / "second-machine.log", self.before or CHECKOUT) as server:
+            yield server
+
+    def take_up_calls(self) -> None:
+        """Give the service the keyring with a client whose calls it makes, once no older release reads it."""
+        Path(self.environ["FLASK_KEYRING"]).write_text(self.keyring)
+        self.server.reload()
 
     # --- what can happen to it ---
 
@@ -178,50 +200,71 @@ class World:
 
 
 @contextmanager
-def world(kind: Kind, folder: Path, figures: Figures) -> Iterator[World]:
-    """Make a database in a folder, serve, and end it all afterwards."""
-    if kind == "postgresql":
-        with running_cluster(_POSTGRESQL) as cluster:
-            yield from _served(folder, cluster.url.render_as_string(hide_password=False), cluster, figures)
-    elif kind == "replicated":
-        with running_replicas(fsync="on") as replicas:
-            yield from _served(folder, replicas.url, replicas, figures)
-    else:
-        yield from _served(folder, f"sqlite:///{folder / 'notifyauth.db'}", None, figures)
+def world(kind: Kind, folder: Path, figures: Figures, before: Program | None = None) -> Iterator[World]:
+    """Make a database in a folder, serve, and end it all afterwards.
 
-
-def _served(folder: Path, url: str, servers: Cluster | Replicas | None, figures: Figures) -> Iterator[World]:
+    With the release before, the tables are those that it has, and it serves.
+    """
     with ExitStack() as stack:
+        servers: Cluster | Replicas | None = None
+        if kind == "postgresql":
+            servers = stack.enter_context(running_cluster(_POSTGRESQL))
+            url = servers.url.render_as_string(hide_password=False)
+        elif kind == "replicated":
+            servers = stack.enter_context(running_replicas(fsync="on"))
+            url = servers.url
+        else:
+            url = f"sqlite:///{folder / 'notifyauth.db'}"
         receivers = {name: stack.enter_context(Receiver(name).listening()) for name in (STEADY, MOODY)}
-        yield from _served_and_told(folder, url, servers, figures, receivers)
+        yield from _served(kind, folder, url, servers, figures, receivers, before)
 
 
-def _served_and_told(
+def _served(
+    kind: Kind,
     folder: Path,
     url: str,
     servers: Cluster | Replicas | None,
     figures: Figures,
     receivers: Mapping[str, Receiver],
+    before: Program | None,
 ) -> Iterator[World]:
     keyring_path = folder / "keyring.toml"
     make_sandbox(keyring_path)
+    without_calls = keyring_path.read_text()
     gateway = add_calling_client(keyring_path)
-    migrate(url)
+    keyring = keyring_path.read_text()
     endpoints = write_endpoints(folder / "endpoints.toml", *receivers.values())
     environ = an_environ(
-        url, keyring_path, FLASK_API_KEYS=_API_KEY, FLASK_METRICS_OPEN="1", FLASK_ENDPOINTS=str(endpoints)
+        url, keyring_path, FLASK_API_KEYS=API_KEY, FLASK_METRICS_OPEN="1", FLASK_ENDPOINTS=str(endpoints)
     )
+    if before is None:
+        migrate(url)
+    else:
+        keyring_path.write_text(without_calls)
+        make_tables_of(before, environ)
     key = load_private_key(keyring_path.with_name(SIMULATOR_KEY_NAME).read_bytes())
     service: Service = create_app(environ).extensions["notifyauth"]
     trapped = environ | {"PYTHONPATH": str(Path(__file__).parent / "trap"), "SOAK_TRAP": str(folder / "trap")}
     with (
         gateway,
         closing(service.database),
-        supervised_server(trapped, folder / "server.log") as server,
+        supervised_server(trapped, folder / "server.log", before or CHECKOUT) as server,
     ):
         signer = Signer(SANDBOX_CLIENT_ID, key, 1)
-        told = Told(service, receivers)
-        calling = Calling(gateway, f"{server.url}{service.settings.notify_path}", service)
-        cluster = servers if isinstance(servers, Cluster) else None
-        replicas = servers if isinstance(servers, Replicas) else None
-        yield World(folder, url, cluster, replicas, server, service, signer, figures, receivers, told, calling)
+        yield World(
+            kind=kind,
+            folder=folder,
+            url=url,
+            cluster=servers if isinstance(servers, Cluster) else None,
+            replicas=servers if isinstance(servers, Replicas) else None,
+            server=server,
+            service=service,
+            signer=signer,
+            figures=figures,
+            receivers=receivers,
+            told=Told(service, receivers),
+            calling=Calling(gateway, f"{server.url}{service.settings.notify_path}", service),
+            environ=environ,
+            before=before,
+            keyring=keyring,
+        )

@@ -7,6 +7,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.alipay.keyring import Client, fingerprint
+from app.alipay.keyring_digest import keyring_digest
 from app.cli import options
 from app.cli.current_service import the_service
 from app.cli.tables import print_facts, print_json, print_table
@@ -18,12 +19,14 @@ from app.cli.tables import print_facts, print_json, print_table
 def show(*, as_json: bool) -> None:
     """Show the clients of the keyring with the fingerprints of Alipay's keys, and the ids of the vault keys."""
     service = the_service()
+    digest = keyring_digest(service.keyring)
     clients, vault_key_ids = service.keyring.clients.values(), service.sealer.key_ids
     if as_json:
         vault_keys = [{"id": key_id, "seals": key_id == vault_key_ids[0]} for key_id in vault_key_ids]
-        print_json({"clients": [_document(client) for client in clients], "vaultKeys": vault_keys})
+        shown = [_document(client) for client in clients]
+        print_json({"keyringDigest": digest, "clients": shown, "vaultKeys": vault_keys})
         return
-    print_facts({"keyring": service.settings.keyring_path})
+    print_facts({"keyring": service.settings.keyring_path, "digest": digest})
     for client in clients:
         click.echo()
         print_facts(
