@@ -23,7 +23,7 @@ from tests.readme import commands
 
 DEPLOY = ROOT / "deploy"
 FILES = [path for path in DEPLOY.rglob("*") if path.is_file()]
-UNIT = DEPLOY / "notifyauth.service"
+UNIT = DEPLOY / "notifyauth@.service"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 
 #: The most that `systemd-analyze security` may say: from 0, safe, to 10.
