@@ -23,7 +23,7 @@ from tests.readme import commands
 
 DEPLOY = ROOT / "deploy"
 FILES = [path for path in DEPLOY.rglob("*") if path.is_file()]
-UNIT = DEPLOY / "notifyauth.service"
+UNIT = DEPLOY / "notifyauth@.service"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 
 #: The most that `systemd-analyze security` may say: from 0, safe, to 10.
@@ -106,6 +106,25 @@ def test_every_command_that_a_container_runs_exists() -> None:
             command = command.commands[rest[0]]
         options = {option for each in command.params for option in each.opts}
         assert {word for word in rest if word.startswith("--")} <= options
+
+
+def test_every_command_of_the_unit_exists() -> None:
+    run_by_the_unit = re.findall(r"^Exec\w+=/opt/notifyauth/current/bin/(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert len(run_by_the_unit) == 2
+    for program, name, *rest in map(str.split, run_by_the_unit):
+        assert program == "notifyauth"
+        options = {option for each in commands()[name].params for option in each.opts}
+        assert {word for word in rest if word.startswith("--")} <= options
+
+
+def test_nginx_asks_the_instances_that_the_pages_start() -> None:
+    """The first one always, and the second one while that is restarted."""
+    asked = re.findall(r"^ +server 127\.0\.0\.1:(\d+) .*$", (DEPLOY / "nginx.conf").read_text(), re.MULTILINE)
+    (default,) = re.findall(r"^DefaultInstance=(.*)$", UNIT.read_text(), re.MULTILINE)
+    upgrades = (ROOT / "docs" / "upgrades.md").read_text(encoding="utf-8")
+    started = re.findall(r"systemctl (\w+) notifyauth@(\d+)", upgrades)
+    assert asked[0] == default
+    assert started == [("start", asked[1]), ("restart", asked[0]), ("stop", asked[1])]
 
 
 def test_no_container_runs_as_root_or_writes_to_its_image() -> None:

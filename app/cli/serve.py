@@ -53,12 +53,16 @@ _KEEP_ALIVE_SECONDS_MAX = 3600
     help="For how many seconds a connection may be idle: longer than the proxy in front keeps it.",
 )
 @click.option("--no-work", is_flag=True, help="Leave out the background work: it runs elsewhere, as flask work.")
-def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: int, no_work: bool) -> None:
+@click.option("--check", is_flag=True, help="Only check what a start and a reload check first, and end.")
+def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: int, no_work: bool, check: bool) -> None:
     """Serve in production. SIGTERM and Ctrl-C stop it, once the requests in flight are finished.
 
     SIGHUP reads the keyring and the endpoints anew: if they are in order, the workers are replaced one by one, and no
     request is lost.
     """
+    if check:
+        _check()
+        return
     # Until there are workers that could be replaced, there is nothing to read anew.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with plain_errors():
@@ -96,6 +100,14 @@ def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: i
     with _shared_counters(settings):
         logs.include_everything(*logs.SERVERS)
         supervisor.serve_until_told_to_stop(partial(_make_bridge, threads, port))
+
+
+def _check() -> None:
+    """End with 2 and one sentence where a start or a reload would be refused."""
+    with plain_errors():
+        problem = problem_of_a_reload(the_service().settings.instance_path)
+    if problem is not None:
+        raise UsageProblem(problem)
 
 
 def _make_bridge(threads: int, port: int) -> RsgiToWsgi:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,16 @@ def show_as(name: str) -> None:
     """Let `ps` and `top` show what this process is, in up to 15 characters (Linux)."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name, encoding="ascii")
+
+
+def tell_systemd_ready() -> None:
+    """Tell systemd that requests are answered, where the unit waits for that: `Type=notify`, sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        # A socket in the abstract namespace is written with an at sign for its null byte.
+        name = "\0" + address[1:] if address.startswith("@") else address
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.sendto(b"READY=1", name)
 
 
 def end_with_parent() -> None:

@@ -36,6 +36,7 @@ from app.server.processes import (
     end_with_parent,
     pause_before,
     show_as,
+    tell_systemd_ready,
 )
 
 _log = logging.getLogger(__name__)
@@ -372,6 +373,7 @@ def _begin_to_serve(loaded: Served, ready: Connection) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # A signal that reaches a worker directly, as from a terminal, has not told it to drain.
         signal.signal(number, partial(_on_stop, loaded, signal.getsignal(number)))
+    tell_systemd_ready()
     _say_ready(ready)
 
 

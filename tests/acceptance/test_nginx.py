@@ -62,7 +62,9 @@ class Front:
 
 
 @contextmanager
-def nginx(folder: Path, server: Server, *others: Server, registered: str | None = None) -> Iterator[Front]:
+def nginx(
+    folder: Path, server: Server, *others: Server, registered: str | None = None, backup_port: int | None = None
+) -> Iterator[Front]:
     """Run nginx by our file, of which only the places of this machine are written anew."""
     behind = " ".join(f"server 127.0.0.1:{each.port} max_fails=0;" for each in (server, *others))
     port, certificate, key = a_free_port(), folder / "certificate.pem", folder / "key.pem"
@@ -71,6 +73,7 @@ def nginx(folder: Path, server: Server, *others: Server, registered: str | None 
     replacements = {
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "server 127.0.0.1:8000 max_fails=0;": behind,
+        "server 127.0.0.1:8001 ": f"server 127.0.0.1:{backup_port or a_free_port()} ",
         "/etc/ssl/your.host.pem": str(certificate),
         "/etc/ssl/private/your.host.key": str(key),
     }
@@ -209,3 +212,29 @@ def test_requests_share_the_connections_to_the_service(front: Front) -> None:
     before = front.connections_behind()
     assert {front.ask("POST", DEFAULT_NOTIFY_PATH).status for _ in range(20)} == {HTTPStatus.UNAUTHORIZED}
     assert front.connections_behind() == before + 1
+
+
+def test_the_second_instance_serves_while_the_first_one_is_away(
+    sqlite_url: str, keyring_path: Path, tmp_path: Path
+) -> None:
+    """And only then: a restart on one machine is not noticed, and nothing has to listen there at other times."""
+    environ = an_environ(sqlite_url, keyring_path)
+    delivery = a_genuine_delivery(keyring_path, authcode_created(auth_state="s-1", auth_code="c-1"))
+
+    def deliver(front: Front) -> int:
+        return front.ask("POST", DEFAULT_NOTIFY_PATH, body=delivery.body, **headers_of(delivery)).status
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    with running_server(environ, first, "--workers", "1") as server, nginx(tmp_path, server) as alone:
+        assert deliver(alone) == HTTPStatus.OK
+    with running_server(environ, second, "--workers", "1") as backup:
+        with (
+            running_server(environ, first, "--workers", "1") as server,
+            nginx(tmp_path, server, backup_port=backup.port) as front,
+        ):
+            assert deliver(front) == HTTPStatus.OK
+            assert "delivery stored" not in second.read_text()
+            server.process.terminate()
+            server.process.wait(timeout=60)
+            assert deliver(front) == HTTPStatus.OK
+        assert "delivery stored" in second.read_text()
