@@ -1,5 +1,6 @@
 """Give each run a database of its own, migrated, with every authorization of the mix consulted and nothing else."""
 
+import base64
 import os
 import shutil
 import subprocess
@@ -81,6 +82,11 @@ class Secrets:
         keyring = folder / "keyring.toml"
         make_sandbox(keyring)
         return cls(keyring, new_vault_key())
+
+    @property
+    def vault_key_bytes(self) -> bytes:
+        """The vault key itself."""
+        return base64.b64decode(self.vault_key)
 
     def environ(self, url: str) -> dict[str, str]:
         """Give the environment of a service that has this database."""

@@ -1,4 +1,4 @@
-"""Put years of authorizations on record in minutes: PostgreSQL makes the rows up itself.
+"""Put years of authorizations on record for tests of plans: PostgreSQL makes the rows up itself, all of them kept.
 
 Their tokens, codes and bodies are noise of the length that sealed values have: nobody opens them. All else is as if
 the service had written it: ids in the order of time, histories without a gap, entries that name what they moved.
