@@ -62,7 +62,7 @@ soak: .venv/installed ## try for an hour, or MINUTES, to make the service lose s
 bench: .venv/bench-installed ## measure the service beside what else one could use; OPTIONS=--quick takes a minute
 	$(BIN)/python -m benchmarks compare $(OPTIONS)
 
-bench-growth: .venv/bench-installed ## measure the service with up to a million authorizations on record
+bench-growth: .venv/bench-installed ## measure the service with up to a million authorizations on record; OPTIONS=--huge: ten million
 	$(BIN)/python -m benchmarks growth $(OPTIONS)
 
 bench-telling: .venv/bench-installed ## measure how soon and how fast the merchant's systems are told

@@ -18,6 +18,8 @@ from benchmarks.telling import measure_telling
 _THOROUGH = (20.0, 3)
 _QUICK = (1.0, 1)
 _SIZES = "10000,100000,1000000"
+#: What a service has after years: twenty thousand authorizations a day.
+_HUGE_SIZES = "100000,1000000,10000000"
 _QUICK_SIZE = 1000
 #: A worker takes two to start.
 _QUICK_TELLING_SECONDS = 3.0
@@ -109,6 +111,12 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
 
 @benchmarks.command("growth")
 @click.option("--sizes", metavar="N,N…", default=_SIZES, show_default=True, help="How many authorizations to load.")
+@click.option("--huge", "sizes", flag_value=_HUGE_SIZES, help="Load up to ten million: an hour, and 40 GB of disk.")
+@click.option(
+    "--results",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep what is measured in this file, and go on from what it has.",
+)
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes of the service.")
 @click.option("--threads", type=click.IntRange(1, 32), default=16, show_default=True, help="Threads of each process.")
 @click.option("--connections", type=click.IntRange(1, 128), default=64, show_default=True, help="Of the load client.")
@@ -122,8 +130,17 @@ def compare_contestants(  # noqa: PLR0913 -- as many as the shell offers
 @click.option("--most", type=click.IntRange(1), default=2000, show_default=True, help="Notifications to sign a second.")
 @click.option("--quick", is_flag=True, help="One small size, one short round: shows that it works.")
 @click.option("--write", is_flag=True, help="Put the figures and their plots into benchmarks/.")
-def measure_growth(
-    *, sizes: str, workers: int, threads: int, connections: int, seconds: float, most: int, quick: bool, write: bool
+def measure_growth(  # noqa: PLR0913 -- one for each option
+    *,
+    sizes: str,
+    results: Path | None,
+    workers: int,
+    threads: int,
+    connections: int,
+    seconds: float,
+    most: int,
+    quick: bool,
+    write: bool,
 ) -> None:
     """Measure the service with more and more authorizations on record."""
     plan = Plan(
@@ -132,8 +149,8 @@ def measure_growth(
         seconds=_QUICK[0] if quick else seconds,
         most_per_second=most,
     )
-    numbers = [_QUICK_SIZE] if quick else sorted(int(size) for size in sizes.split(","))
-    done = grow(numbers, plan, tell=_tell)
+    numbers = sorted(int(size) for size in sizes.split(","))
+    done = grow([_QUICK_SIZE] if quick else numbers, plan, tell=_tell, results=results)
     text = report.page(report.growth(done.grown), f"{plan}", report.circumstances(done.postgresql))
     click.echo(text)
     if write:

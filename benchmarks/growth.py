@@ -1,20 +1,29 @@
-"""Measure the service with ten thousand, a hundred thousand and a million authorizations on record."""
+"""Measure the service with more and more authorizations on record, each number in a database of its own."""
 
 import json
 import re
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from http.client import HTTPConnection
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
+from uuid import UUID
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
+from sqlalchemy.orm import Session
 
-from benchmarks.contestants import NOTIFYAUTH, Size
+from app.consistency import verify_batch
+from app.database import Database
+from app.index_key import find_sealed, unseal
+from app.models import Authorization
+from app.vault import Sealer, Vault
+from benchmarks.bulk_loading import load
+from benchmarks.contestants import NOTIFYAUTH
 from benchmarks.databases import (
     FLASK,
     HERE,
@@ -26,14 +35,16 @@ from benchmarks.databases import (
     running_postgresql,
     server_version,
 )
-from benchmarks.loading import DAYS, load
-from benchmarks.mix import SignedMix, make_mix, sign_mix
+from benchmarks.history import NOTIFICATIONS_KEPT, auth_state_of
+from benchmarks.mix import make_mix, sign_mix
+from benchmarks.questions import ask
 from benchmarks.rounds import Course, Measured, Plan, measure
 
-#: A tenth of what is loaded is older.
-_PURGED_DAYS = DAYS * 9 // 10
+#: A tenth of the notifications on record is older.
+_PURGED_DAYS = NOTIFICATIONS_KEPT.days * 9 // 10
 _SHELL_RUNS = 3
-_LISTINGS = 30
+#: So many pieces of the work of `flask authorizations verify` are measured, spread over all of it.
+_VERIFIED_BATCHES = 40
 _KEY = "bench-of-growth"
 _KIB = 1024
 _MS = 1000
@@ -42,7 +53,15 @@ Tell = Callable[[str], None]
 
 
 class LookError(Exception):
-    """The service answered a question of the bench with something else than what was asked for."""
+    """A command of the service, or what is on record, is not as the bench expects it."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What the tables and the indexes take for each authorization, in KiB."""
+
+    tables_kib: float
+    indexes_kib: float
 
 
 @dataclass(frozen=True)
@@ -51,17 +70,29 @@ class Grown:
 
     authorizations: int
     receiving: Measured
+    #: Milliseconds of each question over HTTP, by its name.
+    questions_ms: Mapping[str, float]
     #: Milliseconds that `flask authorizations show` takes, its start included.
     show_ms: float
-    #: Milliseconds of a page of the listing over HTTP.
-    by_user_ms: float
-    by_state_ms: float
     #: Milliseconds that `flask inbox list --outcome parked` takes, its start included.
     parked_ms: float
-    #: Milliseconds that `flask inbox purge` takes for a tenth of what was loaded, its start included.
+    #: Milliseconds that `flask inbox purge` takes for a tenth of the notifications, its start included.
     purge_ms: float
-    #: What one authorization takes on disk with all that belongs to it.
-    kib_each: float
+    #: How many notifications that was.
+    purged: int
+    #: Milliseconds that `flask authorizations verify` takes for a thousand authorizations.
+    verify_ms: float
+    #: Seconds of a VACUUM of all tables after that, and of an ANALYZE.
+    vacuum_s: float
+    analyze_s: float
+    disk: Disk
+
+    @classmethod
+    def read(cls, line: str) -> "Grown":
+        """Read what was kept."""
+        told = json.loads(line)
+        told["receiving"]["refused"] = Counter(told["receiving"]["refused"])
+        return cls(**told | {"receiving": Measured(**told["receiving"]), "disk": Disk(**told["disk"])})
 
 
 @dataclass(frozen=True)
@@ -72,52 +103,130 @@ class Growth:
     postgresql: str
 
 
-def grow(sizes: Sequence[int], plan: Plan, *, tell: Tell) -> Growth:
-    """Measure with each of these numbers of authorizations, in a database of its own."""
+def grow(sizes: Sequence[int], plan: Plan, *, tell: Tell, results: Path | None = None) -> Growth:
+    """Measure with each of these numbers of authorizations, in a database of its own.
+
+    What is measured is added to the file of results, a line for each size; a size that it has is not measured again.
+    """
+    known = _known(results)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         secrets = Secrets.make(folder)
-        signed = sign_mix(make_mix(plan.prepared, connections=plan.connections), secrets.keyring)
+        missing = [size for size in sizes if size not in known]
+        signed = sign_mix(make_mix(plan.prepared if missing else 0, connections=plan.connections), secrets.keyring)
         server, process_id = stack.enter_context(running_postgresql())
-        grown = []
-        postgresql = ""
-        for size in sizes:
+        with server.database(template="template0") as url:
+            postgresql = server_version(url)
+        for size in missing:
             with server.database(template="template0") as url:
-                postgresql = server_version(url)
                 database = OneDatabase(url.render_as_string(hide_password=False), process_id)
                 course = Course.prepared(folder, plan, secrets, signed, {("postgresql", HERE): database})
-                grown.append(_measure(size, database.url, course, tell))
-        return Growth(grown, postgresql)
+                migrate(database.url, secrets)
+                load(database.url, size, vault_key=secrets.vault_key, tell=tell)
+                known[size] = look(size, database.url, course, tell)
+            if results is not None:
+                with results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(known[size])) + "\n")
+        return Growth([known[size] for size in sizes], postgresql)
 
 
-def _measure(size: int, url: str, course: Course, tell: Tell) -> Grown:
-    migrate(url, course.secrets)
-    empty = _database_bytes(url)
-    load(url, size, tell=tell)
-    kib_each = (_database_bytes(url) - empty) / size / _KIB
+def _known(results: Path | None) -> dict[int, Grown]:
+    if results is None or not results.exists():
+        return {}
+    grown = [Grown.read(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return {each.authorizations: each for each in grown}
+
+
+def look(size: int, url: str, course: Course, tell: Tell) -> Grown:
+    """Measure all of it with a database that is loaded."""
+    disk = disk_of(url, size)
     consult(url, course.signed.mix.lives)
     receiving = measure(NOTIFYAUTH, course)
     tell(f"{size}: {receiving.per_second:.0f} per second")
     environ = course.secrets.environ(url) | {"FLASK_API_KEYS": _KEY}
-    by_user_ms, by_state_ms = _listings(environ, course.plan.size, size)
-    show_ms = _shell_ms(environ, "authorizations", "show", _known(course.signed))
-    parked_ms = _shell_ms(environ, "inbox", "list", "--outcome", "parked")
+    questions_ms = ask_all(environ, course, size)
+    show_ms = _shell_ms(environ, "authorizations", "show", auth_state_of(size))
+    parked_ms = _shell_ms(environ, "inbox", "list", "--outcome", "parked", "--oldest-first")
+    verify_ms = verify_some(url, course.secrets)
     purged, purge_ms = _purge(environ)
     tell(f"{size}: purged {purged}")
-    return Grown(size, receiving, show_ms, by_user_ms, by_state_ms, parked_ms, purge_ms, kib_each)
+    vacuum_s, analyze_s = _seconds(url, "VACUUM"), _seconds(url, "ANALYZE")
+    return Grown(
+        size,
+        receiving,
+        questions_ms,
+        show_ms=show_ms,
+        parked_ms=parked_ms,
+        purge_ms=purge_ms,
+        purged=purged,
+        verify_ms=verify_ms,
+        vacuum_s=vacuum_s,
+        analyze_s=analyze_s,
+        disk=disk,
+    )
 
 
-def _database_bytes(url: str) -> int:
+def disk_of(url: str, size: int) -> Disk:
+    """Say what the rows take, and what their indexes take."""
     engine = create_engine(url)
     with engine.connect() as connection:
-        size = connection.scalar(text("SELECT pg_database_size(current_database())"))
+        tables, indexes = connection.execute(
+            text(
+                "SELECT sum(pg_table_size(oid)), sum(pg_indexes_size(oid)) FROM pg_class "
+                "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+            )
+        ).one()
     engine.dispose()
-    return int(size or 0)
+    return Disk(float(tables) / size / _KIB, float(indexes) / size / _KIB)
 
 
-def _known(signed: SignedMix) -> str:
-    """Give an authorization that the first connection spoke of first."""
-    return signed.mix.lives[signed.mix.life_of[signed.mix.lanes[0][0]]].auth_state
+def _seconds(url: str, statement: str) -> float:
+    engine = create_engine(url)
+    started = time.perf_counter()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(statement))
+    took = time.perf_counter() - started
+    engine.dispose()
+    return took
+
+
+def ask_all(environ: Mapping[str, str], course: Course, size: int) -> dict[str, float]:
+    """Ask the questions of support, over HTTP."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        NOTIFYAUTH.serving(environ, course.plan.size, Path(folder) / "log") as server,
+    ):
+        return ask(server.port, _KEY, size)
+
+
+def verify_some(url: str, secrets: Secrets) -> float:
+    """Verify pieces that are spread over all authorizations; give the milliseconds for a thousand of them.
+
+    Raises `LookError` where something on record does not follow from the rest.
+    """
+    database, sealer = Database(url), Sealer([secrets.vault_key_bytes])
+    sealed = database.run(find_sealed, read_only=True)
+    assert sealed is not None
+    vault = Vault(sealer, unseal(sealer, sealed))
+    took, count = 0.0, 0
+    for after in database.run(_spread, read_only=True):
+        started = time.perf_counter()
+        verified = database.run(partial(verify_batch, vault=vault, after=after), read_only=True)
+        took += (time.perf_counter() - started) * _MS
+        count += verified.count
+        if verified.inconsistencies:
+            raise LookError(str(verified.inconsistencies[:3]))
+    database.close()
+    return took / count * 1000
+
+
+def _spread(session: Session) -> Sequence[UUID]:
+    """Give ids that are spread evenly over time, as their beginnings are times."""
+    ids = select(Authorization.id)
+    oldest = session.scalars(ids.order_by(Authorization.id).limit(1)).one().int
+    newest = session.scalars(ids.order_by(Authorization.id.desc()).limit(1)).one().int
+    step = (newest - oldest) // _VERIFIED_BATCHES
+    return [UUID(int=oldest + turn * step) for turn in range(_VERIFIED_BATCHES)]
 
 
 def _shell_ms(environ: Mapping[str, str], *arguments: str) -> float:
@@ -146,28 +255,3 @@ def _purge(environ: Mapping[str, str]) -> tuple[int, float]:
     if found is None:
         raise LookError(said)
     return int(found[1]), took
-
-
-def _listings(environ: Mapping[str, str], size: Size, authorizations: int) -> tuple[float, float]:
-    """Ask for pages over HTTP, each time for another user, and for the newest in a state."""
-    users = [f"user-{1 + number * (authorizations // 2) // _LISTINGS}" for number in range(_LISTINGS)]
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        NOTIFYAUTH.serving(environ, size, Path(folder) / "log") as server,
-    ):
-        by_user = [_page_ms(server.port, f"userRef={user}") for user in users]
-        by_state = [_page_ms(server.port, "state=token_active&limit=50") for _ in users]
-    return median(by_user), median(by_state)
-
-
-def _page_ms(port: int, query: str) -> float:
-    """Give how long a page takes, over a connection of its own as a merchant's service might make one."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=60)
-    started = time.perf_counter()
-    connection.request("GET", f"/v1/authorizations?{query}", headers={"Authorization": f"Bearer {_KEY}"})
-    answer = connection.getresponse().read()
-    took = time.perf_counter() - started
-    connection.close()
-    if not json.loads(answer).get("authorizations"):
-        raise LookError(answer.decode())
-    return took * _MS

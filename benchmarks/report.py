@@ -4,6 +4,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -12,6 +13,7 @@ import psutil
 
 from benchmarks.calling import Calling
 from benchmarks.growth import Grown
+from benchmarks.questions import QUESTIONS
 from benchmarks.rounds import Measured
 from benchmarks.telling import Telling
 from benchmarks.wire import Traffic
@@ -19,6 +21,11 @@ from benchmarks.wire import Traffic
 README = Path(__file__).parent / "README.md"
 
 Results = Mapping[str, Sequence[Measured]]
+
+
+def _answered(question: str, grown: Grown) -> float:
+    return grown.questions_ms[question]
+
 
 #: What a row of the table says, and how it is read.
 _FIGURES: tuple[tuple[str, Callable[[Measured], float | None]], ...] = (
@@ -39,12 +46,15 @@ GROWTH_FIGURES: tuple[tuple[str, str, Callable[[Grown], float]], ...] = (
     ("p99", "p99 of a delivery, ms", lambda each: each.receiving.p99_ms),
     ("database", "processor of the database, ms each", lambda each: each.receiving.database_cpu_ms or 0.0),
     ("log", "log written, bytes each", lambda each: each.receiving.wal_bytes or 0.0),
+    *((each.name, each.title, partial(_answered, each.name)) for each in QUESTIONS),
     ("show", "`flask authorizations show`, ms", lambda each: each.show_ms),
-    ("by-user", "a user's page over HTTP, ms", lambda each: each.by_user_ms),
-    ("by-state", "the newest 50 in a state over HTTP, ms", lambda each: each.by_state_ms),
     ("parked", "`flask inbox list --outcome parked`, ms", lambda each: each.parked_ms),
     ("purge", "`flask inbox purge` of a tenth, ms", lambda each: each.purge_ms),
-    ("size", "disk for one authorization, KiB", lambda each: each.kib_each),
+    ("verify", "`flask authorizations verify`, ms for 1000", lambda each: each.verify_ms),
+    ("vacuum", "VACUUM after that purge, s", lambda each: each.vacuum_s),
+    ("analyze", "ANALYZE of all tables, s", lambda each: each.analyze_s),
+    ("tables", "rows of one authorization on disk, KiB", lambda each: each.disk.tables_kib),
+    ("indexes", "their indexes, KiB", lambda each: each.disk.indexes_kib),
 )
 
 #: What the rate of each contestant is held against.
