@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, delete, insert, literal_column, or
 from sqlalchemy.orm import Session, aliased
 
 from app.database.bulk import KeyedStatement, insertion, update_of
-from app.database.pipeline import Statement, plain
+from app.database.pipeline import Statement
 from app.key_locks import AuthStateKey
 from app.models import AccessToken, Authorization, Call, CallAttempt
 from app.vocabulary import CallKind, CallStatus
@@ -73,19 +73,6 @@ _LOCK_OPEN = KeyedStatement(
 # --- making them -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnd:
-    """How one request ended."""
-
-    call_id: UUID
-    number: int
-    milliseconds: int
-    http_status: int | None
-    result_status: str | None
-    result_code: str | None
-    error: str | None
-
-
 #: What names an attempt: its call, and its number.
 AttemptKey = tuple[UUID, int]
 
@@ -143,21 +130,9 @@ def begin_attempts(session: Session, calls: Iterable[Call], *, now: datetime) ->
         session.execute(insert(CallAttempt), attempts)
 
 
-def attempt_end_update(ends: Sequence[AttemptEnd]) -> Statement:
+def attempt_end_update(ended: Sequence[CallAttempt]) -> Statement:
     """Put on record how requests ended."""
-    rows = [
-        plain(CallAttempt)(
-            call_id=each.call_id,
-            number=each.number,
-            milliseconds=each.milliseconds,
-            http_status=each.http_status,
-            result_status=each.result_status,
-            result_code=each.result_code,
-            error=each.error,
-        )
-        for each in ends
-    ]
-    return update_of(CallAttempt, rows, ("milliseconds", "http_status", "result_status", "result_code", "error"))
+    return update_of(CallAttempt, ended, ("milliseconds", "http_status", "result_status", "result_code", "error"))
 
 
 def in_flight(session: Session) -> Sequence[AttemptKey]:

@@ -7,7 +7,6 @@ thousands of refreshes, leave some for the others.
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -15,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from app import call_statements, calls
 from app.alipay.keyring import Keyring
-from app.call_statements import AttemptKey, Standing
-from app.key_locks import AuthStateKey
+from app.call_statements import Standing
+from app.gateway.attempts import BegunAttempt
 from app.limits import CLIENT_CALLS_AT_ONCE_MAX, REFRESHES_AT_ONCE_MAX
 from app.logs import failure
 from app.models import Call
@@ -39,24 +38,6 @@ _SWITCHED_OFF = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One attempt at a call, which is on record."""
-
-    call_id: UUID
-    auth_state_key: AuthStateKey
-    kind: CallKind
-    number: int
-    #: Of the code or token that it names.
-    subject_index: bytes | None
-    body: bytes
-
-    @property
-    def attempt(self) -> AttemptKey:
-        """What names it on record."""
-        return self.call_id, self.number
-
-
 class DueCalls:
     """The calls that are due, as one worker sees them."""
 
@@ -71,10 +52,10 @@ class DueCalls:
         *,
         vault: Vault,
         keyring: Keyring,
-        in_flight: Collection[Job],
+        in_flight: Collection[BegunAttempt],
         room: int,
         now: datetime,
-    ) -> list[Job]:
+    ) -> list[BegunAttempt]:
         """Put attempts on record, and return them, given those under way. What is not wanted any more ends here."""
         by_client = Counter(each.auth_state_key[0] for each in in_flight)
         full = [client for client, count in by_client.items() if count >= CLIENT_CALLS_AT_ONCE_MAX]
@@ -105,13 +86,13 @@ class DueCalls:
         begun = [each for each in due if each.id in chosen]
         call_statements.begin_attempts(session, begun, now=now)
         return [
-            Job(
-                each.id,
-                standings[each.authorization_id].auth_state_key,
-                CallKind(each.kind),
-                each.attempts,
-                each.subject_index,
-                chosen[each.id],
+            BegunAttempt(
+                call_id=each.id,
+                number=each.attempts,
+                kind=CallKind(each.kind),
+                auth_state_key=standings[each.authorization_id].auth_state_key,
+                subject_index=each.subject_index,
+                body=chosen[each.id],
             )
             for each in begun
         ]

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,10 +15,11 @@ from app.alipay.call import Done, Refused, Unknown
 from app.alipay.call_answers import read_grant
 from app.alipay.call_requests import revoke_body
 from app.authorizations import Cause
-from app.call_statements import AttemptEnd
-from app.gateway.endings import Answer, ending_of, late_reason, late_status
+from app.database.pipeline import plain
+from app.gateway.attempts import Answer, BegunAttempt, EndedAttempt
+from app.gateway.endings import ending_of, late_reason, late_status
 from app.key_locks import AuthStateKey
-from app.models import Authorization, Call
+from app.models import Authorization, Call, CallAttempt
 from app.report_errors import ReportRefusedError
 from app.reports import CanceledReport, Recorded, TokenReport
 from app.secret import Secret
@@ -36,18 +36,6 @@ _REPLACED_BY_THEN = "The token was replaced by a newer one before its answer was
 _REFRESH_PAUSE = timedelta(seconds=10)
 #: What a call says whose token is on record with another expiry time or refresh token, which stay.
 _ON_RECORD_OTHERWISE = "The token is on record otherwise, and stays so."
-
-
-@dataclass(frozen=True, slots=True)
-class EndedAttempt:
-    """One request to Alipay, and how it was answered."""
-
-    call_id: UUID
-    number: int
-    auth_state_key: AuthStateKey
-    #: Of the code or token that was named.
-    subject_index: bytes | None
-    answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +58,13 @@ def record_attempts(
     An error in that is raised, and nothing is recorded; with savepoints it only makes the call fail, which keeps the
     answer: `retry` records that again. `spread`, from 0 to 1, says how much shorter than the schedule a pause is.
     """
-    work.lock_and_load(states={each.auth_state_key for each in ended}, token_keys=_granted_tokens(work, ended))
-    locked = work.lock_calls([each.call_id for each in ended])
-    work.note_attempt_ends([_attempt_end(each) for each in ended])
+    work.lock_and_load(states={each.attempt.auth_state_key for each in ended}, token_keys=_granted_tokens(work, ended))
+    locked = work.lock_calls([each.attempt.call_id for each in ended])
+    work.note_ended_attempts([_row_of(each) for each in ended])
     done = []
     for each in ended:
-        call, authorization = locked.get(each.call_id), work.authorization(*each.auth_state_key)
+        call = locked.get(each.attempt.call_id)
+        authorization = work.authorization(*each.attempt.auth_state_key)
         if call is not None and authorization is not None:
             done.append(_record_attempt(work, authorization, call, each, now=now, spread=spread))
     return done
@@ -87,7 +76,7 @@ def _granted_tokens(work: UnitOfWork, ended: Sequence[EndedAttempt]) -> list[Tok
         (client_id, tokens.index(work.vault, client_id, read_grant(each.answer.answer).access_token))
         for each in ended
         if isinstance(each.answer, Done) and "accessToken" in each.answer.answer
-        for client_id in [each.auth_state_key[0]]
+        for client_id in [each.attempt.auth_state_key[0]]
     ]
 
 
@@ -115,16 +104,30 @@ def end_overdue(work: UnitOfWork, overdue: Sequence[tuple[UUID, AuthStateKey]], 
     return ended
 
 
-def _attempt_end(ended: EndedAttempt) -> AttemptEnd:
-    answer = ended.answer
-    end = partial(AttemptEnd, ended.call_id, ended.number, answer.milliseconds, answer.http_status)
+def _row_of(ended: EndedAttempt) -> CallAttempt:
+    """Make the row of an attempt, as far as its end says it."""
+    attempt, answer = ended.attempt, ended.answer
+    result_status, result_code, error = _result_of(answer)
+    return plain(CallAttempt)(
+        call_id=attempt.call_id,
+        number=attempt.number,
+        milliseconds=answer.milliseconds,
+        http_status=answer.http_status,
+        result_status=result_status,
+        result_code=result_code,
+        error=error,
+    )
+
+
+def _result_of(answer: Answer) -> tuple[str | None, str | None, str | None]:
+    """Give the status and the code of an answer, and what is wrong with it, in words."""
     match answer:
         case Done():
-            return end("S", "SUCCESS", None)
+            return "S", "SUCCESS", None
         case Refused():
-            return end("F", answer.code or None, answer.message or None)
+            return "F", answer.code or None, answer.message or None
         case Unknown():
-            return end("U" if answer.code else None, answer.code, answer.why)
+            return "U" if answer.code else None, answer.code, answer.why
 
 
 def _record_attempt(
@@ -138,7 +141,7 @@ def _record_attempt(
 ) -> EndedCall:
     at = work.database_time(now)
     ending = ending_of(call, ended.answer, now=at, spread=spread())
-    if call.attempts == ended.number:
+    if call.attempts == ended.attempt.number:
         call.is_in_flight = False
     elif ending.status is not CallStatus.DONE:
         # Another worker has taken it for abandoned and made it again: what that attempt brings decides.
@@ -175,7 +178,7 @@ def _record_success(
     """End a call that Alipay has carried out, with the move of its authorization."""
     answer, at = ended.answer, work.database_time(now)
     if call.kind == CallKind.REVOKE:
-        newer = _newer_token(work, authorization, ended)
+        newer = _newer_token(work, authorization, ended.attempt)
         if newer is not None:
             _revoke_newer(work, call, newer, now=at)
             return EndedCall(call)
@@ -288,13 +291,13 @@ def _code_of(work: UnitOfWork, call: Call) -> Secret | None:
     return Secret(json.loads(calls.request_body(work.vault, call))["authCode"])
 
 
-def _newer_token(work: UnitOfWork, authorization: Authorization, ended: EndedAttempt) -> Secret | None:
+def _newer_token(work: UnitOfWork, authorization: Authorization, attempt: BegunAttempt) -> Secret | None:
     """Return the token of an authorization, if it is alive and another one than an attempt was to revoke."""
     current = work.current_token(authorization)
     if current is None or authorizations.is_canceled(authorization):
         return None
     token = tokens.reveal(work.vault, current)
-    return token if ended.subject_index != calls.subject_index(work.vault, authorization.client_id, token) else None
+    return token if attempt.subject_index != calls.subject_index(work.vault, authorization.client_id, token) else None
 
 
 def _revoke_newer(work: UnitOfWork, call: Call, token: Secret, *, now: datetime) -> None:

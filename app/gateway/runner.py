@@ -24,9 +24,9 @@ from app.database import Database, DatabaseUnavailableError
 from app.database.clock import clock_lead
 from app.events.persistence import Persistence
 from app.gateway import recording, requests
-from app.gateway.choosing import DueCalls, Job
-from app.gateway.endings import Answer
-from app.gateway.recording import EndedAttempt, EndedCall
+from app.gateway.attempts import Answer, BegunAttempt, EndedAttempt
+from app.gateway.choosing import DueCalls
+from app.gateway.recording import EndedCall
 from app.key_locks import AuthStateKey
 from app.limits import (
     CALL_ABANDONED_SECONDS,
@@ -98,15 +98,14 @@ class CallRunner:
         self._clock = clock
         self._monotonic = monotonic
         self._callers: dict[str, Caller] = {}
-        self._requests: SimpleQueue[Job | None] = SimpleQueue()
-        #: What has ended; `None` only wakes.
-        self._ended: SimpleQueue[tuple[Job, Answer] | None] = SimpleQueue()
+        self._to_send: SimpleQueue[BegunAttempt | None] = SimpleQueue()
+        self._ended: SimpleQueue[EndedAttempt] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._due = DueCalls(monotonic)
-        self._in_flight: dict[UUID, Job] = {}
-        self._unrecorded: list[tuple[Job, Answer]] = []
+        self._in_flight: dict[UUID, BegunAttempt] = {}
+        self._unrecorded: list[EndedAttempt] = []
         #: What waits for rows that somebody holds, and from when on it is tried again.
-        self._held: list[tuple[float, Job, Answer]] = []
+        self._held: list[tuple[float, EndedAttempt]] = []
         self._record_at = 0.0
         #: By how much the database's clock is ahead of this machine's.
         self._clock_lead = timedelta(0)
@@ -133,7 +132,7 @@ class CallRunner:
         while (self._in_flight or self._unrecorded or self._held) and self._monotonic() < over_at:
             self._turn(CALLS_RECORD_SECONDS)
         for _ in self._threads:
-            self._requests.put(None)
+            self._to_send.put(None)
         for caller in self._callers.values():
             caller.close()
 
@@ -146,15 +145,14 @@ class CallRunner:
         try:
             ended = self._ended.get(timeout=seconds)
             while True:
-                if ended is not None:
-                    if not self._unrecorded:
-                        self._record_at = self._monotonic() + CALLS_RECORD_SECONDS
-                    self._unrecorded.append(ended)
+                if not self._unrecorded:
+                    self._record_at = self._monotonic() + CALLS_RECORD_SECONDS
+                self._unrecorded.append(ended)
                 ended = self._ended.get_nowait()
         except Empty:
             pass
         now = self._monotonic()
-        self._unrecorded += [(job, answer) for at, job, answer in self._held if at <= now]
+        self._unrecorded += [ended for at, ended in self._held if at <= now]
         self._held = [each for each in self._held if each[0] > now]
         is_time = self._unrecorded and now >= self._record_at
         if is_time and not self._recording.try_once(self._record):
@@ -194,19 +192,19 @@ class CallRunner:
             room=room,
             now=now,
         )
-        jobs = database.run(begin)
+        begun = database.run(begin)
         # Asked again: the transaction may have taken longer than the lease is held.
         if not self._may_call():
-            for job in jobs:
-                self._abandoned[job.attempt] = self._monotonic()
+            for attempt in begun:
+                self._abandoned[attempt.key] = self._monotonic()
             return
-        for job in jobs:
+        for attempt in begun:
             if len(self._threads) <= len(self._in_flight) and not self._starting.try_once(self._start_thread):
                 # Nothing was sent, so that it can be tried again as soon as there is room.
-                self._abandoned[job.attempt] = self._monotonic() + _PAUSE_SECONDS
+                self._abandoned[attempt.key] = self._monotonic() + _PAUSE_SECONDS
                 continue
-            self._in_flight[job.call_id] = job
-            self._requests.put(job)
+            self._in_flight[attempt.call_id] = attempt
+            self._to_send.put(attempt)
 
     def _start_thread(self) -> None:
         """Start one more thread for requests. Raises `RuntimeError` where the system has no room for it."""
@@ -216,13 +214,14 @@ class CallRunner:
         self._threads.append(thread)
 
     def _request(self) -> None:
-        while (job := self._requests.get()) is not None:
+        while (attempt := self._to_send.get()) is not None:
             try:
-                answer = self._caller(job.auth_state_key[0]).call(_OPERATIONS[job.kind], job.body, now=self._clock())
+                caller = self._caller(attempt.auth_state_key[0])
+                answer = caller.call(_OPERATIONS[attempt.kind], attempt.body, now=self._clock())
             except Exception as error:  # noqa: BLE001 -- a fault of ours is on record as one, and the thread goes on
-                _log.error("call broke", extra={"call": job.call_id, **failure(error)})
+                _log.error("call broke", extra={"call": attempt.call_id, **failure(error)})
                 answer = Unknown(f"The service could not make it: {type(error).__name__}.", None, None, 0)
-            self._ended.put((job, answer))
+            self._ended.put(EndedAttempt(attempt, answer))
 
     def _caller(self, client_id: str) -> Caller:
         caller = self._callers.get(client_id)
@@ -250,43 +249,38 @@ class CallRunner:
     def _record_each(self, receiver: Receiver) -> None:
         """Put each by itself on record. One that needs a row that somebody holds is tried again in a moment."""
         while self._unrecorded:
-            job, answer = self._unrecorded[0]
+            ended = self._unrecorded[0]
             try:
                 self._record_together(receiver, self._unrecorded[:1], has_savepoints=True)
             except DatabaseUnavailableError as error:
                 if not error.is_held_row:
                     raise
-                self._held.append((self._monotonic() + _PAUSE_SECONDS, job, answer))
+                self._held.append((self._monotonic() + _PAUSE_SECONDS, ended))
             except Exception as error:  # noqa: BLE001 -- the others are to be recorded; this one is repeated
-                self._set_aside(job, answer, error)
+                self._set_aside(ended, error)
             del self._unrecorded[0]
 
-    def _record_together(
-        self, receiver: Receiver, ended: Sequence[tuple[Job, Answer]], *, has_savepoints: bool
-    ) -> None:
+    def _record_together(self, receiver: Receiver, ended: Sequence[EndedAttempt], *, has_savepoints: bool) -> None:
         now = self._clock()
-        attempts = [
-            EndedAttempt(job.call_id, job.number, job.auth_state_key, job.subject_index, answer)
-            for job, answer in ended
-        ]
         done = receiver.run_work(
-            partial(recording.record_attempts, ended=attempts, now=now, spread=random.random),
+            partial(recording.record_attempts, ended=ended, now=now, spread=random.random),
             has_savepoints=has_savepoints,
             waits_for_held_rows=False,
         )
-        for job, answer in ended:
-            self._in_flight.pop(job.call_id, None)
-            metrics.CALL_ATTEMPTS.inc(job.kind, _outcome(answer))
-        for each in done:
-            _count_and_log(each, now=now)
-            if each.recorded is not None:
-                receiver.note_resumed(each.recorded)
+        for each in ended:
+            self._in_flight.pop(each.attempt.call_id, None)
+            metrics.CALL_ATTEMPTS.inc(each.attempt.kind, _outcome(each.answer))
+        for call in done:
+            _count_and_log(call, now=now)
+            if call.recorded is not None:
+                receiver.note_resumed(call.recorded)
 
-    def _set_aside(self, job: Job, answer: Answer, error: Exception) -> None:
+    def _set_aside(self, ended: EndedAttempt, error: Exception) -> None:
         """Leave in flight what cannot be recorded: it is then repeated as if nobody had answered."""
-        _log.error("call not recorded", extra={"call": job.call_id, "outcome": _outcome(answer), **failure(error)})
-        self._in_flight.pop(job.call_id, None)
-        self._abandoned[job.attempt] = self._monotonic() + CALL_ABANDONED_SECONDS
+        attempt, outcome = ended.attempt, _outcome(ended.answer)
+        _log.error("call not recorded", extra={"call": attempt.call_id, "outcome": outcome, **failure(error)})
+        self._in_flight.pop(attempt.call_id, None)
+        self._abandoned[attempt.key] = self._monotonic() + CALL_ABANDONED_SECONDS
 
     # --- what others left, and what time brings ---
 

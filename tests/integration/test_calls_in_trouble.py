@@ -18,12 +18,13 @@ from app import call_statements, calls
 from app.alipay.call import Done
 from app.alipay.keyring import Keyring
 from app.gateway import recording
-from app.gateway.recording import EndedAttempt
+from app.gateway.attempts import BegunAttempt, EndedAttempt
 from app.gateway.runner import CallRunner
 from app.models import Call
 from app.report_errors import ConsultOverError
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_created
+from app.vocabulary import CallKind
 from tests.builders import CLIENT_ID
 from tests.integration.calling import WALLET, CallingStage, a_calling_stage
 from tests.integration.stage import Stage
@@ -190,7 +191,9 @@ def test_that_an_older_token_is_revoked_says_nothing_of_a_newer_one(calling: Cal
     calling.database.run(lambda session: session.execute(update(Call).where(Call.id == first.id).values(begun)))
     for number in (2, 1):
         done = Done({"result": {"resultStatus": "S"}}, 200, 5)
-        ended = [EndedAttempt(first.id, number, (CLIENT_ID, "s-1"), first.subject_index, done)]
+        key = (CLIENT_ID, "s-1")
+        attempt = BegunAttempt(first.id, number, CallKind.REVOKE, key, first.subject_index, b"")
+        ended = [EndedAttempt(attempt, done)]
         record = partial(recording.record_attempts, ended=ended, now=calling.stage.clock(), spread=lambda: 0.0)
         calling.receiver.run_work(record)
     assert calling.stage.state() == "token_active"
