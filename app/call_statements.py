@@ -113,7 +113,7 @@ def _due(kind: CallKind, now: datetime, limit: int, full: Collection[str]) -> Se
     return due.order_by(Call.due_at, Call.id).limit(limit).with_for_update(skip_locked=True)
 
 
-def in_flight_of(session: Session, authorization_ids: Collection[UUID]) -> set[UUID]:
+def authorizations_in_flight(session: Session, authorization_ids: Collection[UUID]) -> set[UUID]:
     """Name those of these authorizations of which a call is being made, or was by a worker that died."""
     theirs = select(Call.authorization_id).where(Call.is_in_flight, Call.authorization_id.in_(authorization_ids))
     return set(session.scalars(theirs))
@@ -135,7 +135,7 @@ def attempt_end_update(ended: Sequence[CallAttempt]) -> Statement:
     return update_of(CallAttempt, ended, ("milliseconds", "http_status", "result_status", "result_code", "error"))
 
 
-def in_flight(session: Session) -> Sequence[AttemptKey]:
+def attempts_in_flight(session: Session) -> Sequence[AttemptKey]:
     """List the attempts that have no end on record."""
     rows = session.execute(select(Call.id, Call.attempts).where(Call.is_in_flight).order_by(Call.id))
     return [(row.id, row.attempts) for row in rows]

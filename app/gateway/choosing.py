@@ -60,7 +60,7 @@ class DueCalls:
         by_client = Counter(each.auth_state_key[0] for each in in_flight)
         full = [client for client, count in by_client.items() if count >= CLIENT_CALLS_AT_ONCE_MAX]
         due = call_statements.due(session, now=now, limit=_PAGE, full=full)
-        busy = call_statements.in_flight_of(session, [each.authorization_id for each in due])
+        busy = call_statements.authorizations_in_flight(session, [each.authorization_id for each in due])
         refreshes = sum(each.kind is CallKind.REFRESH for each in in_flight)
         standings = call_statements.standings(session, due)
         self._unreadable = {key: until for key, until in self._unreadable.items() if until > self._monotonic()}

@@ -18,8 +18,8 @@ from app import call_statements, calls
 from app.alipay.call import Done
 from app.alipay.keyring import Keyring
 from app.gateway import recording
+from app.gateway.abandoned import AbandonedAttempts
 from app.gateway.attempts import BegunAttempt, EndedAttempt
-from app.gateway.runner import CallRunner
 from app.models import Call
 from app.report_errors import ConsultOverError
 from app.secret import Secret
@@ -219,9 +219,9 @@ def test_a_worker_without_the_lease_counts_no_attempt_of_the_next_one_as_abandon
     begun = {"attempts": 1, "is_in_flight": True, "due_at": None}
     calling.database.run(lambda session: session.execute(update(Call).values(begun)))
     for has_lease in (False, True):
-        runner = CallRunner(calling, may_call=partial(bool, has_lease))
-        runner._note_abandoned(calling.database)  # noqa: SLF001 -- the guard of a moment that no test can hit
-        assert len(runner._abandoned) == int(has_lease)  # noqa: SLF001 -- as above
+        abandoned = AbandonedAttempts(may_call=partial(bool, has_lease), monotonic=time.monotonic)
+        abandoned.find(calling.database, made_here=())
+        assert len(abandoned) == int(has_lease)
 
 
 def test_the_order_of_fields_makes_no_other_consult(calling: CallingStage) -> None:

@@ -396,10 +396,10 @@ class Calls:
         """Do what a runner does with what has ended."""
         runner = worker.runner
         is_broken, worker.is_broken = worker.is_broken and bool(worker.read), worker.is_broken and not worker.read
-        runner._turn(0)  # noqa: SLF001 -- one round of its loop
+        runner._record(0)  # noqa: SLF001 -- one round of its loop
         self._pass(_TURN_SECONDS)
         with patch.object(reports, "apply", side_effect=RuntimeError("our fault")) if is_broken else nullcontext():
-            runner._turn(0)  # noqa: SLF001 -- one round of its loop
+            runner._record(0)  # noqa: SLF001 -- one round of its loop
         recorded = [each for each in worker.read if each.attempt.call_id not in runner._in_flight]  # noqa: SLF001 -- what it is making
         worker.read = [each for each in worker.read if each not in recorded]
         for each in recorded:
@@ -409,7 +409,7 @@ class Calls:
         """Do what a runner does to begin more, and take what its threads would take."""
         runner = worker.runner
         self._pass(_TURN_SECONDS)
-        runner._make_more()  # noqa: SLF001 -- one round of its loop
+        runner._poll()  # noqa: SLF001 -- one round of its loop
         while not runner._to_send.empty():  # noqa: SLF001 -- in place of its threads
             attempt = runner._to_send.get()  # noqa: SLF001 -- as above
             assert attempt is not None
