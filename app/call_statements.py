@@ -77,7 +77,7 @@ _LOCK_OPEN = KeyedStatement(
 AttemptKey = tuple[UUID, int]
 
 
-def due(session: Session, *, now: datetime, limit: int, full: Collection[str] = ()) -> list[Call]:
+def lock_due(session: Session, *, now: datetime, limit: int, full: Collection[str] = ()) -> list[Call]:
     """Lock calls that are due, so many of each kind, the most urgent kind first and of each the longest due first.
 
     Those of clients that are full, since as many calls of theirs are being made as may, are left out; so is what
@@ -188,7 +188,7 @@ def let_refresh_be_asked_again(session: Session, call: Call) -> None:
 
 
 def release(session: Session, attempts: Collection[AttemptKey], *, now: datetime) -> None:
-    """Let calls be repeated whose attempt nobody will say the end of: Alipay may have carried it out.
+    """Make calls due again whose attempts were abandoned: Alipay may have carried them out.
 
     A newer attempt than those is left alone: a background worker that has lost the lease may ask for this late.
     """
@@ -203,7 +203,7 @@ def release(session: Session, attempts: Collection[AttemptKey], *, now: datetime
 
 
 def oldest_due_at(session: Session) -> datetime | None:
-    """Say since when the most urgent call is due, or when it will be."""
+    """Say since when a call is due, of any kind, or when the next one will be."""
     return min(
         (
             at

@@ -59,7 +59,7 @@ class DueCalls:
         """Put attempts on record, and return them, given those under way. What is not wanted any more ends here."""
         by_client = Counter(each.auth_state_key[0] for each in in_flight)
         full = [client for client, count in by_client.items() if count >= CLIENT_CALLS_AT_ONCE_MAX]
-        due = call_statements.due(session, now=now, limit=_PAGE, full=full)
+        due = call_statements.lock_due(session, now=now, limit=_PAGE, full=full)
         busy = call_statements.authorizations_in_flight(session, [each.authorization_id for each in due])
         refreshes = sum(each.kind is CallKind.REFRESH for each in in_flight)
         standings = call_statements.standings(session, due)
@@ -72,7 +72,7 @@ class DueCalls:
                 continue
             if len(chosen) >= room:
                 break
-            if not _is_to_be_made(session, keyring, each, standings[each.authorization_id], now=now):
+            if _turn_down(session, keyring, each, standings[each.authorization_id], now=now):
                 continue
             try:
                 chosen[each.id] = calls.request_body(vault, each)
@@ -98,28 +98,32 @@ class DueCalls:
         ]
 
 
-def _is_to_be_made(session: Session, keyring: Keyring, call: Call, standing: Standing, *, now: datetime) -> bool:
-    """Say whether a locked call is to be made; what the keyring says no more, or has come otherwise, ends here."""
+def _turn_down(session: Session, keyring: Keyring, call: Call, standing: Standing, *, now: datetime) -> bool:
+    """End or postpone a locked call that is not to be made, and say whether it was one.
+
+    It ends where its token has come otherwise, or the keyring does not want it any more; it is postponed where this
+    worker's keyring has no gateway for it.
+    """
     client = keyring.clients.get(call.client_id)
     gateway = None if client is None else client.gateway
     if gateway is None:
         # Another worker may have a newer keyring. What is not made in time is told.
         call.due_at, call.reason = now + _OTHER_KEYRING_PAUSE, "The client has no gateway in the keyring."
-        return False
+        return True
     if call.kind == CallKind.EXCHANGE and standing.state != AuthorizationState.AUTHCODE_ISSUED:
         calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=now)
-        return False
+        return True
     is_switched_off = call.cause == CauseKind.GATEWAY and (
         (call.kind == CallKind.EXCHANGE and not gateway.exchange)
         or (call.kind == CallKind.REFRESH and not gateway.refresh)
     )
     if not is_switched_off:
-        return True
+        return False
     if call.kind == CallKind.REFRESH:
         call_statements.let_refresh_be_asked_again(session, call)
     if call.is_uncertain:
         # Alipay may have carried it out: that is told.
-        calls.end_soon(call, _SWITCHED_OFF[CallKind(call.kind)], now=now)
+        calls.make_overdue(call, _SWITCHED_OFF[CallKind(call.kind)], at=now)
     else:
         calls.finish(call, CallStatus.UNNEEDED, _SWITCHED_OFF[CallKind(call.kind)], at=now)
-    return False
+    return True

@@ -59,7 +59,7 @@ class CallShell(Shell):
         """Let the background worker begin an attempt at each call that is due, and Alipay answer; `None` is nothing."""
 
         def begin(session: Session) -> list[EndedAttempt]:
-            due = call_statements.due(session, now=now, limit=10)
+            due = call_statements.lock_due(session, now=now, limit=10)
             call_statements.begin_attempts(session, due, now=now)
             keys = call_statements.auth_state_keys(session, due)
             return [

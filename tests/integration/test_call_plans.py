@@ -88,9 +88,9 @@ def make(stage: Stage) -> None:
     run(partial(call_statements.overdue, now=now, limit=100), read_only=True)
 
     def begin(session: Session) -> list[AttemptKey]:
-        due = call_statements.due(session, now=now, limit=10)
+        due = call_statements.lock_due(session, now=now, limit=10)
         call_statements.authorizations_in_flight(session, [each.authorization_id for each in due])
-        call_statements.due(session, now=now, limit=10, full=["nobody"])
+        call_statements.lock_due(session, now=now, limit=10, full=["nobody"])
         call_statements.begin_attempts(session, due, now=now)
         return [(each.id, each.attempts) for each in due]
 

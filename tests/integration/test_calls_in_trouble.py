@@ -128,7 +128,9 @@ def test_what_is_overdue_is_not_in_front_of_a_fresh_code(calling: CallingStage) 
     issue_strange_code(calling, "fresh")
     is_any_due = partial(call_statements.is_any_due, now=calling.stage.clock())
     assert calling.database.run(is_any_due, read_only=True)
-    page = calling.database.run(partial(call_statements.due, now=calling.stage.clock(), limit=100), read_only=False)
+    page = calling.database.run(
+        partial(call_statements.lock_due, now=calling.stage.clock(), limit=100), read_only=False
+    )
     assert [each.authorization_id for each in page] == [newest(calling, "exchange").authorization_id]
 
 
