@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, delete, insert, literal_column, or
 from sqlalchemy.orm import Session, aliased
 
 from app.database.bulk import KeyedStatement, insertion, update_of
-from app.database.pipeline import Statement, plain
+from app.database.pipeline import Statement
 from app.key_locks import AuthStateKey
 from app.models import AccessToken, Authorization, Call, CallAttempt
 from app.vocabulary import CallKind, CallStatus
@@ -73,24 +73,11 @@ _LOCK_OPEN = KeyedStatement(
 # --- making them -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnd:
-    """How one request ended."""
-
-    call_id: UUID
-    number: int
-    milliseconds: int
-    http_status: int | None
-    result_status: str | None
-    result_code: str | None
-    error: str | None
-
-
 #: What names an attempt: its call, and its number.
 AttemptKey = tuple[UUID, int]
 
 
-def due(session: Session, *, now: datetime, limit: int, full: Collection[str] = ()) -> list[Call]:
+def lock_due(session: Session, *, now: datetime, limit: int, full: Collection[str] = ()) -> list[Call]:
     """Lock calls that are due, so many of each kind, the most urgent kind first and of each the longest due first.
 
     Those of clients that are full, since as many calls of theirs are being made as may, are left out; so is what
@@ -126,7 +113,7 @@ def _due(kind: CallKind, now: datetime, limit: int, full: Collection[str]) -> Se
     return due.order_by(Call.due_at, Call.id).limit(limit).with_for_update(skip_locked=True)
 
 
-def in_flight_of(session: Session, authorization_ids: Collection[UUID]) -> set[UUID]:
+def authorizations_in_flight(session: Session, authorization_ids: Collection[UUID]) -> set[UUID]:
     """Name those of these authorizations of which a call is being made, or was by a worker that died."""
     theirs = select(Call.authorization_id).where(Call.is_in_flight, Call.authorization_id.in_(authorization_ids))
     return set(session.scalars(theirs))
@@ -143,24 +130,12 @@ def begin_attempts(session: Session, calls: Iterable[Call], *, now: datetime) ->
         session.execute(insert(CallAttempt), attempts)
 
 
-def attempt_end_update(ends: Sequence[AttemptEnd]) -> Statement:
+def attempt_end_update(ended: Sequence[CallAttempt]) -> Statement:
     """Put on record how requests ended."""
-    rows = [
-        plain(CallAttempt)(
-            call_id=each.call_id,
-            number=each.number,
-            milliseconds=each.milliseconds,
-            http_status=each.http_status,
-            result_status=each.result_status,
-            result_code=each.result_code,
-            error=each.error,
-        )
-        for each in ends
-    ]
-    return update_of(CallAttempt, rows, ("milliseconds", "http_status", "result_status", "result_code", "error"))
+    return update_of(CallAttempt, ended, ("milliseconds", "http_status", "result_status", "result_code", "error"))
 
 
-def in_flight(session: Session) -> Sequence[AttemptKey]:
+def attempts_in_flight(session: Session) -> Sequence[AttemptKey]:
     """List the attempts that have no end on record."""
     rows = session.execute(select(Call.id, Call.attempts).where(Call.is_in_flight).order_by(Call.id))
     return [(row.id, row.attempts) for row in rows]
@@ -213,7 +188,7 @@ def let_refresh_be_asked_again(session: Session, call: Call) -> None:
 
 
 def release(session: Session, attempts: Collection[AttemptKey], *, now: datetime) -> None:
-    """Let calls be repeated whose attempt nobody will say the end of: Alipay may have carried it out.
+    """Make calls due again whose attempts were abandoned: Alipay may have carried them out.
 
     A newer attempt than those is left alone: a background worker that has lost the lease may ask for this late.
     """
@@ -228,7 +203,7 @@ def release(session: Session, attempts: Collection[AttemptKey], *, now: datetime
 
 
 def oldest_due_at(session: Session) -> datetime | None:
-    """Say since when the most urgent call is due, or when it will be."""
+    """Say since when a call is due, of any kind, or when the next one will be."""
     return min(
         (
             at

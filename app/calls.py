@@ -22,18 +22,18 @@ ANSWER_COLUMN = "calls.sealed_answer"
 
 #: How long a code lives.
 CODE_TIME = timedelta(minutes=1)
-#: That a code is lost is told while it lives.
+#: An exchange is given up so long after its code came: the event that tells of it comes while the code lives.
 EXCHANGE_TIME = timedelta(seconds=58)
 
 #: For how long a call that has ended is tried when somebody asks for it once more.
-TIME_OF_A_RETRY = timedelta(minutes=1)
+RETRY_TIME = timedelta(minutes=1)
 #: A refresh is tried for so long of a token without an end, and of one that has ended.
 REFRESH_TIME_MAX = timedelta(days=5)
 REFRESH_TIME_MIN = timedelta(minutes=1)
 
 #: Why a call is not made. Alipay wants the wallet with both kinds of applyToken.
 NO_WALLET = "The wallet is not known: name it as customerBelongsTo in the consult."
-#: Why a call ends that nothing was asked of Alipay for, or no longer.
+#: Why a call ends as unneeded: what it was to bring comes otherwise, or cannot come any more.
 WALLET_KNOWN = "The wallet is known now: another call exchanges the code."
 ANOTHER_CODE = "Another code has taken the place of this one."
 TOKEN_CAME_OTHERWISE = "The token has come otherwise."  # noqa: S105 -- a sentence
@@ -136,12 +136,8 @@ def exchange_of(vault: Vault, authorization: Authorization, code: Secret, *, at:
         cause=Cause(CauseKind.GATEWAY, at=at),
         deadline_at=received_at + EXCHANGE_TIME,
     )
-    return _without_wallet(call) if authorization.customer_belongs_to is None else call
-
-
-def _without_wallet(call: Call) -> Call:
-    """Leave a call that cannot be made to the background worker, which ends it and tells of it."""
-    call.due_at, call.deadline_at, call.reason = None, call.created_at, NO_WALLET
+    if authorization.customer_belongs_to is None:
+        make_overdue(call, NO_WALLET, at=call.created_at)
     return call
 
 
@@ -190,7 +186,9 @@ def refresh_of(
         cause=cause,
         deadline_at=at + _refresh_time(at, ends_at),
     )
-    return _without_wallet(call) if authorization.customer_belongs_to is None else call
+    if authorization.customer_belongs_to is None:
+        make_overdue(call, NO_WALLET, at=call.created_at)
+    return call
 
 
 def _refresh_time(at: datetime, ends_at: datetime | None) -> timedelta:
@@ -227,6 +225,6 @@ def end_unneeded(call: Call, reason: str, *, at: datetime) -> None:
     finish(call, CallStatus.UNDETERMINED if is_unknown else CallStatus.UNNEEDED, reason, at=at)
 
 
-def end_soon(call: Call, reason: str, *, now: datetime) -> None:
-    """Let a locked call be ended with what is overdue, which is told."""
-    call.due_at, call.deadline_at, call.reason = None, now, reason
+def make_overdue(call: Call, reason: str, *, at: datetime) -> None:
+    """Leave a call that is not made to the background worker, which ends it as overdue and tells of it."""
+    call.due_at, call.deadline_at, call.reason = None, at, reason

@@ -24,7 +24,6 @@ from app import authorizations, call_statements, calls, inbox, inbox_admin, key_
 from app.alipay.keyring import Gateway
 from app.alipay.notification import NotificationType
 from app.authorizations import Cause
-from app.call_statements import AttemptEnd
 from app.database import is_transient
 from app.database.bulk import insertion, update_of
 from app.database.clock import clock_query, lead, machine_time
@@ -33,7 +32,17 @@ from app.events import staging
 from app.inbox import PendingEntry, StoredEntry, named_by
 from app.key_locks import AuthStateKey
 from app.limits import RESUMED_AT_ONCE_MAX
-from app.models import AccessToken, AuditLine, Authorization, Base, Call, InboxEntry, OutboxEvent, Transition
+from app.models import (
+    AccessToken,
+    AuditLine,
+    Authorization,
+    Base,
+    Call,
+    CallAttempt,
+    InboxEntry,
+    OutboxEvent,
+    Transition,
+)
 from app.state_machine import Event
 from app.tokens import Grant, TokenKey
 from app.vault import Vault
@@ -114,7 +123,7 @@ class UnitOfWork:
     #: The open calls of the loaded authorizations whose client has a gateway, those that are not stored yet last.
     _calls: dict[UUID, Call] = field(default_factory=dict)
     _begun_calls: list[Call] = field(default_factory=list)
-    _attempt_ends: list[AttemptEnd] = field(default_factory=list)
+    _ended_attempts: list[CallAttempt] = field(default_factory=list)
     _audit: list[AuditLine] = field(default_factory=list)
     #: By how much the database's clock is ahead of this machine's. It is asked where calls may be begun.
     _clock_lead: timedelta = timedelta(0)
@@ -508,9 +517,9 @@ class UnitOfWork:
         if event is not None:
             self._outbox.append(event)
 
-    def note_attempt_ends(self, ends: Sequence[AttemptEnd]) -> None:
+    def note_ended_attempts(self, ended: Sequence[CallAttempt]) -> None:
         """Put on record how requests to Alipay ended."""
-        self._attempt_ends += ends
+        self._ended_attempts += ended
 
     def note(self, action: str, *, subject: str, who: str | None, reason: str | None, at: datetime) -> None:
         """Put on record what an operator does, with what is done."""
@@ -634,13 +643,13 @@ class UnitOfWork:
             staging.event_insertion(self._outbox),
             self._updates(Call, changed),
             call_statements.call_insertion(self._begun_calls),
-            call_statements.attempt_end_update(self._attempt_ends),
+            call_statements.attempt_end_update(self._ended_attempts),
             self._updates(Authorization, changed),
             insertion(AuditLine, self._audit),
         ]
         self._remember([*changed, *self._begun, *self._made_known, *self._begun_calls])
         self._begun, self._made_known, self._history, self._outbox = [], [], [], []
-        self._begun_calls, self._attempt_ends, self._audit = [], [], []
+        self._begun_calls, self._ended_attempts, self._audit = [], [], []
         return writes
 
     def _updates(self, model: type[Base], changed: Sequence[Base]) -> Statement:

@@ -7,7 +7,6 @@ thousands of refreshes, leave some for the others.
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -15,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from app import call_statements, calls
 from app.alipay.keyring import Keyring
-from app.call_statements import AttemptKey, Standing
-from app.key_locks import AuthStateKey
+from app.call_statements import Standing
+from app.gateway.attempts import BegunAttempt
 from app.limits import CLIENT_CALLS_AT_ONCE_MAX, REFRESHES_AT_ONCE_MAX
 from app.logs import failure
 from app.models import Call
@@ -39,24 +38,6 @@ _SWITCHED_OFF = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One attempt at a call, which is on record."""
-
-    call_id: UUID
-    auth_state_key: AuthStateKey
-    kind: CallKind
-    number: int
-    #: Of the code or token that it names.
-    subject_index: bytes | None
-    body: bytes
-
-    @property
-    def attempt(self) -> AttemptKey:
-        """What names it on record."""
-        return self.call_id, self.number
-
-
 class DueCalls:
     """The calls that are due, as one worker sees them."""
 
@@ -71,15 +52,15 @@ class DueCalls:
         *,
         vault: Vault,
         keyring: Keyring,
-        in_flight: Collection[Job],
+        in_flight: Collection[BegunAttempt],
         room: int,
         now: datetime,
-    ) -> list[Job]:
+    ) -> list[BegunAttempt]:
         """Put attempts on record, and return them, given those under way. What is not wanted any more ends here."""
         by_client = Counter(each.auth_state_key[0] for each in in_flight)
         full = [client for client, count in by_client.items() if count >= CLIENT_CALLS_AT_ONCE_MAX]
-        due = call_statements.due(session, now=now, limit=_PAGE, full=full)
-        busy = call_statements.in_flight_of(session, [each.authorization_id for each in due])
+        due = call_statements.lock_due(session, now=now, limit=_PAGE, full=full)
+        busy = call_statements.authorizations_in_flight(session, [each.authorization_id for each in due])
         refreshes = sum(each.kind is CallKind.REFRESH for each in in_flight)
         standings = call_statements.standings(session, due)
         self._unreadable = {key: until for key, until in self._unreadable.items() if until > self._monotonic()}
@@ -91,7 +72,7 @@ class DueCalls:
                 continue
             if len(chosen) >= room:
                 break
-            if not _is_to_be_made(session, keyring, each, standings[each.authorization_id], now=now):
+            if _turn_down(session, keyring, each, standings[each.authorization_id], now=now):
                 continue
             try:
                 chosen[each.id] = calls.request_body(vault, each)
@@ -105,40 +86,44 @@ class DueCalls:
         begun = [each for each in due if each.id in chosen]
         call_statements.begin_attempts(session, begun, now=now)
         return [
-            Job(
-                each.id,
-                standings[each.authorization_id].auth_state_key,
-                CallKind(each.kind),
-                each.attempts,
-                each.subject_index,
-                chosen[each.id],
+            BegunAttempt(
+                call_id=each.id,
+                number=each.attempts,
+                kind=CallKind(each.kind),
+                auth_state_key=standings[each.authorization_id].auth_state_key,
+                subject_index=each.subject_index,
+                body=chosen[each.id],
             )
             for each in begun
         ]
 
 
-def _is_to_be_made(session: Session, keyring: Keyring, call: Call, standing: Standing, *, now: datetime) -> bool:
-    """Say whether a locked call is to be made; what the keyring says no more, or has come otherwise, ends here."""
+def _turn_down(session: Session, keyring: Keyring, call: Call, standing: Standing, *, now: datetime) -> bool:
+    """End or postpone a locked call that is not to be made, and say whether it was one.
+
+    It ends where its token has come otherwise, or the keyring does not want it any more; it is postponed where this
+    worker's keyring has no gateway for it.
+    """
     client = keyring.clients.get(call.client_id)
     gateway = None if client is None else client.gateway
     if gateway is None:
         # Another worker may have a newer keyring. What is not made in time is told.
         call.due_at, call.reason = now + _OTHER_KEYRING_PAUSE, "The client has no gateway in the keyring."
-        return False
+        return True
     if call.kind == CallKind.EXCHANGE and standing.state != AuthorizationState.AUTHCODE_ISSUED:
         calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=now)
-        return False
+        return True
     is_switched_off = call.cause == CauseKind.GATEWAY and (
         (call.kind == CallKind.EXCHANGE and not gateway.exchange)
         or (call.kind == CallKind.REFRESH and not gateway.refresh)
     )
     if not is_switched_off:
-        return True
+        return False
     if call.kind == CallKind.REFRESH:
         call_statements.let_refresh_be_asked_again(session, call)
     if call.is_uncertain:
         # Alipay may have carried it out: that is told.
-        calls.end_soon(call, _SWITCHED_OFF[CallKind(call.kind)], now=now)
+        calls.make_overdue(call, _SWITCHED_OFF[CallKind(call.kind)], at=now)
     else:
         calls.finish(call, CallStatus.UNNEEDED, _SWITCHED_OFF[CallKind(call.kind)], at=now)
-    return False
+    return True

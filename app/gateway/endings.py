@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.alipay.call import Done, Refused, Unknown, is_to_be_repeated_slowly
+from app.gateway.attempts import Answer
 from app.gateway.schedule import next_attempt
 from app.models import Call
 from app.vocabulary import CallKind, CallStatus
-
-Answer = Done | Refused | Unknown
 
 #: The token that is to go is gone.
 _GONE = "INVALID_ACCESS_TOKEN"

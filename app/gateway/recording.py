@@ -5,9 +5,8 @@ A call that Alipay has carried out ends together with the move of its authorizat
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,10 +15,12 @@ from app.alipay.call import Done, Refused, Unknown
 from app.alipay.call_answers import read_grant
 from app.alipay.call_requests import revoke_body
 from app.authorizations import Cause
-from app.call_statements import AttemptEnd
-from app.gateway.endings import Answer, ending_of, late_reason, late_status
+from app.database.pipeline import plain
+from app.gateway.attempts import Answer, BegunAttempt, EndedAttempt
+from app.gateway.endings import ending_of, late_reason, late_status
+from app.gateway.recorded_call import RecordedCall
 from app.key_locks import AuthStateKey
-from app.models import Authorization, Call
+from app.models import Authorization, Call, CallAttempt
 from app.report_errors import ReportRefusedError
 from app.reports import CanceledReport, Recorded, TokenReport
 from app.secret import Secret
@@ -38,44 +39,21 @@ _REFRESH_PAUSE = timedelta(seconds=10)
 _ON_RECORD_OTHERWISE = "The token is on record otherwise, and stays so."
 
 
-@dataclass(frozen=True, slots=True)
-class EndedAttempt:
-    """One request to Alipay, and how it was answered."""
-
-    call_id: UUID
-    number: int
-    auth_state_key: AuthStateKey
-    #: Of the code or token that was named.
-    subject_index: bytes | None
-    answer: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class EndedCall:
-    """A call that a transaction has ended, or left to be repeated, or found ended."""
-
-    call: Call
-    #: Whether this transaction has ended it.
-    is_over: bool = False
-    recorded: Recorded | None = None
-    #: Of an exchange that has brought a token: when its code came.
-    code_received_at: datetime | None = None
-
-
 def record_attempts(
     work: UnitOfWork, ended: Sequence[EndedAttempt], *, now: datetime, spread: Callable[[], float]
-) -> list[EndedCall]:
+) -> list[RecordedCall]:
     """Record how attempts ended, and what they lead to.
 
     An error in that is raised, and nothing is recorded; with savepoints it only makes the call fail, which keeps the
     answer: `retry` records that again. `spread`, from 0 to 1, says how much shorter than the schedule a pause is.
     """
-    work.lock_and_load(states={each.auth_state_key for each in ended}, token_keys=_granted_tokens(work, ended))
-    locked = work.lock_calls([each.call_id for each in ended])
-    work.note_attempt_ends([_attempt_end(each) for each in ended])
+    work.lock_and_load(states={each.attempt.auth_state_key for each in ended}, token_keys=_granted_tokens(work, ended))
+    locked = work.lock_calls([each.attempt.call_id for each in ended])
+    work.note_ended_attempts([_row_of(each) for each in ended])
     done = []
     for each in ended:
-        call, authorization = locked.get(each.call_id), work.authorization(*each.auth_state_key)
+        call = locked.get(each.attempt.call_id)
+        authorization = work.authorization(*each.attempt.auth_state_key)
         if call is not None and authorization is not None:
             done.append(_record_attempt(work, authorization, call, each, now=now, spread=spread))
     return done
@@ -87,11 +65,11 @@ def _granted_tokens(work: UnitOfWork, ended: Sequence[EndedAttempt]) -> list[Tok
         (client_id, tokens.index(work.vault, client_id, read_grant(each.answer.answer).access_token))
         for each in ended
         if isinstance(each.answer, Done) and "accessToken" in each.answer.answer
-        for client_id in [each.auth_state_key[0]]
+        for client_id in [each.attempt.auth_state_key[0]]
     ]
 
 
-def end_overdue(work: UnitOfWork, overdue: Sequence[tuple[UUID, AuthStateKey]], *, now: datetime) -> list[EndedCall]:
+def end_overdue(work: UnitOfWork, overdue: Sequence[tuple[UUID, AuthStateKey]], *, now: datetime) -> list[RecordedCall]:
     """End the calls that are past their deadline without a final answer."""
     work.lock_and_load(states={key for _, key in overdue})
     at = work.database_time(now)
@@ -104,27 +82,41 @@ def end_overdue(work: UnitOfWork, overdue: Sequence[tuple[UUID, AuthStateKey]], 
         if call.kind == CallKind.EXCHANGE and authorization.state != AuthorizationState.AUTHCODE_ISSUED:
             # A process of another release, or with another keyring, has taken in the token.
             calls.finish(call, CallStatus.UNNEEDED, calls.TOKEN_CAME_OTHERWISE, at=at)
-            ended.append(EndedCall(call))
+            ended.append(RecordedCall(call))
             continue
         # An attempt that is under way may still bring the token; then the call is done after all.
         is_uncertain = call.is_uncertain or call.is_in_flight
         reason = late_reason(call.reason) if call.due_at is not None or call.attempts else call.reason
         calls.finish(call, late_status(is_uncertain=is_uncertain), reason or late_reason(None), at=at)
         work.tell_of_failed_call(authorization, call, at=now)
-        ended.append(EndedCall(call, is_over=True))
+        ended.append(RecordedCall(call, is_counted=True))
     return ended
 
 
-def _attempt_end(ended: EndedAttempt) -> AttemptEnd:
-    answer = ended.answer
-    end = partial(AttemptEnd, ended.call_id, ended.number, answer.milliseconds, answer.http_status)
+def _row_of(ended: EndedAttempt) -> CallAttempt:
+    """Make the row of an attempt, as far as its end says it."""
+    attempt, answer = ended.attempt, ended.answer
+    result_status, result_code, error = _result_of(answer)
+    return plain(CallAttempt)(
+        call_id=attempt.call_id,
+        number=attempt.number,
+        milliseconds=answer.milliseconds,
+        http_status=answer.http_status,
+        result_status=result_status,
+        result_code=result_code,
+        error=error,
+    )
+
+
+def _result_of(answer: Answer) -> tuple[str | None, str | None, str | None]:
+    """Give the status and the code of an answer, and what is wrong with it, in words."""
     match answer:
         case Done():
-            return end("S", "SUCCESS", None)
+            return "S", "SUCCESS", None
         case Refused():
-            return end("F", answer.code or None, answer.message or None)
+            return "F", answer.code or None, answer.message or None
         case Unknown():
-            return end("U" if answer.code else None, answer.code, answer.why)
+            return "U" if answer.code else None, answer.code, answer.why
 
 
 def _record_attempt(
@@ -135,31 +127,31 @@ def _record_attempt(
     *,
     now: datetime,
     spread: Callable[[], float],
-) -> EndedCall:
+) -> RecordedCall:
     at = work.database_time(now)
     ending = ending_of(call, ended.answer, now=at, spread=spread())
-    if call.attempts == ended.number:
+    if call.attempts == ended.attempt.number:
         call.is_in_flight = False
     elif ending.status is not CallStatus.DONE:
         # Another worker has taken it for abandoned and made it again: what that attempt brings decides.
-        return EndedCall(call)
+        return RecordedCall(call)
     is_open = call.status == CallStatus.DUE
     if not is_open and ending.status is not CallStatus.DONE:
         # It has ended otherwise while this attempt was under way.
         call.is_uncertain = ending.is_uncertain
-        return EndedCall(call)
+        return RecordedCall(call)
     call.result_code, call.is_uncertain = ending.result_code, ending.is_uncertain
     if ending.status is CallStatus.DUE:
         call.due_at, call.reason = ending.due_at, ending.reason
-        return EndedCall(call)
+        return RecordedCall(call)
     if ending.status is not CallStatus.DONE:
         if call.kind == CallKind.REFRESH and not names_current_refresh_token(work, authorization, call):
             # Two refreshes kill each other: after a refusal it counts whether another has won.
             calls.finish(call, CallStatus.UNNEEDED, calls.REFRESHED_OTHERWISE, at=at)
-            return EndedCall(call)
+            return RecordedCall(call)
         calls.finish(call, ending.status, ending.reason, at=at)
         work.tell_of_failed_call(authorization, call, at=now)
-        return EndedCall(call, is_over=True)
+        return RecordedCall(call, is_counted=True)
     return _record_success(work, authorization, call, ended, reason=ending.reason, now=now)
 
 
@@ -171,19 +163,19 @@ def _record_success(
     *,
     reason: str | None,
     now: datetime,
-) -> EndedCall:
+) -> RecordedCall:
     """End a call that Alipay has carried out, with the move of its authorization."""
     answer, at = ended.answer, work.database_time(now)
     if call.kind == CallKind.REVOKE:
-        newer = _newer_token(work, authorization, ended)
+        newer = _newer_token(work, authorization, ended.attempt)
         if newer is not None:
             _revoke_newer(work, call, newer, now=at)
-            return EndedCall(call)
+            return RecordedCall(call)
         if isinstance(answer, Refused) and _may_be_refreshed(work, authorization):
             # The token that is gone may have been followed by one that nobody has seen yet.
             call.status, call.finished_at, call.due_at = CallStatus.DUE, None, at + _REFRESH_PAUSE
             call.reason = "Whether the token was refreshed is not known: that is asked first."
-            return EndedCall(call)
+            return RecordedCall(call)
     said = answer.answer if isinstance(answer, Done) else {}
     if call.kind == CallKind.CONSULT:
         calls.set_answer(work.vault, call, json.dumps(said))
@@ -200,10 +192,10 @@ def _record_success(
         calls.finish(call, CallStatus.FAILED, not_recorded(failed.error), at=at)
         if not is_told:
             work.tell_of_failed_call(authorization, call, at=now)
-        return EndedCall(call, is_over=not is_told)
+        return RecordedCall(call, is_counted=not is_told)
     calls.finish(call, CallStatus.DONE, why or reason, at=at)
     received_at = authorization.auth_code_received_at if call.kind == CallKind.EXCHANGE else None
-    return EndedCall(call, is_over=True, recorded=recorded, code_received_at=received_at)
+    return RecordedCall(call, is_counted=True, recorded=recorded, code_received_at=received_at)
 
 
 def apply_success(
@@ -288,13 +280,13 @@ def _code_of(work: UnitOfWork, call: Call) -> Secret | None:
     return Secret(json.loads(calls.request_body(work.vault, call))["authCode"])
 
 
-def _newer_token(work: UnitOfWork, authorization: Authorization, ended: EndedAttempt) -> Secret | None:
+def _newer_token(work: UnitOfWork, authorization: Authorization, attempt: BegunAttempt) -> Secret | None:
     """Return the token of an authorization, if it is alive and another one than an attempt was to revoke."""
     current = work.current_token(authorization)
     if current is None or authorizations.is_canceled(authorization):
         return None
     token = tokens.reveal(work.vault, current)
-    return token if ended.subject_index != calls.subject_index(work.vault, authorization.client_id, token) else None
+    return token if attempt.subject_index != calls.subject_index(work.vault, authorization.client_id, token) else None
 
 
 def _revoke_newer(work: UnitOfWork, call: Call, token: Secret, *, now: datetime) -> None:

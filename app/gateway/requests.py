@@ -186,7 +186,7 @@ def retry(work: UnitOfWork, call_id: UUID, authorization_id: UUID, *, cause: Cau
         raise CallNotRepeatableError(call.status, "a code lives for a minute, which is over; the user must agree again")
     if call.kind in {CallKind.EXCHANGE, CallKind.REFRESH} and not call.attempts:
         _name_wallet(work, authorization, call)
-    _repeat(work, call, cause, deadline_after=calls.TIME_OF_A_RETRY)
+    _repeat(work, call, cause, deadline_after=calls.RETRY_TIME)
     return Recorded(authorization.id, changed=False)
 
 

@@ -18,12 +18,12 @@ from app.alipay.call_requests import ConsultRequest
 from app.authorizations import Cause
 from app.events import feed
 from app.gateway import recording, requests
-from app.gateway.endings import Answer
-from app.gateway.recording import EndedAttempt
+from app.gateway.attempts import Answer, BegunAttempt, EndedAttempt
+from app.key_locks import AuthStateKey
 from app.models import Call
 from app.reports import Consult
 from app.simulator.draft import authcode_created
-from app.vocabulary import CauseKind
+from app.vocabulary import CallKind, CauseKind
 from tests.builders import an_environ
 from tests.gateway import TOKEN
 from tests.integration.shell import Shell
@@ -59,13 +59,11 @@ class CallShell(Shell):
         """Let the background worker begin an attempt at each call that is due, and Alipay answer; `None` is nothing."""
 
         def begin(session: Session) -> list[EndedAttempt]:
-            due = call_statements.due(session, now=now, limit=10)
+            due = call_statements.lock_due(session, now=now, limit=10)
             call_statements.begin_attempts(session, due, now=now)
             keys = call_statements.auth_state_keys(session, due)
             return [
-                EndedAttempt(each.id, each.attempts, keys[each.authorization_id], each.subject_index, answer)
-                for each in due
-                if answer is not None
+                EndedAttempt(_begun(each, keys[each.authorization_id]), answer) for each in due if answer is not None
             ]
 
         now = datetime.now(UTC)
@@ -105,6 +103,10 @@ class CallShell(Shell):
         self.number_events()
         (event,) = self.json("events", "list", "--type", f"authorization.{event_type}")
         return event
+
+
+def _begun(call: Call, key: AuthStateKey) -> BegunAttempt:
+    return BegunAttempt(call.id, call.attempts, CallKind(call.kind), key, call.subject_index, b"")
 
 
 @contextmanager

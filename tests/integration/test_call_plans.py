@@ -84,13 +84,13 @@ def make(stage: Stage) -> None:
     now = datetime.now(UTC) + timedelta(days=1)
     run = stage.database.run
     run(partial(call_statements.is_any_due, now=now), read_only=True)
-    run(call_statements.in_flight, read_only=True)
+    run(call_statements.attempts_in_flight, read_only=True)
     run(partial(call_statements.overdue, now=now, limit=100), read_only=True)
 
     def begin(session: Session) -> list[AttemptKey]:
-        due = call_statements.due(session, now=now, limit=10)
-        call_statements.in_flight_of(session, [each.authorization_id for each in due])
-        call_statements.due(session, now=now, limit=10, full=["nobody"])
+        due = call_statements.lock_due(session, now=now, limit=10)
+        call_statements.authorizations_in_flight(session, [each.authorization_id for each in due])
+        call_statements.lock_due(session, now=now, limit=10, full=["nobody"])
         call_statements.begin_attempts(session, due, now=now)
         return [(each.id, each.attempts) for each in due]
 

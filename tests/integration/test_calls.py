@@ -277,7 +277,7 @@ def die_after_having_begun(calling: CallingStage) -> None:
 
     def begin(session: Session) -> None:
         now = calling.stage.clock()
-        call_statements.begin_attempts(session, call_statements.due(session, now=now, limit=10), now=now)
+        call_statements.begin_attempts(session, call_statements.lock_due(session, now=now, limit=10), now=now)
 
     calling.database.run(begin)
 

@@ -18,12 +18,13 @@ from app import call_statements, calls
 from app.alipay.call import Done
 from app.alipay.keyring import Keyring
 from app.gateway import recording
-from app.gateway.recording import EndedAttempt
-from app.gateway.runner import CallRunner
+from app.gateway.abandoned import AbandonedAttempts
+from app.gateway.attempts import BegunAttempt, EndedAttempt
 from app.models import Call
 from app.report_errors import ConsultOverError
 from app.secret import Secret
 from app.simulator.draft import authcode_created, token_created
+from app.vocabulary import CallKind
 from tests.builders import CLIENT_ID
 from tests.integration.calling import WALLET, CallingStage, a_calling_stage
 from tests.integration.stage import Stage
@@ -127,7 +128,9 @@ def test_what_is_overdue_is_not_in_front_of_a_fresh_code(calling: CallingStage) 
     issue_strange_code(calling, "fresh")
     is_any_due = partial(call_statements.is_any_due, now=calling.stage.clock())
     assert calling.database.run(is_any_due, read_only=True)
-    page = calling.database.run(partial(call_statements.due, now=calling.stage.clock(), limit=100), read_only=False)
+    page = calling.database.run(
+        partial(call_statements.lock_due, now=calling.stage.clock(), limit=100), read_only=False
+    )
     assert [each.authorization_id for each in page] == [newest(calling, "exchange").authorization_id]
 
 
@@ -190,7 +193,9 @@ def test_that_an_older_token_is_revoked_says_nothing_of_a_newer_one(calling: Cal
     calling.database.run(lambda session: session.execute(update(Call).where(Call.id == first.id).values(begun)))
     for number in (2, 1):
         done = Done({"result": {"resultStatus": "S"}}, 200, 5)
-        ended = [EndedAttempt(first.id, number, (CLIENT_ID, "s-1"), first.subject_index, done)]
+        key = (CLIENT_ID, "s-1")
+        attempt = BegunAttempt(first.id, number, CallKind.REVOKE, key, first.subject_index, b"")
+        ended = [EndedAttempt(attempt, done)]
         record = partial(recording.record_attempts, ended=ended, now=calling.stage.clock(), spread=lambda: 0.0)
         calling.receiver.run_work(record)
     assert calling.stage.state() == "token_active"
@@ -216,9 +221,9 @@ def test_a_worker_without_the_lease_counts_no_attempt_of_the_next_one_as_abandon
     begun = {"attempts": 1, "is_in_flight": True, "due_at": None}
     calling.database.run(lambda session: session.execute(update(Call).values(begun)))
     for has_lease in (False, True):
-        runner = CallRunner(calling, may_call=partial(bool, has_lease))
-        runner._note_abandoned(calling.database)  # noqa: SLF001 -- the guard of a moment that no test can hit
-        assert len(runner._abandoned) == int(has_lease)  # noqa: SLF001 -- as above
+        abandoned = AbandonedAttempts(may_call=partial(bool, has_lease), monotonic=time.monotonic)
+        abandoned.find(calling.database, made_here=())
+        assert len(abandoned) == int(has_lease)
 
 
 def test_the_order_of_fields_makes_no_other_consult(calling: CallingStage) -> None:

@@ -52,8 +52,7 @@ from app.alipay.keyring import Client, Gateway, Keyring
 from app.authorizations import Cause
 from app.database import Database, DatabaseUnavailableError
 from app.gateway import requests
-from app.gateway.choosing import Job
-from app.gateway.endings import Answer
+from app.gateway.attempts import Answer, BegunAttempt, EndedAttempt
 from app.gateway.runner import _OPERATIONS, CallRunner
 from app.leases import Leases
 from app.logs import FieldFormatter
@@ -148,7 +147,7 @@ class Worker:
     database: WorkersDatabase
     runner: CallRunner
     #: What it was answered, or will be told of, and has not recorded.
-    read: list[tuple[Job, Answer]] = field(default_factory=list)
+    read: list[EndedAttempt] = field(default_factory=list)
     is_broken: bool = False
 
 
@@ -157,7 +156,7 @@ class Request:
     """A request on the wire. It is so for ten seconds at most, also of a worker that has died."""
 
     worker: Worker
-    job: Job
+    attempt: BegunAttempt
     sent_at: float
     #: What Alipay has answered.
     answer: Answer | None = None
@@ -397,33 +396,33 @@ class Calls:
         """Do what a runner does with what has ended."""
         runner = worker.runner
         is_broken, worker.is_broken = worker.is_broken and bool(worker.read), worker.is_broken and not worker.read
-        runner._turn(0)  # noqa: SLF001 -- one round of its loop
+        runner._record(0)  # noqa: SLF001 -- one round of its loop
         self._pass(_TURN_SECONDS)
         with patch.object(reports, "apply", side_effect=RuntimeError("our fault")) if is_broken else nullcontext():
-            runner._turn(0)  # noqa: SLF001 -- one round of its loop
-        recorded = [each for each in worker.read if each[0].call_id not in runner._in_flight]  # noqa: SLF001 -- what it is making
+            runner._record(0)  # noqa: SLF001 -- one round of its loop
+        recorded = [each for each in worker.read if each.attempt.call_id not in runner._in_flight]  # noqa: SLF001 -- what it is making
         worker.read = [each for each in worker.read if each not in recorded]
-        for job, answer in recorded:
-            self.promises.note_recorded(job.call_id, answer)
+        for each in recorded:
+            self.promises.note_recorded(each.attempt.call_id, each.answer)
 
     def _look_what_is_due(self, worker: Worker) -> None:
         """Do what a runner does to begin more, and take what its threads would take."""
         runner = worker.runner
         self._pass(_TURN_SECONDS)
-        runner._make_more()  # noqa: SLF001 -- one round of its loop
-        while not runner._requests.empty():  # noqa: SLF001 -- in place of its threads
-            job = runner._requests.get()  # noqa: SLF001 -- as above
-            assert job is not None
-            self._send(worker, job)
+        runner._poll()  # noqa: SLF001 -- one round of its loop
+        while not runner._to_send.empty():  # noqa: SLF001 -- in place of its threads
+            attempt = runner._to_send.get()  # noqa: SLF001 -- as above
+            assert attempt is not None
+            self._send(worker, attempt)
 
-    def _send(self, worker: Worker, job: Job) -> None:
+    def _send(self, worker: Worker, attempt: BegunAttempt) -> None:
         if not worker.leases.holds(_LEASE):
-            self._broken(f"a worker without the lease makes the {job.kind} call {job.call_id}")
-        busy = [each.job for each in self.wire if each.job.auth_state_key == job.auth_state_key]
+            self._broken(f"a worker without the lease makes the {attempt.kind} call {attempt.call_id}")
+        busy = [each.attempt for each in self.wire if each.attempt.auth_state_key == attempt.auth_state_key]
         if busy:
-            self._broken(f"{job.kind} is sent while {busy[0].kind} of the same authorization is in flight")
-        self._keep(partial(self.promises.note_sent, job.call_id, job.number, json.loads(job.body)))
-        self.wire.append(Request(worker, job, self.monotonic))
+            self._broken(f"{attempt.kind} is sent while {busy[0].kind} of the same authorization is in flight")
+        self._keep(partial(self.promises.note_sent, attempt.call_id, attempt.number, json.loads(attempt.body)))
+        self.wire.append(Request(worker, attempt, self.monotonic))
 
     def _kill(self, name: str) -> None:
         self.workers[name].runner._service.receiver.close()  # noqa: SLF001 -- its parts are ours
@@ -454,17 +453,17 @@ class Calls:
     # --- the wire ---
 
     def _reach(self, request: Request, manner: str) -> None:
-        job, operation = request.job, _OPERATIONS[request.job.kind]
-        if manner in _REFUSALS and self.gateway.has_done(operation, job.body):
+        attempt, operation = request.attempt, _OPERATIONS[request.attempt.kind]
+        if manner in _REFUSALS and self.gateway.has_done(operation, attempt.body):
             manner = "well"
         before = len(self.gateway.ledger.tokens())
         with self.gateway.reached_by(manner):
             caller = Caller(self._client)
-            request.answer = caller.call(operation, job.body, now=self.stage.clock())
+            request.answer = caller.call(operation, attempt.body, now=self.stage.clock())
             caller.close()
         request.has_reached = True
         for each in self.gateway.ledger.tokens()[before:]:
-            self.promises.given.setdefault(job.call_id, []).append(each.access_token)
+            self.promises.given.setdefault(attempt.call_id, []).append(each.access_token)
 
     def _answer(self, request: Request) -> None:
         assert request.answer is not None
@@ -474,8 +473,9 @@ class Calls:
         """Tell a worker how its request ended, unless it is gone."""
         self.wire.remove(request)
         if request.worker in self.workers.values():
-            request.worker.read.append((request.job, answer))
-            request.worker.runner._ended.put((request.job, answer))  # noqa: SLF001 -- in place of its threads
+            ended = EndedAttempt(request.attempt, answer)
+            request.worker.read.append(ended)
+            request.worker.runner._ended.put(ended)  # noqa: SLF001 -- in place of its threads
 
     # --- Alipay and the merchant ---
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app import calls, consistency, tokens
 from app.alipay.call import Done
 from app.database import Database
-from app.gateway.endings import Answer
+from app.gateway.attempts import Answer
 from app.models import AccessToken, Authorization, Base, Call, CallAttempt, OutboxEvent, Transition
 from app.secret import Secret
 from app.simulator.gateway.ledger import Ledger, Token, TokenEnd

@@ -195,7 +195,7 @@ def test_at_every_crossroads_calls_end_well(stage: Stage, merchant_key: RSAPriva
 def test_a_broken_promise_would_be_seen(
     stage: Stage, merchant_key: RSAPrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.gateway.runner.CALL_ABANDONED_SECONDS", 0)
+    monkeypatch.setattr("app.gateway.abandoned.CALL_ABANDONED_SECONDS", 0)
     begun_and_killed = [("code", "s-1"), ("notify", "0"), ("turn", "a"), ("turn", "b"), ("kill", "a")]
     taken_over = [("pass", "9"), ("turn", "b"), ("turn", "b")]
     with pytest.raises(BrokenPromiseError, match="exchange is sent while exchange"):

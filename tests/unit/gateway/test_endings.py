@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 
 from app.alipay.call import Done, Refused, Unknown
-from app.gateway.endings import Answer, Ending, ending_of, late_reason, late_status, remedy
+from app.gateway.attempts import Answer
+from app.gateway.endings import Ending, ending_of, late_reason, late_status, remedy
 from app.models import Call
 from app.vocabulary import CallKind, CallStatus
 
