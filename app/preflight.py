@@ -43,23 +43,22 @@ _MISSING_PRIVILEGES = text(
     "WHERE NOT has_table_privilege(to_regclass(name), privilege) GROUP BY name ORDER BY name"
 )
 
-#: With names in this setting a commit waits until one of those machines has it. Only a privileged role sees whether a
-#: standby is synchronous. Every role sees whether there is a standby at all, and what its own connections wait for; a
-#: commit that waits for a standby that is there is over in milliseconds. Ours wait whatever
-#: synchronous_commit says.
+#: With names in this setting a commit waits until so many of those machines have it: one, where no number is said.
+_NEEDED = (
+    "CASE WHEN current_setting('synchronous_standby_names') = '' THEN 0 ELSE coalesce((regexp_match("
+    r"current_setting('synchronous_standby_names'), '^\s*((any|first)\s+)?(\d+)\s*\(', 'i'))[3]\:\:int, 1) END"
+)
+#: Only a privileged role sees whether a standby is synchronous. Every role sees how many standbys there are.
+_STREAMING = "(SELECT count(*) FROM pg_stat_replication WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum'))"
+#: For how many standbys commits wait, and how many there are, as far as the role may see.
+_STANDBYS = text(f"SELECT {_NEEDED} AS needed, {_STREAMING} AS streaming")
+#: Every role sees what its own connections wait for; a commit that waits for a standby that is there is over in
+#: milliseconds. Ours wait whatever synchronous_commit says.
 _WAITS_FOR_STANDBY = text(
-    "SELECT current_setting('synchronous_standby_names') <> '' "
-    "AND (NOT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum')) "
-    "OR EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' "
-    "AND query_start < clock_timestamp() - interval '1 second'))"
+    f"SELECT {_NEEDED} > {_STREAMING} OR {_NEEDED} > 0 "  # noqa: S608 -- constants of ours
+    "AND EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' "
+    "AND query_start < clock_timestamp() - interval '1 second')"
 )
-
-#: How many standbys confirm commits, as far as the role may see, and whether commits wait for any.
-_SYNCHRONOUS_STANDBYS = text(
-    "SELECT CASE WHEN current_setting('synchronous_standby_names') = '' THEN -1 ELSE count(*) END "
-    "FROM pg_stat_replication WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum')"
-)
-_COMMITS_DO_NOT_WAIT = -1
 
 #: How revisions are numbered.
 _REVISION = re.compile(r"[0-9]{4}")
@@ -163,21 +162,28 @@ def waits_for_standby(session: Session) -> bool:
 
 def synchronous_standbys(session: Session) -> int:
     """Count the standbys that confirm commits: none where commits wait for nobody, and of what is not PostgreSQL."""
-    return max(0, _count_synchronous_standbys(session))
+    needed, streaming = _count_standbys(session)
+    return streaming if needed else 0
 
 
 def why_not_replicated(session: Session) -> str | None:
     """Say why what is committed would be gone with the machine of the database, if so."""
-    found = _count_synchronous_standbys(session)
-    if found == _COMMITS_DO_NOT_WAIT:
+    needed, streaming = _count_standbys(session)
+    if not needed:
         return "not replicated: commits wait for no standby (synchronous_standby_names is empty)"
-    return None if found else "not replicated: no synchronous standby streams"
+    if not streaming:
+        return "not replicated: no synchronous standby streams"
+    return (
+        None if streaming >= needed else f"not replicated: commits wait for {needed} standbys, and {streaming} streams"
+    )
 
 
-def _count_synchronous_standbys(session: Session) -> int:
+def _count_standbys(session: Session) -> tuple[int, int]:
+    """Say for how many standbys a commit waits, and how many there are that it may wait for."""
     if session.get_bind().dialect.name != "postgresql":
-        return _COMMITS_DO_NOT_WAIT
-    return int(session.scalar(_SYNCHRONOUS_STANDBYS) or 0)
+        return 0, 0
+    found = session.execute(_STANDBYS).one()
+    return found.needed, found.streaming
 
 
 def _require_privileges(session: Session) -> None:

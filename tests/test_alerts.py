@@ -368,3 +368,13 @@ def test_an_alert_fires_beyond_its_threshold(name: str, tmp_path: Path) -> None:
 def test_an_alert_is_quiet_on_its_threshold(name: str, tmp_path: Path) -> None:
     threshold = THRESHOLDS[name]
     assert_fires(tmp_path, [*series_of(threshold.quiet), PRESENT], (), minute=threshold.minute)
+
+
+@with_promtool
+def test_after_a_restart_what_was_verified_before_it_counts(tmp_path: Path) -> None:
+    """The time of the last one begins with 0 again; what a stranger sends does not make it the first that fails."""
+    series = [*series_of({REFUSED % "c": "0+1x70", VERIFIED: "3000x52 0x20"}), PRESENT]
+    assert_fires(tmp_path, series, {"NotifyauthSignatureFails"}, minute=65)
+    assert_fires(tmp_path, series, {"NotifyauthSignatureFails"}, minute=78)
+    longer = [*series_of({REFUSED % "c": "0+1x99", VERIFIED: "3000x52 0x50"}), PRESENT]
+    assert_fires(tmp_path, longer, {"NotifyauthSignatureFails", "NotifyauthAllSignaturesFail"}, minute=90)

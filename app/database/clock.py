@@ -42,3 +42,8 @@ def clock_lead(session: Session) -> timedelta:
     asked_at = machine_time()
     (shown,) = execute(connection, clock_query(connection))
     return lead(shown, asked_at=asked_at)
+
+
+def database_now(session: Session) -> datetime:
+    """Say what the database's clock shows: how late it is for what is due by it."""
+    return machine_time() + clock_lead(session)

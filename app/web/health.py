@@ -20,6 +20,7 @@ from app import call_statements, metrics, tokens
 from app.alipay.keyring import KeyringError
 from app.alipay.keyring_digest import keyring_digest
 from app.database import DatabaseUnavailableError
+from app.database.clock import database_now
 from app.events import backlog
 from app.events.backlog import Backlog
 from app.events.endpoints import EndpointsError
@@ -162,8 +163,7 @@ class _LookedUp(Collector):
         call_due = GaugeMetricFamily(
             "notifyauth_calls_due_oldest_seconds", "How long the call to Alipay has waited that is due the longest."
         )
-        waited = 0.0 if found.call_due_at is None else (datetime.now(UTC) - found.call_due_at).total_seconds()
-        call_due.add_metric([], max(0.0, waited))
+        call_due.add_metric([], found.call_due_seconds)
         yield call_due
         ending = GaugeMetricFamily(
             "notifyauth_tokens_ending",
@@ -188,8 +188,8 @@ class _Found:
     failed: int
     runs: Mapping[str, datetime | None]
     backlog: Backlog
-    #: When the most urgent call is due.
-    call_due_at: datetime | None
+    #: For how long the call has been due that is due the longest.
+    call_due_seconds: float
     #: How many tokens end within each of some times, and were not refreshed.
     tokens_ending: Mapping[str, int]
     #: `None` where commits need not outlive the machine of the database.
@@ -203,10 +203,15 @@ def _look(session: Session, *, endpoints: Collection[str], is_replicated: bool) 
         failed_count(session),
         last_runs(session),
         backlog.look(session, endpoints, now=now),
-        call_statements.oldest_due_at(session),
+        _call_due_seconds(session),
         tokens.ending_unrefreshed(session, now=now),
         synchronous_standbys(session) if is_replicated else None,
     )
+
+
+def _call_due_seconds(session: Session) -> float:
+    due_at = call_statements.oldest_due_at(session)
+    return 0.0 if due_at is None else max(0.0, (database_now(session) - due_at).total_seconds())
 
 
 def _condition_families(checks: Mapping[str, str]) -> Iterator[Metric]:

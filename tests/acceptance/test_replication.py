@@ -20,7 +20,17 @@ from tests.acceptance.server import a_free_port
 from tests.acceptance.site import API_KEY, Machine, Site, a_site
 from tests.conftest import migrate
 from tests.integration.network import a_network_to
-from tests.replicas import HOST, SYNCHRONOUS, Node, Replicas, is_listening, running_replicas, service_url, wait_until
+from tests.replicas import (
+    HOST,
+    NAMES,
+    SYNCHRONOUS,
+    Node,
+    Replicas,
+    is_listening,
+    running_replicas,
+    service_url,
+    wait_until,
+)
 from tests.soak.ledger import Ledger
 from tests.soak.lives import Life
 from tests.soak.load import load
@@ -109,6 +119,22 @@ def test_while_no_standby_answers_nothing_is_acknowledged(replicas: Replicas, si
     for each in (draft, cancelled):
         deliver_until_acknowledged(site, machine, each)
     assert on_record(site, "s-away", "s-cancelled") == 2
+
+
+def test_a_service_is_not_ready_while_one_of_two_standbys_that_must_confirm_is_away(
+    replicas: Replicas, machine: Machine
+) -> None:
+    """No delivery need come to find that out: a balancer is told before."""
+    replicas.set_synchronous(f"ANY 2 ({', '.join(NAMES)})")
+    lost = replicas.standbys()[0]
+    lost.stop()
+    replicas.lost.append(lost)
+    wait_until(lambda: machine.checks()["database"] == WAITS, "the service says that commits wait")
+    assert not machine.is_ready()
+    lost.start()
+    replicas.lost.remove(lost)
+    wait_until(machine.is_ready, "the service is ready")
+    replicas.set_synchronous(SYNCHRONOUS)
 
 
 def test_what_no_standby_had_to_confirm_is_lost_with_the_primary(

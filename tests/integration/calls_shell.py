@@ -111,7 +111,7 @@ def _begun(call: Call, key: AuthStateKey) -> BegunAttempt:
 
 @contextmanager
 def a_call_shell(
-    database_url: str, keyring_path: Path, folder: Path, *, gateway: str = NO_GATEWAY
+    database_url: str, keyring_path: Path, folder: Path, *, gateway: str = NO_GATEWAY, **settings: str
 ) -> Iterator[CallShell]:
     """A shell of a service whose one client has this gateway."""
     text = keyring_path.read_text()
@@ -119,7 +119,7 @@ def a_call_shell(
         (folder / name).write_bytes(keyring_path.with_name(name).read_bytes())
     path = folder / "keyring.toml"
     path.write_text(text.replace("merchant_private_key", f'gateway = "{gateway}"\nmerchant_private_key'))
-    environ = an_environ(database_url, path)
+    environ = an_environ(database_url, path, **settings)
     shell = CallShell(create_app(environ), path, environ)
     yield shell
     shell.service.database.close()

@@ -11,12 +11,12 @@ from pathlib import Path
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from app.database import Database, DatabaseUnavailableError
 from app.database.pipeline import Statement, execute
-from app.preflight import synchronous_standbys
+from app.preflight import _STANDBYS, synchronous_standbys, waits_for_standby, why_not_replicated
 from app.receiver import Receipt
 from app.simulator.draft import authcode_created, token_canceled, token_created
 from app.simulator.keys import make_sandbox
@@ -192,6 +192,7 @@ def test_commits_that_do_not_wait_for_a_standby_that_is_named_do_not_last(url: s
     assert "synchronous_commit" not in database.unsafe_durability_settings()
     set_standby(admin, "nobody")
     try:
+        wait_until_named(database, "nobody")
         assert database.unsafe_durability_settings()["synchronous_commit"] == "local"
     finally:
         set_standby(admin, "")
@@ -281,6 +282,46 @@ def test_a_service_told_to_be_replicated_is_ready_only_where_a_standby_confirms_
     finally:
         set_standby(admin, "")
     service.database.close()
+
+
+@pytest.mark.parametrize(
+    ("names", "needed"),
+    [
+        ("", 0),
+        ("*", 1),
+        ("a, b", 1),
+        ("1 (a)", 1),
+        ("ANY 2 (a, b, c)", 2),
+        ("any 2(*)", 2),
+        ("FIRST 3 (a, b, c)", 3),
+        ("2 (a, b)", 2),
+        ('"2 (a", b', 1),
+    ],
+)
+def test_for_how_many_standbys_commits_wait_is_read_as_postgresql_reads_it(
+    stage: Stage, admin: psycopg.Connection, names: str, needed: int
+) -> None:
+    def said(session: Session) -> str:
+        return why_not_replicated(session) or ""
+
+    set_standby(admin, names)
+    try:
+        wait_until_named(stage.database, names)
+        found = stage.database.run(lambda session: session.execute(_STANDBYS).one(), read_only=True)
+        assert (found.needed, found.streaming) == (needed, 0)
+        assert stage.database.run(waits_for_standby, read_only=True) == (needed > 0)
+        assert ("is empty" in stage.database.run(said, read_only=True)) == (needed == 0)
+    finally:
+        set_standby(admin, "")
+
+
+def wait_until_named(database: Database, names: str) -> None:
+    """Return once the server has read its settings anew, which it does in its own time."""
+    shown = text("SHOW synchronous_standby_names")
+    deadline = time.monotonic() + 30
+    while database.run(lambda session: session.scalar(shown), read_only=True) != names:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def database_said(service: Service, is_so: Callable[[str], bool]) -> dict[str, str]:

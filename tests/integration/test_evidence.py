@@ -152,3 +152,12 @@ def test_evidence_and_reasons_are_for_token_keys_only(guarded: Flask, keyring_pa
         assert http.get(path, key="other-key").status_code == 200
     assert REASON not in http.get(f"{AUTHORIZATIONS}?state=canceled").text
     http.service.database.close()
+
+
+def test_the_signed_string_is_shown_in_the_characters_of_the_wallet(shell: Shell) -> None:
+    shell.ask("authorizations", "consult", "s-1")
+    shell.notify(authcode_created("s-1", "code"))
+    shell.notify(token_created("s-1", "token"))
+    shell.notify(token_canceled("token", "\u592a\u8d35"))
+    shown = shell.ask("authorizations", "evidence", "s-1", "--reveal")
+    assert '"\u592a\u8d35"' in shown.partition("walletReason")[0]

@@ -80,10 +80,18 @@ def _print_evidence(found: Evidence, *, is_revealed: bool) -> None:
         click.echo()
         print_facts({**_facts_of_move(proven), **_facts_of_proof(proven)})
         if is_revealed and proven.proof is not None:
-            click.echo(f"signed:\n{plain(proven.proof.signed.decode('latin-1'))}")
+            click.echo(f"signed:\n{plain(_text(proven.proof.signed))}")
     if is_revealed and found.cancellation is not None:
         click.echo()
         print_facts({name: found.cancellation[name] for name in ("walletReason", "merchantReason")})
+
+
+def _text(signed: bytes) -> str:
+    """Show the signed string; one that is no UTF-8, as a header may make it, byte by byte."""
+    try:
+        return signed.decode()
+    except UnicodeDecodeError:
+        return signed.decode("latin-1")
 
 
 def _facts_of_move(proven: ProvenMove) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """`flask calls show`: one call, how it ended or why it is repeated, what is to be done, and every attempt."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from uuid import UUID
 
 import click
@@ -15,6 +14,7 @@ from app.cli.calls.explanations import explain, what_to_do
 from app.cli.calls.finding import find_call, id_argument
 from app.cli.current_service import look_up
 from app.cli.tables import moment, plain, print_facts, print_json, print_table
+from app.database.clock import database_now
 from app.documents import Document
 from app.models import Authorization, Call, CallAttempt
 
@@ -32,16 +32,17 @@ def show(call_id: UUID, *, as_json: bool) -> None:
     def document(session: Session) -> Document:
         call = find_call(session, call_id)
         authorization = session.get_one(Authorization, call.authorization_id)
-        explanation = explain(call, now=datetime.now(UTC))
+        explanation = explain(call, now=database_now(session))
         return {
             **documents.call_document(session, call, authorization),
             "explanation": explanation,
             "remedy": what_to_do(call),
         }
 
-    def whole(session: Session) -> tuple[Call, Authorization, Sequence[CallAttempt]]:
+    def whole(session: Session) -> tuple[str, Call, Authorization, Sequence[CallAttempt]]:
         call = find_call(session, call_id)
         return (
+            explain(call, now=database_now(session)),
             call,
             session.get_one(Authorization, call.authorization_id),
             call_statements.attempts_of(session, call.id),
@@ -50,8 +51,8 @@ def show(call_id: UUID, *, as_json: bool) -> None:
     if as_json:
         print_json(look_up(document))
         return
-    call, authorization, attempts = look_up(whole)
-    click.echo(explain(call, now=datetime.now(UTC)))
+    explanation, call, authorization, attempts = look_up(whole)
+    click.echo(explanation)
     to_do = what_to_do(call)
     if to_do is not None and to_do not in (call.reason or ""):
         click.echo(to_do)
