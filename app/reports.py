@@ -98,6 +98,7 @@ class PaymentResult:
 
     authorization_id: UUID
     result_code: str
+    result_status: str | None = None
     access_token: Secret | None = None
     requested_at: datetime | None = None
     name: ClassVar[str] = "payment-result"
@@ -108,6 +109,8 @@ Report = Consult | AboutAuthorization
 
 #: The one answer to a payment that says that its token is dead; others are about the user's account.
 DEAD_TOKEN = "INVALID_ACCESS_TOKEN"  # noqa: S105 -- a result code
+#: A payment that succeeded, and one whose outcome is not known: neither was refused.
+_NO_REFUSAL = frozenset({"S", "U"})
 _DEAD_TOKEN_REASON = "INVALID_ACCESS_TOKEN in a payment's result"  # noqa: S105 -- a reason
 
 
@@ -366,7 +369,9 @@ def _record_payment_result(work: UnitOfWork, authorization: Authorization, resul
     A result may come late, of a payment that was requested with an older token.
     """
     current = work.current_token(authorization)
-    if result.result_code != DEAD_TOKEN or current is None or authorizations.is_canceled(authorization):
+    if result.result_code != DEAD_TOKEN or result.result_status in _NO_REFUSAL:
+        return False
+    if current is None or authorizations.is_canceled(authorization):
         return False
     if result.access_token is not None:
         is_about_it = _own_token(work, authorization, result.access_token) is current

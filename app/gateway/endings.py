@@ -84,7 +84,9 @@ def _refused(call: Call, answer: Refused) -> Ending:
 
 _MAY_COME = {
     CallKind.EXCHANGE: "A TOKEN_CREATED may still bring the token.",
-    CallKind.REFRESH: "The user must authorize again before the token expires.",
+    CallKind.REFRESH: (
+        "Then the old access token is dead: where a payment is refused for it, the user must authorize again."
+    ),
 }
 
 

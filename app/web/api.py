@@ -270,6 +270,7 @@ def report_payment_result(authorization_id: UUID) -> Response:
         PaymentResult(
             authorization_id,
             body.result_code,
+            result_status=body.result_status,
             access_token=_secret(body.access_token),
             requested_at=body.requested_at,
         )

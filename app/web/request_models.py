@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 
@@ -235,6 +235,10 @@ def _describe_payment_result(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"required": [name], "properties": {name: said}} for name in ("accessToken", "requestedAt")]
 
 
+#: By how much the merchant's clock may be ahead of ours.
+_CLOCK_DIFFERENCE_MAX = timedelta(minutes=5)
+
+
 class PaymentResultBody(Body):
     """What a charge was answered, and with which token, or when, it was requested."""
 
@@ -251,6 +255,15 @@ class PaymentResultBody(Body):
             message = "name the accessToken of the payment, or when it was requestedAt: a result may come late"
             raise PydanticCustomError("no_subject", message)
         return self
+
+    @field_validator("requested_at")
+    @classmethod
+    def _require_past(cls, requested_at: datetime | None) -> datetime | None:
+        """Refuse a slip: a time to come is later than every token, so that the result would end any of them."""
+        if requested_at is not None and requested_at > datetime.now(UTC) + _CLOCK_DIFFERENCE_MAX:
+            message = "a payment that is yet to be requested has no result: see the unit, and the clock"
+            raise PydanticCustomError("in_the_future", message)
+        return requested_at
 
 
 class AuthcodeBody(Body):

@@ -517,6 +517,14 @@ def test_a_result_that_is_not_of_the_current_token_changes_nothing(calling: Call
     assert (answer.status_code, answer.get_json()["state"]) == (200, "token_active")
 
 
+@pytest.mark.parametrize("status", ["S", "U"])
+def test_a_payment_that_was_not_refused_says_nothing_of_its_token(calling: CallingHttp, status: str) -> None:
+    document = calling.activate()
+    said = {"resultStatus": status, "accessToken": token_of(calling, document)}
+    answer = payment_result(calling, document, resultCode="INVALID_ACCESS_TOKEN", **said)
+    assert (answer.status_code, answer.get_json()["state"]) == (200, "token_active")
+
+
 def test_a_result_is_judged_by_when_its_payment_was_requested(calling: CallingHttp) -> None:
     document = calling.activate()
     requested_at = datetime.now(UTC).isoformat()
@@ -534,6 +542,7 @@ def test_a_result_is_judged_by_when_its_payment_was_requested(calling: CallingHt
         ({"resultCode": "SUCCESS", "resultStatus": "X", "accessToken": "token-1"}, "resultStatus"),
         ({"resultCode": "SUCCESS", "requestedAt": "2026-11-22"}, "requestedAt"),
         ({"resultCode": "SUCCESS", "requestedAt": 1700000000}, "requestedAt"),
+        ({"resultCode": "INVALID_ACCESS_TOKEN", "requestedAt": "2126-11-22T12:00:00Z"}, "requestedAt"),
     ],
 )
 def test_a_result_without_its_subject_says_nothing(calling: CallingHttp, said: dict[str, Any], field: str) -> None:

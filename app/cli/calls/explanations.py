@@ -36,8 +36,8 @@ _UNANSWERED = {
         "more, which after the code's minute is likely to be refused: flask calls retry {id}"
     ),
     CallKind.REFRESH: (
-        "To ask Alipay for the same once more: flask calls retry {id}. If the refresh token is spent, the user must "
-        "authorize again before the token expires."
+        "To ask Alipay for the same once more: flask calls retry {id}. If that is refused, the old "
+        "access token may be dead: where a payment is refused for it, the user must authorize again."
     ),
     CallKind.REVOKE: "To ask Alipay for the same once more: flask calls retry {id}",
 }
