@@ -117,7 +117,11 @@ class Moment(click.ParamType[datetime]):
         if (age := _AGE.fullmatch(str(value))) is not None:
             return datetime.now(UTC) - int(age["number"]) * _UNITS[age["unit"]]
         if (time := read_time(str(value))) is None:
-            self.fail("it must be ISO 8601 with a zone, such as 2026-11-22T12:00:00+08:00, or an age in hours, days or weeks, such as 6h.", param, ctx)
+            self.fail(
+                "it must be ISO 8601 with a zone (2026-11-22T12:00:00+08:00), or an age in hours, days or weeks (6h).",
+                param,
+                ctx,
+            )
         return time
 
 
