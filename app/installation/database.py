@@ -1,6 +1,5 @@
 """Whether the database is one that the service can work on, and keeps what it has committed."""
 
-import re
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
+from app.installation.database_remedies import remedy_of
 from app.installation.findings import Finding, failed, ok, warning
 from app.preflight import (
     OK,
@@ -30,47 +30,6 @@ from app.wiring import Service
 #: Ages in minutes and deadlines in seconds are computed from both clocks.
 _CLOCK_DIFFERENCE_MAX = timedelta(seconds=5)
 
-#: What a driver or a server says, and what to do about it. The first that fits is meant.
-_REMEDIES = tuple(
-    (re.compile(said), remedy)
-    for said, remedy in (
-        (
-            r"system is (starting up|shutting down|in recovery|not (yet )?accepting)",
-            "wait until the server has started, or see its log",
-        ),
-        ("too many c|connection slots", "raise max_connections of the server, or use fewer processes, or a pool"),
-        ("password authentication failed", "the user or its password is wrong in FLASK_DATABASE_URL"),
-        ("no password supplied", "the password is missing in FLASK_DATABASE_URL: postgresql://user:password@host/name"),
-        (
-            "authentication failed|no pg_hba.conf entry",
-            "the server lets this user, address or database in only with an entry in pg_hba.conf",
-        ),
-        ('role ".*" does not exist', "there is no such user: correct it in FLASK_DATABASE_URL, or CREATE ROLE"),
-        ("not permitted to log in", "ALTER ROLE … LOGIN, or name another user in FLASK_DATABASE_URL"),
-        (
-            'database ".*" does not exist|no such database',
-            "there is no database of this name: correct what is behind the last / of FLASK_DATABASE_URL, or createdb",
-        ),
-        ("permission denied for database", "GRANT CONNECT ON DATABASE … TO the user of FLASK_DATABASE_URL"),
-        ("not currently accepting", "ALTER DATABASE … ALLOW_CONNECTIONS true, or name another in FLASK_DATABASE_URL"),
-        ("resolve|translate host", "the host's name in FLASK_DATABASE_URL is wrong, or the resolver does not know it"),
-        ("refused", "nobody listens at this host and port: start the server, or correct FLASK_DATABASE_URL"),
-        ("No such file", "there is no socket there: correct the host in FLASK_DATABASE_URL, or start the server"),
-        (r"\bSSL\b|certificate", "correct sslmode and the certificates in FLASK_DATABASE_URL"),
-        (
-            r"timed? ?out|in time|[Tt]imeout|unreachable|No route",
-            "the host does not answer: its address or port in FLASK_DATABASE_URL, a firewall, or the server",
-        ),
-        # SQLite.
-        ("is full", "make room where the file is: nothing can be stored on a full disk"),
-        ("is locked", "another program holds the file: end it, a backup or a shell of SQLite for example"),
-        (
-            "malformed|disk I/O",
-            "the file or its disk is damaged: restore a backup, as docs/backup-and-restore.md says",
-        ),
-        ("unable to open", "run the doctor as the account of the service, or correct the file's owner and mode"),
-    )
-)
 #: How every file of SQLite begins.
 _MAGIC = b"SQLite format 3\0"
 
@@ -91,7 +50,7 @@ def examine_database(service: Service) -> Iterator[Finding]:
         return
     except (DatabaseUnavailableError, SQLAlchemyError) as error:
         cause = error.cause if isinstance(error, DatabaseUnavailableError) else name_of(error)
-        yield failed("database", f"{asked} is unreachable: {cause}", _remedy(cause))
+        yield failed("database", f"{asked} is unreachable: {cause}", remedy_of(cause))
         return
     yield ok("database", f"{asked}: {version}, {encoding}")
     if difference is not None:
@@ -103,11 +62,7 @@ def examine_database(service: Service) -> Iterator[Finding]:
             yield failed("database", error.cause)
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             cause = error.cause if isinstance(error, DatabaseUnavailableError) else name_of(error)
-            yield failed("database", cause, _remedy(cause))
-
-
-def _remedy(cause: str) -> str:
-    return next((remedy for said, remedy in _REMEDIES if said.search(cause)), "")
+            yield failed("database", cause, remedy_of(cause))
 
 
 def _why_not_opened(file: Path | None) -> Finding | None:

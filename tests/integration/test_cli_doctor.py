@@ -20,6 +20,7 @@ from app.alipay.keyring import load_private_key
 from app.alipay.keyring_digest import keyring_digest
 from app.database import Database
 from app.installation import database
+from app.installation.database_remedies import remedy_of
 from app.leases import Leases
 from app.quarantine import Refused
 from app.simulator.draft import authcode_created, token_canceled
@@ -396,8 +397,16 @@ def test_what_is_wrong_in_a_url_is_named(
         ("FATAL:  the database system is in recovery mode", "wait until the server has started"),
         ("FATAL:  the database system is not accepting connections", "wait until the server has started"),
         ("FATAL:  sorry, too many clients already", "max_connections"),
-        ('FATAL:  too many connections for role "n"', "max_connections"),
-        ('FATAL:  too many connections for database "n"', "max_connections"),
+        ("FATAL:  sorry, too many clients already", "fewer --workers"),
+        ('FATAL:  too many connections for role "n"', "ALTER ROLE … CONNECTION LIMIT"),
+        ('FATAL:  too many connections for role "n"', "fewer --workers"),
+        ('FATAL:  too many connections for database "n"', "ALTER DATABASE … CONNECTION LIMIT"),
+        ("FATAL:  no more connections allowed (max_client_conn)", "max_client_conn"),
+        (
+            'FATAL: too many connections for role "n". Multiple: FATAL: role "n" has gone; x "y" does not exist',
+            "CONNECTION LIMIT",
+        ),
+        ('FATAL:  role "n" does not exist', "there is no such user"),
         ("FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute", "max_connections"),
         ('FATAL:  Peer authentication failed for user "n"', "pg_hba.conf"),
         ('FATAL:  role "n" is not permitted to log in', "ALTER ROLE … LOGIN"),
@@ -415,8 +424,8 @@ def test_what_is_wrong_in_a_url_is_named(
     ],
 )
 def test_the_remedy_follows_from_what_the_server_says(cause: str, remedy: str) -> None:
-    assert remedy in database._remedy(cause)  # noqa: SLF001 -- a server with passwords takes long to make
-    assert bool(remedy) is bool(database._remedy(cause))  # noqa: SLF001 -- as above
+    assert remedy in remedy_of(cause)
+    assert bool(remedy) is bool(remedy_of(cause))
 
 
 def test_a_wrong_path_is_named(tmp_path: Path, keyring_path: Path) -> None:
