@@ -277,8 +277,9 @@ class CallRunner:
         for job, answer in ended:
             self._in_flight.pop(job.call_id, None)
             metrics.CALL_ATTEMPTS.inc(job.kind, _outcome(answer))
+        answers = {job.call_id: answer for job, answer in ended}
         for each in done:
-            _count_and_log(each, now=now)
+            _count_and_log(each, now=now, answer=answers.get(each.call.id))
             if each.recorded is not None:
                 receiver.note_resumed(each.recorded)
 
@@ -377,7 +378,7 @@ def _outcome(answer: Answer) -> str:
             return "unknown"
 
 
-def _count_and_log(ended: EndedCall, *, now: datetime) -> None:
+def _count_and_log(ended: EndedCall, *, now: datetime, answer: Answer | None = None) -> None:
     call = ended.call
     fields = {
         "call": call.id,
@@ -387,7 +388,11 @@ def _count_and_log(ended: EndedCall, *, now: datetime) -> None:
         "result_code": call.result_code,
         "authorization": call.authorization_id,
     }
-    _log.log(logging.WARNING if call.status in _BAD else logging.INFO, "call answered", extra=fields)
+    if answer is None or (isinstance(answer, Unknown) and answer.http_status is None):
+        why = call.reason if answer is None else answer.why
+        _log.warning("call not answered", extra={**fields, "reason": why})
+    else:
+        _log.log(logging.WARNING if call.status in _BAD else logging.INFO, "call answered", extra=fields)
     if ended.is_over:
         metrics.CALLS.inc(call.kind, call.status)
     if call.status == CallStatus.DONE and ended.code_received_at is not None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from app.config import Settings
 from app.database import Database
+from app.installation.calls import examine_calls
 from app.installation.database import examine_database
 from app.installation.findings import Finding, Status
 from app.installation.keys import examine_keyring, examine_vault
@@ -39,3 +40,5 @@ def _examine(service: Service, *, now: datetime) -> Iterator[Finding]:
         yield from examine_traffic(service, now=now)
     yield from examine_endpoints(service, now=now, is_database_usable=is_usable)
     yield from examine_gateways(service)
+    if is_usable:
+        yield from examine_calls(service, now=now)

@@ -33,8 +33,12 @@ def examine_keyring(service: Service) -> Iterator[Finding]:
 
 
 def _fingerprints(client: Client) -> str:
+    """Name Alipay's, which are to be compared with the dashboard, and the merchant's own, which Alipay has to have."""
     versions = sorted(client.alipay_public_keys.items())
-    return ", ".join(f"version {version} {fingerprint(key)}" for version, keys in versions for key in keys)
+    named = [f"version {version} {fingerprint(key)}" for version, keys in versions for key in keys]
+    if client.merchant_private_key is not None:
+        named.append(f"the merchant's own {fingerprint(client.merchant_private_key.public_key())}")
+    return ", ".join(named)
 
 
 def _own_keys(keyring: Keyring) -> Iterator[Finding]:
