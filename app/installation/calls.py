@@ -12,7 +12,7 @@ from app.alipay.keyring import Client, KeyringError, fingerprint
 from app.gateway.endings import remedy
 from app.installation.findings import Finding, failed, ok, warning
 from app.models import Call
-from app.vocabulary import CallKind, CallStatus
+from app.vocabulary import CallStatus
 from app.wiring import Service
 
 #: Of each client. They are found by an index, however many calls there are.
@@ -25,7 +25,7 @@ _OF_THE_KEY = {"INVALID_SIGNATURE", "KEY_NOT_FOUND"}
 
 _OUTCOMES = {CallStatus.DONE, CallStatus.FAILED, CallStatus.UNDETERMINED}
 
-CallRow = Row[tuple[CallKind | str, CallStatus | str, str | None, str | None, datetime, int]]
+CallRow = Row[str, str, str | None, str | None, datetime, int]
 
 
 def examine_calls(service: Service, *, now: datetime) -> Iterator[Finding]:
@@ -71,9 +71,9 @@ def _remedy(client: Client, call: CallRow) -> str:
     if call.result_code in _OF_THE_KEY and key is not None:
         own = fingerprint(key.public_key())
         return (
-            f"most likely merchant_private_key of the keyring, whose public half is {own}, is not the one that "
-            "is registered with Alipay: register that public half in Antom Dashboard, or put the key that is registered "
-            "into the keyring, and kill -HUP; flask keys show names the fingerprints"
+            f"most likely merchant_private_key of the keyring, whose public half is {own}, is not the one that is "
+            "registered with Alipay: register that public half in Antom Dashboard, or put the registered key into the "
+            "keyring, and kill -HUP; flask keys show names the fingerprints"
         )
     return remedy(call.kind, call.result_code)
 

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import text
@@ -10,13 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
+from app.database.condition import STANDBY
 from app.installation.database_remedies import remedy_of
 from app.installation.findings import Finding, failed, ok, warning
 from app.preflight import (
     OK,
     IncompleteTablesError,
     MissingPrivilegesError,
-    NoDatabaseFileError,
     NoSchemaError,
     NotMigratedError,
     OutdatedReleaseError,
@@ -38,7 +39,7 @@ def examine_database(service: Service) -> Iterator[Finding]:
     """Look at the database as the start of the service does, and at more of it, and change nothing."""
     asked = service.settings.database_asked
     if not service.database.is_there():
-        yield failed("database", str(NoDatabaseFileError(service.settings.sqlite_file or Path())))
+        yield failed("database", str(service.no_database_file))
         return
     if (problem := _why_not_opened(service.settings.sqlite_file)) is not None:
         yield problem
@@ -116,7 +117,7 @@ def _examine_tables(service: Service) -> Iterator[Finding]:
     try:
         found = service.database.run(check_database, read_only=True)
     except NotMigratedError as error:
-        yield failed("migrated", f"run flask db upgrade: {error}")
+        yield failed("migrated", str(error))
     except OutdatedReleaseError as error:
         yield failed("migrated", str(error))
     except IncompleteTablesError as error:
@@ -130,7 +131,7 @@ def _examine_tables(service: Service) -> Iterator[Finding]:
 
 def _examine_writing(service: Service) -> Iterator[Finding]:
     if (reason := service.database.why_not_writable()) is not None:
-        yield failed("writable", reason, "unfreeze it, free its disk, or point FLASK_DATABASE_URL at the primary")
+        yield failed("writable", reason, service.database.run(partial(_how_to_unfreeze, reason=reason), read_only=True))
     else:
         yield ok("writable")
     if service.database.run(waits_for_standby, read_only=True):
@@ -140,6 +141,39 @@ def _examine_writing(service: Service) -> Iterator[Finding]:
         yield service.database.run(_replicated, read_only=True)
     elif not service.settings.uses_sqlite:
         yield ok("standby", "no commit waits for one that is not there")
+
+
+#: Where a setting comes from, as PostgreSQL names it, and how it is taken back there.
+_UNFREEZE = {
+    "database": 'it is frozen by a setting of the database: ALTER DATABASE "{database}" RESET {name}',
+    "user": 'it is frozen by a setting of the role: ALTER ROLE "{role}" RESET {name}',
+    "database user": (
+        'it is frozen by a setting of the role here: ALTER ROLE "{role}" IN DATABASE "{database}" RESET {name}'
+    ),
+    "global": "it is frozen by a setting of all roles: ALTER ROLE ALL RESET {name}",
+    "client": "it is frozen by an option of the connection: take {name} out of FLASK_DATABASE_URL and PGOPTIONS",
+}
+_FROZEN_BY_SERVER = (
+    "it is frozen by a setting of the server: take {name} out of its configuration (ALTER SYSTEM RESET, or "
+    "postgresql.conf), and reload it"
+)
+_FROZEN = text(
+    "SELECT source, setting, name, current_user AS role, current_database() AS database "
+    "FROM pg_settings WHERE name = 'default_transaction_read_only'"
+)
+
+
+def _how_to_unfreeze(session: Session, reason: str) -> str:
+    """Say what makes a database writable that is not."""
+    if session.get_bind().dialect.name == "sqlite":
+        return "free its disk, correct the owner and the mode of the file, or correct FLASK_DATABASE_URL"
+    if reason == STANDBY:
+        return "point FLASK_DATABASE_URL at the primary, or promote this one: SELECT pg_promote()"
+    found = session.execute(_FROZEN).one()
+    if found.setting != "on":
+        return "unfreeze it, or point FLASK_DATABASE_URL at the primary"
+    how = _UNFREEZE.get(found.source, _FROZEN_BY_SERVER)
+    return f"{how.format(name=found.name, role=found.role, database=found.database)}; see first why it was set"
 
 
 def _replicated(session: Session) -> Finding:
@@ -154,7 +188,7 @@ def _examine_durability(service: Service) -> Iterator[Finding]:
     found = service.database.unsafe_durability_settings()
     if service.settings.uses_sqlite and (mode := found.pop("journal_mode", None)) is not None:
         yield warning("durable", f"the file is in journal mode {mode}", "the start of the service switches it to WAL")
-    if not found:
+    elif not found:
         yield ok("durable", "what is committed survives a power cut")
     for name, value in sorted(found.items()):
         said = f"{name} = {value}: a power cut may take back what was acknowledged"

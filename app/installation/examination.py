@@ -37,7 +37,8 @@ def _examine(service: Service, *, now: datetime) -> Iterator[Finding]:
     is_usable = any(each.part == "migrated" and each.status is not Status.FAILED for each in database)
     yield from examine_vault(service, is_database_usable=is_usable)
     if is_usable:
-        yield from examine_traffic(service, now=now)
+        is_writable = not any(each.part == "writable" and each.status is Status.FAILED for each in database)
+        yield from examine_traffic(service, now=now, is_writable=is_writable)
     yield from examine_endpoints(service, now=now, is_database_usable=is_usable)
     yield from examine_gateways(service)
     if is_usable:
