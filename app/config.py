@@ -158,6 +158,22 @@ class Settings:
         return self.database_url == _default_database_url(self.instance_path)
 
     @property
+    def uses_only_defaults(self) -> bool:
+        """Whether nothing is set that an installation has: so it is in the first steps, or where its file is not read.
+
+        What can be set beside that makes no installation.
+        """
+        is_default_keyring = self.keyring_path == self.instance_path / "keyring.toml"
+        return self.uses_default_database and is_default_keyring and not self.api_keys and not self.vault_keys
+
+    @property
+    def slip_for_database_url(self) -> str:
+        """The sentence about a name that is probably meant to be FLASK_DATABASE_URL, which is not set; or nothing."""
+        meant = ("FLASK_DATABASE_URL is probably meant.", "FLASK_DATABASE_URL_FILE is probably meant.")
+        slips = [each for each in self.warnings if each.endswith(meant)]
+        return slips[0] if slips and self.uses_default_database else ""
+
+    @property
     def sqlite_file(self) -> Path | None:
         """The file of an SQLite database; `None` where its URL names it in the manner of SQLite itself."""
         return _sqlite_file(self.database_url)
@@ -425,13 +441,15 @@ def _vault_keys(name: str, text: str) -> tuple[bytes, ...]:
 def _vault_key(name: str, text: str) -> bytes:
     try:
         key = base64.b64decode(text.strip(), validate=True)
+        found = f"one of {len(key)} bytes" if key else "one that is empty"
     except (binascii.Error, ValueError):
-        key = b""
+        key, found = b"", "one that is no base64 (a character was lost or added)"
     if len(key) != VAULT_KEY_BYTES:
         raise SettingError(
             name,
-            "must be comma-separated base64 of 32 bytes each: what this database was used with, or for a new database "
-            "one that you make with: flask keys new-vault-key",
+            f"must be comma-separated base64 of 32 bytes each, and has {found}: set what this database was used with, "
+            "for a new key opens nothing of it. Only for a database that was never used make one with: flask keys "
+            "new-vault-key",
         )
     return key
 

@@ -77,15 +77,30 @@ class NotMigratedError(Exception):
 
 
 class NoDatabaseFileError(NotMigratedError):
-    """There is no SQLite file where the setting says, or not yet: its path may be wrong."""
+    """There is no SQLite file where the setting says, or not yet: its path may be wrong.
 
-    def __init__(self, path: Path) -> None:
+    `slip` is a sentence about a name that is probably meant to be FLASK_DATABASE_URL. A migration is offered only where
+    nothing speaks for a mistake: elsewhere it would make an empty database in the wrong place.
+    """
+
+    def __init__(self, path: Path, *, is_default: bool = False, slip: str = "") -> None:
         super().__init__(None)
         self.path = path
-        folder = "" if path.parent.is_dir() else f", nor a folder {path.parent}"
-        self.args = (
-            f"There is no database {path}{folder}: correct FLASK_DATABASE_URL, or make it. Run: flask db upgrade",
+        has_folder = path.parent.is_dir()
+        said = f"There is no database {path}" + ("" if has_folder else f", nor a folder {path.parent}")
+        relative = (
+            f" The path in FLASK_DATABASE_URL is relative, and leads from here to {path.absolute()}: an absolute "
+            f"one has four slashes, sqlite:////{path}."
         )
+        if slip:
+            said += f", where it is if FLASK_DATABASE_URL is not set: {slip}"
+        elif has_folder or is_default:
+            said += ": correct FLASK_DATABASE_URL, or make it. Run: flask db upgrade"
+        elif path.is_absolute():
+            said += ": correct FLASK_DATABASE_URL, or for a new database make the folder first."
+        else:
+            said += "."
+        self.args = (said if path.is_absolute() or slip else f"{said.removesuffix('.')}.{relative}",)
 
 
 class OutdatedReleaseError(Exception):

@@ -258,10 +258,20 @@ class Service:
             self.database.check_pool()
             self._is_pool_checked = True
 
+    @property
+    def no_database_file(self) -> NoDatabaseFileError:
+        """The error that says of an SQLite file that is not there what is probably wrong."""
+        settings = self.settings
+        return NoDatabaseFileError(
+            settings.sqlite_file or Path(),
+            is_default=settings.uses_default_database,
+            slip=settings.slip_for_database_url,
+        )
+
     def _check_database(self) -> str:
         """Check the migration and the privileges. Raises what `check_database` raises."""
         if not self.database.is_there():
-            raise NoDatabaseFileError(self.settings.sqlite_file or Path())
+            raise self.no_database_file
         return self.database.run(check_database, read_only=True)
 
     def _why_not_confirmed(self) -> str | None:

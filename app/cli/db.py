@@ -20,7 +20,7 @@ from app.cli.tables import print_json
 from app.config import make_private_folder
 from app.database import name_of
 from app.models import REVISION
-from app.preflight import NoDatabaseFileError, NotMigratedError, OutdatedReleaseError, is_newer
+from app.preflight import NotMigratedError, OutdatedReleaseError, is_newer
 from app.release import migrations_folder
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def probe(*, as_json: bool) -> None:
 
     service = the_service()
     if not service.database.is_there():
-        raise NoDatabaseFileError(service.settings.sqlite_file or Path())
+        raise service.no_database_file
     found = []
     try:
         for finding in probe_engine(service.database.engine):
@@ -201,7 +201,7 @@ def _run(
 
     is_there = the_service().database.is_there()
     if is_to_be_there and not is_there:
-        raise NoDatabaseFileError(the_service().settings.sqlite_file or Path())
+        raise the_service().no_database_file
     config = Config()
     # A percent sign, as in an escaped password, would start an interpolation.
     for option, value in (

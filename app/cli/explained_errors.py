@@ -7,10 +7,10 @@ from app.alipay.keyring import KeyringError
 from app.cli.errors import SERVICE, Refusal, UsageProblem
 from app.cli.tables import plain
 from app.config import SettingError
-from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
+from app.database import DatabaseUnavailableError, UnfitDatabaseError, is_transient, name_of
 from app.events.endpoints import EndpointsError, UnknownEndpointError
 from app.index_key import WrongVaultKeyError
-from app.preflight import NotMigratedError, OutdatedReleaseError
+from app.preflight import NoDatabaseFileError, NotMigratedError, OutdatedReleaseError
 from app.report_errors import ClientNotInKeyringError, ClientNotNamedError, ReportRefusedError
 from app.vault import VaultError
 from app.vocabulary import NewerReleaseError
@@ -27,13 +27,23 @@ class DatabaseProblem(UsageProblem):
             case DatabaseUnavailableError():
                 problem, cause = "is unavailable", error.cause
             case _:
-                problem, cause = "refused to do this", name_of(error)
+                # What never answered, or refused the connection, has refused nothing of the command.
+                problem = "is unavailable" if is_transient(error) else "refused to do this"
+                cause = name_of(error)
         super().__init__(f"The database {_asked()} {problem}: {cause}.")
+
+
+_NOTHING_IS_SET = (
+    "No setting of the service is set here: if there is an environment file, such as systemd's EnvironmentFile, it was "
+    "not read."
+)
 
 
 def explained(error: Exception) -> click.ClickException | None:  # noqa: PLR0911 -- a return for each kind of error
     """Say an error that an operator can mend in a sentence; `None` of any other."""
     match error:
+        case KeyringError() | NoDatabaseFileError() if _uses_only_defaults():
+            return UsageProblem(f"{str(error).rstrip('.')}. {_NOTHING_IS_SET}")
         case (
             SettingError()
             | KeyringError()
@@ -65,6 +75,11 @@ def _for_shell(problem: str) -> str:
     for field in ("replaces", "authCode"):
         problem = problem.replace(f"in `{field}`", f'as "{field}" in a JSON object on stdin')
     return problem
+
+
+def _uses_only_defaults() -> bool:
+    service: Service | None = click.get_current_context().meta.get(SERVICE)
+    return service is not None and service.settings.uses_only_defaults
 
 
 def _asked() -> str:

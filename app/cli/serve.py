@@ -69,6 +69,12 @@ def serve(host: str, port: int, workers: int | None, threads: int, keep_alive: i
         the_service().open_all()
     the_service().database.close()
     settings = the_service().settings
+    if settings.uses_only_defaults:
+        click.echo(
+            "No setting of the service is set, so it runs on its defaults: if there is an environment file, such as "
+            "systemd's EnvironmentFile, it was not read.",
+            err=True,
+        )
     if not settings.api_keys:
         click.echo("No API key is set (FLASK_API_KEYS): the API refuses everyone.", err=True)
     # Imported late: no other command has a use for a server.

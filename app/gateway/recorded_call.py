@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app import metrics
+from app.alipay.call import Unknown
+from app.gateway.attempts import Answer
 from app.models import Call
 from app.reports import Recorded
 from app.vocabulary import CallStatus
@@ -27,8 +29,8 @@ class RecordedCall:
     code_received_at: datetime | None = None
 
 
-def count_and_log(recorded: RecordedCall, *, now: datetime) -> None:
-    """Say in the metrics and in the log how a call stands."""
+def count_and_log(recorded: RecordedCall, *, now: datetime, answer: Answer | None = None) -> None:
+    """Say in the metrics and in the log how a call stands, after the answer to an attempt or without one."""
     call = recorded.call
     fields = {
         "call": call.id,
@@ -38,7 +40,11 @@ def count_and_log(recorded: RecordedCall, *, now: datetime) -> None:
         "result_code": call.result_code,
         "authorization": call.authorization_id,
     }
-    _log.log(logging.WARNING if call.status in _BAD else logging.INFO, "call answered", extra=fields)
+    if answer is None or (isinstance(answer, Unknown) and answer.http_status is None):
+        why = call.reason if answer is None else answer.why
+        _log.warning("call not answered", extra={**fields, "reason": why})
+    else:
+        _log.log(logging.WARNING if call.status in _BAD else logging.INFO, "call answered", extra=fields)
     if recorded.is_counted:
         metrics.CALLS.inc(call.kind, call.status)
     if call.status == CallStatus.DONE and recorded.code_received_at is not None:

@@ -112,8 +112,9 @@ class UnrecordedAttempts:
         for each in ended:
             self._in_flight.pop(each.attempt.call_id, None)
             metrics.CALL_ATTEMPTS.inc(each.attempt.kind, _outcome(each.answer))
+        answers = {each.attempt.call_id: each.answer for each in ended}
         for call in recorded:
-            count_and_log(call, now=now)
+            count_and_log(call, now=now, answer=answers[call.call.id])
             if call.recorded is not None:
                 receiver.note_resumed(call.recorded)
 

@@ -1,9 +1,9 @@
 """Whether the database is one that the service can work on, and keeps what it has committed."""
 
-import re
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import text
@@ -11,12 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.database import DatabaseUnavailableError, UnfitDatabaseError, name_of
+from app.database.condition import STANDBY
+from app.installation.database_remedies import remedy_of
 from app.installation.findings import Finding, failed, ok, warning
 from app.preflight import (
     OK,
     IncompleteTablesError,
     MissingPrivilegesError,
-    NoDatabaseFileError,
     NoSchemaError,
     NotMigratedError,
     OutdatedReleaseError,
@@ -30,47 +31,6 @@ from app.wiring import Service
 #: Ages in minutes and deadlines in seconds are computed from both clocks.
 _CLOCK_DIFFERENCE_MAX = timedelta(seconds=5)
 
-#: What a driver or a server says, and what to do about it. The first that fits is meant.
-_REMEDIES = tuple(
-    (re.compile(said), remedy)
-    for said, remedy in (
-        (
-            r"system is (starting up|shutting down|in recovery|not (yet )?accepting)",
-            "wait until the server has started, or see its log",
-        ),
-        ("too many c|connection slots", "raise max_connections of the server, or use fewer processes, or a pool"),
-        ("password authentication failed", "the user or its password is wrong in FLASK_DATABASE_URL"),
-        ("no password supplied", "the password is missing in FLASK_DATABASE_URL: postgresql://user:password@host/name"),
-        (
-            "authentication failed|no pg_hba.conf entry",
-            "the server lets this user, address or database in only with an entry in pg_hba.conf",
-        ),
-        ('role ".*" does not exist', "there is no such user: correct it in FLASK_DATABASE_URL, or CREATE ROLE"),
-        ("not permitted to log in", "ALTER ROLE … LOGIN, or name another user in FLASK_DATABASE_URL"),
-        (
-            'database ".*" does not exist|no such database',
-            "there is no database of this name: correct what is behind the last / of FLASK_DATABASE_URL, or createdb",
-        ),
-        ("permission denied for database", "GRANT CONNECT ON DATABASE … TO the user of FLASK_DATABASE_URL"),
-        ("not currently accepting", "ALTER DATABASE … ALLOW_CONNECTIONS true, or name another in FLASK_DATABASE_URL"),
-        ("resolve|translate host", "the host's name in FLASK_DATABASE_URL is wrong, or the resolver does not know it"),
-        ("refused", "nobody listens at this host and port: start the server, or correct FLASK_DATABASE_URL"),
-        ("No such file", "there is no socket there: correct the host in FLASK_DATABASE_URL, or start the server"),
-        (r"\bSSL\b|certificate", "correct sslmode and the certificates in FLASK_DATABASE_URL"),
-        (
-            r"timed? ?out|in time|[Tt]imeout|unreachable|No route",
-            "the host does not answer: its address or port in FLASK_DATABASE_URL, a firewall, or the server",
-        ),
-        # SQLite.
-        ("is full", "make room where the file is: nothing can be stored on a full disk"),
-        ("is locked", "another program holds the file: end it, a backup or a shell of SQLite for example"),
-        (
-            "malformed|disk I/O",
-            "the file or its disk is damaged: restore a backup, as docs/backup-and-restore.md says",
-        ),
-        ("unable to open", "run the doctor as the account of the service, or correct the file's owner and mode"),
-    )
-)
 #: How every file of SQLite begins.
 _MAGIC = b"SQLite format 3\0"
 
@@ -79,7 +39,7 @@ def examine_database(service: Service) -> Iterator[Finding]:
     """Look at the database as the start of the service does, and at more of it, and change nothing."""
     asked = service.settings.database_asked
     if not service.database.is_there():
-        yield failed("database", str(NoDatabaseFileError(service.settings.sqlite_file or Path())))
+        yield failed("database", str(service.no_database_file))
         return
     if (problem := _why_not_opened(service.settings.sqlite_file)) is not None:
         yield problem
@@ -91,7 +51,7 @@ def examine_database(service: Service) -> Iterator[Finding]:
         return
     except (DatabaseUnavailableError, SQLAlchemyError) as error:
         cause = error.cause if isinstance(error, DatabaseUnavailableError) else name_of(error)
-        yield failed("database", f"{asked} is unreachable: {cause}", _remedy(cause))
+        yield failed("database", f"{asked} is unreachable: {cause}", remedy_of(cause))
         return
     yield ok("database", f"{asked}: {version}, {encoding}")
     if difference is not None:
@@ -103,11 +63,7 @@ def examine_database(service: Service) -> Iterator[Finding]:
             yield failed("database", error.cause)
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             cause = error.cause if isinstance(error, DatabaseUnavailableError) else name_of(error)
-            yield failed("database", cause, _remedy(cause))
-
-
-def _remedy(cause: str) -> str:
-    return next((remedy for said, remedy in _REMEDIES if said.search(cause)), "")
+            yield failed("database", cause, remedy_of(cause))
 
 
 def _why_not_opened(file: Path | None) -> Finding | None:
@@ -161,7 +117,7 @@ def _examine_tables(service: Service) -> Iterator[Finding]:
     try:
         found = service.database.run(check_database, read_only=True)
     except NotMigratedError as error:
-        yield failed("migrated", f"run flask db upgrade: {error}")
+        yield failed("migrated", str(error))
     except OutdatedReleaseError as error:
         yield failed("migrated", str(error))
     except IncompleteTablesError as error:
@@ -175,7 +131,7 @@ def _examine_tables(service: Service) -> Iterator[Finding]:
 
 def _examine_writing(service: Service) -> Iterator[Finding]:
     if (reason := service.database.why_not_writable()) is not None:
-        yield failed("writable", reason, "unfreeze it, free its disk, or point FLASK_DATABASE_URL at the primary")
+        yield failed("writable", reason, service.database.run(partial(_how_to_unfreeze, reason=reason), read_only=True))
     else:
         yield ok("writable")
     if service.database.run(waits_for_standby, read_only=True):
@@ -185,6 +141,39 @@ def _examine_writing(service: Service) -> Iterator[Finding]:
         yield service.database.run(_replicated, read_only=True)
     elif not service.settings.uses_sqlite:
         yield ok("standby", "no commit waits for one that is not there")
+
+
+#: Where a setting comes from, as PostgreSQL names it, and how it is taken back there.
+_UNFREEZE = {
+    "database": 'it is frozen by a setting of the database: ALTER DATABASE "{database}" RESET {name}',
+    "user": 'it is frozen by a setting of the role: ALTER ROLE "{role}" RESET {name}',
+    "database user": (
+        'it is frozen by a setting of the role here: ALTER ROLE "{role}" IN DATABASE "{database}" RESET {name}'
+    ),
+    "global": "it is frozen by a setting of all roles: ALTER ROLE ALL RESET {name}",
+    "client": "it is frozen by an option of the connection: take {name} out of FLASK_DATABASE_URL and PGOPTIONS",
+}
+_FROZEN_BY_SERVER = (
+    "it is frozen by a setting of the server: take {name} out of its configuration (ALTER SYSTEM RESET, or "
+    "postgresql.conf), and reload it"
+)
+_FROZEN = text(
+    "SELECT source, setting, name, current_user AS role, current_database() AS database "
+    "FROM pg_settings WHERE name = 'default_transaction_read_only'"
+)
+
+
+def _how_to_unfreeze(session: Session, reason: str) -> str:
+    """Say what makes a database writable that is not."""
+    if session.get_bind().dialect.name == "sqlite":
+        return "free its disk, correct the owner and the mode of the file, or correct FLASK_DATABASE_URL"
+    if reason == STANDBY:
+        return "point FLASK_DATABASE_URL at the primary, or promote this one: SELECT pg_promote()"
+    found = session.execute(_FROZEN).one()
+    if found.setting != "on":
+        return "unfreeze it, or point FLASK_DATABASE_URL at the primary"
+    how = _UNFREEZE.get(found.source, _FROZEN_BY_SERVER)
+    return f"{how.format(name=found.name, role=found.role, database=found.database)}; see first why it was set"
 
 
 def _replicated(session: Session) -> Finding:
@@ -199,7 +188,7 @@ def _examine_durability(service: Service) -> Iterator[Finding]:
     found = service.database.unsafe_durability_settings()
     if service.settings.uses_sqlite and (mode := found.pop("journal_mode", None)) is not None:
         yield warning("durable", f"the file is in journal mode {mode}", "the start of the service switches it to WAL")
-    if not found:
+    elif not found:
         yield ok("durable", "what is committed survives a power cut")
     for name, value in sorted(found.items()):
         said = f"{name} = {value}: a power cut may take back what was acknowledged"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from app.config import Settings
 from app.database import Database
+from app.installation.calls import examine_calls
 from app.installation.database import examine_database
 from app.installation.findings import Finding, Status
 from app.installation.keys import examine_keyring, examine_vault
@@ -36,6 +37,9 @@ def _examine(service: Service, *, now: datetime) -> Iterator[Finding]:
     is_usable = any(each.part == "migrated" and each.status is not Status.FAILED for each in database)
     yield from examine_vault(service, is_database_usable=is_usable)
     if is_usable:
-        yield from examine_traffic(service, now=now)
+        is_writable = not any(each.part == "writable" and each.status is Status.FAILED for each in database)
+        yield from examine_traffic(service, now=now, is_writable=is_writable)
     yield from examine_endpoints(service, now=now, is_database_usable=is_usable)
     yield from examine_gateways(service)
+    if is_usable:
+        yield from examine_calls(service, now=now)

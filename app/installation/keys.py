@@ -33,8 +33,12 @@ def examine_keyring(service: Service) -> Iterator[Finding]:
 
 
 def _fingerprints(client: Client) -> str:
+    """Name Alipay's, which are to be compared with the dashboard, and the merchant's own, which Alipay has to have."""
     versions = sorted(client.alipay_public_keys.items())
-    return ", ".join(f"version {version} {fingerprint(key)}" for version, keys in versions for key in keys)
+    named = [f"version {version} {fingerprint(key)}" for version, keys in versions for key in keys]
+    if client.merchant_private_key is not None:
+        named.append(f"the merchant's own {fingerprint(client.merchant_private_key.public_key())}")
+    return ", ".join(named)
 
 
 def _own_keys(keyring: Keyring) -> Iterator[Finding]:
@@ -53,16 +57,17 @@ def _own_keys(keyring: Keyring) -> Iterator[Finding]:
 
 
 def _shared_keys(keyring: Keyring) -> Iterator[Finding]:
-    """Name a key that stands for a client of the sandbox and for one of production: it is right for one of them."""
+    """Name a key that stands for several clients: Alipay has one for each, so it is right for one of them at most."""
     clients: dict[str, set[str]] = defaultdict(set)
     for client in keyring.clients.values():
         for keys in client.alipay_public_keys.values():
             for key in keys:
                 clients[fingerprint(key)].add(client.client_id)
     for found, ids in clients.items():
-        if len({is_sandbox(each) for each in ids}) > 1:
-            said = f"{' and '.join(sorted(ids))} have the same key {found}, and one is of the sandbox"
-            yield warning("keys", said, f"compare both with the dashboard, and {_COPY}")
+        if len(ids) > 1:
+            is_of_both = len({is_sandbox(each) for each in ids}) > 1
+            said = f"{' and '.join(sorted(ids))} have the same key {found}{', and one is of the sandbox' * is_of_both}"
+            yield warning("keys", said, f"compare each with the dashboard, and {_COPY}")
 
 
 def examine_vault(service: Service, *, is_database_usable: bool) -> Iterator[Finding]:
@@ -77,13 +82,19 @@ def examine_vault(service: Service, *, is_database_usable: bool) -> Iterator[Fin
             else:
                 yield ok("vault", f"no key yet: the first start makes {key_file}")
             return
+        if not settings.uses_sqlite and not settings.vault_keys and sealed is not None:
+            said = "FLASK_VAULT_KEYS is not set, and this database has been used with a vault key"
+            yield failed("vault", said, "set FLASK_VAULT_KEYS to that key: a new one would open nothing")
+            return
         sealer: Sealer = service.sealer
         if sealed is None:
             yield ok("vault", f"{len(sealer.key_ids)} can be read" + ("" if is_database_usable else "; not tried"))
             return
         index_key.unseal(sealer, sealed)
     except WrongVaultKeyError as error:
-        yield failed("vault", f"does not open: {error}", "see that this is the database that was meant, too")
+        is_set = ", ".join(service.sealer.key_ids)
+        remedy = f"see that this is the database that was meant, too; what is set are the vault keys {is_set}"
+        yield failed("vault", f"does not open: {error}", remedy)
     except SettingError as error:
         yield failed("vault", str(error))
     except DatabaseUnavailableError as error:

@@ -11,17 +11,13 @@ def examine_settings(settings: Settings) -> Iterator[Finding]:
     yield ok("settings", f"the database is {settings.database_asked}, the keyring {settings.keyring_path}")
     for each in settings.warnings:
         yield warning("settings", each.rstrip("."))
-    if _is_nothing_set(settings):
+    if settings.uses_only_defaults:
         yield warning(
             "environment",
             "no setting of the service is set here, so all of this is about the defaults",
             "run the doctor with the environment of the service: set -a; . FILE; set +a, where FILE is what systemd "
-            "reads as EnvironmentFile; or with docker compose exec, kubectl exec",
+            "reads as EnvironmentFile; or with docker compose exec, kubectl exec. If the service starts so, start it "
+            "with that file: EnvironmentFile=FILE, or docker compose with env_file",
         )
     elif not settings.api_keys:
         yield warning("api_keys", "no API key is set, so the API refuses everyone", "set FLASK_API_KEYS")
-
-
-def _is_nothing_set(settings: Settings) -> bool:
-    is_default_keyring = settings.keyring_path == settings.instance_path / "keyring.toml"
-    return settings.uses_default_database and is_default_keyring and not settings.api_keys and not settings.vault_keys

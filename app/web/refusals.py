@@ -39,6 +39,7 @@ def note_refusal(status: int, code: str) -> None:
             "status": status,
             "asked": _path()[:_PATH_CHARACTERS_MAX],
             "listens_at": _notify_path(),
+            "remedy": _remedy(_path(), _notify_path(), status),
             **_who_asked(),
         }
         _log.warning("notification sent to where none is received", extra=fields)
@@ -46,6 +47,22 @@ def note_refusal(status: int, code: str) -> None:
     method = request.environ["REQUEST_METHOD"][:_METHOD_CHARACTERS_MAX]
     fields = {"status": status, "code": code, "method": method, "path": _path()[:_PATH_CHARACTERS_MAX], **_who_asked()}
     _log.warning("request refused", extra=fields)
+
+
+def _remedy(asked: str, listens_at: str, status: int) -> str:
+    """Say what to do about a notification that comes to another path than the one that is listened at."""
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return "register another URL: this path is of something else"
+    if asked != listens_at and asked.rstrip("/") == listens_at.rstrip("/"):
+        return (
+            "set FLASK_NOTIFY_PATH to the path that was asked, or register the URL with the slash as it is listened at"
+        )
+    if listens_at.endswith(asked):
+        return (
+            "let the proxy pass the whole path on; or set FLASK_NOTIFY_PATH to the path that was asked and "
+            "FLASK_PUBLIC_NOTIFY_PATH to the path of the registered URL"
+        )
+    return "set FLASK_NOTIFY_PATH to the path that was asked, or register the URL with the path that is listened at"
 
 
 def note_failure(status: int, message: str, what: Mapping[str, str]) -> None:

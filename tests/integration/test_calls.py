@@ -1,5 +1,6 @@
 """Calls to Alipay: an exchange within the minute, a refresh in time, a revoke until it is gone, whatever happens."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -144,13 +145,24 @@ def test_a_code_is_lost_within_its_minute_when_alipay_never_answers(calling: Cal
     assert call.attempts >= 7
 
 
-def test_a_gateway_that_cannot_be_reached_cannot_have_taken_the_code(calling: CallingStage) -> None:
+def test_a_gateway_that_cannot_be_reached_cannot_have_taken_the_code(
+    calling: CallingStage, caplog: pytest.LogCaptureFixture
+) -> None:
     issue_code(calling)
     calling.gateway.close()
-    with calling.running():
-        calling.forward_until(is_over(calling), step=timedelta(seconds=10))
+    logger = logging.getLogger("app")
+    logger.addHandler(caplog.handler)
+    try:
+        with calling.running():
+            calling.forward_until(is_over(calling), step=timedelta(seconds=10))
+    finally:
+        logger.removeHandler(caplog.handler)
     assert exchange(calling).status == "failed"
     assert calling.events()[-1] == "exchange_failed"
+    said = {each.message: each for each in caplog.records}
+    assert "call answered" not in said
+    assert said["call not answered"].levelname == "WARNING"
+    assert "It refused the connection." in vars(said["call not answered"])["reason"]
 
 
 def test_a_code_that_comes_too_late_is_reported_lost(calling: CallingStage) -> None:

@@ -18,9 +18,13 @@ from sqlalchemy import make_url, text
 from app import create_app, quarantine
 from app.alipay.keyring import load_private_key
 from app.alipay.keyring_digest import keyring_digest
+from app.cli.doctor import installation
 from app.database import Database
-from app.installation import database
+from app.events.endpoints import Endpoints
+from app.installation import Finding, Status, database, outside
+from app.installation.database_remedies import remedy_of
 from app.leases import Leases
+from app.preflight import NoDatabaseFileError
 from app.quarantine import Refused
 from app.simulator.draft import authcode_created, token_canceled
 from app.simulator.keys import MERCHANT_KEY_NAME, SANDBOX_CLIENT_ID
@@ -215,9 +219,11 @@ def test_an_environment_that_was_not_loaded_is_named(sqlite_shell: Shell, tmp_pa
         ("vault_keys", ()),
     ):
         object.__setattr__(settings, name, value)
+    let_a_worker_live(sqlite_shell.service)
+    assert "the service itself runs without a setting: a worker runs" in sqlite_shell.run("doctor").stdout
     row = found(sqlite_shell)["environment"]
-    assert "no setting of the service is set here" in row["problem"]
     assert "EnvironmentFile" in row["remedy"]
+    assert "no setting of the service is set here" in sqlite_shell.run("doctor").stdout
 
 
 # --- keyring and vault -----------------------------------------------------------------------------------------------
@@ -277,6 +283,17 @@ def test_one_key_for_sandbox_and_production_is_named(sqlite_url: str, keyring_pa
     row = found(shell)["keys"]
     shell.service.database.close()
     assert "and one is of the sandbox" in row["problem"]
+
+
+def test_one_key_for_two_clients_is_named(sqlite_url: str, tmp_path: Path) -> None:
+    public = json.dumps(public_pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
+    path = tmp_path / "two.toml"
+    path.write_text("".join(f"[clients.{each}]\nalipay_public_keys = {{1 = {public}}}\n" for each in ("5Y1", "5Y2")))
+    shell = a_shell(path, FLASK_DATABASE_URL=sqlite_url)
+    row = found(shell)["keys"]
+    shell.service.database.close()
+    assert row["status"] == "warning"
+    assert "5Y1 and 5Y2 have the same key SHA256:" in row["problem"]
 
 
 def weak(_: Path) -> str:
@@ -342,7 +359,9 @@ def test_vault_keys_that_are_not_set_for_postgresql_are_named(postgresql_url: st
     shell = a_shell(keyring_path, FLASK_DATABASE_URL=postgresql_url, FLASK_VAULT_KEYS="")
     _ = shell.service.database
     shell.service.database.run(lambda session: session.execute(text("INSERT INTO index_key VALUES (1, '\\x01')")))
-    assert "must be set when FLASK_DATABASE_URL is not SQLite" in failing(shell)["vault"][0]
+    problem, remedy = failing(shell)["vault"]
+    assert "FLASK_VAULT_KEYS is not set, and this database has been used with a vault key" in problem
+    assert "new-vault-key" not in problem + remedy
     shell.service.database.close()
 
 
@@ -396,8 +415,16 @@ def test_what_is_wrong_in_a_url_is_named(
         ("FATAL:  the database system is in recovery mode", "wait until the server has started"),
         ("FATAL:  the database system is not accepting connections", "wait until the server has started"),
         ("FATAL:  sorry, too many clients already", "max_connections"),
-        ('FATAL:  too many connections for role "n"', "max_connections"),
-        ('FATAL:  too many connections for database "n"', "max_connections"),
+        ("FATAL:  sorry, too many clients already", "fewer --workers"),
+        ('FATAL:  too many connections for role "n"', "ALTER ROLE … CONNECTION LIMIT"),
+        ('FATAL:  too many connections for role "n"', "fewer --workers"),
+        ('FATAL:  too many connections for database "n"', "ALTER DATABASE … CONNECTION LIMIT"),
+        ("FATAL:  no more connections allowed (max_client_conn)", "max_client_conn"),
+        (
+            'FATAL: too many connections for role "n". Multiple: FATAL: role "n" has gone; x "y" does not exist',
+            "CONNECTION LIMIT",
+        ),
+        ('FATAL:  role "n" does not exist', "there is no such user"),
         ("FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute", "max_connections"),
         ('FATAL:  Peer authentication failed for user "n"', "pg_hba.conf"),
         ('FATAL:  role "n" is not permitted to log in', "ALTER ROLE … LOGIN"),
@@ -415,16 +442,37 @@ def test_what_is_wrong_in_a_url_is_named(
     ],
 )
 def test_the_remedy_follows_from_what_the_server_says(cause: str, remedy: str) -> None:
-    assert remedy in database._remedy(cause)  # noqa: SLF001 -- a server with passwords takes long to make
-    assert bool(remedy) is bool(database._remedy(cause))  # noqa: SLF001 -- as above
+    assert remedy in remedy_of(cause)
+    assert bool(remedy) is bool(remedy_of(cause))
 
 
 def test_a_wrong_path_is_named(tmp_path: Path, keyring_path: Path) -> None:
     shell = a_shell(keyring_path, FLASK_DATABASE_URL=f"sqlite:///{tmp_path}/no/such.db")
     said = failing(shell)
     shell.service.database.close()
-    assert "correct FLASK_DATABASE_URL, or make it. Run: flask db upgrade" in said["database"][0]
+    assert "correct FLASK_DATABASE_URL, or for a new database make the folder first" in said["database"][0]
+    assert "flask db upgrade" not in said["database"][0]
     assert "there is no folder" in said["folder"][0]
+
+
+def test_a_path_with_a_slash_too_few_is_named(
+    tmp_path: Path, keyring_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell = a_shell(keyring_path, FLASK_DATABASE_URL="sqlite:///srv/data/n.db")
+    said = failing(shell)["database"][0]
+    shell.service.database.close()
+    assert f"is relative, and leads from here to {tmp_path}/srv/data/n.db" in said
+    assert "four slashes, sqlite:////srv/data/n.db" in said
+    assert "flask db upgrade" not in said
+
+
+def test_a_migration_is_offered_only_where_nothing_speaks_for_a_mistake(tmp_path: Path) -> None:
+    assert "Run: flask db upgrade" in str(NoDatabaseFileError(tmp_path / "n.db"))
+    assert "Run: flask db upgrade" in str(NoDatabaseFileError(tmp_path / "instance" / "n.db", is_default=True))
+    slip = "FLASK_DATABSE_URL is no setting and is ignored: FLASK_DATABASE_URL is probably meant."
+    said = str(NoDatabaseFileError(tmp_path / "n.db", is_default=True, slip=slip))
+    assert said.endswith(f"where it is if FLASK_DATABASE_URL is not set: {slip}")
 
 
 def test_a_database_that_takes_nothing_is_named(postgresql_url: str, keyring_path: Path) -> None:
@@ -434,10 +482,11 @@ def test_a_database_that_takes_nothing_is_named(postgresql_url: str, keyring_pat
         lambda session: session.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
     )
     shell.service.database.close()
+    assert found(shell)["worker"]["status"] == "warning"
     said, remedy = failing(shell)["writable"]
     shell.service.database.close()
     assert said == "read-only"
-    assert "at the primary" in remedy
+    assert f'ALTER DATABASE "{name}" RESET default_transaction_read_only' in remedy
 
 
 def test_a_database_that_is_not_replicated_is_named_where_it_should_be(
@@ -554,6 +603,30 @@ def test_a_clock_that_is_off_is_named(sqlite_shell: Shell, off: dict[str, float]
     assert status == "ok" or "timedatectl" in rows["clock"]["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("ages", "status", "said"),
+    [
+        ((3600, 3600, 3601), "failed", "came 3600 s after the request-time: this machine's clock is ahead by that, or"),
+        ((3600, 60000), "warning", "so they were redelivered"),
+    ],
+    ids=["the same", "different"],
+)
+def test_what_was_refused_for_its_age_may_be_our_clock(
+    shell: Shell, ages: tuple[int, ...], status: str, said: str
+) -> None:
+    now = datetime.now(UTC)
+    for age in ages:
+        delivery = a_delivery(request_time=now_ms(seconds=-age))
+        row = quarantine.sealed_row(shell.service.vault, Refused(delivery, "stale", True, {}, now))  # noqa: FBT003 -- as in the row
+        shell.service.database.run(partial(quarantine.keep, row=row, now=now))
+    clock = found(shell)["clock"]
+    assert clock["status"] == status
+    assert said in clock["problem"]
+    assert "unset FLASK_FRESHNESS_SECONDS" in clock["remedy"]
+    shell.receiver.receive(a_genuine_delivery(shell.keyring_path, token_canceled("t"), request_time=now_ms()))
+    assert found(shell)["clock"]["status"] == "ok"
+
+
 def test_what_was_refused_is_named(shell: Shell) -> None:
     refused = Refused(a_delivery(), "mismatch", is_known_client=True, headers={}, at=datetime.now(UTC))
     row = quarantine.sealed_row(shell.service.vault, refused)
@@ -606,6 +679,35 @@ def test_an_endpoint_whose_host_is_unknown_is_named(sqlite_url: str, keyring_pat
     shell = a_shell(keyring_path, FLASK_DATABASE_URL=sqlite_url, FLASK_ENDPOINTS=path)
     assert "its host no-such-host.invalid cannot be resolved" in failing(shell)["endpoint"][0]
     shell.service.database.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        ("It answered 404", "correct the path of its url"),
+        ("It answered 401", "compare secrets in endpoints.toml"),
+        ("It answered 403", "compare secrets in endpoints.toml"),
+        ("It answered 302, and redirects are not followed", "the url that it redirects to"),
+        ("It answered 500", "the log of the receiver"),
+        ("It refused the connection", "start the receiver, or correct host and port"),
+        ("Its name cannot be resolved", "correct the host"),
+        ("No connection could be made in time", "within ten seconds"),
+        ("something else", ""),
+    ],
+)
+def test_what_to_do_about_an_endpoint_follows_from_how_it_answered(error: str, remedy: str, tmp_path: Path) -> None:
+    path = endpoints_file(tmp_path, "https://shop.example/hooks/secret")
+    (endpoint,) = Endpoints.load(Path(path)).values()
+    said = outside.remedy_of(endpoint, error)
+    assert remedy in said
+    assert said.startswith("flask events test") is not bool(remedy)
+    assert said.endswith("flask events test shop tries it")
+    assert outside.where(endpoint) == "https://shop.example:443"
+
+
+def test_a_command_is_not_written_with_a_capital_letter() -> None:
+    finding = Finding("endpoint", Status.FAILED, "late", "flask events test shop tries it")
+    assert installation._line(finding) == "✗ endpoint: late. flask events test shop tries it"  # noqa: SLF001 -- what is printed
 
 
 def with_gateway(folder: Path, keyring_path: Path, url: str) -> Path:

@@ -84,7 +84,9 @@ def test_an_unknown_client_is_named_so(shell: Shell, genuine: Delivery) -> None:
     assert "(not in the keyring)" in said
     assert "\x1b" not in said
     shown = shell.ask("doctor", "refused", row["id"])
-    assert "The keyring does not have the client somebody... (13 characters): add it" in shown
+    assert (
+        "The keyring does not have the client somebody... (13 characters), and has the key that signed under " in shown
+    )
 
 
 def test_a_strangers_key_is_named(shell: Shell) -> None:

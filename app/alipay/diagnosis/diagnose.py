@@ -105,6 +105,8 @@ def diagnose(
         key_version=header.key_version,
         header_problem=header_problem,
         knows_client=any(key.client_id == delivery.client_id for key in keys),
+        same_key_as=_same_key_as(delivery.client_id, keys),
+        is_whole=bool(delivery.client_id and delivery.request_time),
     )
     is_explained = found is not None or _needs_no_content(opened, changes)
     ours = content_of(search.line, search.stamp, delivery.body)
@@ -121,6 +123,13 @@ def diagnose(
         tried=search.tried,
         header_problem=header_problem,
     )
+
+
+def _same_key_as(client_id: str, keys: Sequence[KeyAtHand]) -> str:
+    """Name another client of the keyring that has a key of this one; nothing if there is none."""
+    of_this = {key.fingerprint for key in keys if key.client_id == client_id and not key.is_own}
+    others = (key for key in keys if key.client_id != client_id and not key.is_own)
+    return next((key.client_id for key in others if key.fingerprint in of_this), "")
 
 
 def _refusal(delivery: Delivery, keys: Sequence[KeyAtHand]) -> NotAuthenticError | None:

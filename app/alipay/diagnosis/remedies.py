@@ -35,14 +35,24 @@ class Facts:
     #: What is wrong with the headers, in words.
     header_problem: str
     knows_client: bool
+    #: Another client that has the same key of Alipay's in the keyring; may be empty.
+    same_key_as: str
+    #: Whether both headers that are signed arrived.
+    is_whole: bool
 
 
 def remedy_of(verifies: bool, is_explained: bool, changes: tuple[Change, ...], facts: Facts) -> str:  # noqa: FBT001 -- two facts
     """Say what to do, one sentence for each change."""
     if verifies:
         return _NOTHING_TO_DO
-    sentences = [f"{sentence}." for change in changes if (sentence := _remedy(change, facts))]
-    if not is_explained:
+    named = set(changes)
+    if {Change.PREFIX_STRIPPED, Change.PREFIX_ADDED} <= named:
+        # One path took the place of another: the first of the two says what to do.
+        named -= {Change.PREFIX_ADDED, Change.TRAILING_SLASH}
+    sentences = [f"{sentence}." for change in changes if change in named and (sentence := _remedy(change, facts))]
+    if not is_explained and not facts.is_whole:
+        sentences.append("Whether anything else was changed cannot be told until it arrives.")
+    elif not is_explained:
         sentences.append(_NOTHING_FITS)
     return " ".join(dict.fromkeys(sentences))
 
@@ -63,6 +73,14 @@ def _with_facts(change: Change, facts: Facts) -> Iterator[str]:
                 f"The merchant's own private key of client {signer.client_id} signed this, and only Alipay's is "
                 "believed: sign tests with flask simulator sign, and see that alipay_public_keys in keyring.toml holds "
                 f"{_DASHBOARD}"
+            )
+        case Change.OTHER_CLIENT_KEY | Change.SANDBOX_AND_PRODUCTION_SWAPPED if (
+            signer and facts.client_id and not facts.knows_client
+        ):
+            yield (
+                f"The key that signed stands under {signer.client_id}, and {facts.client_id} is not in the keyring: if "
+                f"the dashboard shows {facts.client_id} with this key, write that client id in keyring.toml, as it was "
+                "sent; or register the URL for the right client"
             )
         case Change.OTHER_CLIENT_KEY if signer:
             yield (
@@ -107,6 +125,10 @@ def _unknown_key(facts: Facts) -> str:
     said = f"No key at hand made this signature: put {_DASHBOARD} of client {client} into keyring.toml"
     if not facts.knows_client:
         return f"{said}, which does not name that client yet"
+    if facts.same_key_as:
+        return (
+            f"{said}: the key that is there is that of client {facts.same_key_as}, too, most likely by a copied block"
+        )
     return (
         f"{said}, compare its fingerprint with flask keys show, and see that it is neither the merchant's own public "
         "key nor that of the other of sandbox and production"

@@ -1,5 +1,6 @@
 """What the doctor finds out about the signature of a request, for people: printed without what must not be seen."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -7,6 +8,7 @@ from typing_extensions import override
 
 from app.alipay.delivery import Delivery, HttpRequest
 from app.alipay.diagnosis import Diagnosis, diagnose, keys_at_hand
+from app.alipay.diagnosis.keys import KeyAtHand
 from app.alipay.diagnosis.request_lines import split_url
 from app.cli.doctor.masking import masked_content
 from app.cli.request_file import with_public_path
@@ -53,7 +55,7 @@ def diagnose_request(service: Service, request: HttpRequest, registered_url: str
 def print_diagnosis(diagnosis: Diagnosis, request: HttpRequest, service: Service) -> None:
     """Say what is certain, the changes, the remedy, and what was signed beside what is verified."""
     where = _where(request, with_public_path(request.delivery, service.settings), service.settings)
-    _print(diagnosis, where, keys_count=len(keys_at_hand(service.keyring)))
+    _print(diagnosis, where, request.delivery, keys_at_hand(service.keyring))
 
 
 def _where(request: HttpRequest, delivery: Delivery, settings: Settings) -> str | None:
@@ -68,13 +70,13 @@ def _where(request: HttpRequest, delivery: Delivery, settings: Settings) -> str 
     return None
 
 
-def _print(diagnosis: Diagnosis, where: str | None, *, keys_count: int) -> None:
+def _print(diagnosis: Diagnosis, where: str | None, delivery: Delivery, keys: Sequence[KeyAtHand]) -> None:
     click.echo("✓ The signature verifies." if diagnosis.verifies else "✗ The signature does not verify.")
     print_facts(
         {
-            "signed by": _signer(diagnosis, keys_count),
+            "signed by": _signer(diagnosis, keys) if delivery.signature else None,
             "digest": _digest(diagnosis),
-            "changes": _changes(diagnosis),
+            "changes": _changes(diagnosis, is_whole=bool(delivery.client_id and delivery.request_time)),
             "headers": diagnosis.header_problem or None,
             "path": where,
             "do": None if diagnosis.verifies else diagnosis.remedy,
@@ -85,20 +87,24 @@ def _print(diagnosis: Diagnosis, where: str | None, *, keys_count: int) -> None:
     click.echo()
     ours, signed = diagnosis.ours, diagnosis.signed
     facts = {"what we verify": f"{len(ours)} bytes: {masked_content(ours, diagnosis.ours_head_bytes)}"}
-    if signed is not None:
+    if signed == ours:
+        # The content is right, and what else is wrong is said above.
+        facts = {"what was signed, and is verified": facts["what we verify"]}
+    elif signed is not None:
         facts = {
             "what was signed": f"{len(signed)} bytes: {masked_content(signed, diagnosis.signed_head_bytes)}",
             **facts,
+            "they differ": f"from byte {_first_difference(signed, ours)} on",
         }
-    if signed is not None and signed != ours:
-        facts["they differ"] = f"from byte {_first_difference(signed, ours)} on"
     print_facts(facts)
 
 
-def _signer(diagnosis: Diagnosis, keys_count: int) -> str:
+def _signer(diagnosis: Diagnosis, keys: Sequence[KeyAtHand]) -> str:
     key = diagnosis.key
     if key is None:
-        return f"none of the {keys_count} keys at hand"
+        own = sum(each.is_own for each in keys)
+        whose = f"{len(keys) - own} of Alipay's" + (f", {own} of the merchant's own" if own else "")
+        return f"none of the {len(keys)} keys at hand ({whose})" if len(keys) > 1 else "not the one key at hand"
     whose = "the merchant's own key" if key.is_own else f"Alipay's key, version {key.version},"
     return f"{whose} of client {key.client_id} ({key.fingerprint})"
 
@@ -109,8 +115,11 @@ def _digest(diagnosis: Diagnosis) -> str | None:
     return diagnosis.digest or "none that is known: what was signed is no DigestInfo"
 
 
-def _changes(diagnosis: Diagnosis) -> str | None:
-    """Name the changes, and say whether they are all that it takes."""
+def _changes(diagnosis: Diagnosis, *, is_whole: bool) -> str | None:
+    """Name the changes, and say whether they are all that it takes.
+
+    Without one of the headers that are signed nothing can be tried.
+    """
     if diagnosis.verifies:
         return None
     named = ", ".join(diagnosis.changes)
@@ -118,6 +127,8 @@ def _changes(diagnosis: Diagnosis) -> str | None:
         return f"{named}: with all of it undone, the signature verifies"
     if diagnosis.key is None:
         return named or "none known: this is no signature that can be read"
+    if not is_whole:
+        return named
     tried = f"{diagnosis.tried} contents were tried, and none is what was signed"
     return f"{named}; {tried}" if named else f"none found: {tried}"
 

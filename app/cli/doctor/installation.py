@@ -12,6 +12,8 @@ from app.database import DatabaseUnavailableError
 from app.documents import Document
 from app.installation import Finding, Status, examine
 
+#: What a remedy may begin with and is no word of a sentence.
+_COMMANDS = {"flask", "chmod", "chown", "kill", "createdb"}
 _MARKS = {Status.OK: "✓", Status.WARNING: "!", Status.FAILED: "✗"}
 
 
@@ -46,7 +48,9 @@ def _line(finding: Finding) -> str:
 
 
 def _sentence(remedy: str) -> str:
-    return remedy[:1].upper() + remedy[1:] if remedy.split(" ", maxsplit=1)[0].isalpha() else remedy
+    """Begin with a capital letter, unless it begins with a command, which is to be copied as it stands."""
+    first = remedy.split(" ", maxsplit=1)[0]
+    return remedy[:1].upper() + remedy[1:] if first.isalpha() and first not in _COMMANDS else remedy
 
 
 def _document(finding: Finding) -> Document:

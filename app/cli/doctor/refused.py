@@ -10,6 +10,7 @@ from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
 from app import quarantine
+from app.alipay.diagnosis import Diagnosis
 from app.cli import options
 from app.cli.current_service import look_up, the_service
 from app.cli.doctor.diagnosed import diagnose_request, print_diagnosis, registered_url_option
@@ -17,6 +18,7 @@ from app.cli.errors import Refusal
 from app.cli.tables import minute, moment, plain, print_facts, print_json, print_table
 from app.documents import Document
 from app.models import RefusedDelivery
+from app.wiring import Service
 
 
 @click.command()
@@ -98,10 +100,20 @@ def _show(refused_id: UUID, registered_url: str | None, *, as_json: bool) -> Non
     )
     click.echo()
     if row.client_id and row.client_id not in service.keyring.clients:
-        click.echo(f"The keyring does not have the client {plain(row.client_id)}: add it, or see who sends so.")
+        click.echo(_of_an_unknown_client(row.client_id, diagnosis, service))
     if diagnosis.verifies:
         click.echo(_why_it_verifies_now(row))
     print_diagnosis(diagnosis, request, service)
+
+
+def _of_an_unknown_client(client_id: str, diagnosis: Diagnosis, service: Service) -> str:
+    """Say what to do about a client that the keyring does not have, unless its key stands there under another."""
+    said = f"The keyring does not have the client {plain(client_id)}"
+    if service.settings.uses_only_defaults:
+        return f"{said}, and the service runs without a setting: if it has an environment file, that was not read."
+    if diagnosis.key is not None and not diagnosis.key.is_own:
+        return f"{said}, and has the key that signed under {plain(diagnosis.key.client_id)}."
+    return f"{said}: add it, or see who sends so."
 
 
 def _why_it_verifies_now(row: RefusedDelivery) -> str:

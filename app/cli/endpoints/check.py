@@ -27,7 +27,10 @@ def check() -> None:
         click.echo(f"Nobody is told of events: {place} names no endpoint.")
 
     def troubles(session: Session) -> dict[str, list[str]]:
-        found = {each.name: list(untold(session, each, now=datetime.now(UTC))) for each in endpoints.values()}
+        found = {
+            each.name: [trouble.said for trouble in untold(session, each, now=datetime.now(UTC))]
+            for each in endpoints.values()
+        }
         for name in deliveries.endpoints_with_due(session):
             if name not in endpoints:
                 due = counted(deliveries.standing(session, name).due)

@@ -33,6 +33,7 @@ def show(*, as_json: bool) -> None:
             {
                 "client": client.client_id,
                 "default flow": client.default_flow,
+                "own public key": _own_fingerprint(client),
                 "acknowledgements": "not signed" if client.merchant_private_key is None else "signed",
                 "calls": _calls(client),
             }
@@ -44,6 +45,12 @@ def show(*, as_json: bool) -> None:
     click.echo()
     uses = ["seals and opens", *["opens"] * (len(vault_key_ids) - 1)]
     print_table(("VAULT KEY ID", "USE"), zip(vault_key_ids, uses, strict=True))
+
+
+def _own_fingerprint(client: Client) -> str | None:
+    """Name the key that has to be registered with Alipay."""
+    key = client.merchant_private_key
+    return None if key is None else fingerprint(key.public_key())
 
 
 def _calls(client: Client) -> str:
