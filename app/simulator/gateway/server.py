@@ -203,10 +203,10 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _repeat(self, pieces: Iterable[bytes], pause: float) -> None:
-        """Write piece after piece until the caller has had enough."""
+        """Write piece after piece until the caller has gone, which ends the call at that moment."""
         deadline = time.monotonic() + _HANGING_SECONDS_MAX
         for piece in pieces:
-            if time.monotonic() > deadline or self.server.is_closing.wait(pause):
+            if self._has_gone(pause) or time.monotonic() > deadline or self.server.is_closing.is_set():
                 return
             self.wfile.write(piece)
             self.wfile.flush()
@@ -214,9 +214,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _hang(self) -> None:
         """Say nothing until the caller has gone."""
         deadline = time.monotonic() + _HANGING_SECONDS_MAX
-        while time.monotonic() < deadline and not self.server.is_closing.is_set():
-            if select.select([self.connection], [], [], 0.1)[0]:
-                return
+        while time.monotonic() < deadline and not self.server.is_closing.is_set() and not self._has_gone(0.1):
+            pass
+
+    def _has_gone(self, seconds: float) -> bool:
+        """Wait so long, or until the caller closes the connection."""
+        return bool(select.select([self.connection], [], [], seconds)[0])
 
     def _cut(self) -> None:
         """Cut the connection so that the caller sees a reset, not an end."""

@@ -9,6 +9,7 @@ import urllib3
 
 from app.alipay.notification import NotificationType
 from app.alipay.signature import sign
+from app.simulator.gateway import server
 from app.simulator.gateway.faults import KINDS, BadFaultError, Fault, Faults
 from app.simulator.gateway.requests import Operation
 from tests.builders import CLIENT_ID
@@ -105,6 +106,16 @@ def _read_of_the_answer(stage: Stage, code: str) -> int:
         read += len(answer.read(4096))
     answer.close()
     return read
+
+
+def test_a_call_ends_when_its_caller_goes_not_at_the_next_piece(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call that follows would otherwise seem to be in flight at once with it."""
+    monkeypatch.setattr(server, "_DRIPS_PER_SECOND", 1 / 60)
+    stage.gateway.faults.add([Fault.parse("drip")])
+    stage.caller.timeout = 0.3
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        stage.caller.consult()
+    wait_until(lambda: stage.gateway.ledger.calls()[0].ended is not None)
 
 
 def test_a_connection_is_reset_not_ended(stage: Stage) -> None:
