@@ -18,17 +18,16 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
 import click
-import urllib3
 
 from app.simulator.keys import SANDBOX_CLIENT_ID
 from app.simulator.life import LifeWithCalls
 from app.simulator.listener import new_secret
+from app.simulator.readiness import gets_ready
 
 #: The client whose calls the service makes. The other one's are made by the merchant, that is by the scenarios.
 CALLING_CLIENT_ID = SANDBOX_CLIENT_ID[:-1] + "1"
@@ -40,8 +39,6 @@ SCENARIOS = ("full-life", "redelivery", "wrong-order", "illegal", "forgery", "ma
 _START_SECONDS_MAX = 30
 #: The server finishes what it has begun; there is never more than one request.
 _STOP_SECONDS_MAX = 10
-_POLL_SECONDS = 0.1
-_POLL_SECONDS_MAX = 2
 
 #: The vault takes keys for AES-256.
 _VAULT_KEY_BYTES = 32
@@ -214,7 +211,7 @@ def _running_server(stage: Stage, *, port: int) -> Iterator[str]:
         stage.start(*arguments, stdout=log, stderr=log, own_session=True) as server,
     ):
         try:
-            if not _gets_ready(server, f"http://127.0.0.1:{port}/readyz"):
+            if not gets_ready(server, f"http://127.0.0.1:{port}/readyz", seconds_max=_START_SECONDS_MAX):
                 raise ServerNotReadyError(stage.log.read_text(errors="replace"))
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -255,19 +252,6 @@ def _free_ports(count: int) -> list[int]:
     with ExitStack() as probes:
         bound = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [probe.getsockname()[1] for probe in bound]
-
-
-def _gets_ready(server: subprocess.Popen[bytes], url: str) -> bool:
-    deadline = time.monotonic() + _START_SECONDS_MAX
-    with urllib3.PoolManager(retries=False, timeout=_POLL_SECONDS_MAX) as http:
-        while server.poll() is None and time.monotonic() < deadline:
-            try:
-                if http.request("GET", url).status == HTTPStatus.OK:
-                    return True
-            except urllib3.exceptions.HTTPError:
-                pass
-            time.sleep(_POLL_SECONDS)
-    return False
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

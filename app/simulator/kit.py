@@ -9,12 +9,10 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from app.simulator.draft import Draft, authcode_created, token_canceled, token_c
 from app.simulator.keys import SANDBOX_CLIENT_ID, SIMULATOR_KEY_NAME, make_sandbox
 from app.simulator.merchant import Merchant
 from app.simulator.player import Performance, Player
+from app.simulator.readiness import gets_ready
 from app.simulator.scenarios import SCENARIOS
 from app.simulator.sender import Sender, ServiceResponse, Signer, epoch_milliseconds, headers_of
 
@@ -35,7 +34,6 @@ NOTIFY_PATH = "/alipay/notifyAuthorization"
 #: Starting takes a second or two; a machine that runs many tests is slower.
 _START_SECONDS_MAX = 60
 _STOP_SECONDS_MAX = 15
-_POLL_SECONDS = 0.05
 _VAULT_KEY_BYTES = 32
 
 
@@ -132,7 +130,7 @@ def running_service(folder: Path, signer: SandboxSigner, *, endpoints: str = "")
         process = _start(folder, settings, output, "serve", "--port", str(port), "--workers", "1")
         service = RunningService(f"http://127.0.0.1:{port}", api_key, signer, log)
         try:
-            if not _gets_ready(process, f"{service.url}/readyz"):
+            if not gets_ready(process, f"{service.url}/readyz", seconds_max=_START_SECONDS_MAX):
                 raise NotStartedError(log.read_text(errors="replace"))
             yield service
         finally:
@@ -157,19 +155,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _gets_ready(process: subprocess.Popen[bytes], url: str) -> bool:
-    deadline = time.monotonic() + _START_SECONDS_MAX
-    with urllib3.PoolManager(retries=False, timeout=2) as http:
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                if http.request("GET", url).status == HTTPStatus.OK:
-                    return True
-            except urllib3.exceptions.HTTPError:
-                pass
-            time.sleep(_POLL_SECONDS)
-    return False
 
 
 @dataclass(frozen=True, slots=True)
