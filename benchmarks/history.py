@@ -33,7 +33,7 @@ from app.vault import Vault
 from app.vocabulary import CallKind, CallStatus, CauseKind, Outcome, Reason
 from app.worker import RETENTION
 
-#: The first was consulted so long ago, the last two hours ago: by now whoever cancels has done so.
+#: The first was consulted so long ago, the last two hours ago: every user who cancels has done so by now.
 DAYS = 500
 NEWEST = timedelta(hours=2)
 #: As the nightly `flask inbox purge --older-than 90d` leaves it.

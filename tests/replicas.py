@@ -189,7 +189,7 @@ class Node:
 
 @dataclass
 class Replicas:
-    """Three servers, of which one is the primary, as far as those who promote know."""
+    """Three servers, of which one is the primary that was promoted last."""
 
     nodes: Sequence[Node]
     primary: Node
@@ -198,7 +198,7 @@ class Replicas:
 
     @property
     def url(self) -> str:
-        """What the service is given: every server, in the same order whoever is the primary."""
+        """The URL for the service: it names every server, in an order that does not change with the primary."""
         return service_url([f"{HOST}:{node.port}" for node in self.nodes])
 
     def standbys(self) -> list[Node]:

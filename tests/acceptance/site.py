@@ -105,7 +105,7 @@ class Machine:
 
 @dataclass
 class Site:
-    """The machines, and those who come to them: an auditor with the same keys, and a pretend Alipay."""
+    """The machines, an auditor with the same keys, and a pretend Alipay that sends to them."""
 
     folder: Path
     environ: dict[str, str]

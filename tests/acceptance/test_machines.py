@@ -75,7 +75,7 @@ def test_a_lost_machine_takes_nothing_with_it(site: Site) -> None:
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 def test_machines_restarted_one_after_the_other_behind_nginx_are_not_noticed(site: Site) -> None:
-    """Nor is a reload of the keyring: those who send get no 502."""
+    """A reload of the keyring gives the sender no 502."""
     assert flask(site.environ, "db", "upgrade").returncode == 0
     machines = [site.machine(), site.machine()]
     for machine in machines:

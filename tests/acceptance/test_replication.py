@@ -1,6 +1,6 @@
 """A replicated database loses its primary, its standbys or its network, and nothing that was acknowledged.
 
-Real servers. Those who send play Alipay, on its schedule in a fraction of the time, and their books are held against
+Real servers. The senders play Alipay, on its schedule in a fraction of the time, and their books are held against
 the database.
 """
 

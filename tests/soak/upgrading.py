@@ -19,7 +19,7 @@ from tests.soak.load import load
 #: The last commit whose tables are at revision 0007: the release before this one.
 RELEASE_BEFORE = "b90a6c6"
 
-#: On a machine that is busy a migration waits again and again for the transactions of those who serve.
+#: On a busy machine a migration waits again and again for the transactions of the running service.
 _MIGRATION_SECONDS_MAX = 300
 _MIGRATION_TRIES = 3
 

@@ -179,7 +179,7 @@ def _header_problem(
         first, comma, second = value.partition(",")
         if comma and first == second.strip():
             return f"the header {name} was sent twice"
-    # Too long, or with a control character: such are refused whoever signed them.
+    # Too long, or with a control character: such a delivery is refused before its signature is looked at.
     return "" if refusal is None else str(refusal.facts.get("problem", ""))
 
 
